@@ -1,0 +1,76 @@
+"""torchlift: from a trained PyTorch model to a verified, measured bundle that runs without PyTorch.
+
+The public names live here; each is imported when first used, so that ``import torchlift`` costs next to nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torchlift.bundle import Bundle as Bundle
+    from torchlift.bundle import Manifest as Manifest
+    from torchlift.bundle import Variant as Variant
+    from torchlift.declare import module as module
+    from torchlift.errors import TorchliftError as TorchliftError
+    from torchlift.export import ExportOptions as ExportOptions
+    from torchlift.families.base import LoadOptions as LoadOptions
+    from torchlift.measure.latency import LatencyOptions as LatencyOptions
+    from torchlift.measure.verify import VerifyOptions as VerifyOptions
+    from torchlift.pipelines import OpenOptions as OpenOptions
+    from torchlift.pipelines import open_bundle as open
+    from torchlift.processing.image import ImageInput as ImageInput
+    from torchlift.processing.labels import Labels as Labels
+    from torchlift.progress import Progress as Progress
+    from torchlift.ship import ShipOptions as ShipOptions
+    from torchlift.ship import Source as Source
+    from torchlift.ship import export as export_bundle
+    from torchlift.ship import ship as ship_model
+    from torchlift.signature import Axis as Axis
+    from torchlift.signature import Signature as Signature
+    from torchlift.signature import TensorSpec as TensorSpec
+    from torchlift.stages import BenchOptions as BenchOptions
+    from torchlift.stages import BuildOptions as BuildOptions
+
+__version__ = "0.1.0"
+
+_NAMES = {
+    "Axis": "torchlift.signature",
+    "BenchOptions": "torchlift.stages",
+    "BuildOptions": "torchlift.stages",
+    "Bundle": "torchlift.bundle",
+    "ExportOptions": "torchlift.export",
+    "ImageInput": "torchlift.processing.image",
+    "Labels": "torchlift.processing.labels",
+    "LatencyOptions": "torchlift.measure.latency",
+    "LoadOptions": "torchlift.families.base",
+    "Manifest": "torchlift.bundle",
+    "OpenOptions": "torchlift.pipelines",
+    "Progress": "torchlift.progress",
+    "ShipOptions": "torchlift.ship",
+    "Signature": "torchlift.signature",
+    "Source": "torchlift.ship",
+    "TensorSpec": "torchlift.signature",
+    "TorchliftError": "torchlift.errors",
+    "Variant": "torchlift.bundle",
+    "VerifyOptions": "torchlift.measure.verify",
+    "export_bundle": "torchlift.ship:export",
+    "module": "torchlift.declare",
+    "open": "torchlift.pipelines:open_bundle",
+    "ship_model": "torchlift.ship:ship",
+}
+"""Public name -> the module that has it, with the name there where it is another."""
+
+__all__ = ["__version__", *_NAMES]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _NAMES:
+        raise AttributeError(f"module 'torchlift' has no attribute {name!r}")
+    module, _, attribute = _NAMES[name].partition(":")
+    return getattr(import_module(module), attribute or name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

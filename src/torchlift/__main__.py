@@ -1,0 +1,5 @@
+"""``python -m torchlift``."""
+
+from torchlift.cli import main
+
+main()

@@ -1,0 +1,77 @@
+"""A bundle as one .zip file, and back: nothing is written outside the target, every checksum is compared."""
+
+from __future__ import annotations
+
+import shutil
+import zipfile
+from pathlib import Path, PurePosixPath
+
+from torchlift.bundle import MANIFEST, Bundle, locked, read_manifest
+from torchlift.errors import BundleError
+from torchlift.progress import SILENT, Progress
+from torchlift.storage import require_space, storage_errors
+
+_SYMLINK = 0o120000
+
+
+def pack(path: Path, output: Path | None = None, progress: Progress = SILENT) -> Path:
+    """Write ``path``'s bundle into one uncompressed .zip (default: beside it) and return the file."""
+    bundle = Bundle.open(path)
+    target = output or path.absolute().with_name(f"{path.absolute().name}.zip")
+    temporary = target.with_name(f".{target.name}.partial")
+    names = [MANIFEST, *bundle.manifest.files]
+    with storage_errors(target.parent), progress.stage(f"pack {path.name}", len(names)) as stage:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
+                for name in names:
+                    archive.write(bundle.file(name), name)
+                    stage.advance()
+            temporary.replace(target)
+        finally:
+            temporary.unlink(missing_ok=True)
+    return target
+
+
+def unpack(file: Path, output: Path, progress: Progress = SILENT) -> Bundle:
+    """Take the bundle in ``file`` out to the new folder ``output``.
+
+    Raises BundleError for a file that is no archive of a bundle, or holds an entry that would be written elsewhere.
+    """
+    if output.exists():
+        raise BundleError(f"{output} exists", remedy="Choose a folder that does not exist yet.")
+    temporary = output.absolute().with_name(f".{output.absolute().name}.partial")
+    with storage_errors(output.parent):
+        output.absolute().parent.mkdir(parents=True, exist_ok=True)
+    with locked(output):
+        try:
+            with storage_errors(output.absolute().parent), zipfile.ZipFile(file) as archive:
+                _extract(archive, file, temporary, progress)
+            Bundle.open(temporary)
+            temporary.rename(output)
+        except (zipfile.BadZipFile, FileNotFoundError, IsADirectoryError) as error:
+            raise BundleError(f"{file} is not a readable .zip: {error}", remedy="Pack the bundle again.") from error
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+    return Bundle(output, read_manifest(output))
+
+
+def _extract(archive: zipfile.ZipFile, file: Path, folder: Path, progress: Progress) -> None:
+    entries = [e for e in archive.infolist() if not e.is_dir()]
+    for entry in entries:
+        path = PurePosixPath(entry.filename)
+        outside = path.is_absolute() or ".." in path.parts or "\\" in entry.filename or ":" in entry.filename
+        if outside or (entry.external_attr >> 16) & 0o170000 == _SYMLINK:
+            raise BundleError(
+                f"{file} holds the entry {entry.filename!r}, which would be written outside the bundle",
+                remedy="Do not use this file.",
+            )
+    require_space(folder.parent, sum(e.file_size for e in entries))
+    shutil.rmtree(folder, ignore_errors=True)
+    with progress.stage(f"unpack {file.name}", len(entries)) as stage:
+        for entry in entries:
+            target = folder / entry.filename
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with archive.open(entry) as source, target.open("wb") as sink:
+                shutil.copyfileobj(source, sink, 4 << 20)
+            stage.advance()

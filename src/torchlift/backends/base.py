@@ -1,0 +1,115 @@
+"""The contract of a runtime: is it here, make a variant for it, open the variant, run it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import ClassVar
+
+import numpy as np
+
+from torchlift.bundle import Precision
+from torchlift.errors import BackendUnavailableError
+from torchlift.machine import usable_cores
+from torchlift.signature import Signature
+
+Arrays = Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Availability:
+    """Whether a backend works here. ``detail`` says which release and devices, or why not; ``remedy`` what to install."""
+
+    ok: bool
+    detail: str
+    remedy: str = ""
+
+
+@dataclass(frozen=True)
+class SessionOptions:
+    """``threads`` work on one call; 0 is every usable core."""
+
+    threads: int = 0
+
+    @property
+    def cores(self) -> int:
+        return self.threads or usable_cores()
+
+
+class Session(ABC):
+    """A variant loaded by its backend, ready to run. ``runtime`` names what really runs: backend, version, device."""
+
+    def __init__(self, signature: Signature, runtime: str) -> None:
+        self.signature = signature
+        self.runtime = runtime
+
+    def run(self, feeds: Arrays) -> dict[str, np.ndarray]:
+        """Input name -> array to output name -> array. Raises SignatureError for inputs that do not fit."""
+        self.signature.check(feeds)
+        return self._run(feeds)
+
+    def prepare(self, feeds: Arrays) -> Callable[[], None]:
+        """A call that runs ``feeds`` again and again without copying them in or the outputs out, for timing."""
+        self.signature.check(feeds)
+        return self._prepare(feeds)
+
+    @abstractmethod
+    def _run(self, feeds: Arrays) -> dict[str, np.ndarray]: ...
+
+    @abstractmethod
+    def _prepare(self, feeds: Arrays) -> Callable[[], None]: ...
+
+    def close(self) -> None:
+        """Free what the runtime holds. The session may not be used after."""
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class Backend(ABC):
+    """One runtime. Importing the module of a backend must not import the runtime."""
+
+    name: ClassVar[str]
+    precisions: ClassVar[tuple[Precision, ...]]
+    """The precisions that the backend can be asked for; whether this machine runs one is :meth:`supports`."""
+
+    @abstractmethod
+    def available(self) -> Availability:
+        """Whether the runtime is installed and works here, with the reason and the remedy where not."""
+
+    def supports(self, precision: Precision) -> Availability:
+        """Whether this machine runs ``precision`` in hardware, with the reason where not."""
+        return Availability(precision in self.precisions, f"{self.name} has no {precision}")
+
+    def require(self) -> None:
+        """Raise BackendUnavailableError where the backend is not available."""
+        state = self.available()
+        if not state.ok:
+            raise BackendUnavailableError(f"the backend {self.name} cannot be used: {state.detail}", remedy=state.remedy)
+
+    @abstractmethod
+    def version(self) -> str:
+        """Name and release, for example ``onnxruntime 1.31.1``, without importing the runtime."""
+
+    def artifact(self, precision: Precision) -> Precision:
+        """The precision of the files that serve ``precision``: variants that only differ at load time share files."""
+        return precision
+
+    @abstractmethod
+    def build(self, source: Path, folder: Path, signature: Signature) -> str:
+        """Make what the backend opens from the ONNX file ``source``, in ``folder``; returns the name of the file to
+        open. Raises BackendError."""
+
+    @abstractmethod
+    def open(
+        self, model: Path, signature: Signature, precision: Precision = "fp32", options: SessionOptions | None = None
+    ) -> Session:
+        """Load a built file. Raises BackendError, ProviderError where another provider would run it."""

@@ -1,0 +1,140 @@
+"""ONNX Runtime: builds the optimised graph, opens it with one provider, and proves that this provider runs it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from torchlift.backends.base import Arrays, Availability, Backend, Session, SessionOptions
+from torchlift.bundle import Precision
+from torchlift.errors import BackendError, ProviderError
+from torchlift.machine import installed_version
+from torchlift.signature import Signature
+
+if TYPE_CHECKING:
+    import onnxruntime as ort
+
+_WEIGHTS = "model.onnx.data"
+_INLINE_BYTES = 1024
+"""Initialisers up to this size stay in the graph's own file."""
+
+
+class OnnxRuntime(Backend):
+    """ONNX Runtime with one execution provider.
+
+    The optimised graph is saved after the optimisations that hold for any processor; layouts for the processor at hand
+    (NCHWc) are made when it is opened.
+    """
+
+    provider: ClassVar[str]
+    distributions: ClassVar[tuple[str, ...]]
+    precisions: ClassVar[tuple[Precision, ...]] = ("fp32",)
+
+    def available(self) -> Availability:
+        remedy = f"pip install {self.distributions[0]}"
+        if self._installed() is None:
+            return Availability(False, f"{' or '.join(self.distributions)} is not installed", remedy)
+        try:
+            import onnxruntime as ort
+        except ImportError as error:
+            return Availability(False, f"it cannot be loaded: {error}", remedy)
+        offered = ort.get_available_providers()
+        if self.provider not in offered:
+            return Availability(False, f"the installed build has no {self.provider}, only {', '.join(offered)}", remedy)
+        return Availability(True, f"{self.version()}, {self.provider}")
+
+    def _installed(self) -> str | None:
+        return next((v for d in self.distributions if (v := installed_version(d))), None)
+
+    def version(self) -> str:
+        return f"onnxruntime {self._installed()}"
+
+    def build(self, source: Path, folder: Path, signature: Signature) -> str:
+        import onnxruntime as ort
+
+        options = ort.SessionOptions()
+        options.log_severity_level = 3
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+        options.optimized_model_filepath = str(folder / "model.onnx")
+        options.add_session_config_entry("session.optimized_model_external_initializers_file_name", _WEIGHTS)
+        options.add_session_config_entry(
+            "session.optimized_model_external_initializers_min_size_in_bytes", str(_INLINE_BYTES)
+        )
+        self._session(source, options)
+        return "model.onnx"
+
+    def open(
+        self, model: Path, signature: Signature, precision: Precision = "fp32", options: SessionOptions | None = None
+    ) -> Session:
+        import onnxruntime as ort
+
+        settings = ort.SessionOptions()
+        settings.log_severity_level = 3
+        settings.intra_op_num_threads = (options or SessionOptions()).cores
+        settings.add_session_config_entry("session.force_spinning_stop", "1")
+        session = self._session(model, settings)
+        ran = session.get_providers()[0]
+        if ran != self.provider:
+            raise ProviderError(
+                f"{self.provider} was asked for, {ran} would run the model",
+                remedy="See `torchlift doctor` for what this provider lacks here.",
+            )
+        return OnnxRuntimeSession(session, signature, f"{self.version()} {self.provider}")
+
+    def _session(self, model: Path, options: ort.SessionOptions) -> ort.InferenceSession:
+        import onnxruntime as ort
+
+        self.require()
+        try:
+            return ort.InferenceSession(str(model), options, providers=[self.provider])
+        except Exception as error:
+            raise BackendError(
+                f"ONNX Runtime cannot load {model.name}: {error}", remedy="Export again, or use another backend."
+            ) from error
+
+
+class OnnxRuntimeCpu(OnnxRuntime):
+    """ONNX Runtime on the processor."""
+
+    name = "onnxruntime"
+    provider = "CPUExecutionProvider"
+    distributions = ("onnxruntime", "onnxruntime-gpu")
+
+
+class OnnxRuntimeCuda(OnnxRuntime):
+    """ONNX Runtime on an NVIDIA GPU."""
+
+    name = "onnxruntime-cuda"
+    provider = "CUDAExecutionProvider"
+    distributions = ("onnxruntime-gpu",)
+
+
+class OnnxRuntimeSession(Session):
+    """An ``onnxruntime.InferenceSession`` behind the contract; one thread at a time."""
+
+    def __init__(self, session: ort.InferenceSession, signature: Signature, runtime: str) -> None:
+        super().__init__(signature, runtime)
+        self._session: Any = session
+
+    def _run(self, feeds: Arrays) -> dict[str, np.ndarray]:
+        names = self.signature.output_names
+        return dict(zip(names, self._session.run(names, dict(feeds)), strict=True))
+
+    def _prepare(self, feeds: Arrays) -> Callable[[], None]:
+        binding = self._session.io_binding()
+        for name, array in feeds.items():
+            binding.bind_cpu_input(name, np.ascontiguousarray(array))
+        for name in self.signature.output_names:
+            binding.bind_output(name)
+        session = self._session
+
+        def call() -> None:
+            session.run_with_iobinding(binding)
+
+        return call
+
+    def close(self) -> None:
+        self._session = None

@@ -1,0 +1,127 @@
+"""OpenVINO on the processor: converts ONNX to IR, and runs it at the precision that was asked for, not its default."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from torchlift.backends.base import Arrays, Availability, Backend, Session, SessionOptions
+from torchlift.bundle import Precision
+from torchlift.errors import BackendError, ProviderError
+from torchlift.machine import installed_version, this_machine
+from torchlift.signature import Signature
+
+if TYPE_CHECKING:
+    import openvino as ov
+
+_DEVICE = "CPU"
+_HINTS: dict[Precision, str] = {"fp32": "f32", "bf16": "bf16"}
+"""Precision -> INFERENCE_PRECISION_HINT. OpenVINO computes in bf16 wherever the processor can, unless told f32."""
+
+_BF16_INSTRUCTIONS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
+
+
+class OpenVino(Backend):
+    """Intel's runtime. The same FP32 IR serves fp32 and bf16: the precision is chosen when it is opened."""
+
+    name = "openvino"
+    precisions: ClassVar[tuple[Precision, ...]] = ("fp32", "bf16")
+
+    def available(self) -> Availability:
+        remedy = 'pip install "torchlift[openvino]"'
+        if installed_version("openvino") is None:
+            return Availability(False, "openvino is not installed", remedy)
+        try:
+            import openvino as ov
+        except ImportError as error:
+            return Availability(False, f"it cannot be loaded: {error}", remedy)
+        if _DEVICE not in ov.Core().available_devices:
+            return Availability(False, "its CPU plug-in is missing", remedy)
+        return Availability(True, f"{self.version()}, {_DEVICE}")
+
+    def supports(self, precision: Precision) -> Availability:
+        if precision == "bf16" and not _BF16_INSTRUCTIONS & set(this_machine().instructions):
+            return Availability(False, f"{this_machine().processor} has no bf16 instructions")
+        return super().supports(precision)
+
+    def version(self) -> str:
+        return f"openvino {installed_version('openvino')}"
+
+    def artifact(self, precision: Precision) -> Precision:
+        return "fp32" if precision == "bf16" else precision
+
+    def build(self, source: Path, folder: Path, signature: Signature) -> str:
+        self.require()
+        import openvino as ov
+
+        try:
+            model = ov.convert_model(source)
+            _forget_origin(model)
+            ov.save_model(model, folder / "model.xml", compress_to_fp16=False)
+        except RuntimeError as error:
+            raise BackendError(
+                f"OpenVINO cannot convert {source.name}: {error}", remedy="Use another backend, or another --opset."
+            ) from error
+        return "model.xml"
+
+    def open(
+        self, model: Path, signature: Signature, precision: Precision = "fp32", options: SessionOptions | None = None
+    ) -> Session:
+        self.require()
+        import openvino as ov
+
+        config = {
+            "INFERENCE_PRECISION_HINT": _HINTS[precision],
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_NUM_THREADS": (options or SessionOptions()).cores,
+        }
+        try:
+            compiled = ov.Core().compile_model(model, _DEVICE, config)
+        except RuntimeError as error:
+            raise BackendError(
+                f"OpenVINO cannot load {model.name}: {error}", remedy="Build the variant again: torchlift build."
+            ) from error
+        device = ",".join(compiled.get_property("EXECUTION_DEVICES"))
+        computes = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
+        if device != _DEVICE or computes != _HINTS[precision]:
+            raise ProviderError(
+                f"{_DEVICE} at {_HINTS[precision]} was asked for, OpenVINO would run on {device} at {computes}",
+                remedy="See `torchlift doctor` for what this machine runs.",
+            )
+        return OpenVinoSession(compiled, signature, f"{self.version()} {_DEVICE} {computes}")
+
+
+def _forget_origin(model: ov.Model) -> None:
+    """Drop what the converter notes of the machine that it ran on, such as the path of the ONNX file."""
+    for path in (["conversion_parameters"], ["framework"]):
+        if model.has_rt_info(path):
+            model.set_rt_info("", path)
+
+
+class OpenVinoSession(Session):
+    """A compiled model with one inference request; one thread at a time."""
+
+    def __init__(self, compiled: ov.CompiledModel, signature: Signature, runtime: str) -> None:
+        super().__init__(signature, runtime)
+        self._request: Any = compiled.create_infer_request()
+        self._outputs = {name: compiled.output(name) for name in signature.output_names}
+
+    def _run(self, feeds: Arrays) -> dict[str, np.ndarray]:
+        result = self._request.infer(dict(feeds), share_inputs=True, share_outputs=False)
+        return {name: result[port] for name, port in self._outputs.items()}
+
+    def _prepare(self, feeds: Arrays) -> Callable[[], None]:
+        import openvino as ov
+
+        request = self._request
+        tensors = {name: ov.Tensor(np.ascontiguousarray(array), shared_memory=True) for name, array in feeds.items()}
+        for name, tensor in tensors.items():
+            request.set_tensor(name, tensor)
+        return lambda: request.infer()
+
+    def close(self) -> None:
+        self._request = None
+        self._outputs = {}

@@ -1,0 +1,388 @@
+"""The bundle: one folder that holds a model's graphs, goldens, assets, variants and evidence, and proves itself.
+
+Layout::
+
+    manifest.json
+    assets/...                            vocabulary, labels
+    <component>/source/model.onnx(.data)  the FP32 source of truth, weights beside it
+    <component>/source/goldens.safetensors
+    <component>/<backend>-<precision>/    what a backend needs to open a variant
+
+Whatever changes a bundle writes new files first and the manifest last, by rename: a kill in between leaves the bundle
+as it was.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+
+from torchlift.errors import BundleError, ChecksumError, ManifestVersionError
+from torchlift.evidence import Benchmark, Choice, Verification
+from torchlift.machine import usable_cores
+from torchlift.signature import Signature
+from torchlift.storage import atomic_write, storage_errors
+
+MANIFEST = "manifest.json"
+MANIFEST_VERSION = 1
+SOURCE = "source"
+
+Precision = Literal["fp32", "bf16", "fp16", "int8"]
+
+
+@dataclass(frozen=True)
+class FileRecord:
+    """``sha256`` in hexadecimal, ``size`` in bytes."""
+
+    sha256: str
+    size: int
+
+
+@dataclass(frozen=True)
+class Component:
+    """One exportable graph of the model. ``model`` and ``goldens`` are paths within the bundle; ``key`` is the hash of
+    everything that the export depended on; ``parameters`` counts the weights."""
+
+    name: str
+    signature: Signature
+    model: str
+    goldens: str
+    exporter: str
+    opset: int
+    parameters: int
+    key: str
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A component made ready for one backend at one precision.
+
+    ``model`` is the path that the backend opens, ``files`` all that it needs, ``key`` the hash of everything that the
+    build depended on. A variant that could not be built has no files, and says why in ``failure``.
+    """
+
+    component: str
+    backend: str
+    precision: Precision
+    key: str
+    model: str = ""
+    files: tuple[str, ...] = ()
+    failure: str = ""
+    verification: Verification | None = None
+
+    @property
+    def name(self) -> str:
+        return f"{self.component}/{self.backend}/{self.precision}"
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What manifest.json holds. ``key`` is the hash of the model that the bundle was made from; ``settings`` are the
+    family's own (image size, context length, logit scale); ``assets`` maps a role such as ``vocabulary`` to a path within
+    the bundle."""
+
+    name: str
+    family: str
+    key: str
+    settings: dict[str, Any]
+    assets: dict[str, str] = field(default_factory=dict)
+    components: tuple[Component, ...] = ()
+    variants: tuple[Variant, ...] = ()
+    benchmarks: dict[str, Benchmark] = field(default_factory=dict)
+    choices: dict[str, Choice] = field(default_factory=dict)
+    files: dict[str, FileRecord] = field(default_factory=dict)
+    made_with: dict[str, str] = field(default_factory=dict)
+    version: int = MANIFEST_VERSION
+    format: Literal["torchlift-bundle"] = "torchlift-bundle"
+
+    def component(self, name: str) -> Component:
+        for component in self.components:
+            if component.name == name:
+                return component
+        raise BundleError(
+            f"there is no component {name!r}",
+            remedy=f"The components are {', '.join(c.name for c in self.components) or 'none'}.",
+        )
+
+    def variant(self, name: str) -> Variant:
+        for variant in self.variants:
+            if variant.name == name:
+                return variant
+        raise BundleError(
+            f"there is no variant {name!r}",
+            remedy=f"The variants are {', '.join(v.name for v in self.variants) or 'none'}.",
+        )
+
+    def variants_of(self, component: str) -> tuple[Variant, ...]:
+        return tuple(v for v in self.variants if v.component == component)
+
+    def hashes(self, paths: tuple[str, ...]) -> dict[str, str]:
+        return {path: self.files[path].sha256 for path in paths}
+
+    def size(self, variant: Variant) -> int:
+        """Bytes on disk that the variant needs."""
+        return sum(self.files[path].size for path in variant.files)
+
+    def with_component(self, component: Component) -> Manifest:
+        """Add or replace a component; what was built from another version of it is dropped."""
+        before = {c.name: c for c in self.components}
+        changed = component.name in before and before[component.name].key != component.key
+        before[component.name] = component
+        manifest = replace(self, components=tuple(before.values()))
+        if not changed:
+            return manifest
+        return replace(
+            manifest,
+            variants=tuple(v for v in manifest.variants if v.component != component.name),
+            benchmarks={k: v for k, v in manifest.benchmarks.items() if k != component.name},
+            choices={k: v for k, v in manifest.choices.items() if k != component.name},
+        )
+
+    def with_variant(self, variant: Variant) -> Manifest:
+        """Add a variant, or replace the one of the same name."""
+        variants = {v.name: v for v in self.variants}
+        variants[variant.name] = variant
+        return replace(self, variants=tuple(variants.values()))
+
+    def referenced(self) -> set[str]:
+        """Every path that the manifest points to."""
+        paths = set(self.assets.values())
+        for component in self.components:
+            paths |= {p for p in self.files if PurePosixPath(p).parent == PurePosixPath(component.model).parent}
+        for variant in self.variants:
+            paths |= set(variant.files)
+        return paths
+
+
+class Bundle:
+    """A bundle on disk: ``path`` and its current ``manifest``. Open with :meth:`open`, start one with :meth:`create`."""
+
+    def __init__(self, path: Path, manifest: Manifest) -> None:
+        self.path = path
+        self.manifest = manifest
+
+    @classmethod
+    def create(cls, path: Path, manifest: Manifest) -> Bundle:
+        """Start a bundle without components in a new or empty folder."""
+        with storage_errors(path):
+            path.mkdir(parents=True, exist_ok=True)
+        bundle = cls(path, manifest)
+        bundle.commit(manifest)
+        return bundle
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> Bundle:
+        """Open a bundle after checking its manifest and the SHA-256 of every file.
+
+        Raises BundleError, ManifestVersionError or ChecksumError; each names the file.
+        """
+        folder = Path(path)
+        bundle = cls(folder, read_manifest(folder))
+        bundle.check()
+        return bundle
+
+    def check(self) -> None:
+        """Compare every file with the manifest; raises ChecksumError that names the first that differs."""
+        files = self.manifest.files
+        with ThreadPoolExecutor(usable_cores()) as pool:
+            for problem in pool.map(self._problem, files, files.values()):
+                if problem:
+                    raise ChecksumError(
+                        f"{self.path}: {problem}", remedy="Copy the bundle again from where it was made, or ship it again."
+                    )
+
+    def _problem(self, path: str, record: FileRecord) -> str:
+        file = self.file(path)
+        if not file.is_file():
+            return f"{path} is missing"
+        if file.stat().st_size != record.size:
+            return f"{path} has {file.stat().st_size:,} bytes, the manifest says {record.size:,}"
+        if sha256(file) != record.sha256:
+            return f"{path} was changed: its SHA-256 is not the manifest's"
+        return ""
+
+    def file(self, path: str) -> Path:
+        """The place on disk of a path within the bundle."""
+        return self.path / path
+
+    @contextlib.contextmanager
+    def adding(self, folder: str) -> Iterator[Added]:
+        """Write new files: yields a temporary folder, and moves it to a free name like ``folder`` when the block ends.
+
+        The files count as the bundle's once they are in a manifest that :meth:`commit` wrote.
+        """
+        temporary = self.path / f".{folder.replace('/', '.')}.partial"
+        shutil.rmtree(temporary, ignore_errors=True)
+        added = Added(temporary)
+        try:
+            with storage_errors(self.path):
+                temporary.mkdir()
+                yield added
+                added.folder = self._free(folder)
+                added.files = {
+                    f"{added.folder}/{file.relative_to(temporary).as_posix()}": record_of(file)
+                    for file in sorted(temporary.rglob("*"))
+                    if file.is_file()
+                }
+                target = self.path / added.folder
+                shutil.rmtree(target, ignore_errors=True)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                temporary.rename(target)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+    def _free(self, folder: str) -> str:
+        taken = {PurePosixPath(p).parent for p in self.manifest.files}
+        names = (folder if n == 1 else f"{folder}.{n}" for n in range(1, 1000))
+        return next(name for name in names if PurePosixPath(name) not in taken)
+
+    def commit(self, manifest: Manifest, added: Mapping[str, FileRecord] | None = None) -> None:
+        """Make ``manifest`` the bundle's, in one atomic step; files that it no longer points to are removed after."""
+        files = {**self.manifest.files, **(added or {})}
+        manifest = replace(manifest, files=files)
+        kept = manifest.referenced()
+        manifest = replace(manifest, files={p: r for p, r in sorted(files.items()) if p in kept})
+        atomic_write(self.path / MANIFEST, encode_manifest(manifest))
+        self.manifest = manifest
+        for path in files.keys() - kept:
+            self.file(path).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                self.file(path).parent.rmdir()
+
+
+class Added:
+    """Files on their way into a bundle: write into ``path``; ``folder`` and ``files`` are set when the block ends."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.folder = ""
+        self.files: dict[str, FileRecord] = {}
+
+
+def encode_manifest(manifest: Manifest) -> bytes:
+    import msgspec
+
+    return msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n"
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read and validate manifest.json; raises BundleError, or ManifestVersionError for one from a newer torchlift."""
+    import msgspec
+
+    file = folder / MANIFEST
+    if not folder.is_dir():
+        raise BundleError(f"{folder} is not a folder", remedy="Give the folder that `torchlift ship` wrote.")
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        raise BundleError(
+            f"{folder} has no readable {MANIFEST}: {error.strerror}",
+            remedy="Give the folder that `torchlift ship` or `torchlift export` wrote.",
+        ) from error
+    try:
+        head = msgspec.json.decode(data, type=dict[str, Any])
+        if head.get("format") != "torchlift-bundle":
+            raise BundleError(f"{file} is not a torchlift manifest", remedy="Give a folder that torchlift wrote.")
+        if isinstance(head.get("version"), int) and head["version"] > MANIFEST_VERSION:
+            raise ManifestVersionError(
+                f"{file} has version {head['version']}; this torchlift reads up to {MANIFEST_VERSION}",
+                remedy="Upgrade it: pip install -U torchlift.",
+            )
+        manifest = msgspec.json.decode(data, type=Manifest)
+    except msgspec.MsgspecError as error:
+        raise BundleError(f"{file} is damaged: {error}", remedy="Copy the bundle again from where it was made.") from error
+    _check_paths(file, manifest)
+    return manifest
+
+
+def _check_paths(file: Path, manifest: Manifest) -> None:
+    for path in manifest.files:
+        pure = PurePosixPath(path)
+        if pure.is_absolute() or ".." in pure.parts or "\\" in path or ":" in pure.parts[0]:
+            raise BundleError(f"{file} points outside the bundle: {path!r}", remedy="Do not use this bundle.")
+    unknown = sorted(manifest.referenced() - manifest.files.keys())
+    unknown += [c.model for c in manifest.components if c.model not in manifest.files]
+    if unknown:
+        raise BundleError(f"{file} is damaged: no checksum for {unknown[0]}", remedy="Ship the model again.")
+
+
+def sha256(file: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal."""
+    with file.open("rb") as stream:
+        digest = hashlib.sha256()
+        buffer = bytearray(4 << 20)
+        view = memoryview(buffer)
+        while count := stream.readinto(buffer):
+            digest.update(view[:count])
+    return digest.hexdigest()
+
+
+def record_of(file: Path) -> FileRecord:
+    return FileRecord(sha256(file), file.stat().st_size)
+
+
+def key_of(*parts: object) -> str:
+    """The hash of whatever a stage depends on, from the parts' representations."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(repr(part).encode())
+        digest.update(b"\0")
+    return digest.hexdigest()[:32]
+
+
+@contextlib.contextmanager
+def staging(target: Path, empty: Manifest) -> Iterator[Bundle]:
+    """Prepare a bundle beside ``target`` and put it in its place when the block ends without an exception.
+
+    It starts ``empty``, or where an earlier run on the same model (by its key) was cut off with what that run finished.
+    What was at ``target`` stays whole until the new bundle is complete.
+    """
+    target = target.absolute()
+    if target.exists() and any(target.iterdir()) and not (target / MANIFEST).is_file():
+        raise BundleError(f"{target} exists and is not a bundle", remedy="Choose another folder with -o.")
+    partial, previous = (target.with_name(f".{target.name}.{suffix}") for suffix in ("partial", "previous"))
+    with storage_errors(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+    with locked(target):
+        if previous.exists() and not target.exists():
+            previous.rename(target)
+        yield _resume(partial, empty.key) or Bundle.create(partial, empty)
+        shutil.rmtree(previous, ignore_errors=True)
+        if target.exists():
+            target.rename(previous)
+        partial.rename(target)
+        shutil.rmtree(previous, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def locked(target: Path) -> Iterator[None]:
+    """Hold the right to write the bundle at ``target``; raises BundleError where another process holds it."""
+    from filelock import FileLock, Timeout
+
+    file = target.absolute().with_name(f".{target.absolute().name}.lock")
+    lock = FileLock(file)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise BundleError(f"{target} is being written by another process", remedy="Wait for it, or stop it.") from None
+    try:
+        yield
+    finally:
+        file.unlink(missing_ok=True)
+        lock.release()
+
+
+def _resume(partial: Path, key: str) -> Bundle | None:
+    with contextlib.suppress(BundleError):
+        bundle = Bundle.open(partial)
+        if bundle.manifest.key == key:
+            return bundle
+    shutil.rmtree(partial, ignore_errors=True)
+    return None

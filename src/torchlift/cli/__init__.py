@@ -1,0 +1,76 @@
+"""The command line: parses, calls, prints. A command's module is imported when the command is run."""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib import import_module
+
+import click
+
+import torchlift
+
+_COMMANDS = {
+    "ship": "Export, build, verify, measure, choose: the main job.",
+    "export": "Write the ONNX graphs and the goldens of a model.",
+    "build": "Make and verify variants of a bundle on this machine.",
+    "verify": "Compare a bundle's variants with PyTorch's answers.",
+    "bench": "Measure a bundle's variants side by side.",
+    "run": "Give a bundle inputs and print its answers.",
+    "inspect": "Show what a bundle holds and what is known of it.",
+    "doctor": "Say what this machine can do, and what to install.",
+    "pack": "Put a bundle into one .zip file.",
+    "unpack": "Take a bundle out of a .zip file, and check it.",
+}
+"""Command -> its help in one line, so that --help imports none of them."""
+
+
+class _Commands(click.Group):
+    """Commands that are imported when they are needed."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        command: click.Command = import_module(f"torchlift.cli.{cmd_name}").command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(_COMMANDS.items()))
+
+
+@click.command(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(torchlift.__version__, prog_name="torchlift")
+def cli() -> None:
+    """From a trained PyTorch model to a verified, measured bundle that runs without PyTorch."""
+
+
+def main() -> None:
+    """Run the command line; exits with 0, 1 for an error, 2 for wrong usage, 130 for Ctrl-C."""
+    from torchlift.errors import TorchliftError
+
+    verbose = "-v" in sys.argv or "--verbose" in sys.argv
+    try:
+        cli.main(standalone_mode=False)
+    except click.exceptions.Exit as error:
+        sys.exit(error.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("interrupted: what was there before is untouched; the same command goes on from here", err=True)
+        sys.exit(130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except TorchliftError as error:
+        if verbose:
+            raise
+        click.secho("error: ", fg="red", bold=True, nl=False, err=True)
+        click.echo(error.message, err=True)
+        if error.remedy:
+            click.echo(f"  {error.remedy}", err=True)
+        sys.exit(1)

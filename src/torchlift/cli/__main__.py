@@ -1,0 +1,5 @@
+"""``python -m torchlift.cli``."""
+
+from torchlift.cli import main
+
+main()

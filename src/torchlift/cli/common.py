@@ -1,0 +1,227 @@
+"""What commands share: options, the progress display, printing results as tables or JSON."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+from rich.console import Console
+
+from torchlift.progress import Progress, Stage
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as Bars
+    from rich.progress import TaskID
+
+    from torchlift.bundle import Precision
+    from torchlift.families.base import LoadOptions
+    from torchlift.measure.latency import LatencyOptions
+    from torchlift.measure.verify import VerifyOptions
+    from torchlift.ship import Source
+    from torchlift.signature import Axis
+
+Command = TypeVar("Command", bound=Callable)
+
+PRECISIONS = ("fp32", "bf16")
+
+bundle_argument = click.argument("bundle", type=click.Path(path_type=Path))
+json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+verbose_option = click.option("-v", "--verbose", is_flag=True, help="Print the detail; a traceback on errors.")
+threads_option = click.option(
+    "--threads", type=click.IntRange(0), default=0, help="Threads for one call; 0 is every core."
+)
+output_option = click.option(
+    "-o", "--output", type=click.Path(path_type=Path), required=True, help="The folder of the bundle."
+)
+
+
+def options(*decorators: Callable[[Command], Command]) -> Callable[[Command], Command]:
+    """Several options as one decorator, shown in the order given."""
+
+    def apply(command: Command) -> Command:
+        for decorator in reversed(decorators):
+            command = decorator(command)
+        return command
+
+    return apply
+
+
+source_options = options(
+    click.argument("model", metavar="FAMILY|FILE.py:FUNCTION"),
+    click.option("--checkpoint", help="A checkpoint file, a transformers folder or a hub name."),
+    click.option("--vocabulary", type=click.Path(path_type=Path), help="A vocab.txt, where none is beside it."),
+    click.option("--resolution", type=click.IntRange(1), help="Another image size than the checkpoint's, in pixels."),
+    click.option(
+        "--axis",
+        "axes",
+        multiple=True,
+        metavar="[COMPONENT.]NAME=MIN..OPT..MAX",
+        help="The range of an axis, for example batch=1..8..64 or text.sequence=4..16..52.",
+    ),
+)
+export_options = options(
+    click.option("--exporter", type=click.Choice(["dynamo", "torchscript"]), default="dynamo", show_default=True),
+    click.option("--opset", type=int, help="Opset of the ONNX graphs. [default: 20; torchscript 16]"),
+    click.option("--seed", type=int, default=0, show_default=True, help="Seed of the golden samples."),
+)
+build_options = options(
+    click.option("--backend", "backends", multiple=True, help="Only this backend (repeatable). [default: all here]"),
+    click.option(
+        "--precision", "precisions", help="Comma-separated: fp32, bf16. [default: all that this machine runs]"
+    ),
+)
+verify_options = options(
+    click.option(
+        "--tolerance",
+        "tolerances",
+        multiple=True,
+        metavar="PRECISION=SCALED[,COSINE]",
+        help="What a precision may differ, for example bf16=0.02,0.999.",
+    )
+)
+bench_options = options(
+    click.option("--batch", "batches", help="Comma-separated batches; the first decides. [default: least, optimum]"),
+    click.option("--rounds", type=click.IntRange(1), default=10, show_default=True, help="Interleaved rounds."),
+    threads_option,
+)
+
+
+def parse_source(
+    model: str, checkpoint: str | None, vocabulary: Path | None, resolution: int | None, axes: tuple[str, ...]
+) -> Source:
+    """What the source options say."""
+    from torchlift.families.base import LoadOptions
+    from torchlift.ship import Source
+
+    loading = LoadOptions(axes=_parse_axes(axes), vocabulary=vocabulary, resolution=resolution)
+    if ".py" in model:
+        return Source("module", model, loading)
+    if not checkpoint:
+        raise click.UsageError(f"{model} needs --checkpoint: a file, a transformers folder or a hub name.")
+    return Source(model, checkpoint, loading)
+
+
+def _parse_axes(texts: tuple[str, ...]) -> Mapping[str, Mapping[str, Axis]]:
+    from torchlift.signature import Axis
+
+    found: dict[str, dict[str, Axis]] = {}
+    for text in texts:
+        path, equals, range_ = text.partition("=")
+        if not equals:
+            raise click.UsageError(f"--axis {text}: write NAME=MIN..OPT..MAX, for example batch=1..8..64.")
+        component, _, name = path.rpartition(".")
+        found.setdefault(component, {})[name] = Axis.parse(name, range_)
+    return found
+
+
+def parse_precisions(text: str | None) -> tuple[Precision, ...]:
+    names = _split(text)
+    for name in names:
+        if name not in PRECISIONS:
+            raise click.UsageError(f"--precision {name}: choose from {', '.join(PRECISIONS)}.")
+    return names  # type: ignore[return-value]
+
+
+def parse_batches(text: str | None) -> tuple[int, ...]:
+    try:
+        batches = tuple(int(n) for n in _split(text))
+    except ValueError:
+        raise click.UsageError(f"--batch {text}: write numbers, for example 1,8.") from None
+    if any(n < 1 for n in batches):
+        raise click.UsageError(f"--batch {text}: a batch has at least one row.")
+    return batches
+
+
+def _split(text: str | None) -> tuple[str, ...]:
+    return tuple(part.strip() for part in (text or "").split(",") if part.strip())
+
+
+def parse_tolerances(texts: tuple[str, ...], threads: int = 0) -> VerifyOptions:
+    from torchlift.evidence import Tolerance
+    from torchlift.measure.numerics import TOLERANCES
+    from torchlift.measure.verify import VerifyOptions
+
+    found: dict[Any, Tolerance] = {}
+    for text in texts:
+        name, _, numbers = text.partition("=")
+        try:
+            scaled, cosine = ([float(n) for n in _split(numbers)] + [TOLERANCES[name].cosine])[:2]  # type: ignore[index]
+        except (ValueError, KeyError):
+            raise click.UsageError(f"--tolerance {text}: write PRECISION=SCALED[,COSINE], e.g. bf16=0.02,0.999.") from None
+        found[name] = Tolerance(scaled, cosine)
+    return VerifyOptions(found, threads)
+
+
+def latency_options(rounds: int, threads: int) -> LatencyOptions:
+    from torchlift.measure.latency import LatencyOptions
+
+    return LatencyOptions(rounds=rounds, threads=threads)
+
+
+def console() -> Console:
+    """For results; wide enough for the tables where the output is not a terminal."""
+    return Console(width=None if sys.stdout.isatty() else 160, highlight=False)
+
+
+def print_json(result: Any) -> None:
+    """Print a result (dataclasses, mappings, sequences) as JSON."""
+    import msgspec
+
+    click.echo(msgspec.json.format(msgspec.json.encode(result), indent=2).decode())
+
+
+@contextlib.contextmanager
+def progress_display() -> Iterator[Progress]:
+    """A display on stderr: bars on a terminal, else a line a stage."""
+    err = Console(stderr=True, highlight=False)
+    if not err.is_terminal:
+        yield _Lines(err)
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import Progress as Bars
+
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(24), MofNCompleteColumn())
+    with Bars(*columns, TimeElapsedColumn(), console=err, transient=True) as bars:
+        yield _Bars(bars)
+
+
+class _Lines(Progress):
+    def __init__(self, err: Console) -> None:
+        self._err = err
+
+    @contextlib.contextmanager
+    def stage(self, title: str, total: int | None = None) -> Iterator[Stage]:
+        self._err.print(f"- {title}", markup=False)
+        yield Stage()
+
+    def note(self, text: str) -> None:
+        self._err.print(f"note: {text}", markup=False)
+
+
+class _Bars(Progress):
+    def __init__(self, bars: Bars) -> None:
+        self._bars = bars
+
+    @contextlib.contextmanager
+    def stage(self, title: str, total: int | None = None) -> Iterator[Stage]:
+        task = self._bars.add_task(title, total=total)
+        try:
+            yield _Bar(self._bars, task)
+        finally:
+            self._bars.remove_task(task)
+
+    def note(self, text: str) -> None:
+        self._bars.console.print(f"[dim]note:[/dim] {text}")
+
+
+class _Bar(Stage):
+    def __init__(self, bars: Bars, task: TaskID) -> None:
+        self._bars = bars
+        self._task = task
+
+    def advance(self, steps: int = 1) -> None:
+        self._bars.advance(self._task, steps)

@@ -1,0 +1,32 @@
+"""``torchlift export``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from torchlift.cli import common
+
+
+@click.command("export", short_help="Write the ONNX graphs and the goldens of a model.")
+@common.source_options
+@common.output_option
+@common.export_options
+@common.json_option
+@common.verbose_option
+def command(
+    output: Path, exporter: Any, opset: int | None, seed: int, as_json: bool, verbose: bool, **source: Any
+) -> None:
+    """Write a bundle that holds the ONNX graphs, PyTorch's golden answers and the assets, and no variant yet."""
+    from torchlift.cli.tables import components_table
+    from torchlift.export import ExportOptions
+    from torchlift.ship import export
+
+    with common.progress_display() as progress:
+        bundle = export(common.parse_source(**source), output, ExportOptions(exporter, opset, seed), progress)
+    if as_json:
+        common.print_json(bundle.manifest)
+    else:
+        common.console().print(components_table(bundle))

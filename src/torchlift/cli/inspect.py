@@ -1,0 +1,35 @@
+"""``torchlift inspect``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from torchlift.cli import common
+
+
+@click.command("inspect", short_help="Show what a bundle holds and what is known of it.")
+@common.bundle_argument
+@click.option("--variant", help="Only this variant, with every golden's difference.")
+@common.json_option
+@common.verbose_option
+def command(bundle: Path, variant: str | None, as_json: bool, verbose: bool) -> None:
+    """Check every file and show components, signatures, operators, variants and evidence."""
+    from torchlift.bundle import Bundle
+    from torchlift.cli.tables import components_table, manifest_tables, operators_line, verification_table
+
+    opened = Bundle.open(bundle)
+    if as_json:
+        common.print_json(opened.manifest.variant(variant) if variant else opened.manifest)
+        return
+    out = common.console()
+    if variant:
+        opened.manifest.variant(variant)
+        out.print(verification_table(opened.manifest, only=variant, verbose=True))
+        return
+    out.print(components_table(opened))
+    for component in opened.manifest.components:
+        out.print(operators_line(opened, component))
+    for table in manifest_tables(opened.manifest):
+        out.print(table)

@@ -1,0 +1,25 @@
+"""``torchlift pack``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from torchlift.cli import common
+
+
+@click.command("pack", short_help="Put a bundle into one .zip file.")
+@common.bundle_argument
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="The file. [default: BUNDLE.zip]")
+@common.json_option
+def command(bundle: Path, output: Path | None, as_json: bool) -> None:
+    """Check a bundle and put it into one .zip file, uncompressed, to be copied whole."""
+    from torchlift.archive import pack
+
+    with common.progress_display() as progress:
+        file = pack(bundle, output, progress)
+    if as_json:
+        common.print_json({"file": str(file), "bytes": file.stat().st_size})
+    else:
+        click.echo(f"{file} ({file.stat().st_size / 1e6:.1f} MB)")

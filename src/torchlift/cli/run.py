@@ -1,0 +1,108 @@
+"""``torchlift run``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from torchlift.cli import common
+
+if TYPE_CHECKING:
+    from torchlift.pipelines.clip import ClipPipeline
+    from torchlift.pipelines.tensors import TensorPipeline
+
+
+@click.command("run", short_help="Give a bundle inputs and print its answers.")
+@common.bundle_argument
+@click.option("--image", "images", multiple=True, help="An image file (repeatable).")
+@click.option("--text", "texts", multiple=True, help="A text (repeatable).")
+@click.option("--input", "inputs", multiple=True, metavar="NAME=FILE", help="A .npy file, or an image file.")
+@click.option("--variant", "variants", multiple=True, help="Another than the chosen, COMPONENT/BACKEND/PRECISION.")
+@common.threads_option
+@common.json_option
+@common.verbose_option
+def command(
+    bundle: Path,
+    images: tuple[str, ...],
+    texts: tuple[str, ...],
+    inputs: tuple[str, ...],
+    variants: tuple[str, ...],
+    threads: int,
+    as_json: bool,
+    verbose: bool,
+) -> None:
+    """Run a bundle; without torch.
+
+    Chinese-CLIP: images and texts give each text's probability for each image; images or texts alone give features.
+    Any other module: an --input for each input.
+
+    \b
+    torchlift run clip/ --image cat.jpg --text 猫 --text 狗
+    torchlift run net/ --input history=history.npy --input ratings=ratings.npy
+    """
+    from torchlift.pipelines import OpenOptions, open_bundle
+    from torchlift.pipelines.clip import ClipPipeline
+
+    chosen = {name.split("/", 1)[0]: name for name in variants}
+    with (
+        common.progress_display() as progress,
+        open_bundle(bundle, OpenOptions(chosen, threads), progress) as pipeline,
+    ):
+        if isinstance(pipeline, ClipPipeline):
+            answer = _clip(pipeline, images, texts)
+        else:
+            answer = _tensors(pipeline, inputs)
+    if as_json:
+        common.print_json(answer)
+    else:
+        _print(answer)
+
+
+def _clip(pipeline: ClipPipeline, images: tuple[str, ...], texts: tuple[str, ...]) -> dict[str, Any]:
+    if not images and not texts:
+        raise click.UsageError("give at least one --image or --text.")
+    if images and texts:
+        probabilities = pipeline.classify(images, texts)
+        return {
+            image: {t: round(float(p), 6) for t, p in zip(texts, row, strict=True)}
+            for image, row in zip(images, probabilities, strict=True)
+        }
+    features = pipeline.encode_image(images) if images else pipeline.encode_text(texts)
+    return {name: [float(x) for x in row] for name, row in zip(images or texts, features, strict=True)}
+
+
+def _tensors(pipeline: TensorPipeline, inputs: tuple[str, ...]) -> dict[str, Any]:
+    import numpy as np
+
+    from torchlift.errors import InputError
+
+    feeds: dict[str, Any] = {}
+    for text in inputs:
+        name, equals, file = text.partition("=")
+        if not equals:
+            raise click.UsageError(f"--input {text}: write NAME=FILE.")
+        if not file.endswith(".npy"):
+            feeds.setdefault(name, []).append(file)
+            continue
+        try:
+            feeds[name] = np.load(file, allow_pickle=False)
+        except (OSError, ValueError) as error:
+            raise InputError(f"{file} is not a readable .npy array: {error}", remedy="Write it with numpy.save.") from error
+    return {name: a.tolist() if isinstance(a, np.ndarray) else a for name, a in pipeline(feeds).items()}
+
+
+def _print(answer: dict[str, Any]) -> None:
+    from rich.table import Table
+
+    out = common.console()
+    for name, value in answer.items():
+        if not isinstance(value, dict):
+            text = str(value)
+            out.print(f"{name}: {text if len(text) < 400 else text[:400] + ' ...'}", markup=False)
+            continue
+        table = Table(title=name, title_justify="left", box=None, show_header=False)
+        for text, probability in sorted(value.items(), key=lambda item: -item[1]):
+            table.add_row(f"{probability:7.2%}", text, "█" * round(30 * probability))
+        out.print(table)

@@ -1,0 +1,189 @@
+"""Manifests and benchmarks as tables for people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from torchlift.bundle import Bundle, Component, Manifest, Variant
+from torchlift.doctor import Report
+from torchlift.evidence import Benchmark, Latency
+
+def size_text(size: float) -> str:
+    """Bytes in the largest unit that leaves at least one digit before the point."""
+    for unit in ("B", "kB", "MB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:.3g} GB"
+
+
+def _rate(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def _ms(value: float) -> str:
+    return f"{value:.3g}" if value < 1000 else f"{value:,.0f}"
+
+
+def manifest_tables(manifest: Manifest) -> Iterator[RenderableType]:
+    """One table a component: its variants with size, largest difference, latency, and whether chosen or why not."""
+    for component in manifest.components:
+        if manifest.variants_of(component.name):
+            yield _component_table(manifest, component)
+
+
+def _component_table(manifest: Manifest, component: Component) -> RenderableType:
+    benchmark = manifest.benchmarks.get(component.name)
+    choice = manifest.choices.get(component.name)
+    table = Table(title=f"{manifest.name}: {component.name}", title_justify="left", title_style="bold", box=None)
+    table.add_column("variant", no_wrap=True)
+    table.add_column("precision", no_wrap=True)
+    for name in ("size", "largest diff", "batch", "median ms", "p95", "p99", "per s", "speed-up"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("verdict", overflow="fold")
+    for name in [n for n in benchmark.runtimes if n not in {v.name for v in manifest.variants}] if benchmark else ():
+        rows = _latency_rows(benchmark, name)
+        _add_rows(table, [name, "fp32", "", ""], rows, "the reference" if name == benchmark.baseline else "a peer", "dim")
+    for variant in manifest.variants_of(component.name):
+        chosen = choice is not None and choice.variant == variant.name
+        size = size_text(manifest.size(variant)) if variant.files else "-"
+        rows = _latency_rows(benchmark, variant.name) if benchmark else []
+        head = [variant.backend, variant.precision, size, _difference(variant)]
+        _add_rows(table, head, rows, _verdict(manifest, variant), "bold green" if chosen else "")
+    return Group(table, Text(_caption(component, benchmark), style="dim"), Text(""))
+
+
+def _add_rows(table: Table, head: list[str], rows: list[list[str]], verdict: str, style: str) -> None:
+    for number, row in enumerate(rows or [["-"] * 6]):
+        first = number == 0
+        table.add_row(*(head if first else [""] * 4), *row, verdict if first else "", style=style)
+
+
+def _latency_rows(benchmark: Benchmark, contender: str) -> list[list[str]]:
+    return [
+        [str(x.batch), _ms(x.median), _ms(x.p95), _ms(x.p99), _rate(x.throughput), _speedup(x)]
+        for x in benchmark.of(contender)
+    ]
+
+
+def _speedup(latency: Latency) -> str:
+    if latency.speedup is None:
+        return "1"
+    s = latency.speedup
+    return f"{s.value:.2f} [{s.low:.2f}, {s.high:.2f}]"
+
+
+def _difference(variant: Variant) -> str:
+    if variant.verification is None or not variant.verification.checks:
+        return "-"
+    return f"{variant.verification.worst.difference.max_scaled:.1e}"
+
+
+def _verdict(manifest: Manifest, variant: Variant) -> str:
+    choice = manifest.choices.get(variant.component)
+    if choice is not None and choice.variant == variant.name:
+        return "chosen"
+    if choice is not None and variant.name in choice.others:
+        return choice.others[variant.name]
+    if variant.failure:
+        return f"not built: {variant.failure}"
+    if variant.verification is None:
+        return "not verified"
+    return "verified" if variant.verification.passed else f"refused: {variant.verification.failures[0]}"
+
+
+def _caption(component: Component, benchmark: Benchmark | None) -> str:
+    diff = "largest diff: at all goldens, as a share of the output's largest magnitude; the task was not scored."
+    if benchmark is None:
+        return diff
+    others = {n: s for n, s in benchmark.latencies[0].sizes.items() if n != "batch"} if benchmark.latencies else {}
+    at = "".join(f", {n} {s}" for n, s in others.items())
+    return (
+        f"median ms a call{at}, {benchmark.rounds} interleaved rounds, a process each, {benchmark.threads} threads; "
+        f"speed-up over {benchmark.baseline} with 95% interval. {benchmark.machine}. {diff}"
+    )
+
+
+def components_table(bundle: Bundle) -> RenderableType:
+    """What the bundle's components take and give."""
+    manifest = bundle.manifest
+    table = Table(title=f"{manifest.name} ({manifest.family})", title_justify="left", title_style="bold", box=None)
+    for name in ("component", "inputs", "outputs", "axes", "parameters", "opset", "ONNX"):
+        table.add_column(name, justify="right" if name in ("parameters", "opset", "ONNX") else "left")
+    for c in manifest.components:
+        folder = c.model.rsplit("/", 1)[0]
+        size = sum(r.size for p, r in manifest.files.items() if p.startswith(f"{folder}/model.onnx"))
+        table.add_row(
+            c.name,
+            "\n".join(f"{s.name} {s}" for s in c.signature.inputs),
+            "\n".join(f"{s.name} {s}" for s in c.signature.outputs),
+            "\n".join(f"{a.name} {a}" for a in c.signature.axes),
+            f"{c.parameters:,}",
+            f"{c.opset} ({c.exporter})",
+            size_text(size),
+        )
+    return Group(table, Text(""))
+
+
+def operators_line(bundle: Bundle, component: Component) -> str:
+    """How many nodes of which operators a component's graph has."""
+    from torchlift.graph.inspect import read_facts
+
+    facts = read_facts(bundle.file(component.model))
+    return f"{component.name}: {facts.nodes} nodes: " + ", ".join(f"{n} {op}" for op, n in facts.operators.items())
+
+
+def verification_table(manifest: Manifest, *, only: str | None = None, verbose: bool = False) -> RenderableType:
+    """Differences from PyTorch: the worst of each variant, or with ``verbose`` every golden and output."""
+    table = Table(box=None, title="differences from PyTorch in FP32", title_justify="left", title_style="bold")
+    for name in ("variant", "golden", "output"):
+        table.add_column(name)
+    for name in ("max abs", "mean abs", "median abs", "max rel", "mean rel", "median rel", "of scale", "cosine", "NaN", "Inf"):
+        table.add_column(name, justify="right")
+    table.add_column("verdict")
+    for variant in manifest.variants:
+        proof = variant.verification
+        if only not in (None, variant.name):
+            continue
+        if proof is None:
+            table.add_row(variant.name, *["-"] * 12, variant.failure or "not verified")
+            continue
+        checks = [*proof.checks, *proof.invariance] if verbose else ([proof.worst] if proof.checks else [])
+        for check in checks:
+            d = check.difference
+            numbers = (d.max_abs, d.mean_abs, d.median_abs, d.max_rel, d.mean_rel, d.median_rel, d.max_scaled)
+            cells = [f"{n:.1e}" for n in numbers]
+            table.add_row(variant.name, check.golden, check.output, *cells, f"{d.cosine:.6f}", str(d.nan), str(d.inf), "")
+        verdict = "agrees" if proof.passed else "; ".join(proof.failures)
+        table.add_row(variant.name, "", "", *[""] * 10, verdict, style="green" if proof.passed else "red")
+    return table
+
+
+def reference_lines(component: str, benchmark: Benchmark) -> Iterator[str]:
+    """The line that the benchmark script of Chinese-CLIP prints, one for each contender and batch."""
+    for x in benchmark.latencies:
+        yield (
+            f"[{x.contender} {component} inference speed (batch-size: {x.batch}):] mean={x.mean:.2f}ms, sd={x.sd:.2f}ms, "
+            f"min={x.min:.2f}ms, max={x.max:.2f}ms, median={x.median:.2f}ms, 95p={x.p95:.2f}ms, 99p={x.p99:.2f}ms"
+        )
+
+
+def doctor_table(report: Report) -> RenderableType:
+    """The machine, and what works on it."""
+    m = report.machine
+    table = Table(box=None)
+    for name in ("", "works", "precisions", "detail"):
+        table.add_column(name)
+    for finding in report.findings:
+        remedy = f"; {finding.state.remedy}" if finding.state.remedy and not finding.state.ok else ""
+        table.add_row(
+            finding.name,
+            Text("yes", style="green") if finding.state.ok else Text("no", style="red"),
+            ", ".join(finding.precisions) if finding.state.ok else "",
+            Text(f"{finding.state.detail}{remedy}"),
+        )
+    return Group(Text(f"{m}; {', '.join(m.instructions)}; Python {report.python}"), Text(""), table)

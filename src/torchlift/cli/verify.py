@@ -1,0 +1,31 @@
+"""``torchlift verify``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from torchlift.cli import common
+
+
+@click.command("verify", short_help="Compare a bundle's variants with PyTorch's answers.")
+@common.bundle_argument
+@common.verify_options
+@common.threads_option
+@common.json_option
+@common.verbose_option
+def command(bundle: Path, tolerances: tuple[str, ...], threads: int, as_json: bool, verbose: bool) -> None:
+    """Run every variant on this machine at every golden and compare; exits with 1 where one does not agree."""
+    from torchlift.cli.tables import verification_table
+    from torchlift.stages import verify_bundle
+
+    with common.progress_display() as progress:
+        manifest = verify_bundle(bundle, common.parse_tolerances(tolerances, threads), progress)
+    if as_json:
+        common.print_json({v.name: v.verification for v in manifest.variants})
+    else:
+        common.console().print(verification_table(manifest, verbose=verbose))
+    if any(v.verification is not None and not v.verification.passed for v in manifest.variants):
+        sys.exit(1)

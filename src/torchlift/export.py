@@ -1,0 +1,259 @@
+"""Takes a component from PyTorch to ONNX, and proves the file: nothing baked in, the answers PyTorch's at other shapes."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import re
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import onnx_ir as ir
+import torch
+
+from torchlift.backends import backend
+from torchlift.bundle import SOURCE, Bundle, Component, key_of
+from torchlift.errors import BakedInError, ExportError, TorchliftError, VerificationError
+from torchlift.evidence import GoldenCheck
+from torchlift.families.base import Model, ModelComponent
+from torchlift.graph.edit import ForgetOrigin, NameAxes, save_model
+from torchlift.graph.inspect import baked_in, read_facts
+from torchlift.measure.goldens import Golden, save_goldens
+from torchlift.measure.numerics import TOLERANCES, failures, require_signal, verify_goldens
+from torchlift.progress import SILENT, Progress
+from torchlift.signature import CORNERS, Axis, Signature, distinct_sizes
+from torchlift.storage import require_space
+
+Exporter = Literal["dynamo", "torchscript"]
+
+DEFAULT_OPSET: dict[Exporter, int] = {"dynamo": 20, "torchscript": 16}
+"""20 has Gelu; 16 is the last without LayerNormalization, which old parsers (TensorRT 8.5) do not know."""
+
+_OPSETS: dict[Exporter, range] = {"dynamo": range(18, 26), "torchscript": range(11, 21)}
+"""The opsets that each exporter really writes; dynamo answers a lower number with 18, in silence."""
+
+_ATTENTION: dict[Exporter, str] = {"dynamo": "sdpa", "torchscript": "eager"}
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """``opset`` None is the exporter's default; ``seed`` draws the goldens."""
+
+    exporter: Exporter = "dynamo"
+    opset: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        opsets = _OPSETS[self.exporter]
+        if self.version not in opsets:
+            other = next((e for e, r in _OPSETS.items() if self.version in r), None)
+            instead = f"use --exporter {other}, or " if other else ""
+            raise ExportError(
+                f"the {self.exporter} exporter does not write opset {self.version}",
+                remedy=f"Instead, {instead}choose an opset from {opsets[0]} to {opsets[-1]}.",
+            )
+
+    @property
+    def version(self) -> int:
+        return self.opset or DEFAULT_OPSET[self.exporter]
+
+
+def export_key(model: Model, component: str, options: ExportOptions) -> str:
+    """The hash of all that an export depends on."""
+    return key_of(model.key, component, options, torch.__version__, ir.__version__)
+
+
+def export_component(
+    model: Model, name: str, bundle: Bundle, options: ExportOptions | None = None, progress: Progress = SILENT
+) -> Component:
+    """Export one component into the bundle, with its goldens, and return what the manifest now says of it.
+
+    Raises BakedInError where an input or an axis turned constant, NoSignalError where PyTorch's answers are all zero,
+    VerificationError where the file answers otherwise than PyTorch, ExportError for all else that goes wrong.
+    """
+    options = options or ExportOptions()
+    with progress.stage(f"load {name}"):
+        part = model.component(name, attention=_ATTENTION[options.exporter])
+    parameters = sum(p.numel() for p in part.reference.parameters())
+    require_space(bundle.path, 4 * parameters)
+    goldens = _goldens(part, options.seed, progress)
+    with bundle.adding(f"{name}/{SOURCE}") as added:
+        file = added.path / "model.onnx"
+        with progress.stage(f"export {name}"):
+            _export(part, file, options)
+        save_goldens(added.path / "goldens.safetensors", goldens)
+        _prove(file, part.signature, goldens, progress)
+    component = Component(
+        name=name,
+        signature=part.signature,
+        model=f"{added.folder}/model.onnx",
+        goldens=f"{added.folder}/goldens.safetensors",
+        exporter=options.exporter,
+        opset=read_facts(bundle.file(f"{added.folder}/model.onnx")).opset,
+        parameters=parameters,
+        key=export_key(model, name, options),
+    )
+    bundle.commit(bundle.manifest.with_component(component), added.files)
+    return component
+
+
+def _goldens(part: ModelComponent, seed: int, progress: Progress) -> list[Golden]:
+    signature = part.signature
+    goldens = []
+    with progress.stage(f"answers of PyTorch for {part.name}", len(CORNERS)) as stage:
+        for number, corner in enumerate(CORNERS):
+            feeds = part.sample(signature.sizes(corner), np.random.default_rng([seed, number]))
+            signature.check(feeds)
+            with torch.inference_mode():
+                answers = part.reference(*(torch.from_numpy(feeds[n]) for n in signature.input_names))
+            tensors = answers if isinstance(answers, tuple) else (answers,)
+            outputs = {n: t.numpy() for n, t in zip(signature.output_names, tensors, strict=True)}
+            goldens.append(Golden(corner, feeds, outputs))
+            stage.advance()
+    require_signal(goldens)
+    return goldens
+
+
+def _export(part: ModelComponent, file: Path, options: ExportOptions) -> None:
+    sizes = distinct_sizes(part.signature.axes)
+    feeds = part.sample(sizes, np.random.default_rng(options.seed))
+    arguments = tuple(torch.from_numpy(feeds[n]) for n in part.signature.input_names)
+    write = {"dynamo": _dynamo, "torchscript": _torchscript}[options.exporter]
+    try:
+        with _quiet():
+            model = write(part, arguments, options.version)
+    except TorchliftError:
+        raise
+    except Exception as error:
+        raise _explained(error, part.signature) from error
+    ForgetOrigin()(model)
+    NameAxes(part.signature)(model)
+    save_model(model, file)
+
+
+def _is_dynamic(axis: Axis) -> bool:
+    return axis.min < axis.max
+
+
+def _dynamo(part: ModelComponent, arguments: tuple[torch.Tensor, ...], opset: int) -> ir.Model:
+    signature = part.signature
+    dims = {a.name: torch.export.Dim(a.name, min=a.min, max=a.max) for a in signature.axes if _is_dynamic(a)}
+    shapes = tuple(
+        {i: dims[d] for i, d in enumerate(spec.shape) if isinstance(d, str) and d in dims} for spec in signature.inputs
+    )
+    program = torch.export.export(part.exported, arguments, dynamic_shapes=shapes, strict=False)
+    exported = torch.onnx.export(
+        program,
+        input_names=list(signature.input_names),
+        output_names=list(signature.output_names),
+        opset_version=opset,
+        dynamo=True,
+        external_data=True,
+        verbose=False,
+    )
+    if exported is None:
+        raise ExportError("the exporter returned nothing")
+    return exported.model
+
+
+def _torchscript(part: ModelComponent, arguments: tuple[torch.Tensor, ...], opset: int) -> ir.Model:
+    from onnxscript import optimizer
+
+    signature = part.signature
+    dynamic = {a.name for a in signature.axes if _is_dynamic(a)}
+    axes = {
+        spec.name: {i: d for i, d in enumerate(spec.shape) if isinstance(d, str) and d in dynamic}
+        for spec in (*signature.inputs, *signature.outputs)
+    }
+    part.exported.eval()
+    with tempfile.TemporaryDirectory() as folder:
+        loose = Path(folder) / "loose.onnx"
+        torch.onnx.export(
+            part.exported,
+            arguments,
+            loose,
+            input_names=list(signature.input_names),
+            output_names=list(signature.output_names),
+            dynamic_axes=axes,
+            opset_version=opset,
+            dynamo=False,
+        )
+        model = ir.load(loose)
+        optimizer.optimize(model)
+        ir.external_data.load_to_model(model)
+    return model
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the exporters' own chatter off the user's screen; what goes wrong comes as an exception."""
+    loggers = [logging.getLogger(n) for n in ("torch.onnx", "torch.export", "onnxscript", "torch._export", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.CRITICAL)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def _explained(error: Exception, signature: Signature) -> ExportError:
+    text = str(error)
+    axes = [a.name for a in signature.axes if re.search(rf"\b{re.escape(a.name)}\b", text)]
+    if "onstraints violated" in text and axes:
+        detail = next((line.strip(" -") for line in text.splitlines() if "specialized" in line or "must be" in line), "")
+        return BakedInError(
+            f"axis {' and '.join(axes)} turned constant in the export: {detail or text.splitlines()[0]}",
+            remedy="Write the network without taking this size as a Python number (reshape with -1, no int(x.shape[i])), "
+            "or fix the axis, for example --axis NAME=8.",
+        )
+    first = next((line for line in text.splitlines() if line.strip()), type(error).__name__)
+    return ExportError(
+        f"PyTorch could not export the network: {type(error).__name__}: {first}",
+        remedy="Try --exporter torchscript; -v shows the exporter's whole account.",
+    )
+
+
+def _prove(file: Path, signature: Signature, goldens: list[Golden], progress: Progress) -> None:
+    import onnx
+
+    constant = baked_in(read_facts(file), signature)
+    if constant:
+        raise BakedInError(
+            f"the exported graph is not what the signature says: {'; '.join(constant)}",
+            remedy="Compute with tensors where a value may vary: Python numbers (int(), .item(), len()) become constants.",
+        )
+    try:
+        onnx.checker.check_model(str(file))
+    except onnx.checker.ValidationError as error:
+        raise ExportError(f"the exported graph is not valid ONNX: {error}", remedy="Try another --opset.") from error
+    with progress.stage("check the file at every golden", len(goldens)) as stage:
+        with backend("onnxruntime").open(file, signature) as session:
+            for golden in goldens:
+                wrong = failures(_checked(session.run, golden), TOLERANCES["fp32"])
+                if wrong:
+                    raise VerificationError(
+                        f"the exported graph does not answer as PyTorch does: {'; '.join(wrong)}",
+                        remedy="Something in the network depends on Python values or on the traced shapes.",
+                    )
+                stage.advance()
+
+
+def _checked(run: Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]], golden: Golden) -> tuple[GoldenCheck, ...]:
+    try:
+        return verify_goldens(run, [golden])
+    except Exception as error:
+        shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in golden.inputs.items())
+        detail = error.message if isinstance(error, TorchliftError) else str(error)
+        raise BakedInError(
+            f"the exported graph does not run at {shapes}: {detail}",
+            remedy="A size was turned into a constant where the network was traced: use tensor operations for it.",
+        ) from error

@@ -1,0 +1,31 @@
+"""The families that torchlift knows, by name; a family's code, and torch with it, is imported when it is asked for."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from typing import TYPE_CHECKING
+
+from torchlift.errors import SourceError
+
+if TYPE_CHECKING:
+    from torchlift.families.base import Family
+
+FAMILIES: dict[str, str] = {
+    "chinese-clip": "torchlift.families.chinese_clip:ChineseClip",
+    "module": "torchlift.families.module:ModuleFamily",
+}
+"""Name -> ``module:class``."""
+
+
+def family(name: str) -> Family:
+    """The family of that name; raises SourceError, with the nearest name, for an unknown one."""
+    if name not in FAMILIES:
+        near = difflib.get_close_matches(name.lower(), FAMILIES, n=1, cutoff=0.5)
+        hint = f"Did you mean {near[0]!r}? " if near else ""
+        raise SourceError(
+            f"there is no family {name!r}", remedy=f"{hint}The families are {', '.join(sorted(FAMILIES))}."
+        )
+    module, _, cls = FAMILIES[name].partition(":")
+    made: Family = getattr(importlib.import_module(module), cls)()
+    return made

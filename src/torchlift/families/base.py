@@ -1,0 +1,84 @@
+"""What a family of models must know: how to read one, prepare its inputs, and hand out its components one by one."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from torch import nn
+
+from torchlift.signature import Axis, Signature
+
+Sampler = Callable[[Mapping[str, int], np.random.Generator], dict[str, np.ndarray]]
+"""Draws realistic inputs for given axis sizes: input name -> array of the signature's dtype and shape."""
+
+
+@dataclass(frozen=True)
+class LoadOptions:
+    """What a user may say about a source. ``axes`` replaces ranges by component: {"image": {"batch": Axis(...)}}; the
+    key "" holds for every component. ``vocabulary`` names a vocab.txt; ``resolution`` is a new image size in pixels."""
+
+    axes: Mapping[str, Mapping[str, Axis]] = field(default_factory=dict)
+    vocabulary: Path | None = None
+    resolution: int | None = None
+
+    def axis(self, component: str, default: Axis) -> Axis:
+        """The range of an axis: as the user said for the component, else for all, else ``default``."""
+        for scope in (component, ""):
+            if default.name in self.axes.get(scope, {}):
+                return self.axes[scope][default.name]
+        return default
+
+
+@dataclass(frozen=True)
+class ModelComponent:
+    """A component with its weights in memory, in eval mode, float32, on the CPU.
+
+    ``reference`` is the network as published, whose answers are the truth. ``exported`` gives the same answers by a
+    graph that is better to run. Both take the signature's inputs by position and return its outputs, a tensor or a
+    tuple of tensors.
+    """
+
+    name: str
+    signature: Signature
+    reference: nn.Module
+    exported: nn.Module
+    sample: Sampler
+
+
+class Model(ABC):
+    """A model that a family found at a source. Weights are read when a component is asked for, so that two towers need
+    not be in memory together.
+
+    ``settings`` and ``assets`` (role -> file name, content) go into the bundle for the pipeline; ``key`` is the hash of
+    everything that the components depend on.
+    """
+
+    name: str
+    family: str
+    settings: Mapping[str, Any]
+    assets: Mapping[str, tuple[str, bytes]]
+    key: str
+    component_names: tuple[str, ...]
+
+    @abstractmethod
+    def component(self, name: str, *, attention: str = "sdpa") -> ModelComponent:
+        """Load one component. ``attention`` is how attention is written: ``sdpa``, or ``eager`` (plain products and
+        softmax) for parsers that know no fused form. Raises SourceError."""
+
+
+class Family(ABC):
+    """One kind of model, by name."""
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def load(self, source: str, options: LoadOptions) -> Model:
+        """Find out what is at ``source`` (a file, a folder, a hub name, ``file.py:function``).
+
+        Raises SourceError or one of its kinds, naming what was found and what was expected.
+        """

@@ -1,0 +1,224 @@
+"""What a Chinese-CLIP network is made of, found from the shapes of its weights."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torchlift.errors import CheckpointError
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+HEAD_WIDTH = 64
+"""Width of one attention head, where no other is known."""
+
+HEADS_BY_WIDTH = {1280: 16}
+"""Heads of a vision transformer whose head is not 64 wide: ViT-H-14."""
+
+RESNET_STRIDE = 32
+"""Pixels that one token of the attention pool stands for."""
+
+
+@dataclass(frozen=True)
+class VisionTransformer:
+    """``patch`` in pixels, ``feed_forward`` the width inside the MLP."""
+
+    width: int
+    layers: int
+    heads: int
+    feed_forward: int
+    patch: int
+    activation: str = "quick_gelu"
+    eps: float = 1e-5
+
+    @property
+    def stride(self) -> int:
+        return self.patch
+
+
+@dataclass(frozen=True)
+class ResNet:
+    """``width`` after the stem, ``layers`` in each of the four stages, ``heads`` of the attention pool."""
+
+    width: int
+    layers: tuple[int, ...]
+    heads: int
+
+    @property
+    def stride(self) -> int:
+        return RESNET_STRIDE
+
+    @property
+    def features(self) -> int:
+        """Channels that the attention pool sees."""
+        return self.width * 32
+
+
+@dataclass(frozen=True)
+class Bert:
+    """``vocabulary``, ``positions`` and ``types`` count the rows of the three embeddings."""
+
+    width: int
+    layers: int
+    heads: int
+    feed_forward: int
+    vocabulary: int = 21128
+    positions: int = 512
+    types: int = 2
+    activation: str = "gelu"
+    eps: float = 1e-12
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """``embedding`` is the length of a feature, ``resolution`` the image size in pixels."""
+
+    embedding: int
+    resolution: int
+    vision: VisionTransformer | ResNet
+    text: Bert
+
+    @property
+    def name(self) -> str:
+        """The published name, or one such as ``vit-128x4-64px`` (width, layers, resolution)."""
+        for name, known in PUBLISHED.items():
+            if self == known:
+                return name
+        if isinstance(self.vision, ResNet):
+            return f"resnet-{self.vision.width}x{'-'.join(map(str, self.vision.layers))}-{self.resolution}px"
+        return f"vit-{self.vision.width}x{self.vision.layers}-{self.resolution}px"
+
+    @property
+    def grid(self) -> int:
+        """Tokens along one side of the image."""
+        return self.resolution // self.vision.stride
+
+
+_ROBERTA_BASE = Bert(width=768, layers=12, heads=12, feed_forward=3072)
+_VIT_L = VisionTransformer(width=1024, layers=24, heads=16, feed_forward=4096, patch=14)
+
+PUBLISHED = {
+    "RN50": Architecture(1024, 224, ResNet(64, (3, 4, 6, 3), 32), replace(_ROBERTA_BASE, layers=3)),
+    "ViT-B-16": Architecture(512, 224, VisionTransformer(768, 12, 12, 3072, 16), _ROBERTA_BASE),
+    "ViT-L-14": Architecture(768, 224, _VIT_L, _ROBERTA_BASE),
+    "ViT-L-14-336": Architecture(768, 336, _VIT_L, _ROBERTA_BASE),
+    "ViT-H-14": Architecture(1024, 224, VisionTransformer(1280, 32, 16, 5120, 14), Bert(1024, 24, 16, 4096)),
+}
+"""The released models (https://github.com/OFA-Sys/Chinese-CLIP)."""
+
+
+def architecture_of(shapes: Shapes, config: Mapping[str, Any] | None = None) -> Architecture:
+    """Find the architecture from the shapes of the weights, by transformers' names.
+
+    ``config`` is the content of a transformers config.json; heads, activations and epsilons, which no shape tells, are
+    taken from it. Raises CheckpointError for a tensor that is missing or has an impossible shape.
+    """
+    text = _bert(shapes)
+    vision, resolution = _resnet(shapes) if "visual.conv1.weight" in shapes else _vision_transformer(shapes)
+    embedding, _ = _shape(shapes, "text_projection.weight", 2)
+    found = Architecture(embedding, resolution, vision, text)
+    return _with_config(found, config) if config is not None else found
+
+
+def _bert(shapes: Shapes) -> Bert:
+    vocabulary, width = _shape(shapes, "text_model.embeddings.word_embeddings.weight", 2)
+    positions, _ = _shape(shapes, "text_model.embeddings.position_embeddings.weight", 2)
+    types, _ = _shape(shapes, "text_model.embeddings.token_type_embeddings.weight", 2)
+    feed_forward, _ = _shape(shapes, "text_model.encoder.layer.0.intermediate.dense.weight", 2)
+    return Bert(
+        width=width,
+        layers=_count(shapes, r"text_model\.encoder\.layer\.(\d+)\."),
+        heads=_heads("text", width),
+        feed_forward=feed_forward,
+        vocabulary=vocabulary,
+        positions=positions,
+        types=types,
+    )
+
+
+def _vision_transformer(shapes: Shapes) -> tuple[VisionTransformer, int]:
+    width, _, patch, _ = _shape(shapes, "vision_model.embeddings.patch_embedding.weight", 4)
+    tokens, _ = _shape(shapes, "vision_model.embeddings.position_embedding.weight", 2)
+    feed_forward, _ = _shape(shapes, "vision_model.encoder.layers.0.mlp.fc1.weight", 2)
+    vision = VisionTransformer(
+        width=width,
+        layers=_count(shapes, r"vision_model\.encoder\.layers\.(\d+)\."),
+        heads=HEADS_BY_WIDTH.get(width) or _heads("image", width),
+        feed_forward=feed_forward,
+        patch=patch,
+    )
+    return vision, _grid(tokens) * patch
+
+
+def _resnet(shapes: Shapes) -> tuple[ResNet, int]:
+    width, *_ = _shape(shapes, "visual.conv3.weight", 4)
+    tokens, features = _shape(shapes, "visual.attnpool.positional_embedding", 2)
+    stages = tuple(_count(shapes, rf"visual\.layer{stage}\.(\d+)\.") for stage in range(1, 5))
+    return ResNet(width, stages, _heads("image", features)), _grid(tokens) * RESNET_STRIDE
+
+
+def _with_config(found: Architecture, config: Mapping[str, Any]) -> Architecture:
+    from transformers import ChineseCLIPConfig
+
+    try:
+        said = ChineseCLIPConfig.from_dict(dict(config))
+    except Exception as error:  # transformers' validators raise many kinds
+        raise CheckpointError(f"config.json cannot be used: {error}", remedy="Download the folder again.") from error
+    parts = {"text": (found.text, said.text_config), "image": (found.vision, said.vision_config)}
+    for tower, (part, stated) in parts.items():
+        if part.width % stated.num_attention_heads:
+            raise CheckpointError(
+                f"config.json states {stated.num_attention_heads} heads for the {tower} tower, of width {part.width}",
+                remedy="Use the config.json that belongs to these weights.",
+            )
+    if isinstance(found.vision, ResNet):
+        return found
+    return replace(
+        found,
+        text=replace(
+            found.text,
+            heads=said.text_config.num_attention_heads,
+            activation=said.text_config.hidden_act,
+            eps=said.text_config.layer_norm_eps,
+        ),
+        vision=replace(
+            found.vision,
+            heads=said.vision_config.num_attention_heads,
+            activation=said.vision_config.hidden_act,
+            eps=said.vision_config.layer_norm_eps,
+        ),
+    )
+
+
+def _shape(shapes: Shapes, name: str, rank: int) -> tuple[int, ...]:
+    if name not in shapes:
+        raise CheckpointError(f"{name} is missing", remedy="Give a whole Chinese-CLIP checkpoint.")
+    if len(shapes[name]) != rank or 0 in shapes[name]:
+        raise CheckpointError(f"{name} has shape {list(shapes[name])}; it must have {rank} dimensions, none of them 0")
+    return shapes[name]
+
+
+def _count(names: Iterable[str], pattern: str) -> int:
+    return 1 + max((int(match[1]) for name in names if (match := re.match(pattern, name))), default=-1)
+
+
+def _heads(tower: str, width: int) -> int:
+    if width % HEAD_WIDTH:
+        raise CheckpointError(
+            f"the width of the {tower} tower's attention is {width}: the number of heads cannot be told",
+            remedy=f"The width must be a multiple of {HEAD_WIDTH}; a transformers folder, whose config.json states the "
+            "heads, may have any.",
+        )
+    return width // HEAD_WIDTH
+
+
+def _grid(tokens: int) -> int:
+    side = math.isqrt(max(tokens - 1, 0))
+    if side == 0 or side * side + 1 != tokens:
+        raise CheckpointError(
+            f"the image tower has {tokens} positions: that is not a square of patches and a class token"
+        )
+    return side

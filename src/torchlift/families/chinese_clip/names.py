@@ -1,0 +1,146 @@
+"""The names of weights: as Chinese-CLIP's own checkpoints spell them (original) and as transformers does.
+
+Inside this package weights go by transformers' names. RN50's image tower, which transformers does not have, keeps its
+original names, ``visual.*``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor
+
+from torchlift.errors import CheckpointError
+
+Weights = dict[str, Tensor]
+
+_SAME_TENSOR = {
+    "logit_scale": "logit_scale",
+    "visual.class_embedding": "vision_model.embeddings.class_embedding",
+    "visual.positional_embedding": "vision_model.embeddings.position_embedding.weight",
+    "visual.conv1.weight": "vision_model.embeddings.patch_embedding.weight",
+}
+_TRANSPOSED = {"text_projection": "text_projection.weight", "visual.proj": "visual_projection.weight"}
+_PREFIXES = {
+    "bert.": "text_model.",
+    "visual.ln_pre.": "vision_model.pre_layrnorm.",
+    "visual.ln_post.": "vision_model.post_layernorm.",
+}
+_IN_LAYER = {
+    "ln_1": "layer_norm1",
+    "ln_2": "layer_norm2",
+    "mlp.c_fc": "mlp.fc1",
+    "mlp.c_proj": "mlp.fc2",
+    "attn.out_proj": "self_attn.out_proj",
+}
+_PROJECTIONS = ("q_proj", "k_proj", "v_proj")
+
+_ORIGINAL_LAYER = re.compile(r"visual\.transformer\.resblocks\.(\d+)\.(.+)\.(weight|bias)")
+_ORIGINAL_QKV = re.compile(r"visual\.transformer\.resblocks\.(\d+)\.attn\.(?:in_proj_|Wqkv\.)(weight|bias)")
+_LAYER = re.compile(r"vision_model\.encoder\.layers\.(\d+)\.(.+)\.(weight|bias)")
+_UNUSED = re.compile(r"(?:bert|text_model)\.pooler\..*|.*\.position_ids")
+
+
+def is_resnet(names: Iterable[str]) -> bool:
+    """Whether the image tower of these original names is a ResNet."""
+    return any(name.startswith("visual.layer1.") for name in names)
+
+
+def without_unused(state: Mapping[str, Tensor]) -> Weights:
+    """Leave out what no feature depends on: the pooler and the stored position ids."""
+    return {name: tensor for name, tensor in state.items() if not _UNUSED.fullmatch(name)}
+
+
+def to_transformers(state: Mapping[str, Tensor]) -> Weights:
+    """Rename the weights of an original checkpoint (without ``module.``) as transformers' ChineseCLIPModel has them.
+
+    Tensors are views of the given ones. Unknown names are kept. Raises CheckpointError for a tensor that cannot be
+    split or transposed.
+    """
+    resnet = is_resnet(state)
+    renamed: Weights = {}
+    for name, tensor in without_unused(state).items():
+        if resnet and name.startswith("visual."):
+            renamed[name] = tensor
+        elif name in _TRANSPOSED:
+            renamed[_TRANSPOSED[name]] = _transposed(name, tensor)
+        elif match := _ORIGINAL_QKV.fullmatch(name):
+            for projection, part in zip(_PROJECTIONS, _thirds(name, tensor), strict=True):
+                renamed[f"vision_model.encoder.layers.{match[1]}.self_attn.{projection}.{match[2]}"] = part
+        else:
+            renamed[_new_name(name)] = tensor
+    return renamed
+
+
+def to_original(state: Mapping[str, Tensor]) -> Weights:
+    """Rename the weights of transformers' ChineseCLIPModel as Chinese-CLIP's own checkpoints have them.
+
+    ``torch.save({"epoch": 0, "step": 0, "name": "...", "state_dict": to_original(model.state_dict())}, file)`` writes a
+    file that the reference implementation reads. Raises CheckpointError where a query, key or value projection is
+    missing.
+    """
+    transposed = {new: old for old, new in _TRANSPOSED.items()}
+    renamed: Weights = {}
+    joined: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in without_unused(state).items():
+        old = original_name(name)
+        if name in transposed:
+            renamed[old] = _transposed(name, tensor).contiguous()
+        elif ".self_attn." in name and old.rpartition(".")[2].startswith("in_proj_"):
+            joined.setdefault(old, {})[name.split(".")[-2]] = tensor
+        else:
+            renamed[old] = tensor
+    for old, parts in joined.items():
+        missing = [p for p in _PROJECTIONS if p not in parts]
+        if missing:
+            raise CheckpointError(
+                f"{old} cannot be made: {', '.join(missing)} is missing", remedy="Give the whole state_dict."
+            )
+        renamed[old] = torch.cat([parts[p] for p in _PROJECTIONS])
+    return renamed
+
+
+def original_name(name: str) -> str:
+    """The original name of the tensor that holds the weight which transformers calls ``name``."""
+    for old, new in (*_SAME_TENSOR.items(), *_TRANSPOSED.items()):
+        if name == new:
+            return old
+    for old, new in _PREFIXES.items():
+        if name.startswith(new):
+            return old + name[len(new) :]
+    if match := _LAYER.fullmatch(name):
+        layer, part, kind = match.groups()
+        if part.startswith("self_attn.") and part.removeprefix("self_attn.") in _PROJECTIONS:
+            return f"visual.transformer.resblocks.{layer}.attn.in_proj_{kind}"
+        for old, new in _IN_LAYER.items():
+            if part == new:
+                return f"visual.transformer.resblocks.{layer}.{old}.{kind}"
+    return name
+
+
+def _new_name(name: str) -> str:
+    if name in _SAME_TENSOR:
+        return _SAME_TENSOR[name]
+    for old, new in _PREFIXES.items():
+        if name.startswith(old):
+            return new + name[len(old) :]
+    match = _ORIGINAL_LAYER.fullmatch(name)
+    if match and match[2] in _IN_LAYER:
+        return f"vision_model.encoder.layers.{match[1]}.{_IN_LAYER[match[2]]}.{match[3]}"
+    return name
+
+
+def _transposed(name: str, tensor: Tensor) -> Tensor:
+    if tensor.ndim != 2:
+        raise CheckpointError(f"{name} has shape {list(tensor.shape)}; it must have two dimensions")
+    return tensor.t()
+
+
+def _thirds(name: str, tensor: Tensor) -> tuple[Tensor, ...]:
+    if tensor.ndim == 0 or tensor.shape[0] % 3:
+        raise CheckpointError(
+            f"{name} has shape {list(tensor.shape)}; its rows must be those of query, key and value, in equal parts"
+        )
+    return tensor.chunk(3)

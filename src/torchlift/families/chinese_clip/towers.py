@@ -1,0 +1,160 @@
+"""The two towers as published, built without weights and then given them, and what they expect by name and shape."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import ChineseCLIPTextConfig, ChineseCLIPTextModel, ChineseCLIPVisionConfig, ChineseCLIPVisionModel
+
+from torchlift.errors import CheckpointError, SourceError
+from torchlift.families.chinese_clip.architecture import Architecture, ResNet
+from torchlift.families.chinese_clip.attention import Attention
+from torchlift.families.chinese_clip.names import Weights
+from torchlift.families.chinese_clip.resnet import ModifiedResNet
+
+POSITIONS = ("vision_model.embeddings.position_embedding.weight", "visual.attnpool.positional_embedding")
+"""The tables, one of which an image tower has, whose length follows from the resolution."""
+
+
+class ImageTransformer(nn.Module):
+    """A vision transformer: image float32 [batch, 3, R, R] -> features [batch, embedding], not normalised."""
+
+    def __init__(self, architecture: Architecture, attention: Attention) -> None:
+        super().__init__()
+        vision = architecture.vision
+        assert not isinstance(vision, ResNet)
+        config = ChineseCLIPVisionConfig(
+            hidden_size=vision.width,
+            intermediate_size=vision.feed_forward,
+            projection_dim=architecture.embedding,
+            num_hidden_layers=vision.layers,
+            num_attention_heads=vision.heads,
+            image_size=architecture.resolution,
+            patch_size=vision.patch,
+            hidden_act=vision.activation,
+            layer_norm_eps=vision.eps,
+            attn_implementation=attention,
+        )
+        model = ChineseCLIPVisionModel(config)
+        self.vision_model = getattr(model, "vision_model", model)
+        self.visual_projection = nn.Linear(vision.width, architecture.embedding, bias=False)
+
+    def forward(self, image: Tensor) -> Tensor:
+        features: Tensor = self.visual_projection(self.vision_model(image).pooler_output)
+        return features
+
+
+class ImageResNet(nn.Module):
+    """RN50's kind: image float32 [batch, 3, R, R] -> features [batch, embedding], not normalised."""
+
+    def __init__(self, architecture: Architecture, attention: Attention) -> None:
+        super().__init__()
+        assert isinstance(architecture.vision, ResNet)
+        self.visual = ModifiedResNet(architecture.vision, architecture.grid, architecture.embedding, attention)
+
+    def forward(self, image: Tensor) -> Tensor:
+        features: Tensor = self.visual(image)
+        return features
+
+
+class TextTransformer(nn.Module):
+    """BERT: ids int64 [batch, sequence], padded with 0 -> features [batch, embedding], not normalised."""
+
+    def __init__(self, architecture: Architecture, attention: Attention) -> None:
+        super().__init__()
+        text = architecture.text
+        config = ChineseCLIPTextConfig(
+            vocab_size=text.vocabulary,
+            hidden_size=text.width,
+            intermediate_size=text.feed_forward,
+            num_hidden_layers=text.layers,
+            num_attention_heads=text.heads,
+            max_position_embeddings=text.positions,
+            type_vocab_size=text.types,
+            hidden_act=text.activation,
+            layer_norm_eps=text.eps,
+            attn_implementation=attention,
+        )
+        self.text_model = ChineseCLIPTextModel(config, add_pooling_layer=False)
+        self.text_projection = nn.Linear(text.width, architecture.embedding, bias=False)
+
+    def forward(self, text: Tensor) -> Tensor:
+        states = self.text_model(input_ids=text, attention_mask=(text != 0).long()).last_hidden_state
+        features: Tensor = self.text_projection(states[:, 0])
+        return features
+
+
+def build_image(architecture: Architecture, attention: Attention = "sdpa") -> ImageTransformer | ImageResNet:
+    """The image tower on the meta device: it has shapes and no weights."""
+    with torch.device("meta"):
+        if isinstance(architecture.vision, ResNet):
+            return ImageResNet(architecture, attention)
+        return ImageTransformer(architecture, attention)
+
+
+def build_text(architecture: Architecture, attention: Attention = "sdpa") -> TextTransformer:
+    """The text tower on the meta device: it has shapes and no weights."""
+    with torch.device("meta"):
+        return TextTransformer(architecture, attention)
+
+
+def expected_shapes(architecture: Architecture) -> dict[str, tuple[int, ...]]:
+    """Every weight that a checkpoint of this architecture holds, by transformers' names."""
+    towers = (build_image(architecture), build_text(architecture))
+    shapes = {name: tuple(tensor.shape) for tower in towers for name, tensor in tower.state_dict().items()}
+    return {**shapes, "logit_scale": ()}
+
+
+def fill(tower: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Give a tower from the meta device its weights, without a copy where they are float32, and put it in eval mode.
+
+    ``weights`` may hold more than the tower needs. Raises CheckpointError for a weight that is not finite.
+    """
+    state: Weights = {name: _prepared(name, weights[name]) for name in tower.state_dict()}
+    tower.load_state_dict(state, assign=True)
+    _restore_buffers(tower)
+    tower.eval().requires_grad_(False)
+
+
+def resize_positions(table: Tensor, grid: int) -> Tensor:
+    """Resize position embeddings [1 + old * old, width] to [1 + grid * grid, width]; the class token's stays.
+
+    Bicubic with aligned corners, as the reference implementation does it when it is fine-tuned at another resolution.
+    """
+    old = round((len(table) - 1) ** 0.5)
+    square = table[1:].float().reshape(1, old, old, -1).permute(0, 3, 1, 2)
+    resized = F.interpolate(square, size=(grid, grid), mode="bicubic", align_corners=True)
+    return torch.cat([table[:1].float(), resized.permute(0, 2, 3, 1).flatten(0, 2)])
+
+
+def _prepared(name: str, tensor: Tensor) -> Tensor:
+    if not tensor.is_floating_point():
+        return tensor
+    if not torch.isfinite(tensor).all():
+        count = int((~torch.isfinite(tensor)).sum())
+        raise CheckpointError(
+            f"{name} holds {count:,} values that are NaN or infinite",
+            remedy="The training diverged or the file is damaged: give an earlier checkpoint.",
+        )
+    return tensor.float().contiguous()
+
+
+def _restore_buffers(tower: nn.Module) -> None:
+    """Compute the buffers that checkpoints do not hold: transformers keeps ids of positions and of token types."""
+    makers = {
+        "position_ids": lambda buffer: torch.arange(buffer.shape[-1]).expand(buffer.shape),
+        "token_type_ids": lambda buffer: torch.zeros(buffer.shape, dtype=torch.long),
+    }
+    for module in tower.modules():
+        for name, buffer in module.named_buffers(recurse=False):
+            if not buffer.is_meta:
+                continue
+            if name not in makers:
+                raise SourceError(
+                    f"this release of transformers has a buffer {name!r} that torchlift does not know",
+                    remedy="Install transformers 5.23, with which it was tested.",
+                )
+            setattr(module, name, makers[name](buffer))

@@ -1,0 +1,68 @@
+"""Finding the vocabulary that belongs to a checkpoint, and what is special in it."""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import dataclass
+from pathlib import Path
+
+from torchlift.errors import CheckpointError
+
+FILE_NAME = "vocab.txt"
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """``content`` is the file; an entry's place in ``entries`` is its id."""
+
+    content: bytes
+    entries: tuple[str, ...]
+
+    def id_of(self, entry: str) -> int | None:
+        return self.entries.index(entry) if entry in self.entries else None
+
+    @property
+    def ordinary(self) -> tuple[int, ...]:
+        """Ids of the entries that are not special: neither padding (0) nor in brackets, as ``[CLS]`` is."""
+        return tuple(i for i, e in enumerate(self.entries) if i and not (e.startswith("[") and e.endswith("]")))
+
+
+def find_vocabulary(folder: Path, rows: int, given: Path | None = None) -> Vocabulary:
+    """Read the vocabulary: the file ``given``, else vocab.txt in ``folder``, else that of an installed cn_clip.
+
+    ``rows`` is how many entries the word embeddings have. Raises CheckpointError where none is found or it differs.
+    """
+    candidates = [given] if given else [folder / FILE_NAME, _installed()]
+    file = next((c for c in candidates if c and c.is_file()), None)
+    if file is None:
+        where = (
+            f"{given} does not exist" if given else f"no {FILE_NAME} was found in {folder} or in an installed cn_clip"
+        )
+        raise CheckpointError(
+            where,
+            remedy=f"Name the model's {FILE_NAME} with --vocabulary, put it beside the checkpoint, or run: "
+            "pip install --no-deps cn_clip.",
+        )
+    return _read(file, rows)
+
+
+def _installed() -> Path | None:
+    spec = importlib.util.find_spec("cn_clip")
+    if spec is None or not spec.submodule_search_locations:
+        return None
+    return Path(next(iter(spec.submodule_search_locations))) / "clip" / FILE_NAME
+
+
+def _read(file: Path, rows: int) -> Vocabulary:
+    content = file.read_bytes()
+    try:
+        text = content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise CheckpointError(f"{file} is not UTF-8: {error}", remedy="Give the model's own vocab.txt.") from error
+    entries = tuple(entry.rstrip("\r") for entry in text.removesuffix("\n").split("\n"))
+    if len(entries) != rows:
+        raise CheckpointError(
+            f"{file} has {len(entries):,} entries; the checkpoint's word embeddings have {rows:,}",
+            remedy="Name the vocab.txt that the model was trained with, with --vocabulary.",
+        )
+    return Vocabulary(content, entries)

@@ -1,0 +1,229 @@
+"""Any nn.Module, named as ``path/to/file.py:function``; the function returns it, or it with example inputs."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import inspect
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from torchlift.bundle import key_of, sha256
+from torchlift.declare import ATTRIBUTE, ModuleDeclaration
+from torchlift.errors import ModuleSourceError, SignatureError
+from torchlift.families.base import Family, LoadOptions, Model, ModelComponent
+from torchlift.processing.declared import to_settings
+from torchlift.signature import BATCH, Axis, Signature, TensorSpec, distinct_sizes
+
+COMPONENT = "model"
+
+_EXAMPLE_BATCH = (1, 8, 64)
+"""The range of the batch axis for a module that only comes with example inputs."""
+
+
+class ModuleFamily(Family):
+    """A user's own network."""
+
+    name = "module"
+
+    def load(self, source: str, options: LoadOptions) -> Model:
+        """Import the file, call the function, find the outputs' shapes. Raises ModuleSourceError, SignatureError."""
+        file, function = _split(source)
+        builder = _import(file, function)
+        torch.manual_seed(0)
+        try:
+            built = builder()
+        except Exception as error:
+            raise ModuleSourceError(
+                f"{function} in {file.name} failed: {type(error).__name__}: {error}",
+                remedy="It is called without arguments and must return an nn.Module.",
+            ) from error
+        network, examples = built if isinstance(built, tuple) and len(built) == 2 else (built, None)
+        if not isinstance(network, nn.Module):
+            raise ModuleSourceError(
+                f"{function} in {file.name} returned {type(network).__name__}",
+                remedy="It must return an nn.Module, or a tuple of one and its example inputs.",
+            )
+        network = network.float().eval().requires_grad_(False)
+        declaration = getattr(builder, ATTRIBUTE, None) or _declaration_of(network, examples, function)
+        axes = tuple(options.axis(COMPONENT, axis) for axis in declaration.axes)
+        return _UserModel(file, function, network, replace(declaration, axes=axes))
+
+
+def _split(source: str) -> tuple[Path, str]:
+    path, _, function = source.rpartition(":")
+    if not path or not function.isidentifier():
+        raise ModuleSourceError(f"{source!r} names no function", remedy="Write path/to/file.py:function.")
+    file = Path(path)
+    if not file.is_file():
+        raise ModuleSourceError(f"{file} does not exist", remedy="Write path/to/file.py:function.")
+    return file, function
+
+
+def _import(file: Path, function: str) -> Any:
+    spec = importlib.util.spec_from_file_location(file.stem, file)
+    if spec is None or spec.loader is None:
+        raise ModuleSourceError(f"{file} is not a Python file", remedy="Write path/to/file.py:function.")
+    module = importlib.util.module_from_spec(spec)
+    folder = str(file.resolve().parent)
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+    sys.modules[file.stem] = module
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise ModuleSourceError(
+            f"{file} cannot be imported: {type(error).__name__}: {error}", remedy="Run it with python to see where."
+        ) from error
+    if not callable(getattr(module, function, None)):
+        functions = [n for n, v in vars(module).items() if inspect.isfunction(v) and v.__module__ == module.__name__]
+        raise ModuleSourceError(
+            f"{file} has no function {function!r}", remedy=f"Its functions are {', '.join(functions) or 'none'}."
+        )
+    return getattr(module, function)
+
+
+def _declaration_of(network: nn.Module, examples: Any, function: str) -> ModuleDeclaration:
+    """What example inputs tell: names from forward's parameters; the first dimension, where all share it, is a batch."""
+    names = [
+        p.name
+        for p in inspect.signature(network.forward).parameters.values()
+        if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
+    ]
+    if examples is None:
+        raise ModuleSourceError(
+            f"{function} returns a network without saying what it takes",
+            remedy="Decorate it with torchlift.module(inputs=..., outputs=..., axes=...), or return (network, examples).",
+        )
+    if isinstance(examples, torch.Tensor):
+        examples = (examples,)
+    values = dict(examples) if isinstance(examples, Mapping) else dict(zip(names, examples, strict=False))
+    for name, value in values.items():
+        if not isinstance(value, torch.Tensor):
+            raise ModuleSourceError(
+                f"the example input {name} is the Python value {value!r}: it would be baked into the graph",
+                remedy="Pass a tensor, for example torch.tensor(...), and compute with it as one.",
+            )
+    firsts = {v.shape[0] if v.ndim else None for v in values.values()}
+    batched = len(firsts) == 1 and None not in firsts
+    inputs = tuple(
+        TensorSpec(
+            name,
+            str(value.dtype).removeprefix("torch."),
+            (BATCH, *value.shape[1:]) if batched else tuple(value.shape),
+            bounds=None if value.is_floating_point() else (int(value.min()), int(value.max()) + 1),
+        )
+        for name, value in values.items()
+    )
+    return ModuleDeclaration(inputs, (), (Axis(BATCH, *_EXAMPLE_BATCH),) if batched else ())
+
+
+class _UserModel(Model):
+    family = ModuleFamily.name
+    component_names = (COMPONENT,)
+
+    def __init__(self, file: Path, function: str, network: nn.Module, declaration: ModuleDeclaration) -> None:
+        self.name = f"{file.stem}.{function}"
+        self.assets = {}
+        self.settings = to_settings(declaration.preprocess, declaration.postprocess)
+        self._network = network
+        self._declaration = declaration
+        self._signature = self._with_outputs()
+        self._check_processing()
+        self.key = key_of(sha256(file), function, _digest(network), declaration.inputs, declaration.axes, self.settings)
+
+    def component(self, name: str, *, attention: str = "sdpa") -> ModelComponent:
+        return ModelComponent(COMPONENT, self._signature, self._network, self._network, self._sample)
+
+    def _sample(self, sizes: Mapping[str, int], rng: np.random.Generator) -> dict[str, np.ndarray]:
+        if self._declaration.sample is not None:
+            return self._declaration.sample(sizes, rng)
+        return {spec.name: _draw(spec, sizes, rng) for spec in self._declaration.inputs}
+
+    def _with_outputs(self) -> Signature:
+        declaration = self._declaration
+        probe = distinct_sizes(declaration.axes)
+        other = distinct_sizes(declaration.axes, avoid=probe)
+        Signature(declaration.inputs, (), declaration.axes)
+        runs = [self._probe(sizes) for sizes in (probe, other)]
+        names = declaration.outputs or tuple(f"output{i}" for i in range(len(runs[0])))
+        if len(names) != len(runs[0]):
+            raise ModuleSourceError(
+                f"the network returns {len(runs[0])} tensors, {len(names)} outputs are declared: {', '.join(names)}",
+                remedy="Name every tensor that forward returns.",
+            )
+        outputs = tuple(
+            TensorSpec(name, str(a.dtype).removeprefix("torch."), _dims(a.shape, b.shape, probe, other))
+            for name, a, b in zip(names, *runs, strict=True)
+        )
+        return Signature(declaration.inputs, outputs, declaration.axes)
+
+    def _probe(self, sizes: Mapping[str, int]) -> tuple[torch.Tensor, ...]:
+        feeds = self._sample(sizes, np.random.default_rng(0))
+        try:
+            with torch.inference_mode():
+                answers = self._network(*(torch.from_numpy(feeds[s.name]) for s in self._declaration.inputs))
+        except Exception as error:
+            shapes = ", ".join(f"{n} {list(a.shape)}" for n, a in feeds.items())
+            raise ModuleSourceError(
+                f"the network does not run on {shapes}: {type(error).__name__}: {error}",
+                remedy="Correct the declared shapes, ranges or bounds, or declare sample= to draw realistic inputs.",
+            ) from error
+        tensors = answers if isinstance(answers, (tuple, list)) else (answers,)
+        for tensor in tensors:
+            if not isinstance(tensor, torch.Tensor):
+                raise ModuleSourceError(
+                    f"the network returns {type(tensor).__name__} where a tensor is expected",
+                    remedy="Wrap it in a module whose forward returns a tensor or a tuple of tensors.",
+                )
+        return tuple(tensors)
+
+    def _check_processing(self) -> None:
+        for role, declared, known in (
+            ("preprocess", self._declaration.preprocess, self._signature.input_names),
+            ("postprocess", self._declaration.postprocess, self._signature.output_names),
+        ):
+            for name in declared:
+                if name not in known:
+                    raise ModuleSourceError(f"{role} names {name!r}", remedy=f"Use one of {', '.join(known)}.")
+
+
+def _dims(
+    first: torch.Size, second: torch.Size, probe: Mapping[str, int], other: Mapping[str, int]
+) -> tuple[int | str | None, ...]:
+    """Dimensions from two runs: constant, an axis that follows the same two sizes, or computed (None)."""
+    dims: list[int | str | None] = []
+    for a, b in zip(first, second, strict=True):
+        axis = next((n for n in probe if (probe[n], other[n]) == (a, b) and a != b), None)
+        dims.append(int(a) if a == b else axis)
+    return tuple(dims)
+
+
+def _draw(spec: TensorSpec, sizes: Mapping[str, int], rng: np.random.Generator) -> np.ndarray:
+    shape = spec.shape_at(sizes)
+    if spec.dtype == "bool":
+        return rng.integers(0, 2, shape).astype(bool)
+    if spec.dtype.startswith("float"):
+        drawn = rng.uniform(*spec.bounds, shape) if spec.bounds else rng.standard_normal(shape)
+        return np.asarray(drawn, spec.dtype)
+    if spec.bounds is None:
+        raise SignatureError(
+            f"input {spec.name} is {spec} and states no bounds",
+            remedy="Say which values it takes: TensorSpec(..., bounds=(low, high)), high exclusive.",
+        )
+    return np.asarray(rng.integers(int(spec.bounds[0]), int(spec.bounds[1]), shape), spec.dtype)
+
+
+def _digest(network: nn.Module) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in network.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.contiguous().view(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()

@@ -1,0 +1,1 @@
+"""ONNX in, ONNX out; and what a graph says of itself."""

@@ -1,0 +1,1 @@
+"""Proof and measurement: numerics against PyTorch, latency side by side."""

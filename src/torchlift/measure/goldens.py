@@ -1,0 +1,57 @@
+"""Golden samples: seeded inputs at the corners of the axes' ranges, with the answers of PyTorch in FP32 to them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from torchlift.bundle import Bundle, Component
+from torchlift.signature import Signature
+
+
+@dataclass(frozen=True)
+class Golden:
+    """``name`` is the corner (min, opt, max); arrays have the signature's dtypes and shapes."""
+
+    name: str
+    inputs: Mapping[str, np.ndarray]
+    outputs: Mapping[str, np.ndarray]
+
+
+def save_goldens(file: Path, goldens: Iterable[Golden]) -> None:
+    """Write safetensors with the keys ``<golden>/inputs/<name>`` and ``<golden>/outputs/<name>``."""
+    from safetensors.numpy import save_file
+
+    tensors = {
+        f"{golden.name}/{role}/{name}": np.ascontiguousarray(array)
+        for golden in goldens
+        for role, arrays in (("inputs", golden.inputs), ("outputs", golden.outputs))
+        for name, array in arrays.items()
+    }
+    save_file(tensors, file)
+    file.chmod(0o644)
+
+
+def load_goldens(bundle: Bundle, component: Component) -> dict[str, Golden]:
+    """The component's goldens by name, in the order min, opt, max."""
+    from safetensors.numpy import load_file
+
+    found: dict[str, Golden] = {}
+    for key, array in load_file(bundle.file(component.goldens)).items():
+        corner, role, name = key.split("/", 2)
+        golden = found.setdefault(corner, Golden(corner, {}, {}))
+        getattr(golden, role)[name] = array
+    return {corner: found[corner] for corner in ("min", "opt", "max") if corner in found}
+
+
+def cut(signature: Signature, inputs: Mapping[str, np.ndarray], sizes: Mapping[str, int]) -> dict[str, np.ndarray]:
+    """The leading part of ``inputs`` that has the given axis sizes; ``inputs`` must be at least that large."""
+    return {
+        spec.name: np.ascontiguousarray(
+            inputs[spec.name][tuple(slice(sizes[d]) if isinstance(d, str) else slice(None) for d in spec.shape)]
+        )
+        for spec in signature.inputs
+    }

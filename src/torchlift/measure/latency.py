@@ -1,0 +1,234 @@
+"""Latency of several contenders side by side: a process each, in interleaved rounds, on the same inputs."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from typing import Any
+
+import numpy as np
+
+from torchlift.backends.base import Session
+from torchlift.errors import BackendError
+from torchlift.evidence import Benchmark, Interval, Latency
+from torchlift.machine import this_machine, usable_cores
+from torchlift.measure.verify import now
+from torchlift.progress import SILENT, Progress
+from torchlift.signature import BATCH
+
+_RESAMPLES = 2000
+"""Bootstrap resamples for a confidence interval."""
+
+
+@dataclass(frozen=True)
+class Contender:
+    """Something to time. ``open`` is called in the contender's own process, so it must be picklable."""
+
+    name: str
+    open: Callable[[], Session]
+
+
+@dataclass(frozen=True)
+class Workload:
+    """Inputs to time with, and their axis sizes."""
+
+    sizes: Mapping[str, int]
+    feeds: Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class LatencyOptions:
+    """How long to measure.
+
+    In each of ``rounds`` rounds every contender gets one turn: ``warmups`` calls that are not counted, then as many as
+    fit into ``turn_seconds``, at least ``min_runs`` and at most ``max_runs``. ``pause_seconds`` lets the threads of the
+    contender before come to rest. ``threads`` is only recorded: the contenders' openers set it.
+    """
+
+    rounds: int = 10
+    turn_seconds: float = 0.4
+    warmups: int = 1
+    min_runs: int = 1
+    max_runs: int = 50
+    pause_seconds: float = 0.05
+    threads: int = 0
+
+
+def measure_latency(
+    contenders: Sequence[Contender],
+    workloads: Sequence[Workload],
+    *,
+    baseline: str | None = None,
+    options: LatencyOptions | None = None,
+    files: Mapping[str, str] | None = None,
+    progress: Progress = SILENT,
+) -> Benchmark:
+    """Time every contender on every workload. A contender that fails is reported in ``failures``; the others go on.
+
+    Raises BackendError where ``baseline`` is none of the contenders.
+    """
+    options = options or LatencyOptions()
+    if baseline is not None and baseline not in {c.name for c in contenders}:
+        raise BackendError(f"the baseline {baseline!r} is none of the contenders")
+    failed: dict[str, str] = {}
+    latencies: list[Latency] = []
+    with contextlib.ExitStack() as stack:
+        processes = _start(contenders, stack, failed, progress)
+        runtimes = {name: process.runtime for name, process in processes.items()}
+        with progress.stage("measure side by side", len(workloads) * options.rounds) as stage:
+            for workload in workloads:
+                times = _interleave(processes, workload, options, failed, stage.advance)
+                latencies += _summaries(times, workload, baseline)
+    return Benchmark(
+        machine=this_machine(),
+        at=now(),
+        threads=options.threads or usable_cores(),
+        rounds=options.rounds,
+        baseline=baseline if baseline in runtimes and baseline not in failed else None,
+        latencies=tuple(latencies),
+        runtimes=runtimes,
+        files=dict(files or {}),
+        failures=failed,
+    )
+
+
+def _start(
+    contenders: Sequence[Contender], stack: contextlib.ExitStack, failed: dict[str, str], progress: Progress
+) -> dict[str, _Process]:
+    processes = {}
+    with progress.stage("open in a process each", len(contenders)) as stage:
+        for contender in contenders:
+            try:
+                processes[contender.name] = stack.enter_context(contextlib.closing(_Process(contender)))
+            except BackendError as error:
+                failed[contender.name] = error.message
+            stage.advance()
+    return processes
+
+
+def _interleave(
+    processes: dict[str, _Process],
+    workload: Workload,
+    options: LatencyOptions,
+    failed: dict[str, str],
+    advance: Callable[[], None],
+) -> dict[str, list[list[float]]]:
+    """Contender -> round -> seconds of each call."""
+    runs: dict[str, int] = {}
+    times: dict[str, list[list[float]]] = {}
+
+    def turn(name: str, method: str, *arguments: object) -> Any:
+        time.sleep(options.pause_seconds)
+        try:
+            return processes[name].ask(method, *arguments)
+        except BackendError as error:
+            failed[name] = error.message
+            processes.pop(name).close()
+            times.pop(name, None)
+            return None
+
+    for name in list(processes):
+        seconds = turn(name, "load", dict(workload.feeds))
+        if seconds is not None:
+            runs[name] = int(np.clip(options.turn_seconds / max(seconds, 1e-6), options.min_runs, options.max_runs))
+            times[name] = []
+    for round_ in range(options.rounds):
+        names = list(times)
+        for name in names[round_ % max(len(names), 1) :] + names[: round_ % max(len(names), 1)]:
+            seconds_each = turn(name, "run", options.warmups, runs[name])
+            if seconds_each is not None:
+                times[name].append(seconds_each)
+        advance()
+    return times
+
+
+def _summaries(
+    times: Mapping[str, list[list[float]]], workload: Workload, baseline: str | None
+) -> list[Latency]:
+    summaries = []
+    for name, rounds in times.items():
+        ms = 1e3 * np.concatenate([np.asarray(r) for r in rounds])
+        median = float(np.median(ms))
+        summaries.append(
+            Latency(
+                contender=name,
+                sizes=dict(workload.sizes),
+                runs=len(ms),
+                mean=float(ms.mean()),
+                sd=float(ms.std(ddof=1)) if len(ms) > 1 else 0.0,
+                min=float(ms.min()),
+                max=float(ms.max()),
+                median=median,
+                p95=float(np.percentile(ms, 95)),
+                p99=float(np.percentile(ms, 99)),
+                throughput=1e3 * workload.sizes.get(BATCH, 1) / median,
+                speedup=speedup(times[baseline], rounds) if baseline in times and name != baseline else None,
+            )
+        )
+    return summaries
+
+
+def speedup(baseline: Sequence[Sequence[float]], contender: Sequence[Sequence[float]]) -> Interval:
+    """The geometric mean over the rounds of (baseline's median time / contender's), with its 95% interval by bootstrap
+    over the rounds (percentile method, Efron 1979). Both are round -> times; pairing by round cancels a machine's
+    drift."""
+    logs = np.log([np.median(b) / np.median(c) for b, c in zip(baseline, contender, strict=True)])
+    draws = np.random.default_rng(0).choice(logs, (_RESAMPLES, len(logs))).mean(axis=1)
+    low, high = np.percentile(draws, [2.5, 97.5])
+    return Interval(float(np.exp(logs.mean())), float(np.exp(low)), float(np.exp(high)))
+
+
+class _Process:
+    """The near end of a contender's process. ``runtime`` names what runs there."""
+
+    def __init__(self, contender: Contender) -> None:
+        self._name = contender.name
+        self._said = tempfile.TemporaryFile()
+        near, far = socket.socketpair()
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "torchlift.measure.worker", str(far.fileno())],
+            pass_fds=[far.fileno()],
+            stdin=subprocess.DEVNULL,
+            stdout=self._said,
+            stderr=self._said,
+        )
+        far.close()
+        self._pipe = Connection(near.detach())
+        try:
+            self._pipe.send(sys.path)
+            self.runtime: str = self.ask("open", contender.open)
+        except BaseException:
+            self.close()
+            raise
+
+    def ask(self, method: str, *arguments: object) -> Any:
+        try:
+            self._pipe.send((method, arguments))
+            fine, answer = self._pipe.recv()
+        except (EOFError, OSError) as error:
+            code = self._process.wait()
+            raise BackendError(f"the process of {self._name} died (exit status {code}): {self._last_words()}") from error
+        if not fine:
+            raise BackendError(f"{self._name}: {answer}")
+        return answer
+
+    def _last_words(self) -> str:
+        self._said.seek(0)
+        lines = self._said.read().decode(errors="replace").strip().splitlines()
+        return lines[-1] if lines else "it said nothing; the machine may have run out of memory"
+
+    def close(self) -> None:
+        self._pipe.close()
+        try:
+            self._process.wait(5)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._said.close()

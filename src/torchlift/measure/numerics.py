@@ -1,0 +1,164 @@
+"""Whether a variant's answers are PyTorch's: differences at the goldens, and independence of a batch's rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+
+import numpy as np
+
+from torchlift.bundle import Precision
+from torchlift.errors import NoSignalError, VerificationError
+from torchlift.evidence import Difference, GoldenCheck, Tolerance
+from torchlift.measure.goldens import Golden
+from torchlift.signature import BATCH, Signature
+
+TOLERANCES: dict[Precision, Tolerance] = {
+    "fp32": Tolerance(scaled=1e-4, cosine=0.99999),
+    "fp16": Tolerance(scaled=2e-2, cosine=0.999),
+    "bf16": Tolerance(scaled=6e-2, cosine=0.997),
+    "int8": Tolerance(scaled=2e-1, cosine=0.98),
+}
+"""What each precision may differ by default. FP32 kernels differ by the order of their sums, about 1e-6 of the scale;
+TF32 or BF16 passed off as FP32 are off by 1e-3 or more and fail. The steps follow the formats' significands (23, 10 and
+7 bits), with room for a few dozen layers."""
+
+_SILENCE = 1e-6
+"""The largest magnitude below which an output is taken for zero."""
+
+_RELATIVE_FLOOR = 1e-3
+"""Elements smaller than this share of the scale have no meaningful relative difference."""
+
+
+def compare(candidate: np.ndarray, reference: np.ndarray) -> Difference:
+    """How ``candidate`` differs from ``reference``: two arrays of one shape, any dtype; see :class:`Difference`.
+
+    Raises ValueError where the shapes differ.
+    """
+    if candidate.shape != reference.shape:
+        raise ValueError(f"shapes differ: {candidate.shape} and {reference.shape}")
+    a, b = candidate.astype(np.float64), reference.astype(np.float64)
+    finite = np.isfinite(a) & np.isfinite(b)
+    same = (a == b) | (np.isnan(a) & np.isnan(b))
+    mismatch = int(np.count_nonzero(~finite & ~same))
+    scale = float(np.abs(b[finite]).max(initial=0.0))
+    absolute = np.abs(a - b, where=finite, out=np.zeros_like(a))[finite]
+    size = np.abs(b[finite])
+    telling = size > _RELATIVE_FLOOR * scale
+    relative = absolute[telling] / size[telling]
+    return Difference(
+        max_abs=_over(np.max, absolute),
+        mean_abs=_over(np.mean, absolute),
+        median_abs=_over(np.median, absolute),
+        max_rel=_over(np.max, relative),
+        mean_rel=_over(np.mean, relative),
+        median_rel=_over(np.median, relative),
+        cosine=_smallest_cosine(np.where(finite, a, 0), np.where(finite, b, 0)),
+        nan=int(np.isnan(a).sum()),
+        inf=int(np.isinf(a).sum()),
+        nonfinite_mismatch=mismatch,
+        scale=scale,
+    )
+
+
+def _over(statistic: Callable[[np.ndarray], float], values: np.ndarray) -> float:
+    return float(statistic(values)) if values.size else 0.0
+
+
+def _smallest_cosine(a: np.ndarray, b: np.ndarray) -> float:
+    """The smallest cosine between rows of ``a`` and ``b`` [rows, ...]; rows that are zero on both sides count as 1."""
+    if a.ndim < 2:
+        a, b = a.reshape(1, -1), b.reshape(1, -1)
+    a, b = a.reshape(len(a), -1), b.reshape(len(b), -1)
+    norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    dots = np.einsum("ij,ij->i", a, b)
+    both_zero = ~a.any(axis=1) & ~b.any(axis=1)
+    cosines = np.divide(dots, norms, out=np.zeros_like(dots), where=norms > 0)
+    return float(np.where(both_zero, 1.0, np.clip(cosines, -1, 1)).min(initial=1.0))
+
+
+def require_signal(goldens: Iterable[Golden]) -> None:
+    """Raise NoSignalError where PyTorch's answers are all near zero, NaN or infinite: any comparison would pass."""
+    for golden in goldens:
+        for name, output in golden.outputs.items():
+            if output.size == 0 or output.dtype.kind not in "fc":
+                continue
+            bad = int(np.count_nonzero(~np.isfinite(output)))
+            if bad:
+                raise NoSignalError(
+                    f"PyTorch's own output {name} holds {bad} NaN or infinite values for the golden {golden.name}",
+                    remedy="Check the weights and the sample inputs: nothing can be proven against such answers.",
+                )
+            largest = float(np.abs(output).max())
+            if largest < _SILENCE:
+                raise NoSignalError(
+                    f"PyTorch's output {name} is nearly zero (at most {largest:.1e}) for the golden {golden.name}",
+                    remedy="Load trained weights, or give sample inputs that the model answers to: any comparison "
+                    "with zeros would pass.",
+                )
+
+
+def verify_goldens(
+    run: Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]], goldens: Iterable[Golden]
+) -> tuple[GoldenCheck, ...]:
+    """Compare every output at every golden. ``run`` maps inputs to outputs by name."""
+    checks = []
+    for golden in goldens:
+        answers = run(golden.inputs)
+        for name, expected in golden.outputs.items():
+            if answers[name].shape != expected.shape:
+                raise VerificationError(
+                    f"output {name} has shape {answers[name].shape} for the golden {golden.name}, "
+                    f"PyTorch's has {expected.shape}",
+                    remedy="An axis was turned into a constant on the way: export again.",
+                )
+            checks.append(GoldenCheck(golden.name, name, compare(answers[name], expected)))
+    return tuple(checks)
+
+
+def verify_invariance(
+    run: Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]], signature: Signature, golden: Golden
+) -> tuple[GoldenCheck, ...]:
+    """Compare the rows of a batch with the same rows in other company: turned round by one, and without the last.
+
+    Returns nothing where the component has no batch axis, or its range admits no second row.
+    """
+    axis = signature.batch
+    rows = _rows(signature, golden.inputs)
+    if axis is None or rows < 2:
+        return ()
+    together = run(golden.inputs)
+    companies = {"turned": np.roll(np.arange(rows), 1)}
+    if rows - 1 >= axis.min:
+        companies["fewer"] = np.arange(rows - 1)
+    return tuple(
+        GoldenCheck(f"{golden.name}, rows {company}", spec.name, compare(answers[spec.name], together[spec.name][order]))
+        for company, order in companies.items()
+        for answers in [run(_take(signature, golden.inputs, order))]
+        for spec in signature.outputs
+        if spec.shape and spec.shape[0] == BATCH
+    )
+
+
+def _rows(signature: Signature, inputs: Mapping[str, np.ndarray]) -> int:
+    return max((len(inputs[s.name]) for s in signature.inputs if s.shape and s.shape[0] == BATCH), default=0)
+
+
+def _take(signature: Signature, inputs: Mapping[str, np.ndarray], order: np.ndarray) -> dict[str, np.ndarray]:
+    return {
+        s.name: np.ascontiguousarray(inputs[s.name][order]) if s.shape and s.shape[0] == BATCH else inputs[s.name]
+        for s in signature.inputs
+    }
+
+
+def failures(checks: Iterable[GoldenCheck], tolerance: Tolerance) -> tuple[str, ...]:
+    """What is out of tolerance, in words; empty where all is well."""
+    said = []
+    for check in checks:
+        d, where = check.difference, f"{check.output} at {check.golden}"
+        if d.nonfinite_mismatch:
+            said.append(f"{where}: {d.nan} NaN, {d.inf} infinite")
+        elif d.max_scaled > tolerance.scaled:
+            said.append(f"{where}: off by {d.max_scaled:.1e} of the scale (at most {tolerance.scaled:.0e})")
+        elif d.cosine < tolerance.cosine:
+            said.append(f"{where}: cosine {d.cosine:.5f} (at least {tolerance.cosine})")
+    return tuple(said)

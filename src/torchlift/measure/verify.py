@@ -1,0 +1,88 @@
+"""Proves a variant on this machine, and tells whether an earlier proof still holds here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+
+from torchlift.backends import SessionOptions, backend
+from torchlift.bundle import Bundle, Precision, Variant
+from torchlift.errors import TorchliftError, VerificationError
+from torchlift.evidence import Provenance, Tolerance, Verification
+from torchlift.machine import this_machine
+from torchlift.measure.goldens import load_goldens
+from torchlift.measure.numerics import TOLERANCES, failures, verify_goldens, verify_invariance
+from torchlift.progress import SILENT, Progress
+
+
+@dataclass(frozen=True)
+class VerifyOptions:
+    """``tolerances`` replaces the default of a precision."""
+
+    tolerances: Mapping[Precision, Tolerance] = field(default_factory=dict)
+    threads: int = 0
+
+    def tolerance(self, precision: Precision) -> Tolerance:
+        return self.tolerances.get(precision, TOLERANCES[precision])
+
+
+def now() -> str:
+    """The time in ISO 8601, UTC, to the second."""
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
+def provenance(bundle: Bundle, variant: Variant) -> Provenance:
+    """Where a result about ``variant`` that is obtained now holds."""
+    return Provenance(
+        machine=this_machine(),
+        runtime=backend(variant.backend).version(),
+        files=_proven_files(bundle, variant),
+        at=now(),
+    )
+
+
+def _proven_files(bundle: Bundle, variant: Variant) -> dict[str, str]:
+    component = bundle.manifest.component(variant.component)
+    return bundle.manifest.hashes((*variant.files, component.goldens))
+
+
+def holds_here(bundle: Bundle, variant: Variant) -> bool:
+    """Whether the variant was verified with these files, this runtime's release and this processor."""
+    return variant.verification is not None and variant.verification.provenance.holds(
+        this_machine(), backend(variant.backend).version(), _proven_files(bundle, variant)
+    )
+
+
+def verify_variant(
+    bundle: Bundle, variant: Variant, options: VerifyOptions | None = None, progress: Progress = SILENT
+) -> Verification:
+    """Run the variant at all goldens and in other company, and judge it by its precision's tolerance.
+
+    A runtime that fails to run it is a failed verification, not an exception.
+    """
+    options = options or VerifyOptions()
+    tolerance = options.tolerance(variant.precision)
+    component = bundle.manifest.component(variant.component)
+    goldens = load_goldens(bundle, component)
+    checks, invariance, wrong = (), (), ()
+    with progress.stage(f"verify {variant.name}", len(goldens) + 1) as stage:
+        try:
+            with backend(variant.backend).open(
+                bundle.file(variant.model), component.signature, variant.precision, SessionOptions(options.threads)
+            ) as session:
+                for golden in goldens.values():
+                    checks += verify_goldens(session.run, [golden])
+                    stage.advance()
+                invariance = verify_invariance(session.run, component.signature, goldens["opt"])
+                stage.advance()
+        except VerificationError as error:
+            wrong = (error.message,)
+        except Exception as error:
+            if isinstance(error, TorchliftError):
+                wrong = (error.message,)
+            else:
+                wrong = (f"{variant.backend} failed: {type(error).__name__}: {error}",)
+    wrong += failures(checks, tolerance)
+    wrong += tuple(f"rows depend on their neighbours: {f}" for f in failures(invariance, tolerance))
+    return Verification(provenance(bundle, variant), tolerance, checks, invariance, wrong)

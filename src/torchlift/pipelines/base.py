@@ -1,0 +1,100 @@
+"""What every pipeline does: pick the variant of each component that may serve here, and open it once it is needed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from types import TracebackType
+
+from torchlift.backends import Session, SessionOptions, backend
+from torchlift.bundle import Bundle, Variant, locked
+from torchlift.errors import BundleError, StorageError, VerificationError
+from torchlift.measure.verify import holds_here, verify_variant
+from torchlift.progress import Progress
+
+
+@dataclass(frozen=True)
+class OpenOptions:
+    """``variants`` picks others than the chosen: component -> variant name, or its ``backend/precision``. ``threads`` is
+    the number that works on one call, 0 for every usable core."""
+
+    variants: Mapping[str, str] = field(default_factory=dict)
+    threads: int = 0
+
+
+class Pipeline:
+    """A bundle opened for use. Sessions are opened when first needed, and closed by :meth:`close` or ``with``.
+
+    A pipeline is for one thread at a time.
+    """
+
+    def __init__(self, bundle: Bundle, options: OpenOptions, progress: Progress) -> None:
+        self.bundle = bundle
+        self.options = options
+        self._progress = progress
+        self._sessions: dict[str, Session] = {}
+
+    def variant(self, component: str) -> Variant:
+        """The variant that serves a component. Raises BundleError where none was chosen or the named one is not there."""
+        manifest = self.bundle.manifest
+        manifest.component(component)
+        asked = self.options.variants.get(component)
+        if asked:
+            return manifest.variant(asked if asked.startswith(f"{component}/") else f"{component}/{asked}")
+        if component not in manifest.choices:
+            raise BundleError(
+                f"no variant of {component} has been chosen",
+                remedy=f"Run `torchlift build {self.bundle.path}` on this machine, or name one with --variant.",
+            )
+        return manifest.variant(manifest.choices[component].variant)
+
+    def session(self, component: str) -> Session:
+        """The open session of a component; what was not verified on this machine is verified first."""
+        if component not in self._sessions:
+            variant = self.variant(component)
+            require_verified(self.bundle, variant, self._progress)
+            self._sessions[component] = backend(variant.backend).open(
+                self.bundle.file(variant.model),
+                self.bundle.manifest.component(component).signature,
+                variant.precision,
+                SessionOptions(self.options.threads),
+            )
+        return self._sessions[component]
+
+    def close(self) -> None:
+        for session in self._sessions.values():
+            session.close()
+        self._sessions.clear()
+
+    def __enter__(self) -> Pipeline:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def require_verified(bundle: Bundle, variant: Variant, progress: Progress) -> None:
+    """Make sure that ``variant`` is proven on this machine, by proving it now where it is not.
+
+    The proof is kept in the manifest where the bundle can be written. Raises VerificationError where it fails,
+    BackendUnavailableError where its runtime is not here.
+    """
+    backend(variant.backend).require()
+    if variant.failure:
+        raise VerificationError(f"{variant.name} was not built: {variant.failure}", remedy="Choose another variant.")
+    if not holds_here(bundle, variant):
+        progress.note(f"{variant.name} was not verified on this machine with these releases: verifying it now")
+        variant = replace(variant, verification=verify_variant(bundle, variant, progress=progress))
+        try:
+            with locked(bundle.path):
+                bundle.commit(bundle.manifest.with_variant(variant))
+        except (StorageError, BundleError) as error:
+            progress.note(f"the proof is not kept: {error.message}")
+    assert variant.verification is not None
+    if not variant.verification.passed:
+        raise VerificationError(
+            f"{variant.name} does not agree with PyTorch: {'; '.join(variant.verification.failures)}",
+            remedy="Choose another variant, or build it again: torchlift build.",
+        )

@@ -1,0 +1,1 @@
+"""Torch-free preparation of inputs and reading of outputs."""

@@ -1,0 +1,28 @@
+"""What a long stage tells whoever watches: its name, how far it is, what it found."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+
+class Progress:
+    """Told by every stage; this one is silent. The command line shows bars, tests may record."""
+
+    @contextlib.contextmanager
+    def stage(self, title: str, total: int | None = None) -> Iterator[Stage]:
+        """Announce a stage of ``total`` steps (None: unknown) for as long as the block runs."""
+        yield Stage()
+
+    def note(self, text: str) -> None:
+        """Say something that the user must not miss, such as a fallback."""
+
+
+class Stage:
+    """A running stage."""
+
+    def advance(self, steps: int = 1) -> None:
+        """Say that ``steps`` more are done."""
+
+
+SILENT = Progress()

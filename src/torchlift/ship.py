@@ -1,0 +1,109 @@
+"""The main job: export a model, make every variant that runs here, prove, measure, choose, and write the bundle."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+
+from torchlift.bundle import Bundle, Manifest, staging
+from torchlift.export import ExportOptions, export_component, export_key
+from torchlift.families import family
+from torchlift.families.base import LoadOptions, Model
+from torchlift.families.reference import open_reference
+from torchlift.machine import installed_version
+from torchlift.measure.latency import Contender
+from torchlift.measure.verify import VerifyOptions
+from torchlift.progress import SILENT, Progress
+from torchlift.stages import BenchOptions, BuildOptions, bench_and_choose, build_and_verify, plan
+
+_MAKERS = ("torchlift", "torch", "transformers", "onnx", "onnxscript", "onnxruntime", "openvino")
+
+
+@dataclass(frozen=True)
+class Source:
+    """What to ship: a family's name and where its model is. The same in every process that opens it."""
+
+    family: str
+    location: str
+    options: LoadOptions = field(default_factory=LoadOptions)
+
+    def load(self) -> Model:
+        return family(self.family).load(self.location, self.options)
+
+
+@dataclass(frozen=True)
+class ShipOptions:
+    """What each stage is told; ``components`` limits the work to some; ``compiled`` adds torch.compile as a peer."""
+
+    export: ExportOptions = field(default_factory=ExportOptions)
+    build: BuildOptions = field(default_factory=BuildOptions)
+    verify: VerifyOptions = field(default_factory=VerifyOptions)
+    bench: BenchOptions = field(default_factory=BenchOptions)
+    compiled: bool = False
+
+
+def ship(source: Source, output: Path, options: ShipOptions | None = None, progress: Progress = SILENT) -> Bundle:
+    """Make the bundle at ``output``; what was there stays until the new one is complete.
+
+    Run again after a kill, it goes on from what was finished. Raises TorchliftError.
+    """
+    options = options or ShipOptions()
+    pairs = plan(options.build)
+    with _exported(source, output, options.export, progress) as bundle:
+        build_and_verify(bundle, pairs, options.verify, progress)
+        against = partial(peers, source, threads=options.bench.latency.threads, compiled=options.compiled)
+        bench_and_choose(bundle, against, options.bench, progress)
+    return Bundle(output, bundle.manifest)
+
+
+def export(
+    source: Source, output: Path, options: ExportOptions | None = None, progress: Progress = SILENT
+) -> Bundle:
+    """Make a bundle that holds the graphs, the goldens and the assets, and no variant yet."""
+    with _exported(source, output, options or ExportOptions(), progress) as bundle:
+        pass
+    return Bundle(output, bundle.manifest)
+
+
+@contextmanager
+def _exported(source: Source, output: Path, options: ExportOptions, progress: Progress) -> Iterator[Bundle]:
+    with progress.stage(f"read {Path(source.location).name}"):
+        model = source.load()
+    empty = Manifest(
+        name=model.name,
+        family=model.family,
+        key=model.key,
+        settings=dict(model.settings),
+        made_with={name: version for name in _MAKERS if (version := installed_version(name))},
+    )
+    with staging(output, empty) as bundle:
+        _write_assets(bundle, model)
+        done = {c.name: c.key for c in bundle.manifest.components}
+        for name in model.component_names:
+            if done.get(name) == export_key(model, name, options):
+                progress.note(f"{name} was exported before: kept")
+            else:
+                export_component(model, name, bundle, options, progress)
+        yield bundle
+
+
+def _write_assets(bundle: Bundle, model: Model) -> None:
+    if not model.assets or bundle.manifest.assets:
+        return
+    with bundle.adding("assets") as added:
+        for file, content in model.assets.values():
+            (added.path / file).write_bytes(content)
+    paths = {role: f"{added.folder}/{file}" for role, (file, _) in model.assets.items()}
+    bundle.commit(replace(bundle.manifest, assets=paths), added.files)
+
+
+def peers(source: Source, component: str, threads: int = 0, *, compiled: bool = False) -> list[Contender]:
+    """PyTorch itself as contenders, eager first; ``compiled`` adds torch.compile."""
+    modes = {"pytorch eager": False, "pytorch compile": True} if compiled else {"pytorch eager": False}
+    return [
+        Contender(name, partial(open_reference, source.family, source.location, source.options, component, threads, mode))
+        for name, mode in modes.items()
+    ]

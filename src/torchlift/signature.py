@@ -1,0 +1,201 @@
+"""What goes into a component and what comes out: names, dtypes, shapes, and the axes that may vary."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from torchlift.errors import BatchTooLargeError, SignatureError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+Dim = int | str | None
+"""A fixed size, the name of an axis, or None: a size that the model computes."""
+
+Corner = Literal["min", "opt", "max"]
+CORNERS: tuple[Corner, ...] = ("min", "opt", "max")
+
+DTYPES = frozenset({"float16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "bool"})
+
+BATCH = "batch"
+"""The axis along which independent samples are stacked, by name."""
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A dimension that may vary, for example ``Axis("batch", 1, 8, 64)``.
+
+    ``min`` and ``max`` bound it (inclusive), ``opt`` is the size that engines are tuned for.
+    """
+
+    name: str
+    min: int
+    opt: int
+    max: int
+
+    def __post_init__(self) -> None:
+        if not self.name.isidentifier():
+            raise SignatureError(f"axis name {self.name!r} is not an identifier", remedy="Use a name such as batch.")
+        if not 1 <= self.min <= self.opt <= self.max:
+            raise SignatureError(
+                f"axis {self.name}: {self.min}..{self.opt}..{self.max} is not a range",
+                remedy="A range is min..opt..max with 1 <= min <= opt <= max, for example 1..8..64.",
+            )
+
+    @classmethod
+    def parse(cls, name: str, text: str) -> Axis:
+        """Read ``min..opt..max``, for example ``1..8..64``; one number fixes all three."""
+        match = re.fullmatch(r"(\d+)(?:\.\.(\d+)\.\.(\d+))?", text.strip())
+        if not match:
+            raise SignatureError(
+                f"axis {name}: {text!r} is not a range", remedy="Write min..opt..max, for example 1..8..64."
+            )
+        low, opt, high = match.groups()
+        return cls(name, int(low), int(opt or low), int(high or low))
+
+    def __str__(self) -> str:
+        return f"{self.min}..{self.opt}..{self.max}"
+
+    def at(self, corner: Corner) -> int:
+        return {"min": self.min, "opt": self.opt, "max": self.max}[corner]
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One tensor: ``shape`` holds fixed sizes, axis names, and None where the model computes the size.
+
+    ``bounds`` (low inclusive, high exclusive) limits the values that samples are drawn from.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[Dim, ...]
+    bounds: tuple[float, float] | None = None
+
+    def __post_init__(self) -> None:
+        if self.dtype not in DTYPES:
+            raise SignatureError(
+                f"tensor {self.name}: dtype {self.dtype!r} is not supported",
+                remedy=f"Use one of {', '.join(sorted(DTYPES))}.",
+            )
+
+    def shape_at(self, sizes: Mapping[str, int]) -> tuple[int, ...]:
+        """The concrete shape for given axis sizes; raises SignatureError where a size is computed by the model."""
+        if None in self.shape:
+            raise SignatureError(f"tensor {self.name}: shape {self} is computed by the model")
+        return tuple(sizes[d] if isinstance(d, str) else int(d) for d in self.shape if d is not None)
+
+    def __str__(self) -> str:
+        return f"{self.dtype}[{', '.join('?' if d is None else str(d) for d in self.shape)}]"
+
+
+@dataclass(frozen=True)
+class Signature:
+    """The inputs and outputs of one component, and the axes that their shapes share."""
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    axes: tuple[Axis, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.inputs:
+            raise SignatureError("a signature needs at least one input")
+        names = [s.name for s in (*self.inputs, *self.outputs)]
+        twice = sorted({n for n in names if names.count(n) > 1})
+        if twice:
+            raise SignatureError(f"tensor names appear twice: {', '.join(twice)}", remedy="Rename one of them.")
+        known = {a.name for a in self.axes}
+        for spec in (*self.inputs, *self.outputs):
+            for dim in spec.shape:
+                if isinstance(dim, str) and dim not in known:
+                    raise SignatureError(
+                        f"tensor {spec.name}: axis {dim!r} has no range",
+                        remedy=f"State its range; the known axes are {', '.join(sorted(known)) or 'none'}.",
+                    )
+
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        return tuple(s.name for s in self.inputs)
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        return tuple(s.name for s in self.outputs)
+
+    @property
+    def batch(self) -> Axis | None:
+        """The batch axis, or None where the component has none."""
+        return next((a for a in self.axes if a.name == BATCH), None)
+
+    def axis(self, name: str) -> Axis:
+        for axis in self.axes:
+            if axis.name == name:
+                return axis
+        raise SignatureError(
+            f"there is no axis {name!r}", remedy=f"The axes are {', '.join(a.name for a in self.axes) or 'none'}."
+        )
+
+    def sizes(self, corner: Corner, **override: int) -> dict[str, int]:
+        """Axis name -> size at a corner of the ranges; ``override`` replaces single sizes."""
+        for name in override:
+            self.axis(name)
+        return {a.name: override.get(a.name, a.at(corner)) for a in self.axes}
+
+    def check(self, feeds: Mapping[str, np.ndarray]) -> dict[str, int]:
+        """Return the size of each axis in ``feeds``, after checking names, dtypes, ranks, sizes and ranges.
+
+        Raises SignatureError that names the input, what it is and what it must be; BatchTooLargeError where only
+        the batch is over its maximum.
+        """
+        missing = [n for n in self.input_names if n not in feeds]
+        extra = [n for n in feeds if n not in self.input_names]
+        if missing or extra:
+            what = [f"missing {', '.join(missing)}"] * bool(missing) + [f"unknown {', '.join(extra)}"] * bool(extra)
+            raise SignatureError(
+                f"inputs do not fit: {'; '.join(what)}", remedy=f"The inputs are {', '.join(self.input_names)}."
+            )
+        sizes: dict[str, int] = {}
+        for spec in self.inputs:
+            self._check_tensor(spec, feeds[spec.name], sizes)
+        return sizes
+
+    def _check_tensor(self, spec: TensorSpec, array: np.ndarray, sizes: dict[str, int]) -> None:
+        got = f"{array.dtype}{list(array.shape)}"
+        if str(array.dtype) != spec.dtype or array.ndim != len(spec.shape):
+            raise SignatureError(f"input {spec.name} is {got}", remedy=f"It must be {spec}.")
+        for position, (dim, size) in enumerate(zip(spec.shape, array.shape, strict=True)):
+            if isinstance(dim, int) and size != dim:
+                raise SignatureError(
+                    f"input {spec.name} is {got}", remedy=f"It must be {spec}: dimension {position} is {dim}."
+                )
+            if isinstance(dim, str):
+                if sizes.setdefault(dim, size) != size:
+                    raise SignatureError(
+                        f"input {spec.name} is {got}: axis {dim} is {size} here and {sizes[dim]} in another input",
+                        remedy=f"All inputs must agree on {dim}.",
+                    )
+                self._check_range(spec, got, self.axis(dim), size)
+
+    @staticmethod
+    def _check_range(spec: TensorSpec, got: str, axis: Axis, size: int) -> None:
+        if axis.min <= size <= axis.max:
+            return
+        error = BatchTooLargeError if axis.name == BATCH and size > axis.max else SignatureError
+        raise error(
+            f"input {spec.name} is {got}: {axis.name} {size} is outside {axis.min}..{axis.max}",
+            remedy=f"Split it, or export again with --axis {axis.name}={axis.min}..{axis.opt}..{max(size, axis.max)}.",
+        )
+
+
+def distinct_sizes(axes: Iterable[Axis], avoid: Mapping[str, int] | None = None) -> dict[str, int]:
+    """Axis name -> a size within its range: near the optimum, not 1 (which tracers treat as a constant), no two axes
+    the same, and none the one to ``avoid`` for that axis, as far as the ranges allow."""
+    sizes: dict[str, int] = {}
+    for axis in axes:
+        unwanted = {1, *sizes.values(), (avoid or {}).get(axis.name, 1)}
+        candidates = (axis.opt, *range(axis.opt + 1, axis.max + 1), *range(axis.opt - 1, axis.min - 1, -1))
+        fallback = min(2, axis.max) if axis.opt == 1 else axis.opt
+        sizes[axis.name] = next((n for n in candidates if n not in unwanted), max(fallback, axis.min))
+    return sizes

@@ -1,0 +1,307 @@
+"""The stages that need no torch, on a bundle that has its sources: build, verify, bench, choose.
+
+Each does only what is not yet done: what it finds in the manifest with the same key, or proven on this machine, it
+keeps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+
+from torchlift.backends import BACKENDS, Session, SessionOptions, backend
+from torchlift.bundle import Bundle, Component, Manifest, Precision, Variant, key_of, locked
+from torchlift.errors import BackendUnavailableError, InputError, StorageError, TorchliftError
+from torchlift.evidence import Benchmark, Choice, Latency
+from torchlift.measure.goldens import cut, load_goldens
+from torchlift.measure.latency import Contender, LatencyOptions, Workload, measure_latency
+from torchlift.measure.verify import VerifyOptions, holds_here, verify_variant
+from torchlift.progress import SILENT, Progress
+from torchlift.signature import BATCH, Signature
+from torchlift.storage import require_space
+
+RANKS: dict[Precision, int] = {"fp32": 0, "bf16": 1, "fp16": 2, "int8": 3}
+"""From the most precise on; a tie goes to the more precise."""
+
+_TIE = 1.02
+"""Variants whose medians are within this ratio are equally fast: less than this a run cannot tell apart."""
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """Which variants to make: those of every available backend and every precision that the machine has instructions
+    for, unless named. A backend or precision that is named and not available is an error."""
+
+    backends: tuple[str, ...] = ()
+    precisions: tuple[Precision, ...] = ()
+
+
+@dataclass(frozen=True)
+class BenchOptions:
+    """``batches`` are measured in turn, the first decides the choice; none means 1 (or the least that the signature
+    admits) and the optimum. ``sizes`` replaces the optimum of other axes."""
+
+    batches: tuple[int, ...] = ()
+    sizes: Mapping[str, int] = field(default_factory=dict)
+    latency: LatencyOptions = LatencyOptions()
+
+
+def plan(options: BuildOptions) -> list[tuple[str, Precision]]:
+    """The (backend, precision) pairs to build here. Raises BackendUnavailableError for what was named and cannot be."""
+    for name in options.backends:
+        backend(name).require()
+    names = options.backends or tuple(n for n in BACKENDS if backend(n).available().ok)
+    pairs = [(n, p) for n in names for p in backend(n).precisions if p in (options.precisions or RANKS)]
+    possible = [(n, p) for n, p in pairs if options.precisions or backend(n).supports(p).ok]
+    for precision in options.precisions:
+        states = [backend(n).supports(precision) for n in names]
+        if not any(s.ok for s in states):
+            raise BackendUnavailableError(
+                f"no backend here runs {precision}: {'; '.join(s.detail for s in states)}",
+                remedy="See `torchlift doctor` for what this machine runs.",
+            )
+    return [(n, p) for n, p in possible if backend(n).supports(p).ok]
+
+
+def build_variant(
+    bundle: Bundle, component: Component, name: str, precision: Precision, progress: Progress = SILENT
+) -> Variant:
+    """Make one variant, unless the bundle has it. A runtime that cannot build it gives a variant with a ``failure``."""
+    runtime = backend(name)
+    artifact = runtime.artifact(precision)
+    key = key_of(component.key, bundle.manifest.files[component.model].sha256, runtime.version(), artifact)
+    made = next((v for v in bundle.manifest.variants_of(component.name) if v.backend == name and v.key == key), None)
+    if made is not None and not made.failure:
+        if made.precision == precision:
+            return made
+        variant = replace(made, precision=precision, verification=None)
+        bundle.commit(bundle.manifest.with_variant(variant))
+        return variant
+    variant = Variant(component.name, name, precision, key)
+    weights = sum(r.size for p, r in bundle.manifest.files.items() if Path(p).parent == Path(component.model).parent)
+    try:
+        require_space(bundle.path, weights)
+        with progress.stage(f"build {variant.name}"), bundle.adding(f"{component.name}/{name}-{artifact}") as added:
+            opened = runtime.build(bundle.file(component.model), added.path, component.signature)
+        variant = replace(variant, model=f"{added.folder}/{opened}", files=tuple(added.files))
+        bundle.commit(bundle.manifest.with_variant(variant), added.files)
+    except StorageError:
+        raise
+    except TorchliftError as error:
+        variant = replace(variant, failure=error.message)
+        bundle.commit(bundle.manifest.with_variant(variant))
+    return variant
+
+
+def verify_all(
+    bundle: Bundle,
+    variants: Sequence[Variant],
+    options: VerifyOptions | None = None,
+    progress: Progress = SILENT,
+    *,
+    again: bool = False,
+) -> None:
+    """Verify each variant that is not yet proven here at the asked tolerance (``again``: each)."""
+    options = options or VerifyOptions()
+    for variant in variants:
+        if variant.failure:
+            continue
+        if (
+            not again
+            and holds_here(bundle, variant)
+            and variant.verification is not None
+            and variant.verification.tolerance == options.tolerance(variant.precision)
+        ):
+            continue
+        proof = verify_variant(bundle, variant, options, progress)
+        bundle.commit(bundle.manifest.with_variant(replace(variant, verification=proof)))
+
+
+def build_and_verify(
+    bundle: Bundle, pairs: Sequence[tuple[str, Precision]], options: VerifyOptions, progress: Progress = SILENT
+) -> None:
+    """Make every (backend, precision) of every component, and verify it."""
+    for component in bundle.manifest.components:
+        for name, precision in pairs:
+            build_variant(bundle, component, name, precision, progress)
+        verify_all(bundle, bundle.manifest.variants_of(component.name), options, progress)
+
+
+def bench_and_choose(
+    bundle: Bundle, peers: Callable[[str], Sequence[Contender]], options: BenchOptions, progress: Progress = SILENT
+) -> None:
+    """Measure every component's variants with the peers that ``peers`` gives for it by name, and choose."""
+    for component in bundle.manifest.components:
+        choose(bundle, component, bench_component(bundle, component, peers(component.name), options, progress))
+
+
+def build_bundle(
+    path: Path, build: BuildOptions, verify: VerifyOptions, bench: BenchOptions, progress: Progress = SILENT
+) -> Manifest:
+    """Make the variants that this machine runs from a bundle's own ONNX files, verify, measure, choose."""
+    with locked(path):
+        bundle = Bundle.open(path)
+        build_and_verify(bundle, plan(build), verify, progress)
+        bench_and_choose(bundle, _no_peers, bench, progress)
+    return bundle.manifest
+
+
+def verify_bundle(path: Path, options: VerifyOptions, progress: Progress = SILENT) -> Manifest:
+    """Verify every variant of a bundle on this machine, whether or not it was before."""
+    with locked(path):
+        bundle = Bundle.open(path)
+        verify_all(bundle, bundle.manifest.variants, options, progress, again=True)
+    return bundle.manifest
+
+
+def bench_bundle(
+    path: Path,
+    options: BenchOptions,
+    peers: Callable[[str], Sequence[Contender]] | None = None,
+    progress: Progress = SILENT,
+) -> Manifest:
+    """Measure a bundle's variants again, and choose again."""
+    with locked(path):
+        bundle = Bundle.open(path)
+        bench_and_choose(bundle, peers or _no_peers, options, progress)
+    return bundle.manifest
+
+
+def _no_peers(component: str) -> Sequence[Contender]:
+    return ()
+
+
+def bench_component(
+    bundle: Bundle,
+    component: Component,
+    peers: Sequence[Contender] = (),
+    options: BenchOptions | None = None,
+    progress: Progress = SILENT,
+) -> Benchmark:
+    """Measure the variants that are proven here side by side, with ``peers``; the first peer is the baseline.
+
+    Without peers the first variant is. Raises BackendUnavailableError where there is nothing to measure.
+    """
+    options = options or BenchOptions()
+    threads = options.latency.threads
+    ours = [v for v in bundle.manifest.variants_of(component.name) if usable_here(bundle, v)]
+    if not ours:
+        raise BackendUnavailableError(
+            f"no variant of {component.name} is verified on this machine",
+            remedy=f"Run `torchlift build {bundle.path}` first; `torchlift inspect` says what failed.",
+        )
+    contenders = [*peers, *(_contender(bundle, component, v, threads) for v in ours)]
+    files = {path for v in ours for path in v.files}
+    benchmark = measure_latency(
+        contenders,
+        workloads(bundle, component, options),
+        baseline=contenders[0].name,
+        options=options.latency,
+        files=bundle.manifest.hashes(tuple(sorted(files))),
+        progress=progress,
+    )
+    manifest = bundle.manifest
+    bundle.commit(replace(manifest, benchmarks={**manifest.benchmarks, component.name: benchmark}))
+    return benchmark
+
+
+def usable_here(bundle: Bundle, variant: Variant) -> bool:
+    """Whether the variant is built, verified on this machine, and passed."""
+    return (
+        not variant.failure
+        and holds_here(bundle, variant)
+        and variant.verification is not None
+        and variant.verification.passed
+    )
+
+
+def _contender(bundle: Bundle, component: Component, variant: Variant, threads: int) -> Contender:
+    opener = partial(
+        open_session,
+        variant.backend,
+        bundle.file(variant.model).absolute(),
+        component.signature,
+        variant.precision,
+        threads,
+    )
+    return Contender(variant.name, opener)
+
+
+def open_session(name: str, model: Path, signature: Signature, precision: Precision, threads: int) -> Session:
+    """Open a built file by the backend of that name; can be pickled by name into another process."""
+    return backend(name).open(model, signature, precision, SessionOptions(threads))
+
+
+def batches_of(signature: Signature, options: BenchOptions) -> tuple[int, ...]:
+    """The batches to measure; for a component without a batch axis just 1."""
+    axis = signature.batch
+    if axis is None:
+        return (1,)
+    for size in options.batches:
+        if not axis.min <= size <= axis.max:
+            raise InputError(
+                f"batch {size} is outside {axis.min}..{axis.max}",
+                remedy=f"Choose --batch within it, or export again with --axis batch={axis.min}..{axis.opt}..{size}.",
+            )
+    return options.batches or tuple(dict.fromkeys((axis.min, axis.opt)))
+
+
+def workloads(bundle: Bundle, component: Component, options: BenchOptions) -> list[Workload]:
+    """The goldens' inputs cut to each batch, other axes at their optimum or as asked."""
+    signature = component.signature
+    largest = load_goldens(bundle, component)["max"].inputs
+    found = []
+    for batch in batches_of(signature, options):
+        asked = {**options.sizes, **({BATCH: batch} if signature.batch else {})}
+        sizes = signature.sizes("opt", **{k: v for k, v in asked.items() if any(a.name == k for a in signature.axes)})
+        found.append(Workload(sizes, cut(signature, largest, sizes)))
+    return found
+
+
+def choose(bundle: Bundle, component: Component, benchmark: Benchmark) -> Choice:
+    """Pick the fastest proven variant at the benchmark's first batch, and say why not the others.
+
+    Among those that are equally fast (2%) the more precise wins. Raises BackendUnavailableError where none can serve.
+    """
+    decisive = benchmark.latencies[0].batch if benchmark.latencies else 0
+    measured = {
+        v.name: latency
+        for v in bundle.manifest.variants_of(component.name)
+        if usable_here(bundle, v) and (latency := benchmark.at_batch(v.name, decisive))
+    }
+    if not measured:
+        raise BackendUnavailableError(
+            f"no variant of {component.name} can serve: none was both verified and measured",
+            remedy=f"`torchlift inspect {bundle.path}` says what failed.",
+        )
+    fastest = min(latency.median for latency in measured.values())
+    tied = [name for name, latency in measured.items() if latency.median <= _TIE * fastest]
+    winner = min(tied, key=lambda n: (RANKS[bundle.manifest.variant(n).precision], measured[n].median))
+    choice = Choice(
+        variant=winner,
+        reason=f"the fastest at batch {decisive} of those that agree with PyTorch",
+        others={
+            v.name: _why_not(bundle, v, measured, measured[winner], benchmark)
+            for v in bundle.manifest.variants_of(component.name)
+            if v.name != winner
+        },
+    )
+    bundle.commit(replace(bundle.manifest, choices={**bundle.manifest.choices, component.name: choice}))
+    return choice
+
+
+def _why_not(
+    bundle: Bundle, variant: Variant, measured: Mapping[str, Latency], winner: Latency, benchmark: Benchmark
+) -> str:
+    if variant.failure:
+        return f"not built: {variant.failure}"
+    if variant.name in benchmark.failures:
+        return f"not measured: {benchmark.failures[variant.name]}"
+    if variant.verification is not None and not variant.verification.passed:
+        return f"refused: {variant.verification.failures[0]}"
+    if variant.name not in measured:
+        return "not verified on this machine"
+    ratio = measured[variant.name].median / winner.median
+    return f"{ratio:.2f} times the time" if ratio > _TIE else "equally fast, less precise or not faster"

@@ -1,0 +1,370 @@
+import io
+import json
+import pickle
+import sys
+import types
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from torchlift.errors import CheckpointError, UnsafeCheckpointError
+
+
+class Creates:
+    """A pickle of it creates a file when it is loaded."""
+
+    def __init__(self, path):
+        self.path = str(path)
+
+    def __reduce__(self):
+        return (io.open, (self.path, "w"))
+
+
+def refused(open_model, source, *words, error=CheckpointError, **options):
+    with pytest.raises(error) as caught:
+        open_model(source, **options)
+    for word in words:
+        assert word in str(caught.value)
+    return caught.value
+
+
+@pytest.mark.parametrize("options", [{}, {"prefix": ""}, {"prefix": "", "wrap": False}, {"wrap": False}])
+def test_every_spelling_of_an_original_file_is_read(write, open_model, architecture, options, images):
+    expected = open_model(write(architecture)).component("image").reference
+    found = open_model(write(architecture, name="other.pt", **options)).component("image").reference
+    image = images(architecture.resolution)
+    assert torch.equal(found(image), expected(image))
+
+
+def test_a_legacy_file_that_is_no_zip_is_read(write, open_model, vit, texts):
+    file = write(vit, name="legacy.pt", _use_new_zipfile_serialization=False)
+    assert not zipfile.is_zipfile(file)
+    expected = open_model(write(vit)).component("text").reference
+    assert torch.equal(open_model(file).component("text").reference(texts), expected(texts))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_becomes_float32(write, open_model, architecture, images, dtype):
+    def halve(state):
+        return {k: v.to(dtype) if v.is_floating_point() else v for k, v in state.items()}
+
+    tower = open_model(write(architecture, change=halve)).component("image").reference
+    assert all(p.dtype == torch.float32 for p in tower.parameters())
+    assert tower(images(architecture.resolution)).dtype == torch.float32
+
+
+def test_weights_stay_mapped_from_the_file(write, open_model, vit, monkeypatch):
+    loaded, load = [], torch.load
+
+    def spy(*args, **kwargs):
+        assert kwargs["mmap"]
+        loaded.append(load(*args, **kwargs)["state_dict"])
+        return loaded[-1] | {}
+
+    model = open_model(write(vit))
+    monkeypatch.setattr("torch.load", spy)
+    words = model.component("text").reference.text_model.embeddings.word_embeddings.weight
+    assert words.data_ptr() == loaded[0]["module.bert.embeddings.word_embeddings.weight"].data_ptr()
+
+
+def test_pooler_and_position_ids_are_ignored(write, open_model, vit):
+    def add(state):
+        state["bert.pooler.dense.weight"] = torch.ones(64, 64)
+        state["bert.embeddings.position_ids"] = torch.arange(40)[None]
+
+    assert open_model(write(vit, change=add)).name == "vit-128x3-48px"
+
+
+def test_a_missing_file_is_refused(open_model, tmp_path):
+    refused(open_model, tmp_path / "none.pt", "none.pt does not exist", "clip_cn_*.pt")
+    refused(open_model, "models/clip.pt", "models/clip.pt does not exist")
+
+
+def test_an_empty_file_is_refused(open_model, tmp_path):
+    (tmp_path / "a.pt").touch()
+    refused(open_model, tmp_path / "a.pt", "is empty")
+
+
+def test_a_truncated_file_is_refused(write, open_model, vit):
+    file = write(vit)
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    refused(open_model, file, "is truncated", f"{file.stat().st_size:,} bytes", "again")
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+@pytest.mark.parametrize("content", [b"<html>not found</html>" * 40, b"\x80\x04nonsense", b"\0" * 500])
+def test_a_file_of_something_else_is_refused(open_model, tmp_path, content):
+    (tmp_path / "a.pt").write_bytes(content)
+    refused(open_model, tmp_path / "a.pt", "damaged or was not written by torch.save", f"{len(content):,} bytes")
+
+
+def test_a_zip_of_something_else_is_refused(open_model, tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.pt", "w") as archive:
+        archive.writestr("a.txt", "text")
+    refused(open_model, tmp_path / "a.pt", "zip archive without PyTorch weights")
+
+
+def test_a_torchscript_archive_is_known_as_openais(open_model, tmp_path):
+    file = tmp_path / "ViT-B-16.pt"
+    with zipfile.ZipFile(file, "w") as archive:
+        for member in ("data.pkl", "constants.pkl", "code/__torch__.py", "data/0"):
+            archive.writestr(f"ViT-B-16/{member}", b"")
+    refused(open_model, file, "OpenAI's CLIP", "TorchScript", "clip_cn_*.pt")
+
+
+def test_openais_state_dict_is_known(open_model, tmp_path):
+    torch.save({"token_embedding.weight": torch.ones(4, 4), "visual.proj": torch.ones(4, 4)}, tmp_path / "a.pt")
+    refused(open_model, tmp_path / "a.pt", "OpenAI's CLIP")
+
+
+def test_another_models_state_dict_is_refused_by_its_names(open_model, tmp_path):
+    torch.save({"layer1.0.conv1.weight": torch.ones(4), "fc.weight": torch.ones(4)}, tmp_path / "a.pt")
+    refused(open_model, tmp_path / "a.pt", "missing logit_scale", "unexpected layer1.0.conv1.weight, fc.weight")
+
+
+@pytest.mark.parametrize("content", [[1, 2], {}, {"epoch": 1, "model": {}}, {"state_dict": {}}, torch.ones(2)])
+def test_a_file_without_a_state_dict_is_refused(open_model, tmp_path, content):
+    torch.save(content, tmp_path / "a.pt")
+    refused(open_model, tmp_path / "a.pt", "not a state_dict")
+
+
+def test_missing_and_unexpected_weights_are_named(write, open_model, architecture):
+    def change(state):
+        del state["bert.encoder.layer.1.output.dense.bias"]
+        state["visual.extra"] = torch.ones(1)
+
+    refused(
+        open_model,
+        write(architecture, change=change),
+        "missing bert.encoder.layer.1.output.dense.bias",
+        "unexpected visual.extra",
+    )
+
+
+def test_many_missing_weights_are_counted(write, open_model, vit):
+    def change(state):
+        return {k: v for k, v in state.items() if "resblocks.1." not in k}
+
+    refused(open_model, write(vit, change=change), "resblocks.1.", "and 8 more")
+
+
+def test_wrong_shapes_are_named(write, open_model, architecture):
+    def change(state):
+        state["bert.encoder.layer.0.output.dense.weight"] = torch.ones(64, 95)
+
+    refused(
+        open_model,
+        write(architecture, change=change),
+        "wrong shapes: bert.encoder.layer.0.output.dense.weight gives [64, 95] and must give [64, 96]",
+    )
+
+
+def test_shapes_of_which_no_network_can_be_made_are_refused_with_the_file(write, open_model, vit):
+    def change(state):
+        state["visual.positional_embedding"] = torch.ones(12, 128)
+
+    file = write(vit, change=change)
+    refused(open_model, file, str(file), "12 positions")
+
+
+def test_a_weight_that_cannot_be_split_is_refused_with_the_file(write, open_model, vit):
+    def change(state):
+        state["text_projection"] = torch.ones(3)
+
+    file = write(vit, change=change)
+    refused(open_model, file, str(file), "text_projection has shape [3]")
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_code_in_a_pickle_does_not_run(write, open_model, vit, tmp_path, legacy):
+    trace = tmp_path / "trace"
+    file = write(vit, change=lambda s: s.update(bad=Creates(trace)), _use_new_zipfile_serialization=not legacy)
+    refused(open_model, file, "was not loaded", "io.open", error=UnsafeCheckpointError)
+    assert not trace.exists()
+    torch.load(file, weights_only=False)
+    assert trace.exists(), "the file was harmless, so the test showed nothing"
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+@pytest.mark.parametrize("protocol", [0, 2, 4])
+def test_a_bare_pickle_with_code_does_not_run(open_model, tmp_path, protocol):
+    (tmp_path / "a.pt").write_bytes(pickle.dumps(Creates(tmp_path / "trace"), protocol))
+    refused(open_model, tmp_path / "a.pt", "calls io.open", "was not loaded", error=UnsafeCheckpointError)
+    assert not (tmp_path / "trace").exists()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused(write, open_model, vit, value):
+    def change(state):
+        state["bert.encoder.layer.1.output.dense.bias"][3] = value
+
+    model = open_model(write(vit, change=change))
+    assert model.component("image")
+    with pytest.raises(CheckpointError, match=r"layer\.1\.output\.dense\.bias holds 1 values that are NaN or infinite"):
+        model.component("text")
+
+
+def test_a_logit_scale_that_is_not_finite_is_refused(write, open_model, vit):
+    file = write(vit, change=lambda state: state.update(logit_scale=torch.tensor(float("nan"))))
+    refused(open_model, file, "logit_scale is nan")
+
+
+def shard(folder):
+    weights = load_file(folder / "model.safetensors")
+    names = sorted(weights)
+    parts = {"a.safetensors": names[:20], "b.safetensors": names[20:]}
+    for file, part in parts.items():
+        save_file({n: weights[n].contiguous() for n in part}, folder / file)
+    index = {"weight_map": {n: file for file, part in parts.items() for n in part}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    (folder / "model.safetensors").unlink()
+
+
+def as_bin(folder):
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+
+
+@pytest.mark.parametrize("change", [lambda folder: None, as_bin, shard])
+def test_every_form_of_a_transformers_folder_is_read(transformers_folder, open_model, images, change):
+    folder, model = transformers_folder()
+    change(folder)
+    tower = open_model(folder).component("image").reference
+    image = images(48)
+    assert torch.equal(tower(image), model.visual_projection(model.vision_model(image).pooler_output))
+
+
+def test_a_folder_of_another_model_is_refused(open_model, tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    refused(open_model, tmp_path, "'bert', not 'chinese_clip'")
+
+
+def test_a_folder_without_config_is_refused_and_names_its_checkpoints(open_model, tmp_path):
+    refused(open_model, tmp_path, "has no config.json")
+    (tmp_path / "clip_cn.pt").touch()
+    refused(open_model, tmp_path, f"Name the file itself: {tmp_path / 'clip_cn.pt'}")
+
+
+@pytest.mark.parametrize("content", ["{", "[]"])
+def test_a_damaged_config_is_refused(open_model, tmp_path, content):
+    (tmp_path / "config.json").write_text(content)
+    refused(open_model, tmp_path, "config.json is damaged")
+
+
+def test_a_folder_without_weights_is_refused(open_model, transformers_folder):
+    folder, _ = transformers_folder()
+    (folder / "model.safetensors").unlink()
+    refused(open_model, folder, "has no weights", "model.safetensors or pytorch_model.bin")
+
+
+def test_a_damaged_safetensors_file_is_refused(open_model, transformers_folder):
+    folder, _ = transformers_folder()
+    file = folder / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+    refused(open_model, folder, "model.safetensors is damaged")
+
+
+@pytest.mark.parametrize(
+    ("weight_map", "message"),
+    [
+        ({"a": "../../secret.safetensors"}, "points outside the folder"),
+        ({"a": "gone.safetensors"}, "gone.safetensors is missing"),
+        ({}, "has no weight_map"),
+    ],
+)
+def test_a_damaged_index_is_refused(open_model, transformers_folder, weight_map, message):
+    folder, _ = transformers_folder()
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    refused(open_model, folder, message)
+
+
+def test_a_folder_with_foreign_weights_is_refused(open_model, transformers_folder):
+    folder, _ = transformers_folder()
+    save_file({"bert.x": torch.ones(1)}, folder / "model.safetensors")
+    refused(open_model, folder, "not a Chinese-CLIP checkpoint", "missing logit_scale", "unexpected bert.x")
+
+
+def test_a_hub_name_is_downloaded(open_model, transformers_folder, monkeypatch):
+    folder, _ = transformers_folder()
+    asked = []
+
+    def snapshot(name, allow_patterns):
+        asked.append((name, allow_patterns))
+        return str(folder)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
+    assert open_model("someone/some-model").name == "vit-128x3-48px"
+    assert [name for name, _ in asked] == ["someone/some-model"]
+    as_bin(folder)
+    asked.clear()
+    assert open_model("someone/some-model").name == "vit-128x3-48px"
+    assert ["*.bin" in patterns for _, patterns in asked] == [False, True]
+
+
+def test_a_hub_that_cannot_be_reached_is_reported(open_model, monkeypatch):
+    def unreachable(name, allow_patterns):
+        raise ConnectionError("no route\nmore")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", unreachable)
+    refused(open_model, "someone/some-model", "someone/some-model", "ConnectionError: no route", "connection")
+
+
+def test_a_missing_hub_client_is_reported(open_model, monkeypatch):
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    refused(open_model, "someone/some-model", "pip install huggingface_hub")
+
+
+def without_cn_clip(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+
+
+def test_a_missing_vocabulary_is_refused(write, open_model, vit, monkeypatch):
+    without_cn_clip(monkeypatch)
+    file = write(vit)
+    (file.parent / "vocab.txt").unlink()
+    refused(open_model, file, "no vocab.txt was found", "--vocabulary")
+
+
+def test_a_named_vocabulary_comes_first_and_must_exist(write, open_model, vit, vocabulary, tmp_path):
+    file = write(vit)
+    named = tmp_path / "named.txt"
+    refused(open_model, file, "named.txt does not exist", vocabulary=named)
+    named.write_bytes(vocabulary(120).replace(b"t7", "猫".encode()))
+    assert open_model(file, vocabulary=named).assets["vocabulary"] == ("vocab.txt", named.read_bytes())
+
+
+def test_the_vocabulary_of_an_installed_cn_clip_is_used_without_importing_it(
+    write, open_model, vit, vocabulary, tmp_path, monkeypatch
+):
+    file = write(vit)
+    (file.parent / "vocab.txt").unlink()
+    package = tmp_path / "cn_clip"
+    (package / "clip").mkdir(parents=True)
+    (package / "clip" / "vocab.txt").write_bytes(vocabulary(120))
+    found = types.SimpleNamespace(submodule_search_locations=[str(package)])
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: found)
+    assert open_model(file).assets["vocabulary"][1] == vocabulary(120)
+    assert "cn_clip" not in sys.modules
+
+
+def test_a_vocabulary_of_another_size_is_refused(write, open_model, vit, vocabulary):
+    file = write(vit)
+    (file.parent / "vocab.txt").write_bytes(vocabulary(119))
+    refused(open_model, file, "has 119 entries", "have 120", "--vocabulary")
+
+
+def test_only_newlines_separate_entries(write, open_model, vit, vocabulary):
+    file = write(vit)
+    content = vocabulary(120).replace(b"t7\n", "t\u20287\n".encode()).removesuffix(b"\n")
+    Path(file.parent / "vocab.txt").write_bytes(content)
+    assert open_model(file).assets["vocabulary"][1] == content
+
+
+def test_a_vocabulary_that_is_not_text_is_refused(write, open_model, vit):
+    file = write(vit)
+    (file.parent / "vocab.txt").write_bytes(b"\xff\xfe\n" * 120)
+    refused(open_model, file, "is not UTF-8")
