@@ -32,7 +32,7 @@ COLOURS: dict[str, tuple[int, int, int]] = {
 }
 """Colour -> red, green, blue in 0..255."""
 
-SIZES: dict[str, tuple[float, float]] = {"大": (0.30, 0.38), "小": (0.17, 0.22)}
+SIZES: dict[str, tuple[float, float]] = {"大": (0.36, 0.42), "小": (0.24, 0.28)}
 """Size -> the shape's smallest and largest radius, as a share of the picture's side."""
 
 SHAPES: dict[str, tuple[str, ...]] = {
@@ -58,6 +58,31 @@ UNSEEN: tuple[Combination, ...] = (
 """Kept out of training: each colour and each shape is seen, but never these together."""
 
 SEEN: tuple[Combination, ...] = tuple(c for c in COMBINATIONS if c not in UNSEEN)
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What is on a picture."""
+
+    colour: str
+    shape: str
+    size: str = "大"
+
+
+PARTS = ("colour", "shape", "size")
+
+
+@dataclass(frozen=True)
+class Caption:
+    """A sentence about a scene, and which parts of the scene it tells."""
+
+    text: str
+    scene: Scene
+    tells: tuple[str, ...]
+
+    def fits(self, scene: Scene) -> bool:
+        """Whether it is true of a scene, perhaps of another than it was written for."""
+        return all(getattr(self.scene, part) == getattr(scene, part) for part in self.tells)
 
 
 # Pictures -------------------------------------------------------------------------------------------------------------
@@ -89,53 +114,56 @@ OUTLINES: dict[str, list[Point]] = {
 }
 """Shape -> its corners around (0, 0) with radius about 1, y downwards."""
 
-TILT = math.radians(20)
-"""The largest rotation either way; more would turn a square into a diamond."""
+TILT = math.radians(15)
+"""The largest rotation either way; much more would turn a square into a diamond."""
+
+DRIFT = 0.06
+"""How far from the middle a shape may be, across and down, as a share of the picture's side."""
 
 SUPERSAMPLING = 4
 """Outlines are drawn this many times larger and then averaged, which smooths their edges."""
 
 
-def draw(colour: str, shape: str, size: str = "大", *, rng: np.random.Generator, pixels: int = 128) -> Image.Image:
+def draw(scene: Scene, rng: np.random.Generator, pixels: int = 128) -> Image.Image:
     """Draw one shape; ``rng`` decides its place, tilt and exact colour, and the background.
 
     Returns an RGB picture of ``pixels`` x ``pixels``.
     """
-    ink = np.clip(np.array(COLOURS[colour]) + rng.integers(-18, 19, 3), 0, 255)
-    cover = _mask(shape, size, rng, pixels)[..., None]
+    ink = np.clip(np.float32(COLOURS[scene.colour]) + rng.integers(-18, 19, 3, np.int8), 0, 255)
+    cover = _mask(scene, rng, pixels)[..., None]
     picture = cover * ink + (1 - cover) * _background(ink, rng, pixels)
-    picture += rng.normal(0, rng.uniform(0, 8), picture.shape)
-    return Image.fromarray(np.clip(picture.round(), 0, 255).astype(np.uint8))
+    picture += rng.uniform(0, 8) * rng.standard_normal(picture.shape, np.float32)
+    return Image.fromarray(np.clip(picture + 0.5, 0, 255).astype(np.uint8))
 
 
-def _mask(shape: str, size: str, rng: np.random.Generator, pixels: int) -> np.ndarray:
+def _mask(scene: Scene, rng: np.random.Generator, pixels: int) -> np.ndarray:
     """How much of each pixel the shape covers: float32 [pixels, pixels] in 0..1."""
-    radius = rng.uniform(*SIZES[size])
-    x, y = rng.uniform(radius + 0.03, 1 - radius - 0.03, 2)
+    radius = rng.uniform(*SIZES[scene.size])
+    x, y = rng.uniform(0.5 - DRIFT, 0.5 + DRIFT, 2)
     tilt = rng.uniform(-TILT, TILT)
     cos, sin = radius * math.cos(tilt), radius * math.sin(tilt)
     side = pixels * SUPERSAMPLING
     mask = Image.new("L", (side, side))
-    corners = [(side * (x + cos * u - sin * v), side * (y + sin * u + cos * v)) for u, v in OUTLINES[shape]]
+    corners = [(side * (x + cos * u - sin * v), side * (y + sin * u + cos * v)) for u, v in OUTLINES[scene.shape]]
     ImageDraw.Draw(mask).polygon(corners, fill=255)
     return np.asarray(mask.reduce(SUPERSAMPLING), np.float32) / 255
 
 
-def _background(ink: np.ndarray, rng: np.random.Generator, pixels: int, contrast: float = 55) -> np.ndarray:
-    """A dull gradient that stands out from ``ink`` [3] in brightness: float64 [pixels, pixels, 3]."""
-    brightness = rng.uniform(40, 240)
+def _background(ink: np.ndarray, rng: np.random.Generator, pixels: int, contrast: float = 40) -> np.ndarray:
+    """A soft gradient that stands out from ``ink`` [3] in brightness: float32 [pixels, pixels, 3]."""
+    brightness = rng.uniform(185, 240)
     while abs(brightness - _luma(ink)) < contrast:
-        brightness = rng.uniform(40, 240)
-    start, stop = brightness + rng.uniform(-14, 14, (2, 3))
-    across, down = np.meshgrid(np.linspace(0, 1, pixels), np.linspace(0, 1, pixels))
-    turn = rng.uniform(0, math.pi / 2)
-    ramp = (across * math.cos(turn) + down * math.sin(turn)) / (math.cos(turn) + math.sin(turn))
+        brightness = rng.uniform(110, 240)
+    start, stop = brightness + rng.uniform(-14, 14, (2, 3)).astype(np.float32)
+    line = np.linspace(0, 1, pixels, dtype=np.float32)
+    share = rng.random(dtype=np.float32)
+    ramp = share * line + (1 - share) * line[:, None]
     return start + (stop - start) * ramp[..., None]
 
 
 def _luma(rgb: np.ndarray) -> float:
     """Perceived brightness in 0..255 (ITU-R BT.601)."""
-    return float(rgb @ np.array([0.299, 0.587, 0.114]))
+    return float(rgb @ (0.299, 0.587, 0.114))
 
 
 # Captions -------------------------------------------------------------------------------------------------------------
@@ -153,14 +181,19 @@ TEMPLATES: tuple[str, ...] = (
     "这是一个{colour}色的{shape}。",
     "图片里有一个{colour}色的{shape}",
     "画面上画着一个{colour}色{shape}",
+    "{shape}，{colour}色",
+    "{shape}是{colour}色的",
     "{size}{colour}{shape}",
     "一个{size}{colour}{shape}",
     "一个{colour}色的{size}{shape}",
     "图片里有一个{colour}色的{size}{shape}",
-    "{shape}，{colour}色",
-    "{shape}是{colour}色的",
     "很{size}的{colour}色{shape}",
 )
+"""Captions that tell colour and shape."""
+
+COLOUR_TEMPLATES: tuple[str, ...] = ("{colour}色", "{colour}色的图形", "一个{colour}色的图形", "图片里有{colour}色")
+SHAPE_TEMPLATES: tuple[str, ...] = ("{shape}", "一个{shape}", "这是一个{shape}。", "图片里有一个{shape}", "一个{size}{shape}")
+"""Captions that tell one and leave the other open: by these a model learns that the two are independent."""
 
 
 def prompt(colour: str, shape: str) -> str:
@@ -168,15 +201,12 @@ def prompt(colour: str, shape: str) -> str:
     return PROMPT.format(colour=colour, shape=shape)
 
 
-def caption(colour: str, shape: str, size: str, *, rng: np.random.Generator) -> str:
-    """One of the many ways to say it; some of them leave the size out."""
-    template = TEMPLATES[rng.integers(len(TEMPLATES))]
-    name = SHAPES[shape][rng.integers(len(SHAPES[shape]))]
-    return template.format(colour=colour, shape=name, size=size)
-
-
-def tells_size(text: str) -> bool:
-    return any(size in text for size in SIZES)
+def caption(scene: Scene, rng: np.random.Generator, templates: tuple[str, ...] = TEMPLATES) -> Caption:
+    """Say what is on a picture, in one of many ways."""
+    template = templates[rng.integers(len(templates))]
+    name = SHAPES[scene.shape][rng.integers(len(SHAPES[scene.shape]))]
+    text = template.format(colour=scene.colour, shape=name, size=scene.size)
+    return Caption(text, scene, tells=tuple(part for part in PARTS if f"{{{part}}}" in template))
 
 
 # Both together --------------------------------------------------------------------------------------------------------
@@ -184,22 +214,19 @@ def tells_size(text: str) -> bool:
 
 @dataclass(frozen=True)
 class Sample:
-    """A picture and what is on it."""
+    """A picture, what is on it, and a caption that tells its colour and shape."""
 
     picture: Image.Image
-    caption: str
-    colour: str
-    shape: str
-    size: str
+    scene: Scene
+    caption: Caption
 
 
 def samples(n: int, seed: int, combinations: Iterable[Combination] = COMBINATIONS) -> Iterator[Sample]:
     """Draw ``n`` pictures that go through ``combinations`` in turn; sample i depends on ``seed`` and i alone."""
     for index, (colour, shape) in zip(range(n), itertools.cycle(combinations)):
         rng = np.random.default_rng((seed, index))
-        size = ("大", "小")[rng.integers(2)]
-        text = caption(colour, shape, size, rng=rng)
-        yield Sample(draw(colour, shape, size, rng=rng), text, colour, shape, size)
+        scene = Scene(colour, shape, size=("大", "小")[rng.integers(2)])
+        yield Sample(draw(scene, rng), scene, caption(scene, rng))
 
 
 # Vocabulary -----------------------------------------------------------------------------------------------------------
@@ -212,6 +239,6 @@ def vocabulary() -> list[str]:
     """The tokens in order of their ids, laid out as BERT's are: [PAD] 0, [UNK] 100, [CLS] 101, [SEP] 102, [MASK] 103,
     then punctuation, digits and letters (alone, and with ## inside words), and every character of the captions."""
     special = ["[PAD]", *(f"[unused{i}]" for i in range(1, 100)), "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    words = "".join([*TEMPLATES, *COLOURS, *SIZES, *itertools.chain.from_iterable(SHAPES.values())])
+    words = "".join([*TEMPLATES, *COLOUR_TEMPLATES, *SHAPE_TEMPLATES, *COLOURS, *SIZES, *itertools.chain.from_iterable(SHAPES.values())])
     characters = sorted({c for c in words if ord(c) > 127} - set(PUNCTUATION))
     return [*special, *PUNCTUATION, *LATIN, *(f"##{c}" for c in LATIN), *characters]

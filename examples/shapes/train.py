@@ -79,26 +79,17 @@ def embed_texts(model: ChineseCLIPModel, ids: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Scene:
-    """What is on a picture, in words."""
-
-    colour: str
-    shape: str
-    size: str
-
-
-@dataclass(frozen=True)
 class Album:
     """Pictures as the model takes them, uint8 [N, 3, RESOLUTION, RESOLUTION], and what is on each."""
 
     images: Tensor
-    scenes: list[Scene]
+    scenes: list[shapes.Scene]
 
     @classmethod
     def draw(cls, n: int, seed: int, combinations: Iterable[shapes.Combination]) -> Album:
         drawn = list(shapes.samples(n, seed, combinations))
         images = np.stack([resize(sample.picture) for sample in drawn])
-        return cls(torch.from_numpy(images), [Scene(s.colour, s.shape, s.size) for s in drawn])
+        return cls(torch.from_numpy(images), [sample.scene for sample in drawn])
 
 
 def resize(picture: Image.Image) -> np.ndarray:
@@ -109,19 +100,18 @@ def resize(picture: Image.Image) -> np.ndarray:
 
 def encode(tokenizer: Tokenizer, texts: list[str]) -> Tensor:
     """int64 [N, length of the longest], padded with 0."""
-    ids = tokenizer.encode(texts)
-    return torch.from_numpy(ids[:, : (ids != 0).sum(1).max()])
+    return torch.from_numpy(tokenizer.encode(texts))
 
 
-def matches(scenes: list[Scene], captions: list[str]) -> Tensor:
-    """Which caption is true of which picture: float32 [pictures, captions] of 0 and 1.
+def write_captions(scenes: list[shapes.Scene], rng: np.random.Generator) -> list[shapes.Caption]:
+    """A fresh caption for each picture; every third tells the colour only or the shape only."""
+    kinds = (shapes.TEMPLATES,) * 4 + (shapes.COLOUR_TEMPLATES, shapes.SHAPE_TEMPLATES)
+    return [shapes.caption(scene, rng, kinds[rng.integers(len(kinds))]) for scene in scenes]
 
-    Caption i was written for picture i, but it fits every other picture of the same shape and colour too, unless it
-    tells a size that the other has not.
-    """
-    same = [[(a.colour, a.shape) == (b.colour, b.shape) for b in scenes] for a in scenes]
-    fits = [[not shapes.tells_size(text) or a.size in text for text in captions] for a in scenes]
-    return (torch.tensor(same) & torch.tensor(fits)).float()
+
+def matches(scenes: list[shapes.Scene], captions: list[shapes.Caption]) -> Tensor:
+    """Which caption is true of which picture, bool [pictures, captions]: often of more than its own."""
+    return torch.tensor([[caption.fits(scene) for caption in captions] for scene in scenes])
 
 
 # Training -------------------------------------------------------------------------------------------------------------
@@ -179,9 +169,9 @@ def train(plan: Plan, tokenizer: Tokenizer, every_s: float = 5.0) -> Trained:
     for step in range(1, plan.steps + 1):
         chosen = rng.choice(plan.pictures, plan.batch, replace=False)
         scenes = [album.scenes[i] for i in chosen]
-        captions = [shapes.caption(s.colour, s.shape, s.size, rng=rng) for s in scenes]
+        captions = write_captions(scenes, rng)
         images = embed_images(model, album.images[chosen])
-        texts = embed_texts(model, encode(tokenizer, captions))
+        texts = embed_texts(model, encode(tokenizer, [c.text for c in captions]))
         loss = contrastive_loss(model.logit_scale.exp() * images @ texts.T, matches(scenes, captions))
         optimizer.zero_grad()
         loss.backward()

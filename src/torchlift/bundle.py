@@ -48,7 +48,8 @@ class FileRecord:
 @dataclass(frozen=True)
 class Component:
     """One exportable graph of the model. ``model`` and ``goldens`` are paths within the bundle; ``key`` is the hash of
-    everything that the export depended on; ``parameters`` counts the weights."""
+    everything that the export depended on; ``parameters`` counts the weights.
+    """
 
     name: str
     signature: Signature
@@ -85,8 +86,9 @@ class Variant:
 @dataclass(frozen=True)
 class Manifest:
     """What manifest.json holds. ``key`` is the hash of the model that the bundle was made from; ``settings`` are the
-    family's own (image size, context length, logit scale); ``assets`` maps a role such as ``vocabulary`` to a path within
-    the bundle."""
+    family's own (image size, context length, logit scale); ``assets`` maps a role such as ``vocabulary`` to a path
+    within the bundle.
+    """
 
     name: str
     family: str
@@ -162,7 +164,7 @@ class Manifest:
 
 
 class Bundle:
-    """A bundle on disk: ``path`` and its current ``manifest``. Open with :meth:`open`, start one with :meth:`create`."""
+    """A bundle on disk: its ``path`` and its current ``manifest``; see :meth:`open` and :meth:`create`."""
 
     def __init__(self, path: Path, manifest: Manifest) -> None:
         self.path = path
@@ -195,7 +197,8 @@ class Bundle:
             for problem in pool.map(self._problem, files, files.values()):
                 if problem:
                     raise ChecksumError(
-                        f"{self.path}: {problem}", remedy="Copy the bundle again from where it was made, or ship it again."
+                        f"{self.path}: {problem}",
+                        remedy="Copy the bundle again from where it was made, or ship it again.",
                     )
 
     def _problem(self, path: str, record: FileRecord) -> str:
@@ -297,7 +300,9 @@ def read_manifest(folder: Path) -> Manifest:
             )
         manifest = msgspec.json.decode(data, type=Manifest)
     except msgspec.MsgspecError as error:
-        raise BundleError(f"{file} is damaged: {error}", remedy="Copy the bundle again from where it was made.") from error
+        raise BundleError(
+            f"{file} is damaged: {error}", remedy="Copy the bundle again from where it was made."
+        ) from error
     _check_paths(file, manifest)
     return manifest
 
@@ -367,7 +372,7 @@ def locked(target: Path) -> Iterator[None]:
     from filelock import FileLock, Timeout
 
     file = target.absolute().with_name(f".{target.absolute().name}.lock")
-    lock = FileLock(file)
+    lock = FileLock(str(file))
     try:
         lock.acquire(timeout=0)
     except Timeout:

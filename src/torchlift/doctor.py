@@ -31,7 +31,9 @@ class Report:
 def examine() -> Report:
     """Look at this machine; imports each runtime that is installed, never torch."""
     findings = [
-        Finding(name, backend(name).available(), tuple(p for p in backend(name).precisions if backend(name).supports(p).ok))
+        Finding(
+            name, backend(name).available(), tuple(p for p in backend(name).precisions if backend(name).supports(p).ok)
+        )
         for name in BACKENDS
     ]
     return Report(this_machine(), platform.python_version(), (_torch_side(), *findings))

@@ -1,24 +1,24 @@
 """Every error that torchlift raises on purpose; each says what is wrong, with the value, and what to do.
 
-    TorchliftError
-    ├── SignatureError            inputs or outputs that do not fit what the component declares
-    │   └── BatchTooLargeError    more rows at once than the signature's maximum
-    ├── SourceError               a model that cannot be read
-    │   ├── CheckpointError       a file that is missing, truncated or of another model
-    │   │   └── UnsafeCheckpointError   a pickle that would run code; it did not run
-    │   └── ModuleSourceError     a `file.py:function` that gives no usable nn.Module
-    ├── ExportError               the exporter failed
-    │   └── BakedInError          an input or an axis that the exporter turned into a constant
-    ├── BundleError               a bundle that cannot be opened
-    │   ├── ChecksumError         a file that is not what the manifest says
-    │   └── ManifestVersionError  written by a newer torchlift
-    ├── BackendError              a runtime that failed
-    │   ├── BackendUnavailableError     not installed or not usable here
-    │   └── ProviderError         the runtime that ran is not the one asked for
-    ├── VerificationError         a variant that may not be used
-    │   └── NoSignalError         goldens against which any comparison would pass
-    ├── InputError                an image, a text or a batch that cannot be used
-    └── StorageError              a disk that is full or may not be written
+TorchliftError
+├── SignatureError            inputs or outputs that do not fit what the component declares
+│   └── BatchTooLargeError    more rows at once than the signature's maximum
+├── SourceError               a model that cannot be read
+│   ├── CheckpointError       a file that is missing, truncated or of another model
+│   │   └── UnsafeCheckpointError   a pickle that would run code; it did not run
+│   └── ModuleSourceError     a `file.py:function` that gives no usable nn.Module
+├── ExportError               the exporter failed
+│   └── BakedInError          an input or an axis that the exporter turned into a constant
+├── BundleError               a bundle that cannot be opened
+│   ├── ChecksumError         a file that is not what the manifest says
+│   └── ManifestVersionError  written by a newer torchlift
+├── BackendError              a runtime that failed
+│   ├── BackendUnavailableError     not installed or not usable here
+│   └── ProviderError         the runtime that ran is not the one asked for
+├── VerificationError         a variant that may not be used
+│   └── NoSignalError         goldens against which any comparison would pass
+├── InputError                an image, a text or a batch that cannot be used
+└── StorageError              a disk that is full or may not be written
 """
 
 from __future__ import annotations

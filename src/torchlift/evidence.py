@@ -36,9 +36,9 @@ class Difference:
     """How one output differs from PyTorch's over one golden.
 
     Absolute differences are in the unit of the output; relative ones are |a - b| / |b|, over the elements with
-    |b| > 1e-3 * ``scale``. ``scale`` is the largest magnitude of the reference. ``cosine`` is the smallest cosine over
-    the rows (the first axis). Elements that are NaN or infinite on either side are counted in ``nan`` and ``inf`` (those
-    of the candidate) and left out of the statistics; ``nonfinite_mismatch`` counts those where the two sides disagree.
+    |b| > 1e-3 * ``scale``. ``scale`` is the largest magnitude of the reference. ``cosine`` is the smallest over the
+    rows (the first axis). Elements that are NaN or infinite on either side are left out; ``nan`` and ``inf`` count
+    those of the candidate, ``nonfinite_mismatch`` those where the two sides disagree.
     """
 
     max_abs: float
@@ -62,7 +62,8 @@ class Difference:
 @dataclass(frozen=True)
 class Tolerance:
     """What a variant of a precision may differ: ``scaled`` bounds the largest difference as a share of the output's
-    largest magnitude, ``cosine`` is the smallest that passes."""
+    largest magnitude, ``cosine`` is the smallest that passes.
+    """
 
     scaled: float
     cosine: float

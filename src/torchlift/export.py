@@ -1,4 +1,4 @@
-"""Takes a component from PyTorch to ONNX, and proves the file: nothing baked in, the answers PyTorch's at other shapes."""
+"""Takes a component from PyTorch to ONNX, and proves the file: nothing baked in, PyTorch's answers at every shape."""
 
 from __future__ import annotations
 
@@ -209,11 +209,13 @@ def _explained(error: Exception, signature: Signature) -> ExportError:
     text = str(error)
     axes = [a.name for a in signature.axes if re.search(rf"\b{re.escape(a.name)}\b", text)]
     if "onstraints violated" in text and axes:
-        detail = next((line.strip(" -") for line in text.splitlines() if "specialized" in line or "must be" in line), "")
+        detail = next(
+            (line.strip(" -") for line in text.splitlines() if "specialized" in line or "must be" in line), ""
+        )
         return BakedInError(
             f"axis {' and '.join(axes)} turned constant in the export: {detail or text.splitlines()[0]}",
-            remedy="Write the network without taking this size as a Python number (reshape with -1, no int(x.shape[i])), "
-            "or fix the axis, for example --axis NAME=8.",
+            remedy="Write the network without taking this size as a Python number (reshape with -1), or "
+            "fix the axis, for example --axis NAME=8.",
         )
     first = next((line for line in text.splitlines() if line.strip()), type(error).__name__)
     return ExportError(
@@ -229,25 +231,29 @@ def _prove(file: Path, signature: Signature, goldens: list[Golden], progress: Pr
     if constant:
         raise BakedInError(
             f"the exported graph is not what the signature says: {'; '.join(constant)}",
-            remedy="Compute with tensors where a value may vary: Python numbers (int(), .item(), len()) become constants.",
+            remedy="Compute with tensors where a value may vary: Python numbers (int(), .item()) become constants.",
         )
     try:
         onnx.checker.check_model(str(file))
     except onnx.checker.ValidationError as error:
         raise ExportError(f"the exported graph is not valid ONNX: {error}", remedy="Try another --opset.") from error
-    with progress.stage("check the file at every golden", len(goldens)) as stage:
-        with backend("onnxruntime").open(file, signature) as session:
-            for golden in goldens:
-                wrong = failures(_checked(session.run, golden), TOLERANCES["fp32"])
-                if wrong:
-                    raise VerificationError(
-                        f"the exported graph does not answer as PyTorch does: {'; '.join(wrong)}",
-                        remedy="Something in the network depends on Python values or on the traced shapes.",
-                    )
-                stage.advance()
+    with (
+        progress.stage("check the file at every golden", len(goldens)) as stage,
+        backend("onnxruntime").open(file, signature) as session,
+    ):
+        for golden in goldens:
+            wrong = failures(_checked(session.run, golden), TOLERANCES["fp32"])
+            if wrong:
+                raise VerificationError(
+                    f"the exported graph does not answer as PyTorch does: {'; '.join(wrong)}",
+                    remedy="Something in the network depends on Python values or on the traced shapes.",
+                )
+            stage.advance()
 
 
-def _checked(run: Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]], golden: Golden) -> tuple[GoldenCheck, ...]:
+def _checked(
+    run: Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]], golden: Golden
+) -> tuple[GoldenCheck, ...]:
     try:
         return verify_goldens(run, [golden])
     except Exception as error:

@@ -59,9 +59,7 @@ def ship(source: Source, output: Path, options: ShipOptions | None = None, progr
     return Bundle(output, bundle.manifest)
 
 
-def export(
-    source: Source, output: Path, options: ExportOptions | None = None, progress: Progress = SILENT
-) -> Bundle:
+def export(source: Source, output: Path, options: ExportOptions | None = None, progress: Progress = SILENT) -> Bundle:
     """Make a bundle that holds the graphs, the goldens and the assets, and no variant yet."""
     with _exported(source, output, options or ExportOptions(), progress) as bundle:
         pass
@@ -104,6 +102,8 @@ def peers(source: Source, component: str, threads: int = 0, *, compiled: bool = 
     """PyTorch itself as contenders, eager first; ``compiled`` adds torch.compile."""
     modes = {"pytorch eager": False, "pytorch compile": True} if compiled else {"pytorch eager": False}
     return [
-        Contender(name, partial(open_reference, source.family, source.location, source.options, component, threads, mode))
+        Contender(
+            name, partial(open_reference, source.family, source.location, source.options, component, threads, mode)
+        )
         for name, mode in modes.items()
     ]

@@ -191,7 +191,8 @@ class Signature:
 
 def distinct_sizes(axes: Iterable[Axis], avoid: Mapping[str, int] | None = None) -> dict[str, int]:
     """Axis name -> a size within its range: near the optimum, not 1 (which tracers treat as a constant), no two axes
-    the same, and none the one to ``avoid`` for that axis, as far as the ranges allow."""
+    the same, and none the one to ``avoid`` for that axis, as far as the ranges allow.
+    """
     sizes: dict[str, int] = {}
     for axis in axes:
         unwanted = {1, *sizes.values(), (avoid or {}).get(axis.name, 1)}

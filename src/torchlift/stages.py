@@ -32,7 +32,8 @@ _TIE = 1.02
 @dataclass(frozen=True)
 class BuildOptions:
     """Which variants to make: those of every available backend and every precision that the machine has instructions
-    for, unless named. A backend or precision that is named and not available is an error."""
+    for, unless named. A backend or precision that is named and not available is an error.
+    """
 
     backends: tuple[str, ...] = ()
     precisions: tuple[Precision, ...] = ()
@@ -41,11 +42,12 @@ class BuildOptions:
 @dataclass(frozen=True)
 class BenchOptions:
     """``batches`` are measured in turn, the first decides the choice; none means 1 (or the least that the signature
-    admits) and the optimum. ``sizes`` replaces the optimum of other axes."""
+    admits) and the optimum. ``sizes`` replaces the optimum of other axes.
+    """
 
     batches: tuple[int, ...] = ()
     sizes: Mapping[str, int] = field(default_factory=dict)
-    latency: LatencyOptions = LatencyOptions()
+    latency: LatencyOptions = field(default_factory=LatencyOptions)
 
 
 def plan(options: BuildOptions) -> list[tuple[str, Precision]]:

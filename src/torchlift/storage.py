@@ -32,7 +32,7 @@ def atomic_write(file: Path, data: bytes) -> None:
 
 @contextlib.contextmanager
 def storage_errors(folder: Path) -> Iterator[None]:
-    """Turn failures to write below ``folder`` into StorageError, also those that native libraries report as their own."""
+    """Turn failures to write below ``folder`` into StorageError, also those that native libraries call their own."""
     try:
         yield
     except TorchliftError:

@@ -20,7 +20,6 @@ from torchlift.processing.image import ImageInput
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
 CLIP = ImageInput((224, 224), MEAN, STD)
-MODES = ["1", "L", "P", "RGB", "RGBA", "LA", "PA", "CMYK", "YCbCr", "HSV", "I", "I;16", "F"]
 
 
 def noise(mode: str, width: int = 61, height: int = 47, seed: int = 0) -> Image.Image:
@@ -38,6 +37,17 @@ def noise(mode: str, width: int = 61, height: int = 47, seed: int = 0) -> Image.
     if mode == "PA":
         return rgba.convert("RGB").quantize(32).convert("PA")
     return rgba if mode == "RGBA" else rgba.convert("RGB").convert(mode)
+
+
+def resizable(mode: str) -> bool:
+    try:
+        return bool(noise(mode).resize((2, 2), Image.Resampling.BICUBIC))
+    except ValueError:
+        return False
+
+
+MODES = ["1", "L", "P", "RGB", "RGBA", "LA", "PA", "CMYK", "YCbCr", "HSV", "I", "F"]
+MODES += ["I;16"] * resizable("I;16")  # older releases of Pillow cannot
 
 
 def plain(image: Image.Image, size: int = 224) -> np.ndarray:

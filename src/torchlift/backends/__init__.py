@@ -9,7 +9,7 @@ from importlib import import_module
 from torchlift.backends.base import Arrays, Availability, Backend, Session, SessionOptions
 from torchlift.errors import BackendUnavailableError
 
-__all__ = ["Arrays", "Availability", "BACKENDS", "Backend", "Session", "SessionOptions", "backend"]
+__all__ = ["BACKENDS", "Arrays", "Availability", "Backend", "Session", "SessionOptions", "backend"]
 
 BACKENDS = {
     "onnxruntime": "torchlift.backends.onnxruntime:OnnxRuntimeCpu",

@@ -21,7 +21,7 @@ Arrays = Mapping[str, np.ndarray]
 
 @dataclass(frozen=True)
 class Availability:
-    """Whether a backend works here. ``detail`` says which release and devices, or why not; ``remedy`` what to install."""
+    """Whether a backend works here. ``detail`` says which release and device, or why not; ``remedy`` what to do."""
 
     ok: bool
     detail: str
@@ -62,7 +62,7 @@ class Session(ABC):
     @abstractmethod
     def _prepare(self, feeds: Arrays) -> Callable[[], None]: ...
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027
         """Free what the runtime holds. The session may not be used after."""
 
     def __enter__(self) -> Session:
@@ -93,7 +93,9 @@ class Backend(ABC):
         """Raise BackendUnavailableError where the backend is not available."""
         state = self.available()
         if not state.ok:
-            raise BackendUnavailableError(f"the backend {self.name} cannot be used: {state.detail}", remedy=state.remedy)
+            raise BackendUnavailableError(
+                f"the backend {self.name} cannot be used: {state.detail}", remedy=state.remedy
+            )
 
     @abstractmethod
     def version(self) -> str:
@@ -106,7 +108,8 @@ class Backend(ABC):
     @abstractmethod
     def build(self, source: Path, folder: Path, signature: Signature) -> str:
         """Make what the backend opens from the ONNX file ``source``, in ``folder``; returns the name of the file to
-        open. Raises BackendError."""
+        open. Raises BackendError.
+        """
 
     @abstractmethod
     def open(

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from rich.progress import TaskID
 
     from torchlift.bundle import Precision
-    from torchlift.families.base import LoadOptions
     from torchlift.measure.latency import LatencyOptions
     from torchlift.measure.verify import VerifyOptions
     from torchlift.ship import Source
@@ -151,7 +150,9 @@ def parse_tolerances(texts: tuple[str, ...], threads: int = 0) -> VerifyOptions:
         try:
             scaled, cosine = ([float(n) for n in _split(numbers)] + [TOLERANCES[name].cosine])[:2]  # type: ignore[index]
         except (ValueError, KeyError):
-            raise click.UsageError(f"--tolerance {text}: write PRECISION=SCALED[,COSINE], e.g. bf16=0.02,0.999.") from None
+            raise click.UsageError(
+                f"--tolerance {text}: write PRECISION=SCALED[,COSINE], e.g. bf16=0.02,0.999."
+            ) from None
         found[name] = Tolerance(scaled, cosine)
     return VerifyOptions(found, threads)
 

@@ -89,7 +89,9 @@ def _tensors(pipeline: TensorPipeline, inputs: tuple[str, ...]) -> dict[str, Any
         try:
             feeds[name] = np.load(file, allow_pickle=False)
         except (OSError, ValueError) as error:
-            raise InputError(f"{file} is not a readable .npy array: {error}", remedy="Write it with numpy.save.") from error
+            raise InputError(
+                f"{file} is not a readable .npy array: {error}", remedy="Write it with numpy.save."
+            ) from error
     return {name: a.tolist() if isinstance(a, np.ndarray) else a for name, a in pipeline(feeds).items()}
 
 

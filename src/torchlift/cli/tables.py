@@ -12,6 +12,7 @@ from torchlift.bundle import Bundle, Component, Manifest, Variant
 from torchlift.doctor import Report
 from torchlift.evidence import Benchmark, Latency
 
+
 def size_text(size: float) -> str:
     """Bytes in the largest unit that leaves at least one digit before the point."""
     for unit in ("B", "kB", "MB"):
@@ -45,9 +46,11 @@ def _component_table(manifest: Manifest, component: Component) -> RenderableType
     for name in ("size", "largest diff", "batch", "median ms", "p95", "p99", "per s", "speed-up"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("verdict", overflow="fold")
-    for name in [n for n in benchmark.runtimes if n not in {v.name for v in manifest.variants}] if benchmark else ():
-        rows = _latency_rows(benchmark, name)
-        _add_rows(table, [name, "fp32", "", ""], rows, "the reference" if name == benchmark.baseline else "a peer", "dim")
+    ours = {v.name for v in manifest.variants}
+    if benchmark:
+        for name in [n for n in benchmark.runtimes if n not in ours]:
+            role = "the reference" if name == benchmark.baseline else "a peer"
+            _add_rows(table, [name, "fp32", "", ""], _latency_rows(benchmark, name), role, "dim")
     for variant in manifest.variants_of(component.name):
         chosen = choice is not None and choice.variant == variant.name
         size = size_text(manifest.size(variant)) if variant.files else "-"
@@ -142,7 +145,18 @@ def verification_table(manifest: Manifest, *, only: str | None = None, verbose: 
     table = Table(box=None, title="differences from PyTorch in FP32", title_justify="left", title_style="bold")
     for name in ("variant", "golden", "output"):
         table.add_column(name)
-    for name in ("max abs", "mean abs", "median abs", "max rel", "mean rel", "median rel", "of scale", "cosine", "NaN", "Inf"):
+    for name in (
+        "max abs",
+        "mean abs",
+        "median abs",
+        "max rel",
+        "mean rel",
+        "median rel",
+        "of scale",
+        "cosine",
+        "NaN",
+        "Inf",
+    ):
         table.add_column(name, justify="right")
     table.add_column("verdict")
     for variant in manifest.variants:
@@ -157,7 +171,9 @@ def verification_table(manifest: Manifest, *, only: str | None = None, verbose: 
             d = check.difference
             numbers = (d.max_abs, d.mean_abs, d.median_abs, d.max_rel, d.mean_rel, d.median_rel, d.max_scaled)
             cells = [f"{n:.1e}" for n in numbers]
-            table.add_row(variant.name, check.golden, check.output, *cells, f"{d.cosine:.6f}", str(d.nan), str(d.inf), "")
+            table.add_row(
+                variant.name, check.golden, check.output, *cells, f"{d.cosine:.6f}", str(d.nan), str(d.inf), ""
+            )
         verdict = "agrees" if proof.passed else "; ".join(proof.failures)
         table.add_row(variant.name, "", "", *[""] * 10, verdict, style="green" if proof.passed else "red")
     return table
@@ -167,7 +183,8 @@ def reference_lines(component: str, benchmark: Benchmark) -> Iterator[str]:
     """The line that the benchmark script of Chinese-CLIP prints, one for each contender and batch."""
     for x in benchmark.latencies:
         yield (
-            f"[{x.contender} {component} inference speed (batch-size: {x.batch}):] mean={x.mean:.2f}ms, sd={x.sd:.2f}ms, "
+            f"[{x.contender} {component} inference speed (batch-size: {x.batch}):] "
+            f"mean={x.mean:.2f}ms, sd={x.sd:.2f}ms, "
             f"min={x.min:.2f}ms, max={x.max:.2f}ms, median={x.median:.2f}ms, 95p={x.p95:.2f}ms, 99p={x.p99:.2f}ms"
         )
 

@@ -20,7 +20,8 @@ Sampler = Callable[[Mapping[str, int], np.random.Generator], dict[str, np.ndarra
 @dataclass(frozen=True)
 class LoadOptions:
     """What a user may say about a source. ``axes`` replaces ranges by component: {"image": {"batch": Axis(...)}}; the
-    key "" holds for every component. ``vocabulary`` names a vocab.txt; ``resolution`` is a new image size in pixels."""
+    key "" holds for every component. ``vocabulary`` names a vocab.txt; ``resolution`` is a new image size in pixels.
+    """
 
     axes: Mapping[str, Mapping[str, Axis]] = field(default_factory=dict)
     vocabulary: Path | None = None
@@ -68,7 +69,8 @@ class Model(ABC):
     @abstractmethod
     def component(self, name: str, *, attention: str = "sdpa") -> ModelComponent:
         """Load one component. ``attention`` is how attention is written: ``sdpa``, or ``eager`` (plain products and
-        softmax) for parsers that know no fused form. Raises SourceError."""
+        softmax) for parsers that know no fused form. Raises SourceError.
+        """
 
 
 class Family(ABC):

@@ -91,7 +91,7 @@ def _import(file: Path, function: str) -> Any:
 
 
 def _declaration_of(network: nn.Module, examples: Any, function: str) -> ModuleDeclaration:
-    """What example inputs tell: names from forward's parameters; the first dimension, where all share it, is a batch."""
+    """What example inputs tell: names are forward's parameters; the first dimension, where all share it, is a batch."""
     names = [
         p.name
         for p in inspect.signature(network.forward).parameters.values()
@@ -100,7 +100,7 @@ def _declaration_of(network: nn.Module, examples: Any, function: str) -> ModuleD
     if examples is None:
         raise ModuleSourceError(
             f"{function} returns a network without saying what it takes",
-            remedy="Decorate it with torchlift.module(inputs=..., outputs=..., axes=...), or return (network, examples).",
+            remedy="Decorate it with torchlift.module(inputs=..., outputs=..., axes=...), or return (network, inputs).",
         )
     if isinstance(examples, torch.Tensor):
         examples = (examples,)

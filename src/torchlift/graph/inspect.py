@@ -12,7 +12,8 @@ from torchlift.signature import Signature, TensorSpec
 @dataclass(frozen=True)
 class GraphFacts:
     """``inputs`` and ``outputs`` map a name to its dims: an int, or the name of a symbolic size. ``unused`` are inputs
-    that no node reads; ``operators`` counts nodes, by ``domain::type`` outside the standard domain."""
+    that no node reads; ``operators`` counts nodes, by ``domain::type`` outside the standard domain.
+    """
 
     opset: int
     inputs: dict[str, tuple[int | str, ...]]

@@ -149,10 +149,9 @@ def _interleave(
     return times
 
 
-def _summaries(
-    times: Mapping[str, list[list[float]]], workload: Workload, baseline: str | None
-) -> list[Latency]:
+def _summaries(times: Mapping[str, list[list[float]]], workload: Workload, baseline: str | None) -> list[Latency]:
     summaries = []
+    reference = times.get(baseline) if baseline else None
     for name, rounds in times.items():
         ms = 1e3 * np.concatenate([np.asarray(r) for r in rounds])
         median = float(np.median(ms))
@@ -169,7 +168,7 @@ def _summaries(
                 p95=float(np.percentile(ms, 95)),
                 p99=float(np.percentile(ms, 99)),
                 throughput=1e3 * workload.sizes.get(BATCH, 1) / median,
-                speedup=speedup(times[baseline], rounds) if baseline in times and name != baseline else None,
+                speedup=speedup(reference, rounds) if reference and name != baseline else None,
             )
         )
     return summaries
@@ -178,7 +177,8 @@ def _summaries(
 def speedup(baseline: Sequence[Sequence[float]], contender: Sequence[Sequence[float]]) -> Interval:
     """The geometric mean over the rounds of (baseline's median time / contender's), with its 95% interval by bootstrap
     over the rounds (percentile method, Efron 1979). Both are round -> times; pairing by round cancels a machine's
-    drift."""
+    drift.
+    """
     logs = np.log([np.median(b) / np.median(c) for b, c in zip(baseline, contender, strict=True)])
     draws = np.random.default_rng(0).choice(logs, (_RESAMPLES, len(logs))).mean(axis=1)
     low, high = np.percentile(draws, [2.5, 97.5])
@@ -190,7 +190,7 @@ class _Process:
 
     def __init__(self, contender: Contender) -> None:
         self._name = contender.name
-        self._said = tempfile.TemporaryFile()
+        self._said = tempfile.TemporaryFile()  # noqa: SIM115
         near, far = socket.socketpair()
         self._process = subprocess.Popen(
             [sys.executable, "-m", "torchlift.measure.worker", str(far.fileno())],
@@ -214,7 +214,9 @@ class _Process:
             fine, answer = self._pipe.recv()
         except (EOFError, OSError) as error:
             code = self._process.wait()
-            raise BackendError(f"the process of {self._name} died (exit status {code}): {self._last_words()}") from error
+            raise BackendError(
+                f"the process of {self._name} died (exit status {code}): {self._last_words()}"
+            ) from error
         if not fine:
             raise BackendError(f"{self._name}: {answer}")
         return answer

@@ -131,7 +131,9 @@ def verify_invariance(
     if rows - 1 >= axis.min:
         companies["fewer"] = np.arange(rows - 1)
     return tuple(
-        GoldenCheck(f"{golden.name}, rows {company}", spec.name, compare(answers[spec.name], together[spec.name][order]))
+        GoldenCheck(
+            f"{golden.name}, rows {company}", spec.name, compare(answers[spec.name], together[spec.name][order])
+        )
         for company, order in companies.items()
         for answers in [run(_take(signature, golden.inputs, order))]
         for spec in signature.outputs

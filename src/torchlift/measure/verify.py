@@ -8,8 +8,8 @@ from datetime import datetime, timezone
 
 from torchlift.backends import SessionOptions, backend
 from torchlift.bundle import Bundle, Precision, Variant
-from torchlift.errors import TorchliftError, VerificationError
-from torchlift.evidence import Provenance, Tolerance, Verification
+from torchlift.errors import TorchliftError
+from torchlift.evidence import GoldenCheck, Provenance, Tolerance, Verification
 from torchlift.machine import this_machine
 from torchlift.measure.goldens import load_goldens
 from torchlift.measure.numerics import TOLERANCES, failures, verify_goldens, verify_invariance
@@ -65,7 +65,9 @@ def verify_variant(
     tolerance = options.tolerance(variant.precision)
     component = bundle.manifest.component(variant.component)
     goldens = load_goldens(bundle, component)
-    checks, invariance, wrong = (), (), ()
+    checks: tuple[GoldenCheck, ...] = ()
+    invariance: tuple[GoldenCheck, ...] = ()
+    wrong: tuple[str, ...] = ()
     with progress.stage(f"verify {variant.name}", len(goldens) + 1) as stage:
         try:
             with backend(variant.backend).open(
@@ -76,13 +78,10 @@ def verify_variant(
                     stage.advance()
                 invariance = verify_invariance(session.run, component.signature, goldens["opt"])
                 stage.advance()
-        except VerificationError as error:
+        except TorchliftError as error:
             wrong = (error.message,)
         except Exception as error:
-            if isinstance(error, TorchliftError):
-                wrong = (error.message,)
-            else:
-                wrong = (f"{variant.backend} failed: {type(error).__name__}: {error}",)
+            wrong = (f"{variant.backend} failed: {type(error).__name__}: {error}",)
     wrong += failures(checks, tolerance)
     wrong += tuple(f"rows depend on their neighbours: {f}" for f in failures(invariance, tolerance))
     return Verification(provenance(bundle, variant), tolerance, checks, invariance, wrong)

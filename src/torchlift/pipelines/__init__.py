@@ -16,9 +16,7 @@ _PIPELINES = {"chinese-clip": "torchlift.pipelines.clip:ClipPipeline"}
 _DEFAULT = "torchlift.pipelines.tensors:TensorPipeline"
 
 
-def open_bundle(
-    path: str | os.PathLike[str], options: OpenOptions | None = None, progress: Progress = SILENT
-) -> Any:
+def open_bundle(path: str | os.PathLike[str], options: OpenOptions | None = None, progress: Progress = SILENT) -> Any:
     """Open the bundle at ``path`` for use: a ClipPipeline for Chinese-CLIP, a TensorPipeline for any other module.
 
     Every file's checksum is compared first. The chosen variants serve; one that was not yet verified on this machine is

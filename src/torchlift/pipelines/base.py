@@ -15,8 +15,9 @@ from torchlift.progress import Progress
 
 @dataclass(frozen=True)
 class OpenOptions:
-    """``variants`` picks others than the chosen: component -> variant name, or its ``backend/precision``. ``threads`` is
-    the number that works on one call, 0 for every usable core."""
+    """``variants`` picks others than the chosen: component -> variant name, or its ``backend/precision``; ``threads``
+    work on one call, 0 is every usable core.
+    """
 
     variants: Mapping[str, str] = field(default_factory=dict)
     threads: int = 0
@@ -35,7 +36,7 @@ class Pipeline:
         self._sessions: dict[str, Session] = {}
 
     def variant(self, component: str) -> Variant:
-        """The variant that serves a component. Raises BundleError where none was chosen or the named one is not there."""
+        """The variant that serves a component. Raises BundleError where there is none."""
         manifest = self.bundle.manifest
         manifest.component(component)
         asked = self.options.variants.get(component)

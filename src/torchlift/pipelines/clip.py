@@ -47,13 +47,11 @@ class ClipPipeline(Pipeline):
         self._pool = ThreadPoolExecutor(usable_cores(), thread_name_prefix="decode")
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="load")
 
-    def encode_image(
-        self, images: Sequence[Source], *, size: int | None = None, normalize: bool = True
-    ) -> np.ndarray:
+    def encode_image(self, images: Sequence[Source], *, size: int | None = None, normalize: bool = True) -> np.ndarray:
         """Features of pictures: paths, encoded bytes, Pillow images or uint8 arrays [H, W, 3].
 
-        Pictures are decoded in threads while the session works on the batch before; batches have ``size`` rows (default:
-        the signature's optimum). Raises InputError that names the picture.
+        Pictures are decoded in threads while the session works on the batch before; batches have ``size`` rows
+        (default: the signature's optimum). Raises InputError that names the picture.
         """
         images = _listed(images, "pictures")
         signature, session = self._open(IMAGE)

@@ -31,9 +31,9 @@ class TensorPipeline(Pipeline):
     def __call__(self, inputs: Mapping[str, Any], *, size: int | None = None) -> dict[str, Any]:
         """Input name -> value to output name -> answer.
 
-        A value is an array of the signature's dtype and shape, or, where the input has declared preprocessing, a list of
-        image sources. An answer is an array, or with declared labels a list per row of (name, score). Any number of rows
-        is split into batches of ``size`` (default: the batch axis' optimum). Raises InputError, SignatureError.
+        A value is an array of the signature's dtype and shape, or, where the input has declared preprocessing, a list
+        of image sources. An answer is an array, or with declared labels a list per row of (name, score). Any number
+        of rows is split into batches of ``size`` (default: the batch axis' optimum). Raises InputError, SignatureError.
         """
         feeds = {name: self._prepared(name, value) for name, value in inputs.items()}
         answers = self._in_batches(feeds, size)

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from torchlift.errors import BundleError
+from torchlift.errors import BundleError, InputError
 from torchlift.processing.image import ImageInput
 from torchlift.processing.labels import Labels
 
@@ -26,7 +26,7 @@ def from_settings(settings: Mapping[str, Any]) -> tuple[dict[str, ImageInput], d
             msgspec.convert(settings.get(_INPUTS, {}), dict[str, ImageInput]),
             msgspec.convert(settings.get(_OUTPUTS, {}), dict[str, Labels]),
         )
-    except msgspec.ValidationError as error:
+    except (msgspec.ValidationError, InputError) as error:
         raise BundleError(
             f"the bundle's pre- or postprocessing cannot be read: {error}", remedy="Ship the model again."
         ) from error

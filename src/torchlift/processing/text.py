@@ -44,6 +44,7 @@ class Tokens:
 
     @property
     def lengths(self) -> list[int]:
+        """The number of ids of each text."""
         return [len(row) for row in self.ids]
 
     def padded(self, length: int | None = None) -> npt.NDArray[np.int64]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
 from torch import Tensor
@@ -12,32 +13,38 @@ STYLES: tuple[Attention, ...] = ("sdpa", "eager")
 by; ``eager`` scales the scores, as transformers' plain attention does and pattern-matching optimisers expect."""
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, heads: int, bias: Tensor | None, style: Attention) -> Tensor:
-    """Attention of every position: query, key and value [batch, length, width] -> [batch, length, width].
-
-    ``bias`` [batch, 1, 1, length] is added to the scores. scaled_dot_product_attention is not called: the exporter
-    writes it with eight operators more, which reshape the key by its own shape.
+@dataclass(frozen=True)
+class Heads:
+    """``count`` heads of ``width``. torch's scaled_dot_product_attention is not called: exporters write it with eight
+    operators more, which reshape the key by its own shape.
     """
-    query = _split(query, heads).transpose(1, 2)
-    return _mix(query, key, value, heads, bias, style).transpose(1, 2).flatten(2)
 
+    count: int
+    width: int
+    style: Attention
 
-def attend_one(query: Tensor, key: Tensor, value: Tensor, heads: int, bias: Tensor | None, style: Attention) -> Tensor:
-    """Attention of one position: query [batch, width], key and value [batch, length, width] -> [batch, width]."""
-    width = query.shape[-1]
-    query = query.view(-1, heads, 1, width // heads)
-    return _mix(query, key, value, heads, bias, style).view(-1, width)
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, shape: tuple[int, int], bias: Tensor | None) -> Tensor:
+        """Attention of every position: query, key and value [batch, length, count * width] -> the same shape.
 
+        ``shape`` is (batch, length), of which one may be -1; given by the caller, it is in the graph once, or constant.
+        ``bias`` [batch, 1, 1, length] is added to the scores.
+        """
+        query = query.view(*shape, self.count, self.width).transpose(1, 2)
+        mixed = self._mix(query, key, value, shape, bias)
+        return mixed.transpose(1, 2).reshape(*shape, self.count * self.width)
 
-def _mix(query: Tensor, key: Tensor, value: Tensor, heads: int, bias: Tensor | None, style: Attention) -> Tensor:
-    scale = float(query.shape[-1]) ** -0.5
-    key = _split(key, heads).permute(0, 2, 3, 1)
-    value = _split(value, heads).transpose(1, 2)
-    scores = (query * scale) @ key if style == "sdpa" else (query @ key) * scale
-    if bias is not None:
-        scores = scores + bias
-    return scores.softmax(dim=-1) @ value
+    def attend_one(
+        self, query: Tensor, key: Tensor, value: Tensor, shape: tuple[int, int], bias: Tensor | None
+    ) -> Tensor:
+        """Attention of one position: query [batch, count * width] -> the same shape; the rest as in ``attend``."""
+        query = query.view(-1, self.count, 1, self.width)
+        return self._mix(query, key, value, shape, bias).view(-1, self.count * self.width)
 
-
-def _split(states: Tensor, heads: int) -> Tensor:
-    return states.unflatten(-1, (heads, states.shape[-1] // heads))
+    def _mix(self, query: Tensor, key: Tensor, value: Tensor, shape: tuple[int, int], bias: Tensor | None) -> Tensor:
+        scale = float(self.width) ** -0.5
+        key = key.view(*shape, self.count, self.width).permute(0, 2, 3, 1)
+        value = value.view(*shape, self.count, self.width).transpose(1, 2)
+        scores = (query * scale) @ key if self.style == "sdpa" else (query @ key) * scale
+        if bias is not None:
+            scores = scores + bias
+        return scores.softmax(dim=-1) @ value

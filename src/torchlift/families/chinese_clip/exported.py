@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from torchlift.families.chinese_clip.attention import Attention, attend, attend_one
+from torchlift.families.chinese_clip.attention import Attention, Heads
 from torchlift.families.chinese_clip.towers import ImageTransformer, TextTransformer
 
 MASKED = 10000.0
@@ -24,36 +24,37 @@ class ExportedImage(nn.Module):
         super().__init__()
         self.vision_model = reference.vision_model
         self.visual_projection = reference.visual_projection
-        self.attention = attention
         embeddings = self.vision_model.embeddings
         positions = embeddings.position_embedding.weight.clone()
         positions[0] += embeddings.class_embedding
         self.positions = nn.Buffer(positions, persistent=False)
+        self.length, self.width = positions.shape
+        first = self.vision_model.encoder.layers[0].self_attn
+        self.heads = Heads(first.num_heads, first.head_dim, attention)
 
     def forward(self, image: Tensor) -> Tensor:
         network = self.vision_model
-        patches = network.embeddings.patch_embedding(image).flatten(2).transpose(1, 2)
-        states = network.pre_layrnorm(F.pad(patches, (0, 0, 1, 0)) + self.positions)
+        patches = network.embeddings.patch_embedding(image).view(-1, self.width, self.length - 1).transpose(1, 2)
+        states = network.pre_layrnorm(self._with_class_row(patches) + self.positions)
         *layers, last = network.encoder.layers
+        shape = (-1, self.length)
         for layer in layers:
-            states = states + self._attend(layer, layer.layer_norm1(states))
+            to, inner = layer.self_attn, layer.layer_norm1(states)
+            mixed = self.heads.attend(to.q_proj(inner), to.k_proj(inner), to.v_proj(inner), shape, None)
+            states = states + to.out_proj(mixed)
             states = states + layer.mlp(layer.layer_norm2(states))
-        token = states[:, 0] + self._attend_first(last, last.layer_norm1(states))
+        to, inner = last.self_attn, last.layer_norm1(states)
+        mixed = self.heads.attend_one(to.q_proj(inner[:, 0]), to.k_proj(inner), to.v_proj(inner), shape, None)
+        token = states[:, 0] + to.out_proj(mixed)
         token = token + last.mlp(last.layer_norm2(token))
         features: Tensor = self.visual_projection(network.post_layernorm(token))
         return features
 
-    def _attend(self, layer: nn.Module, states: Tensor) -> Tensor:
-        to = layer.self_attn
-        query, key, value = to.q_proj(states), to.k_proj(states), to.v_proj(states)
-        mixed: Tensor = to.out_proj(attend(query, key, value, to.num_heads, None, self.attention))
-        return mixed
-
-    def _attend_first(self, layer: nn.Module, states: Tensor) -> Tensor:
-        to = layer.self_attn
-        query, key, value = to.q_proj(states[:, 0]), to.k_proj(states), to.v_proj(states)
-        mixed: Tensor = to.out_proj(attend_one(query, key, value, to.num_heads, None, self.attention))
-        return mixed
+    def _with_class_row(self, patches: Tensor) -> Tensor:
+        """A row of zeros first. F.pad is one operator, but TorchScript's exporter makes fifteen of it."""
+        if self.heads.style == "sdpa":
+            return F.pad(patches, (0, 0, 1, 0))
+        return torch.cat([torch.zeros_like(patches[:, :1]), patches], dim=1)
 
 
 class ExportedText(nn.Module):
@@ -63,34 +64,30 @@ class ExportedText(nn.Module):
         super().__init__()
         self.text_model = reference.text_model
         self.text_projection = reference.text_projection
-        self.attention = attention
         embeddings = self.text_model.embeddings
         positions = embeddings.position_embeddings.weight[:longest] + embeddings.token_type_embeddings.weight[0]
         self.positions = nn.Buffer(positions, persistent=False)
+        first = self.text_model.encoder.layer[0].attention.self
+        self.heads = Heads(first.num_attention_heads, first.attention_head_size, attention)
 
     def forward(self, text: Tensor) -> Tensor:
         network = self.text_model
+        shape = (text.shape[0], text.shape[1])
         bias = ((text.float().clamp(max=1.0) - 1.0) * MASKED)[:, None, None, :]
         words = network.embeddings.word_embeddings(text)
-        states = network.embeddings.LayerNorm(words + self.positions[: text.shape[1]])
+        states = network.embeddings.LayerNorm(words + self.positions[: shape[1]])
         *layers, last = network.encoder.layer
         for layer in layers:
-            states = layer.attention.output(self._attend(layer, states, bias), states)
+            to = layer.attention.self
+            mixed = self.heads.attend(to.query(states), to.key(states), to.value(states), shape, bias)
+            states = layer.attention.output(mixed, states)
             states = layer.output(layer.intermediate(states), states)
-        token = last.attention.output(self._attend_first(last, states, bias), states[:, 0])
+        to, token = last.attention.self, states[:, 0]
+        mixed = self.heads.attend_one(to.query(token), to.key(states), to.value(states), shape, bias)
+        token = last.attention.output(mixed, token)
         token = last.output(last.intermediate(token), token)
         features: Tensor = self.text_projection(token)
         return features
-
-    def _attend(self, layer: nn.Module, states: Tensor, bias: Tensor) -> Tensor:
-        to = layer.attention.self
-        query, key, value = to.query(states), to.key(states), to.value(states)
-        return attend(query, key, value, to.num_attention_heads, bias, self.attention)
-
-    def _attend_first(self, layer: nn.Module, states: Tensor, bias: Tensor) -> Tensor:
-        to = layer.attention.self
-        query, key, value = to.query(states[:, 0]), to.key(states), to.value(states)
-        return attend_one(query, key, value, to.num_attention_heads, bias, self.attention)
 
 
 def exported_of(reference: nn.Module, attention: Attention, longest: int) -> nn.Module:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from torchlift.families.chinese_clip.architecture import ResNet
-from torchlift.families.chinese_clip.attention import Attention, attend_one
+from torchlift.families.chinese_clip.attention import Attention, Heads
 
 EXPANSION = 4
 """How many times wider a block's output is than its inner convolutions."""
@@ -45,8 +45,8 @@ class AttentionPool(nn.Module):
 
     def __init__(self, tokens: int, channels: int, embedding: int, heads: int, attention: Attention) -> None:
         super().__init__()
-        self.heads = heads
-        self.attention = attention
+        self.heads = Heads(heads, channels // heads, attention)
+        self.tokens, self.channels = tokens, channels
         self.positional_embedding = nn.Parameter(torch.empty(tokens, channels))
         self.q_proj = nn.Linear(channels, channels)
         self.k_proj = nn.Linear(channels, channels)
@@ -54,10 +54,10 @@ class AttentionPool(nn.Module):
         self.c_proj = nn.Linear(channels, embedding)
 
     def forward(self, x: Tensor) -> Tensor:
-        grid = x.flatten(2)
+        grid = x.reshape(-1, self.channels, self.tokens - 1)
         tokens = torch.cat([grid.mean(dim=2, keepdim=True), grid], dim=2).transpose(1, 2) + self.positional_embedding
         query, key, value = self.q_proj(tokens[:, 0]), self.k_proj(tokens), self.v_proj(tokens)
-        pooled: Tensor = self.c_proj(attend_one(query, key, value, self.heads, None, self.attention))
+        pooled: Tensor = self.c_proj(self.heads.attend_one(query, key, value, (-1, self.tokens), None))
         return pooled
 
 
