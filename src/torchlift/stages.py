@@ -194,7 +194,7 @@ def bench_component(
             f"no variant of {component.name} is verified on this machine",
             remedy=f"Run `torchlift build {bundle.path}` first; `torchlift inspect` says what failed.",
         )
-    contenders = [*peers, *(_contender(bundle, component, v, threads) for v in ours)]
+    contenders = [*peers, *(contender_of(bundle, v, threads) for v in ours)]
     files = {path for v in ours for path in v.files}
     benchmark = measure_latency(
         contenders,
@@ -219,15 +219,11 @@ def usable_here(bundle: Bundle, variant: Variant) -> bool:
     )
 
 
-def _contender(bundle: Bundle, component: Component, variant: Variant, threads: int) -> Contender:
-    opener = partial(
-        open_session,
-        variant.backend,
-        bundle.file(variant.model).absolute(),
-        component.signature,
-        variant.precision,
-        threads,
-    )
+def contender_of(bundle: Bundle, variant: Variant, threads: int = 0) -> Contender:
+    """A variant as something to time."""
+    signature = bundle.manifest.component(variant.component).signature
+    model = bundle.file(variant.model).absolute()
+    opener = partial(open_session, variant.backend, model, signature, variant.precision, threads)
     return Contender(variant.name, opener)
 
 

@@ -88,6 +88,15 @@ def test_an_empty_file_is_refused(open_model, tmp_path):
     refused(open_model, tmp_path / "a.pt", "is empty")
 
 
+def test_a_file_that_may_not_be_read_is_refused(write, open_model, vit, monkeypatch):
+    def forbidden(self, mode):
+        raise PermissionError(13, "Permission denied")
+
+    file = write(vit)
+    monkeypatch.setattr("pathlib.Path.open", forbidden)
+    refused(open_model, file, "cannot be read: Permission denied", "permissions")
+
+
 def test_a_truncated_file_is_refused(write, open_model, vit):
     file = write(vit)
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])

@@ -6,26 +6,18 @@ Two formats: a ``.pt`` file of the original project, and a folder that transform
 from __future__ import annotations
 
 import json
-import pickle
-import pickletools
 import re
-import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from torchlift.errors import CheckpointError, UnsafeCheckpointError
+from torchlift.errors import CheckpointError
 from torchlift.families.chinese_clip.names import Weights, original_name, to_transformers, without_unused
-
-EXPECTED = (
-    "A Chinese-CLIP source is a clip_cn_*.pt file, a folder saved by transformers, or a hub name such as "
-    "OFA-Sys/chinese-clip-vit-base-patch16."
-)
+from torchlift.families.chinese_clip.torch_file import EXPECTED, load_torch_file, openai_clip
 
 ORIGINAL_MARKS = ("logit_scale", "text_projection", "bert.embeddings.word_embeddings.weight", "visual.conv1.weight")
 FOLDER_MARKS = (
@@ -68,7 +60,7 @@ class OriginalFile(Checkpoint):
         file = self.files[0]
         state = _without_prefix(_state_dict(file, load_torch_file(file)))
         if "token_embedding.weight" in state and not any(name.startswith("bert.") for name in state):
-            raise _openai(file)
+            raise openai_clip(file)
         _check_marks(file, state, ORIGINAL_MARKS, ("bert.", "visual."))
         try:
             return to_transformers(state)
@@ -108,26 +100,6 @@ def open_checkpoint(source: str) -> Checkpoint:
     raise CheckpointError(f"{source} does not exist", remedy=EXPECTED)
 
 
-def load_torch_file(file: Path) -> Any:
-    """What torch.save wrote, read without running code: tensors mapped from the file where its format allows.
-
-    Raises UnsafeCheckpointError for a pickle that names anything but tensors and plain values, CheckpointError for a
-    file that is damaged, is TorchScript or is something else.
-    """
-    zipped = _check_archive(file)
-    try:
-        return torch.load(file, map_location="cpu", weights_only=True, mmap=True if zipped else None)
-    except pickle.UnpicklingError as error:
-        if called := _called(file, str(error)):
-            raise UnsafeCheckpointError(
-                f"{file} is a pickle that calls {called}: it was not loaded, and nothing of it ran",
-                remedy="If you trust its author, load it where it was made and save only the state_dict.",
-            ) from error
-        raise _damaged(file, error) from error
-    except (RuntimeError, EOFError, ValueError, KeyError, UnicodeDecodeError, AttributeError, TypeError) as error:
-        raise _damaged(file, error) from error
-
-
 def check_names(checkpoint: Checkpoint, weights: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]]) -> None:
     """Compare names and shapes of weights with those expected; raises CheckpointError that names some that differ."""
     missing = _names(checkpoint, [name for name in expected if name not in weights])
@@ -143,63 +115,6 @@ def check_names(checkpoint: Checkpoint, weights: Mapping[str, Tensor], expected:
         raise CheckpointError(
             f"{checkpoint.files[-1]} does not fit Chinese-CLIP: {'; '.join(problems)}", remedy=EXPECTED
         )
-
-
-def _check_archive(file: Path) -> bool:
-    """Whether the file is a zip archive with tensors in it; refuses what need not be loaded to be known as wrong."""
-    with file.open("rb") as stream:
-        start = stream.read(4)
-    if not start:
-        raise CheckpointError(f"{file} is empty", remedy="Download or copy it again.")
-    if start != b"PK\x03\x04":
-        return False
-    try:
-        with zipfile.ZipFile(file) as archive:
-            members = archive.namelist()
-    except zipfile.BadZipFile as error:
-        raise CheckpointError(
-            f"{file} is truncated: it has {file.stat().st_size:,} bytes and its end is missing",
-            remedy="Download or copy it again.",
-        ) from error
-    if any(m.endswith("/constants.pkl") for m in members) and any("/code/" in m for m in members):
-        raise _openai(file, " (a TorchScript archive)")
-    if not any(m.endswith("/data.pkl") for m in members):
-        raise CheckpointError(f"{file} is a zip archive without PyTorch weights", remedy=EXPECTED)
-    return True
-
-
-def _openai(file: Path, how: str = "") -> CheckpointError:
-    return CheckpointError(
-        f"{file} looks like a model of OpenAI's CLIP{how}, not of Chinese-CLIP: its text tower is another",
-        remedy=EXPECTED,
-    )
-
-
-def _damaged(file: Path, error: Exception) -> CheckpointError:
-    reason = str(error).rpartition("WeightsUnpickler error: ")[2].strip().partition("\n")[0]
-    return CheckpointError(
-        f"{file} is damaged or was not written by torch.save ({file.stat().st_size:,} bytes): {reason}",
-        remedy=EXPECTED,
-    )
-
-
-def _called(file: Path, refusal: str) -> str:
-    """What code the pickle names, or nothing: from torch's refusal, else from the opcodes, which torch may not know."""
-    if match := re.search(r"GLOBAL (\S+)", refusal):
-        return match[1]
-    strings: list[str] = []
-    try:
-        with file.open("rb") as stream:
-            for opcode, argument, _ in pickletools.genops(stream):
-                if opcode.name in ("GLOBAL", "INST"):
-                    return str(argument).replace(" ", ".")
-                if opcode.name == "STACK_GLOBAL":
-                    return ".".join(strings[-2:])
-                if isinstance(argument, str):
-                    strings.append(argument)
-    except Exception:  # not a pickle at all; the decoder fails in many ways
-        return ""
-    return ""
 
 
 def _state_dict(file: Path, content: Any) -> Weights:

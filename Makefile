@@ -1,0 +1,37 @@
+# Two commands on a fresh machine: `make demo` runs the main job, `make test` passes the tests.
+
+PYTHON ?= python3.11
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+DEMO ?= demo
+
+.PHONY: demo test test-full lint clean
+
+# torch first and pinned: the CPU wheel, where the package index has one.
+$(READY): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet torch==2.13.0
+	$(BIN)/pip install --quiet --editable ".[dev]"
+	touch $(READY)
+
+demo: $(READY)
+	$(BIN)/python examples/shapes/train.py $(DEMO)
+	$(BIN)/torchlift ship chinese-clip --checkpoint $(DEMO)/shapes.pt -o $(DEMO)/clip
+	$(BIN)/python examples/shapes/ask.py $(DEMO)
+
+test: $(READY)
+	$(BIN)/python -m pytest -m "not full and not gpu"
+
+test-full: $(READY)
+	$(BIN)/python -m pytest -m "not gpu"
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+clean:
+	rm -rf $(VENV) $(DEMO) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
