@@ -98,14 +98,20 @@ def resize(picture: Image.Image) -> np.ndarray:
     return np.asarray(small).transpose(2, 0, 1)
 
 
+def mirrored(images: Tensor, rng: np.random.Generator) -> Tensor:
+    """The same images [N, 3, H, W], about half of them with left and right swapped."""
+    swap = torch.from_numpy(rng.random(len(images)) < 0.5)
+    return torch.where(swap[:, None, None, None], images.flip(-1), images)
+
+
 def encode(tokenizer: Tokenizer, texts: list[str]) -> Tensor:
     """int64 [N, length of the longest], padded with 0."""
     return torch.from_numpy(tokenizer.encode(texts))
 
 
 def write_captions(scenes: list[shapes.Scene], rng: np.random.Generator) -> list[shapes.Caption]:
-    """A fresh caption for each picture; every third tells the colour only or the shape only."""
-    kinds = (shapes.TEMPLATES,) * 4 + (shapes.COLOUR_TEMPLATES, shapes.SHAPE_TEMPLATES)
+    """A fresh caption for each picture; half of them tell the colour only or the shape only."""
+    kinds = (shapes.TEMPLATES, shapes.TEMPLATES, shapes.COLOUR_TEMPLATES, shapes.SHAPE_TEMPLATES)
     return [shapes.caption(scene, rng, kinds[rng.integers(len(kinds))]) for scene in scenes]
 
 
@@ -170,7 +176,7 @@ def train(plan: Plan, tokenizer: Tokenizer, every_s: float = 5.0) -> Trained:
         chosen = rng.choice(plan.pictures, plan.batch, replace=False)
         scenes = [album.scenes[i] for i in chosen]
         captions = write_captions(scenes, rng)
-        images = embed_images(model, album.images[chosen])
+        images = embed_images(model, mirrored(album.images[chosen], rng))
         texts = embed_texts(model, encode(tokenizer, [c.text for c in captions]))
         loss = contrastive_loss(model.logit_scale.exp() * images @ texts.T, matches(scenes, captions))
         optimizer.zero_grad()

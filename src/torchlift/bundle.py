@@ -24,7 +24,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
-from torchlift.errors import BundleError, ChecksumError, ManifestVersionError
+from torchlift.errors import BundleError, ChecksumError, ManifestVersionError, SignatureError
 from torchlift.evidence import Benchmark, Choice, Verification
 from torchlift.machine import usable_cores
 from torchlift.signature import Signature
@@ -299,7 +299,7 @@ def read_manifest(folder: Path) -> Manifest:
                 remedy="Upgrade it: pip install -U torchlift.",
             )
         manifest = msgspec.json.decode(data, type=Manifest)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, SignatureError, RecursionError) as error:
         raise BundleError(
             f"{file} is damaged: {error}", remedy="Copy the bundle again from where it was made."
         ) from error
@@ -309,13 +309,19 @@ def read_manifest(folder: Path) -> Manifest:
 
 def _check_paths(file: Path, manifest: Manifest) -> None:
     for path in manifest.files:
-        pure = PurePosixPath(path)
-        if pure.is_absolute() or ".." in pure.parts or "\\" in path or ":" in pure.parts[0]:
+        if not is_inside(path):
             raise BundleError(f"{file} points outside the bundle: {path!r}", remedy="Do not use this bundle.")
-    unknown = sorted(manifest.referenced() - manifest.files.keys())
-    unknown += [c.model for c in manifest.components if c.model not in manifest.files]
+    used = manifest.referenced() | {path for c in manifest.components for path in (c.model, c.goldens)}
+    used |= {v.model for v in manifest.variants if not v.failure}
+    unknown = sorted(used - manifest.files.keys())
     if unknown:
-        raise BundleError(f"{file} is damaged: no checksum for {unknown[0]}", remedy="Ship the model again.")
+        raise BundleError(f"{file} is damaged: no checksum for {unknown[0]!r}", remedy="Ship the model again.")
+
+
+def is_inside(path: str) -> bool:
+    """Whether ``path`` names a file within a bundle, on every system."""
+    pure = PurePosixPath(path)
+    return bool(pure.parts) and not pure.is_absolute() and ".." not in pure.parts and not {"\\", ":"} & {*path}
 
 
 def sha256(file: Path) -> str:
@@ -350,7 +356,7 @@ def staging(target: Path, empty: Manifest) -> Iterator[Bundle]:
     What was at ``target`` stays whole until the new bundle is complete.
     """
     target = target.absolute()
-    if target.exists() and any(target.iterdir()) and not (target / MANIFEST).is_file():
+    if target.exists() and not (target / MANIFEST).is_file() and (target.is_file() or any(target.iterdir())):
         raise BundleError(f"{target} exists and is not a bundle", remedy="Choose another folder with -o.")
     partial, previous = (target.with_name(f".{target.name}.{suffix}") for suffix in ("partial", "previous"))
     with storage_errors(target):
@@ -372,9 +378,12 @@ def locked(target: Path) -> Iterator[None]:
     from filelock import FileLock, Timeout
 
     file = target.absolute().with_name(f".{target.absolute().name}.lock")
+    if not file.parent.is_dir():
+        raise BundleError(f"{file.parent} is not a folder", remedy="Give the folder that `torchlift ship` wrote.")
     lock = FileLock(str(file))
     try:
-        lock.acquire(timeout=0)
+        with storage_errors(file.parent):
+            lock.acquire(timeout=0)
     except Timeout:
         raise BundleError(f"{target} is being written by another process", remedy="Wait for it, or stop it.") from None
     try:

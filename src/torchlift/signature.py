@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -102,7 +103,9 @@ class Signature:
 
     def __post_init__(self) -> None:
         if not self.inputs:
-            raise SignatureError("a signature needs at least one input")
+            raise SignatureError(
+                "a signature needs at least one input", remedy="Declare what the network takes, as TensorSpec."
+            )
         names = [s.name for s in (*self.inputs, *self.outputs)]
         twice = sorted({n for n in names if names.count(n) > 1})
         if twice:
@@ -193,10 +196,13 @@ def distinct_sizes(axes: Iterable[Axis], avoid: Mapping[str, int] | None = None)
     """Axis name -> a size within its range: near the optimum, not 1 (which tracers treat as a constant), no two axes
     the same, and none the one to ``avoid`` for that axis, as far as the ranges allow.
     """
-    sizes: dict[str, int] = {}
-    for axis in axes:
-        unwanted = {1, *sizes.values(), (avoid or {}).get(axis.name, 1)}
-        candidates = (axis.opt, *range(axis.opt + 1, axis.max + 1), *range(axis.opt - 1, axis.min - 1, -1))
-        fallback = min(2, axis.max) if axis.opt == 1 else axis.opt
-        sizes[axis.name] = next((n for n in candidates if n not in unwanted), max(fallback, axis.min))
-    return sizes
+    axes = tuple(axes)
+    candidates = (_near_optimum(a, {1, (avoid or {}).get(a.name, 1)})[: len(axes)] for a in axes)
+    sizes = max(itertools.product(*candidates), key=lambda combination: len({*combination}))
+    return {axis.name: size for axis, size in zip(axes, sizes, strict=True)}
+
+
+def _near_optimum(axis: Axis, unwanted: set[int]) -> list[int]:
+    """The wanted sizes of an axis, those near the optimum first; where there are none the least bad one."""
+    sizes = (*range(axis.opt, axis.max + 1), *range(axis.opt - 1, axis.min - 1, -1))
+    return [n for n in sizes if n not in unwanted] or [max(axis.opt, min(2, axis.max))]

@@ -267,7 +267,9 @@ def choose(bundle: Bundle, component: Component, benchmark: Benchmark) -> Choice
     measured = {
         v.name: latency
         for v in bundle.manifest.variants_of(component.name)
-        if usable_here(bundle, v) and (latency := benchmark.at_batch(v.name, decisive))
+        if usable_here(bundle, v)
+        and v.name not in benchmark.failures
+        and (latency := benchmark.at_batch(v.name, decisive))
     }
     if not measured:
         raise BackendUnavailableError(

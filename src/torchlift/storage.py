@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from torchlift.errors import StorageError, TorchliftError
+from torchlift.errors import BackendError, StorageError, TorchliftError
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _SCARCE = 64 << 20
@@ -35,8 +35,6 @@ def storage_errors(folder: Path) -> Iterator[None]:
     """Turn failures to write below ``folder`` into StorageError, also those that native libraries call their own."""
     try:
         yield
-    except TorchliftError:
-        raise
     except OSError as error:
         if error.errno in _FULL:
             raise _full(folder) from error
@@ -46,7 +44,8 @@ def storage_errors(folder: Path) -> Iterator[None]:
             ) from error
         raise
     except Exception as error:
-        if free_space(folder) < _SCARCE:
+        native = type(error) is BackendError or not isinstance(error, TorchliftError)
+        if native and free_space(folder) < _SCARCE:
             raise _full(folder) from error
         raise
 

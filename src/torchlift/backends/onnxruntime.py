@@ -125,13 +125,15 @@ class OnnxRuntimeSession(Session):
 
     def _prepare(self, feeds: Arrays) -> Callable[[], None]:
         binding = self._session.io_binding()
-        for name, array in feeds.items():
-            binding.bind_cpu_input(name, np.ascontiguousarray(array))
+        arrays = {name: np.ascontiguousarray(array) for name, array in feeds.items()}
+        for name, array in arrays.items():
+            binding.bind_cpu_input(name, array)
         for name in self.signature.output_names:
             binding.bind_output(name)
         session = self._session
 
         def call() -> None:
+            _ = arrays  # the binding reads their memory
             session.run_with_iobinding(binding)
 
         return call

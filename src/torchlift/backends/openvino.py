@@ -117,10 +117,15 @@ class OpenVinoSession(Session):
         import openvino as ov
 
         request = self._request
-        tensors = {name: ov.Tensor(np.ascontiguousarray(array), shared_memory=True) for name, array in feeds.items()}
-        for name, tensor in tensors.items():
-            request.set_tensor(name, tensor)
-        return lambda: request.infer()
+        arrays = {name: np.ascontiguousarray(array) for name, array in feeds.items()}
+        for name, array in arrays.items():
+            request.set_tensor(name, ov.Tensor(array, shared_memory=True))
+
+        def call() -> None:
+            _ = arrays  # the request reads their memory
+            request.infer()
+
+        return call
 
     def close(self) -> None:
         self._request = None

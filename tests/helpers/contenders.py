@@ -1,0 +1,66 @@
+"""Sessions whose times are known, and some that fail; opened by name in the processes that measure latency."""
+
+import os
+import signal
+import time
+
+import numpy as np
+from tiny import SIGNATURE
+
+from torchlift.backends import Session
+from torchlift.errors import BackendError
+
+
+class Sleeper(Session):
+    """Takes ``seconds`` a call, or does ``act`` from call number ``after`` on."""
+
+    def __init__(self, seconds, act=None, after=0):
+        super().__init__(SIGNATURE, f"sleeper {seconds}")
+        self._seconds, self._act, self._after = seconds, act, after
+        self._calls = 0
+
+    def _run(self, feeds):
+        self._prepare(feeds)()
+        return {"y": np.zeros((len(feeds["x"]), 24), np.float32)}
+
+    def _prepare(self, feeds):
+        def call():
+            self._calls += 1
+            if self._act is not None and self._calls > self._after:
+                self._act()
+            time.sleep(self._seconds)
+
+        return call
+
+
+def quick():
+    return Sleeper(0.001)
+
+
+def slow():
+    return Sleeper(0.005)
+
+
+def refuses():
+    raise BackendError("the engine is of another GPU", remedy="Build it again.")
+
+
+def says_and_exits():
+    print("out of patience")
+    os._exit(7)
+
+
+def killed():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def killed_later():
+    return Sleeper(0.001, act=killed, after=4)
+
+
+def breaks_later():
+    return Sleeper(0.001, act=_break, after=4)
+
+
+def _break():
+    raise RuntimeError("the device is gone")

@@ -1,0 +1,75 @@
+"""A model small enough for every test: y = relu(x W + b), as ONNX, as numpy, and as a bundle."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from torchlift.bundle import Bundle, Component, Manifest
+from torchlift.measure.goldens import Golden, save_goldens
+from torchlift.signature import CORNERS, Axis, Signature, TensorSpec
+
+WIDTH, OUTPUTS = 32, 24
+SIGNATURE = Signature(
+    inputs=(TensorSpec("x", "float32", ("batch", WIDTH)),),
+    outputs=(TensorSpec("y", "float32", ("batch", OUTPUTS)),),
+    axes=(Axis("batch", 1, 4, 8),),
+)
+MANIFEST = Manifest(name="tiny", family="module", key="model-1", settings={"scale": 1.5, "names": ["a", "b"]})
+
+
+def weights(seed=0):
+    rng = np.random.default_rng(seed)
+    return rng.standard_normal((WIDTH, OUTPUTS), np.float32), rng.standard_normal(OUTPUTS, np.float32)
+
+
+def answer(x, seed=0):
+    matrix, bias = weights(seed)
+    return np.maximum(x @ matrix + bias, 0)
+
+
+def sample(rows, seed=1):
+    return np.random.default_rng(seed).standard_normal((rows, WIDTH), np.float32)
+
+
+def model(seed=0):
+    matrix, bias = weights(seed)
+    graph = helper.make_graph(
+        [
+            helper.make_node("MatMul", ["x", "matrix"], ["product"], name="product"),
+            helper.make_node("Add", ["product", "bias"], ["sum"], name="sum"),
+            helper.make_node("Relu", ["sum"], ["y"], name="relu"),
+        ],
+        "tiny",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", WIDTH])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", OUTPUTS])],
+        [numpy_helper.from_array(matrix, "matrix"), numpy_helper.from_array(bias, "bias")],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+
+
+def goldens(signature=SIGNATURE):
+    for seed, corner in enumerate(CORNERS):
+        x = sample(signature.sizes(corner)["batch"], seed)
+        yield Golden(corner, {"x": x}, {"y": answer(x)})
+
+
+def make_bundle(folder, *, seed=0, signature=SIGNATURE):
+    """A bundle with one component; ``seed`` draws the weights of its ONNX, the goldens are always those of seed 0."""
+    bundle = Bundle.create(Path(folder), MANIFEST)
+    with bundle.adding("model/source") as added:
+        onnx.save(model(seed), added.path / "model.onnx")
+        save_goldens(added.path / "goldens.safetensors", goldens(signature))
+    component = Component(
+        name="model",
+        signature=signature,
+        model=f"{added.folder}/model.onnx",
+        goldens=f"{added.folder}/goldens.safetensors",
+        exporter="dynamo",
+        opset=20,
+        parameters=(WIDTH + 1) * OUTPUTS,
+        key=f"component-{seed}",
+    )
+    bundle.commit(bundle.manifest.with_component(component), added.files)
+    return bundle

@@ -1,0 +1,227 @@
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from torchlift.errors import BatchTooLargeError, SignatureError
+from torchlift.signature import Axis, Signature, TensorSpec, distinct_sizes
+
+BATCH = Axis("batch", 1, 4, 8)
+LENGTH = Axis("length", 2, 4, 6)
+TEXT = Signature(
+    inputs=(TensorSpec("ids", "int64", ("batch", "length")), TensorSpec("mask", "bool", ("batch", "length"))),
+    outputs=(TensorSpec("features", "float32", ("batch", 16)), TensorSpec("boxes", "float32", (None, 4))),
+    axes=(BATCH, LENGTH),
+)
+IMAGE = Signature((TensorSpec("pixels", "float32", ("batch", 3, 8, 8)),), (), (BATCH,))
+
+ranges = st.lists(st.integers(1, 12), min_size=3, max_size=3).map(sorted)
+
+
+def feeds(batch=2, length=4, **changed):
+    return {"ids": np.zeros((batch, length), np.int64), "mask": np.ones((batch, length), bool), **changed}
+
+
+@given(ranges)
+def test_an_axis_reads_what_it_writes(sizes):
+    axis = Axis("batch", *sizes)
+    assert Axis.parse("batch", str(axis)) == axis
+    assert Axis.parse("batch", f" {axis}\n") == axis
+
+
+@given(st.integers(1, 10**6))
+def test_one_number_fixes_an_axis(size):
+    assert Axis.parse("length", str(size)) == Axis("length", size, size, size)
+
+
+@given(st.text(alphabet="0123456789.-x ", max_size=9))
+def test_any_other_text_is_refused_with_the_text(text):
+    try:
+        axis = Axis.parse("batch", text)
+    except SignatureError as error:
+        assert "is not a range" in error.message
+        assert "1..8..64" in error.remedy
+    else:
+        assert Axis.parse("batch", str(axis)) == axis
+        assert 1 <= axis.min <= axis.opt <= axis.max
+
+
+@pytest.mark.parametrize("text", ["", "1..8", "1..8..", "1...8..64", "a..b..c", "-1..8..64", "1..8..64..128", "1,8,64"])
+def test_text_that_is_no_range(text):
+    with pytest.raises(SignatureError, match="axis batch") as caught:
+        Axis.parse("batch", text)
+    assert repr(text) in caught.value.message
+    assert "Write min..opt..max" in caught.value.remedy
+
+
+@pytest.mark.parametrize("sizes", [(0, 1, 2), (4, 2, 8), (1, 9, 8), (3, 3, 2)])
+def test_sizes_that_are_no_range(sizes):
+    low, opt, high = sizes
+    with pytest.raises(SignatureError, match=rf"axis batch: {low}\.\.{opt}\.\.{high} is not a range") as caught:
+        Axis("batch", *sizes)
+    assert "1 <= min <= opt <= max" in caught.value.remedy
+
+
+def test_an_axis_name_is_an_identifier():
+    with pytest.raises(SignatureError, match="'batch size' is not an identifier") as caught:
+        Axis("batch size", 1, 2, 3)
+    assert "a name such as batch" in caught.value.remedy
+
+
+def test_corners_of_an_axis():
+    assert [LENGTH.at(corner) for corner in ("min", "opt", "max")] == [2, 4, 6]
+
+
+def test_a_tensor_is_written_with_its_dtype_and_shape():
+    assert str(TensorSpec("boxes", "float32", ("batch", None, 4))) == "float32[batch, ?, 4]"
+
+
+def test_a_dtype_that_no_runtime_has():
+    with pytest.raises(SignatureError, match="tensor x: dtype 'complex64' is not supported") as caught:
+        TensorSpec("x", "complex64", ())
+    assert "float32" in caught.value.remedy
+
+
+def test_the_shape_of_a_tensor_at_sizes():
+    assert IMAGE.inputs[0].shape_at({"batch": 5}) == (5, 3, 8, 8)
+
+
+def test_a_computed_size_has_no_shape():
+    with pytest.raises(SignatureError, match=r"tensor boxes: shape float32\[\?, 4\] is computed by the model"):
+        TEXT.outputs[1].shape_at({"batch": 5})
+
+
+def test_a_signature_needs_an_input():
+    with pytest.raises(SignatureError, match="at least one input") as caught:
+        Signature((), TEXT.outputs, TEXT.axes)
+    assert "Declare what the network takes" in caught.value.remedy
+
+
+def test_a_name_may_not_appear_twice():
+    with pytest.raises(SignatureError, match="tensor names appear twice: pixels") as caught:
+        Signature(IMAGE.inputs, (TensorSpec("pixels", "float32", ()),), (BATCH,))
+    assert "Rename" in caught.value.remedy
+
+
+def test_an_axis_without_a_range_is_named():
+    with pytest.raises(SignatureError, match="tensor mask: axis 'width' has no range") as caught:
+        Signature((TensorSpec("mask", "bool", ("width",)),), (), (BATCH, LENGTH))
+    assert "batch, length" in caught.value.remedy
+
+
+def test_names_and_axes_by_name():
+    assert TEXT.input_names == ("ids", "mask")
+    assert TEXT.output_names == ("features", "boxes")
+    assert TEXT.batch == BATCH
+    assert TEXT.axis("length") == LENGTH
+    assert Signature((TensorSpec("x", "float32", (4,)),), ()).batch is None
+
+
+def test_an_unknown_axis_is_refused_with_the_known_ones():
+    with pytest.raises(SignatureError, match="no axis 'width'") as caught:
+        TEXT.axis("width")
+    assert "batch, length" in caught.value.remedy
+
+
+def test_sizes_at_a_corner_with_some_replaced():
+    assert TEXT.sizes("max") == {"batch": 8, "length": 6}
+    assert TEXT.sizes("opt", batch=7) == {"batch": 7, "length": 4}
+    with pytest.raises(SignatureError, match="no axis 'width'"):
+        TEXT.sizes("opt", width=3)
+
+
+@given(st.integers(1, 8), st.integers(2, 6))
+def test_inputs_that_fit_give_the_sizes(batch, length):
+    assert TEXT.check(feeds(batch, length)) == {"batch": batch, "length": length}
+
+
+def test_missing_and_unknown_inputs_are_named_together():
+    with pytest.raises(SignatureError, match="missing mask; unknown masks") as caught:
+        TEXT.check({"ids": feeds()["ids"], "masks": feeds()["mask"]})
+    assert caught.value.remedy == "The inputs are ids, mask."
+
+
+def test_a_missing_input_alone():
+    with pytest.raises(SignatureError, match=r"inputs do not fit: missing ids\n"):
+        TEXT.check({"mask": feeds()["mask"]})
+
+
+def test_an_unknown_input_alone():
+    with pytest.raises(SignatureError, match=r"inputs do not fit: unknown extra\n"):
+        TEXT.check(feeds(extra=np.zeros(1)))
+
+
+@pytest.mark.parametrize(
+    ("array", "got"),
+    [
+        (np.zeros((2, 4), np.int32), "int32[2, 4]"),
+        (np.zeros((2, 4), ">i8"), ">i8[2, 4]"),
+        (np.zeros((2, 4, 1), np.int64), "int64[2, 4, 1]"),
+        (np.zeros(4, np.int64), "int64[4]"),
+        (np.int64(3), "int64[]"),
+    ],
+)
+def test_a_wrong_dtype_or_rank_is_said_with_what_it_must_be(array, got):
+    with pytest.raises(SignatureError) as caught:
+        TEXT.check(feeds(ids=array))
+    assert caught.value.message == f"input ids is {got}"
+    assert caught.value.remedy == "It must be int64[batch, length]."
+
+
+def test_a_wrong_fixed_size_is_said_with_its_position():
+    with pytest.raises(SignatureError) as caught:
+        IMAGE.check({"pixels": np.zeros((1, 3, 9, 8), np.float32)})
+    assert caught.value.message == "input pixels is float32[1, 3, 9, 8]"
+    assert caught.value.remedy == "It must be float32[batch, 3, 8, 8]: dimension 2 is 8."
+
+
+def test_inputs_that_disagree_on_an_axis():
+    with pytest.raises(SignatureError, match="input mask is bool.*axis length is 5 here and 4 in another") as caught:
+        TEXT.check(feeds(mask=np.ones((2, 5), bool)))
+    assert caught.value.remedy == "All inputs must agree on length."
+
+
+@pytest.mark.parametrize(("batch", "length", "said"), [(0, 4, "batch 0"), (2, 1, "length 1"), (2, 7, "length 7")])
+def test_a_size_outside_its_range_is_no_matter_of_the_batch(batch, length, said):
+    with pytest.raises(SignatureError, match=f"{said} is outside") as caught:
+        TEXT.check(feeds(batch, length))
+    assert not isinstance(caught.value, BatchTooLargeError)
+
+
+def test_a_batch_over_the_maximum_has_its_own_error_and_says_how_to_export():
+    with pytest.raises(BatchTooLargeError, match=r"input ids is int64\[9, 4\]: batch 9 is outside 1..8") as caught:
+        TEXT.check(feeds(batch=9))
+    assert "--axis batch=1..4..9" in caught.value.remedy
+
+
+@given(
+    st.lists(ranges, min_size=1, max_size=3),
+    st.dictionaries(st.sampled_from("abc"), st.integers(1, 12)),
+)
+def test_distinct_sizes_are_in_range_and_distinct_where_the_ranges_allow(sizes, avoid):
+    axes = [Axis(name, *s) for name, s in zip("abc", sizes, strict=False)]
+    chosen = distinct_sizes(axes, avoid)
+    assert list(chosen) == [a.name for a in axes]
+    assert all(a.min <= chosen[a.name] <= a.max for a in axes)
+    admitted = [{*range(a.min, a.max + 1)} - {1, avoid.get(a.name)} for a in axes]
+    if any(len({*combination}) == len(axes) for combination in itertools.product(*admitted)):
+        assert len({*chosen.values()}) == len(axes)
+        assert 1 not in chosen.values()
+        assert all(chosen[name] != size for name, size in avoid.items() if name in chosen)
+
+
+def test_distinct_sizes_stay_at_the_optimum_where_they_can():
+    assert distinct_sizes([BATCH, Axis("length", 4, 16, 52)]) == {"batch": 4, "length": 16}
+    assert distinct_sizes([BATCH, LENGTH]) == {"batch": 4, "length": 5}
+
+
+def test_a_fixed_axis_keeps_its_size_from_the_others():
+    assert distinct_sizes([BATCH, Axis("length", 4, 4, 4)]) == {"batch": 5, "length": 4}
+
+
+def test_an_optimum_of_one_is_not_traced():
+    assert distinct_sizes([Axis("batch", 1, 1, 8)]) == {"batch": 2}
+    assert distinct_sizes([Axis("batch", 1, 1, 2)], avoid={"batch": 2}) == {"batch": 2}
+    assert distinct_sizes([Axis("batch", 1, 1, 1)]) == {"batch": 1}
