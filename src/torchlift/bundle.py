@@ -275,6 +275,13 @@ def encode_manifest(manifest: Manifest) -> bytes:
     return msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n"
 
 
+def manifest_schema() -> dict[str, Any]:
+    """The JSON Schema (2020-12) of manifest.json."""
+    import msgspec
+
+    return msgspec.json.schema(Manifest)
+
+
 def read_manifest(folder: Path) -> Manifest:
     """Read and validate manifest.json; raises BundleError, or ManifestVersionError for one from a newer torchlift."""
     import msgspec
