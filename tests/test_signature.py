@@ -1,4 +1,6 @@
+import contextlib
 import itertools
+import re
 
 import numpy as np
 import pytest
@@ -37,12 +39,12 @@ def test_one_number_fixes_an_axis(size):
 
 
 @given(st.text(alphabet="0123456789.-x ", max_size=9))
-def test_any_other_text_is_refused_with_the_text(text):
-    try:
+def test_any_text_is_a_range_or_refused(text):
+    axis = None
+    with contextlib.suppress(SignatureError):
         axis = Axis.parse("batch", text)
-    except SignatureError as error:
-        assert "is not a range" in error.message
-        assert "1..8..64" in error.remedy
+    if axis is None:
+        assert not re.fullmatch(r"[1-9]\d*", text)
     else:
         assert Axis.parse("batch", str(axis)) == axis
         assert 1 <= axis.min <= axis.opt <= axis.max
@@ -178,7 +180,7 @@ def test_a_wrong_fixed_size_is_said_with_its_position():
 
 
 def test_inputs_that_disagree_on_an_axis():
-    with pytest.raises(SignatureError, match="input mask is bool.*axis length is 5 here and 4 in another") as caught:
+    with pytest.raises(SignatureError, match=r"input mask is bool.*axis length is 5 here and 4 in another") as caught:
         TEXT.check(feeds(mask=np.ones((2, 5), bool)))
     assert caught.value.remedy == "All inputs must agree on length."
 

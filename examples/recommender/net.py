@@ -1,6 +1,6 @@
 """A network of one's own, with several inputs and outputs: scores a user's history of items against candidates.
 
-    torchlift ship examples/recommender/net.py:build -o net/
+torchlift ship examples/recommender/net.py:build -o net/
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import string
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -94,8 +94,9 @@ def _circle(corners: int = 64) -> list[Point]:
 
 
 def _star(inner: float = 0.42) -> list[Point]:
-    radii = itertools.cycle((1.0, inner))
-    return [(r * math.sin(math.pi * i / 5), -r * math.cos(math.pi * i / 5)) for i, r in zip(range(10), radii)]
+    turns = [math.pi * i / 5 for i in range(10)]
+    radii = (1.0, inner) * 5
+    return [(r * math.sin(t), -r * math.cos(t)) for t, r in zip(turns, radii, strict=True)]
 
 
 def _heart(corners: int = 64) -> list[Point]:
@@ -129,7 +130,7 @@ def draw(scene: Scene, rng: np.random.Generator, pixels: int = 128) -> Image.Ima
 
     Returns an RGB picture of ``pixels`` x ``pixels``.
     """
-    ink = np.clip(np.float32(COLOURS[scene.colour]) + rng.integers(-18, 19, 3, np.int8), 0, 255)
+    ink = np.clip(np.array(COLOURS[scene.colour], np.float32) + rng.integers(-28, 29, 3, np.int8), 0, 255)
     cover = _mask(scene, rng, pixels)[..., None]
     picture = cover * ink + (1 - cover) * _background(ink, rng, pixels)
     picture += rng.uniform(0, 8) * rng.standard_normal(picture.shape, np.float32)
@@ -192,7 +193,13 @@ TEMPLATES: tuple[str, ...] = (
 """Captions that tell colour and shape."""
 
 COLOUR_TEMPLATES: tuple[str, ...] = ("{colour}色", "{colour}色的图形", "一个{colour}色的图形", "图片里有{colour}色")
-SHAPE_TEMPLATES: tuple[str, ...] = ("{shape}", "一个{shape}", "这是一个{shape}。", "图片里有一个{shape}", "一个{size}{shape}")
+SHAPE_TEMPLATES: tuple[str, ...] = (
+    "{shape}",
+    "一个{shape}",
+    "这是一个{shape}。",
+    "图片里有一个{shape}",
+    "一个{size}{shape}",
+)
 """Captions that tell one and leave the other open: by these a model learns that the two are independent."""
 
 
@@ -201,7 +208,7 @@ def prompt(colour: str, shape: str) -> str:
     return PROMPT.format(colour=colour, shape=shape)
 
 
-def caption(scene: Scene, rng: np.random.Generator, templates: tuple[str, ...] = TEMPLATES) -> Caption:
+def caption(scene: Scene, rng: np.random.Generator, templates: Sequence[str] = TEMPLATES) -> Caption:
     """Say what is on a picture, in one of many ways."""
     template = templates[rng.integers(len(templates))]
     name = SHAPES[scene.shape][rng.integers(len(SHAPES[scene.shape]))]
@@ -223,7 +230,7 @@ class Sample:
 
 def samples(n: int, seed: int, combinations: Iterable[Combination] = COMBINATIONS) -> Iterator[Sample]:
     """Draw ``n`` pictures that go through ``combinations`` in turn; sample i depends on ``seed`` and i alone."""
-    for index, (colour, shape) in zip(range(n), itertools.cycle(combinations)):
+    for index, (colour, shape) in enumerate(itertools.islice(itertools.cycle(combinations), n)):
         rng = np.random.default_rng((seed, index))
         scene = Scene(colour, shape, size=("大", "小")[rng.integers(2)])
         yield Sample(draw(scene, rng), scene, caption(scene, rng))
@@ -237,8 +244,9 @@ LATIN = string.digits + string.ascii_lowercase
 
 def vocabulary() -> list[str]:
     """The tokens in order of their ids, laid out as BERT's are: [PAD] 0, [UNK] 100, [CLS] 101, [SEP] 102, [MASK] 103,
-    then punctuation, digits and letters (alone, and with ## inside words), and every character of the captions."""
+    then punctuation, digits and letters (alone, and with ## inside words), and every character of the captions.
+    """
     special = ["[PAD]", *(f"[unused{i}]" for i in range(1, 100)), "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    words = "".join([*TEMPLATES, *COLOUR_TEMPLATES, *SHAPE_TEMPLATES, *COLOURS, *SIZES, *itertools.chain.from_iterable(SHAPES.values())])
-    characters = sorted({c for c in words if ord(c) > 127} - set(PUNCTUATION))
+    words = itertools.chain(TEMPLATES, COLOUR_TEMPLATES, SHAPE_TEMPLATES, COLOURS, SIZES, *SHAPES.values())
+    characters = sorted({c for c in "".join(words) if not c.isascii()} - set(PUNCTUATION))
     return [*special, *PUNCTUATION, *LATIN, *(f"##{c}" for c in LATIN), *characters]

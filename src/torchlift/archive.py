@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import shutil
 import zipfile
-from pathlib import Path, PurePosixPath
+import zlib
+from pathlib import Path
 
-from torchlift.bundle import MANIFEST, Bundle, locked, read_manifest
+from torchlift.bundle import MANIFEST, Bundle, is_inside, locked, read_manifest
 from torchlift.errors import BundleError
 from torchlift.progress import SILENT, Progress
 from torchlift.storage import require_space, storage_errors
 
 _SYMLINK = 0o120000
+
+_UNREADABLE = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, OSError)
+"""What zipfile raises for a file that is missing, damaged or encrypted, or whose entries get in each other's way."""
 
 
 def pack(path: Path, output: Path | None = None, progress: Progress = SILENT) -> Path:
@@ -23,7 +27,7 @@ def pack(path: Path, output: Path | None = None, progress: Progress = SILENT) ->
     with storage_errors(target.parent), progress.stage(f"pack {path.name}", len(names)) as stage:
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
+            with zipfile.ZipFile(temporary, "w", strict_timestamps=False) as archive:
                 for name in names:
                     archive.write(bundle.file(name), name)
                     stage.advance()
@@ -45,11 +49,11 @@ def unpack(file: Path, output: Path, progress: Progress = SILENT) -> Bundle:
         output.absolute().parent.mkdir(parents=True, exist_ok=True)
     with locked(output):
         try:
-            with storage_errors(output.absolute().parent), zipfile.ZipFile(file) as archive:
+            with zipfile.ZipFile(file) as archive, storage_errors(output.absolute().parent):
                 _extract(archive, file, temporary, progress)
             Bundle.open(temporary)
             temporary.rename(output)
-        except (zipfile.BadZipFile, FileNotFoundError, IsADirectoryError) as error:
+        except _UNREADABLE as error:
             raise BundleError(f"{file} is not a readable .zip: {error}", remedy="Pack the bundle again.") from error
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -59,9 +63,7 @@ def unpack(file: Path, output: Path, progress: Progress = SILENT) -> Bundle:
 def _extract(archive: zipfile.ZipFile, file: Path, folder: Path, progress: Progress) -> None:
     entries = [e for e in archive.infolist() if not e.is_dir()]
     for entry in entries:
-        path = PurePosixPath(entry.filename)
-        outside = path.is_absolute() or ".." in path.parts or "\\" in entry.filename or ":" in entry.filename
-        if outside or (entry.external_attr >> 16) & 0o170000 == _SYMLINK:
+        if not is_inside(entry.filename) or (entry.external_attr >> 16) & 0o170000 == _SYMLINK:
             raise BundleError(
                 f"{file} holds the entry {entry.filename!r}, which would be written outside the bundle",
                 remedy="Do not use this file.",

@@ -260,6 +260,17 @@ class Bundle:
                 self.file(path).parent.rmdir()
 
 
+def _sweep(bundle: Bundle) -> None:
+    """Remove what a run that was cut off left behind and the manifest does not name."""
+    for file in bundle.path.rglob("*"):
+        path = file.relative_to(bundle.path).as_posix()
+        if file.is_file() and path != MANIFEST and path not in bundle.manifest.files:
+            file.unlink()
+    for folder in sorted((p for p in bundle.path.rglob("*") if p.is_dir()), reverse=True):
+        with contextlib.suppress(OSError):
+            folder.rmdir()
+
+
 class Added:
     """Files on their way into a bundle: write into ``path``; ``folder`` and ``files`` are set when the block ends."""
 
@@ -306,7 +317,7 @@ def read_manifest(folder: Path) -> Manifest:
                 remedy="Upgrade it: pip install -U torchlift.",
             )
         manifest = msgspec.json.decode(data, type=Manifest)
-    except (msgspec.MsgspecError, SignatureError, RecursionError) as error:
+    except (msgspec.MsgspecError, SignatureError, UnicodeDecodeError, RecursionError) as error:
         raise BundleError(
             f"{file} is damaged: {error}", remedy="Copy the bundle again from where it was made."
         ) from error
@@ -404,6 +415,7 @@ def _resume(partial: Path, key: str) -> Bundle | None:
     with contextlib.suppress(BundleError):
         bundle = Bundle.open(partial)
         if bundle.manifest.key == key:
+            _sweep(bundle)
             return bundle
     shutil.rmtree(partial, ignore_errors=True)
     return None

@@ -37,8 +37,9 @@ class Difference:
 
     Absolute differences are in the unit of the output; relative ones are |a - b| / |b|, over the elements with
     |b| > 1e-3 * ``scale``. ``scale`` is the largest magnitude of the reference. ``cosine`` is the smallest over the
-    rows (the first axis). Elements that are NaN or infinite on either side are left out; ``nan`` and ``inf`` count
-    those of the candidate, ``nonfinite_mismatch`` those where the two sides disagree.
+    rows (the first axis) that are longer than 1e-3 of the longest: shorter ones have no direction. Rows of a single
+    value make one row together. Elements that are NaN or infinite on either side are left out; ``nan`` and ``inf``
+    count those of the candidate, ``nonfinite_mismatch`` those where the two sides disagree.
     """
 
     max_abs: float
@@ -141,6 +142,7 @@ class Latency:
 class Benchmark:
     """Contenders of one component measured in one run: interleaved, on the same inputs, a process each.
 
+    ``key`` is the hash of all that was asked for: contenders, files, sizes, options, machine.
     ``files`` maps each measured file's path within the bundle to its SHA-256; ``runtimes`` maps a contender to the
     runtime that ran it, with its version and provider; ``failures`` says why a contender has no times.
     """
@@ -154,6 +156,7 @@ class Benchmark:
     runtimes: dict[str, str] = field(default_factory=dict)
     files: dict[str, str] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
+    key: str = ""
 
     def of(self, contender: str) -> tuple[Latency, ...]:
         return tuple(x for x in self.latencies if x.contender == contender)

@@ -6,15 +6,17 @@ import contextlib
 import logging
 import re
 import tempfile
+import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import onnx_ir as ir
 import torch
+from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
 from torchlift.backends import backend
 from torchlift.bundle import SOURCE, Bundle, Component, key_of
@@ -26,7 +28,7 @@ from torchlift.graph.inspect import baked_in, read_facts
 from torchlift.measure.goldens import Golden, save_goldens
 from torchlift.measure.numerics import TOLERANCES, failures, require_signal, verify_goldens
 from torchlift.progress import SILENT, Progress
-from torchlift.signature import CORNERS, Axis, Signature, distinct_sizes
+from torchlift.signature import CORNERS, Signature, TensorSpec, distinct_sizes
 from torchlift.storage import require_space
 
 Exporter = Literal["dynamo", "torchscript"]
@@ -110,7 +112,7 @@ def _goldens(part: ModelComponent, seed: int, progress: Progress) -> list[Golden
             feeds = part.sample(signature.sizes(corner), np.random.default_rng([seed, number]))
             signature.check(feeds)
             with torch.inference_mode():
-                answers = part.reference(*(torch.from_numpy(feeds[n]) for n in signature.input_names))
+                answers = part.reference(*(torch.tensor(feeds[n]) for n in signature.input_names))
             tensors = answers if isinstance(answers, tuple) else (answers,)
             outputs = {n: t.numpy() for n, t in zip(signature.output_names, tensors, strict=True)}
             goldens.append(Golden(corner, feeds, outputs))
@@ -130,22 +132,30 @@ def _export(part: ModelComponent, file: Path, options: ExportOptions) -> None:
     except TorchliftError:
         raise
     except Exception as error:
-        raise _explained(error, part.signature) from error
+        raise _explained(error, part.signature, options.exporter) from error
     ForgetOrigin()(model)
     NameAxes(part.signature)(model)
     save_model(model, file)
 
 
-def _is_dynamic(axis: Axis) -> bool:
-    return axis.min < axis.max
+def _varying(signature: Signature) -> Signature:
+    """The signature as a graph states it: an axis whose range is one number is a plain size."""
+    fixed = {a.name: a.min for a in signature.axes if a.min == a.max}
+
+    def stated(spec: TensorSpec) -> TensorSpec:
+        return replace(spec, shape=tuple(fixed.get(d, d) if isinstance(d, str) else d for d in spec.shape))
+
+    return Signature(
+        tuple(map(stated, signature.inputs)),
+        tuple(map(stated, signature.outputs)),
+        tuple(a for a in signature.axes if a.name not in fixed),
+    )
 
 
 def _dynamo(part: ModelComponent, arguments: tuple[torch.Tensor, ...], opset: int) -> ir.Model:
-    signature = part.signature
-    dims = {a.name: torch.export.Dim(a.name, min=a.min, max=a.max) for a in signature.axes if _is_dynamic(a)}
-    shapes = tuple(
-        {i: dims[d] for i, d in enumerate(spec.shape) if isinstance(d, str) and d in dims} for spec in signature.inputs
-    )
+    signature = _varying(part.signature)
+    dims = {a.name: torch.export.Dim(a.name, min=a.min, max=a.max) for a in signature.axes}
+    shapes = tuple({i: dims[d] for i, d in enumerate(spec.shape) if isinstance(d, str)} for spec in signature.inputs)
     program = torch.export.export(part.exported, arguments, dynamic_shapes=shapes, strict=False)
     exported = torch.onnx.export(
         program,
@@ -164,10 +174,9 @@ def _dynamo(part: ModelComponent, arguments: tuple[torch.Tensor, ...], opset: in
 def _torchscript(part: ModelComponent, arguments: tuple[torch.Tensor, ...], opset: int) -> ir.Model:
     from onnxscript import optimizer
 
-    signature = part.signature
-    dynamic = {a.name for a in signature.axes if _is_dynamic(a)}
+    signature = _varying(part.signature)
     axes = {
-        spec.name: {i: d for i, d in enumerate(spec.shape) if isinstance(d, str) and d in dynamic}
+        spec.name: {i: d for i, d in enumerate(spec.shape) if isinstance(d, str)}
         for spec in (*signature.inputs, *signature.outputs)
     }
     part.exported.eval()
@@ -189,10 +198,20 @@ def _torchscript(part: ModelComponent, arguments: tuple[torch.Tensor, ...], opse
     return model
 
 
+_CHATTY = (
+    "torch.onnx",
+    "torch.export",
+    "torch._export",
+    "torch.fx.experimental.symbolic_shapes",
+    "onnxscript",
+    "onnx_ir",
+)
+
+
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Keep the exporters' own chatter off the user's screen; what goes wrong comes as an exception."""
-    loggers = [logging.getLogger(n) for n in ("torch.onnx", "torch.export", "onnxscript", "torch._export", "onnx_ir")]
+    loggers = [logging.getLogger(n) for n in _CHATTY]
     levels = [logger.level for logger in loggers]
     try:
         for logger in loggers:
@@ -205,29 +224,43 @@ def _quiet() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def _explained(error: Exception, signature: Signature) -> ExportError:
-    text = str(error)
-    axes = [a.name for a in signature.axes if re.search(rf"\b{re.escape(a.name)}\b", text)]
-    if "onstraints violated" in text and axes:
-        detail = next(
-            (line.strip(" -") for line in text.splitlines() if "specialized" in line or "must be" in line), ""
-        )
+def _explained(error: Exception, signature: Signature, exporter: Exporter) -> ExportError:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [""]
+    axes = [a.name for a in signature.axes if re.search(rf"\b{re.escape(a.name)}\b", str(error))]
+    if "onstraints violated" in lines[0] and axes:
+        detail = next((line.strip(" -") for line in lines if line.startswith("- ")), lines[0])
         return BakedInError(
-            f"axis {' and '.join(axes)} turned constant in the export: {detail or text.splitlines()[0]}",
+            f"axis {' and '.join(axes)} turned constant in the export: {detail.partition('. If ')[0]}",
             remedy="Write the network without taking this size as a Python number (reshape with -1), or "
-            "fix the axis, for example --axis NAME=8.",
+            f"fix the axis, for example --axis {axes[0]}={signature.axis(axes[0]).opt}.",
         )
-    first = next((line for line in text.splitlines() if line.strip()), type(error).__name__)
+    if isinstance(error, GuardOnDataDependentSymNode):
+        return BakedInError(
+            f"the network takes a value that may vary as a Python number{_where(error)}",
+            remedy="Compute with tensors: no int(), float(), .item(), .tolist(), and torch.where in place of an if.",
+        )
+    cause: BaseException = error
+    while cause.__cause__ is not None:
+        cause = cause.__cause__
+    other = next(e for e in _OPSETS if e != exporter)
     return ExportError(
-        f"PyTorch could not export the network: {type(error).__name__}: {first}",
-        remedy="Try --exporter torchscript; -v shows the exporter's whole account.",
+        f"PyTorch could not export the network: {type(cause).__name__}: {str(cause).strip().partition(chr(10))[0]}",
+        remedy=f"Try --exporter {other}; -v shows the exporter's whole account.",
     )
+
+
+def _where(error: Exception) -> str:
+    """The last line of the user's own code that the error came through."""
+    torch_folder = str(Path(torch.__file__).parent)
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(torch_folder)]
+    mine = frames[-1]
+    return "" if mine.filename == __file__ else f": {Path(mine.filename).name}, line {mine.lineno}: {mine.line}"
 
 
 def _prove(file: Path, signature: Signature, goldens: list[Golden], progress: Progress) -> None:
     import onnx
 
-    constant = baked_in(read_facts(file), signature)
+    constant = baked_in(read_facts(file), _varying(signature))
     if constant:
         raise BakedInError(
             f"the exported graph is not what the signature says: {'; '.join(constant)}",
@@ -242,7 +275,7 @@ def _prove(file: Path, signature: Signature, goldens: list[Golden], progress: Pr
         backend("onnxruntime").open(file, signature) as session,
     ):
         for golden in goldens:
-            wrong = failures(_checked(session.run, golden), TOLERANCES["fp32"])
+            wrong = failures(_checked(session.run, golden, signature), TOLERANCES["fp32"])
             if wrong:
                 raise VerificationError(
                     f"the exported graph does not answer as PyTorch does: {'; '.join(wrong)}",
@@ -252,14 +285,15 @@ def _prove(file: Path, signature: Signature, goldens: list[Golden], progress: Pr
 
 
 def _checked(
-    run: Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]], golden: Golden
+    run: Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]], golden: Golden, signature: Signature
 ) -> tuple[GoldenCheck, ...]:
     try:
         return verify_goldens(run, [golden])
     except Exception as error:
-        shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in golden.inputs.items())
-        detail = error.message if isinstance(error, TorchliftError) else str(error)
+        asked, traced = signature.check(golden.inputs), distinct_sizes(signature.axes)
+        other = ", ".join(f"{name} {size} (traced at {traced[name]})" for name, size in asked.items())
+        detail = error.message if isinstance(error, TorchliftError) else str(error).strip()
         raise BakedInError(
-            f"the exported graph does not run at {shapes}: {detail}",
+            f"the exported graph does not run at {other or 'the shapes that were traced'}: {detail}",
             remedy="A size was turned into a constant where the network was traced: use tensor operations for it.",
         ) from error

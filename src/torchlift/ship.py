@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
-from torchlift.bundle import Bundle, Manifest, staging
+from torchlift.bundle import Bundle, Manifest, Precision, staging
 from torchlift.export import ExportOptions, export_component, export_key
 from torchlift.families import family
 from torchlift.families.base import LoadOptions, Model
@@ -52,7 +52,7 @@ def ship(source: Source, output: Path, options: ShipOptions | None = None, progr
     """
     options = options or ShipOptions()
     pairs = plan(options.build)
-    with _exported(source, output, options.export, progress) as bundle:
+    with _exported(source, output, options.export, pairs, progress) as bundle:
         build_and_verify(bundle, pairs, options.verify, progress)
         against = partial(peers, source, threads=options.bench.latency.threads, compiled=options.compiled)
         bench_and_choose(bundle, against, options.bench, progress)
@@ -61,13 +61,15 @@ def ship(source: Source, output: Path, options: ShipOptions | None = None, progr
 
 def export(source: Source, output: Path, options: ExportOptions | None = None, progress: Progress = SILENT) -> Bundle:
     """Make a bundle that holds the graphs, the goldens and the assets, and no variant yet."""
-    with _exported(source, output, options or ExportOptions(), progress) as bundle:
+    with _exported(source, output, options or ExportOptions(), (), progress) as bundle:
         pass
     return Bundle(output, bundle.manifest)
 
 
 @contextmanager
-def _exported(source: Source, output: Path, options: ExportOptions, progress: Progress) -> Iterator[Bundle]:
+def _exported(
+    source: Source, output: Path, options: ExportOptions, pairs: Sequence[tuple[str, Precision]], progress: Progress
+) -> Iterator[Bundle]:
     with progress.stage(f"read {Path(source.location).name}"):
         model = source.load()
     empty = Manifest(
@@ -85,7 +87,16 @@ def _exported(source: Source, output: Path, options: ExportOptions, progress: Pr
                 progress.note(f"{name} was exported before: kept")
             else:
                 export_component(model, name, bundle, options, progress)
+        _keep_only(bundle, pairs)
         yield bundle
+
+
+def _keep_only(bundle: Bundle, pairs: Sequence[tuple[str, Precision]]) -> None:
+    """Forget variants that a run that was cut off made, and that this run is not asked for."""
+    manifest = bundle.manifest
+    kept = tuple(v for v in manifest.variants if (v.backend, v.precision) in pairs)
+    if kept != manifest.variants:
+        bundle.commit(replace(manifest, variants=kept, benchmarks={}, choices={}))
 
 
 def _write_assets(bundle: Bundle, model: Model) -> None:

@@ -15,6 +15,7 @@ from torchlift.backends import BACKENDS, Session, SessionOptions, backend
 from torchlift.bundle import Bundle, Component, Manifest, Precision, Variant, key_of, locked
 from torchlift.errors import BackendUnavailableError, InputError, StorageError, TorchliftError
 from torchlift.evidence import Benchmark, Choice, Latency
+from torchlift.machine import this_machine
 from torchlift.measure.goldens import cut, load_goldens
 from torchlift.measure.latency import Contender, LatencyOptions, Workload, measure_latency
 from torchlift.measure.verify import VerifyOptions, holds_here, verify_variant
@@ -55,8 +56,7 @@ def plan(options: BuildOptions) -> list[tuple[str, Precision]]:
     for name in options.backends:
         backend(name).require()
     names = options.backends or tuple(n for n in BACKENDS if backend(n).available().ok)
-    pairs = [(n, p) for n in names for p in backend(n).precisions if p in (options.precisions or RANKS)]
-    possible = [(n, p) for n, p in pairs if options.precisions or backend(n).supports(p).ok]
+    wanted = options.precisions or tuple(RANKS)
     for precision in options.precisions:
         states = [backend(n).supports(precision) for n in names]
         if not any(s.ok for s in states):
@@ -64,7 +64,7 @@ def plan(options: BuildOptions) -> list[tuple[str, Precision]]:
                 f"no backend here runs {precision}: {'; '.join(s.detail for s in states)}",
                 remedy="See `torchlift doctor` for what this machine runs.",
             )
-    return [(n, p) for n, p in possible if backend(n).supports(p).ok]
+    return [(n, p) for n in names for p in backend(n).precisions if p in wanted and backend(n).supports(p).ok]
 
 
 def build_variant(
@@ -74,11 +74,15 @@ def build_variant(
     runtime = backend(name)
     artifact = runtime.artifact(precision)
     key = key_of(component.key, bundle.manifest.files[component.model].sha256, runtime.version(), artifact)
-    made = next((v for v in bundle.manifest.variants_of(component.name) if v.backend == name and v.key == key), None)
-    if made is not None and not made.failure:
-        if made.precision == precision:
-            return made
-        variant = replace(made, precision=precision, verification=None)
+    made = {
+        v.precision: v
+        for v in bundle.manifest.variants_of(component.name)
+        if v.backend == name and v.key == key and not v.failure
+    }
+    if precision in made:
+        return made[precision]
+    if made:
+        variant = replace(next(iter(made.values())), precision=precision, verification=None)
         bundle.commit(bundle.manifest.with_variant(variant))
         return variant
     variant = Variant(component.name, name, precision, key)
@@ -132,11 +136,17 @@ def build_and_verify(
 
 
 def bench_and_choose(
-    bundle: Bundle, peers: Callable[[str], Sequence[Contender]], options: BenchOptions, progress: Progress = SILENT
+    bundle: Bundle,
+    peers: Callable[[str], Sequence[Contender]],
+    options: BenchOptions,
+    progress: Progress = SILENT,
+    *,
+    again: bool = False,
 ) -> None:
     """Measure every component's variants with the peers that ``peers`` gives for it by name, and choose."""
     for component in bundle.manifest.components:
-        choose(bundle, component, bench_component(bundle, component, peers(component.name), options, progress))
+        found = bench_component(bundle, component, peers(component.name), options, progress, again=again)
+        choose(bundle, component, found)
 
 
 def build_bundle(
@@ -167,7 +177,7 @@ def bench_bundle(
     """Measure a bundle's variants again, and choose again."""
     with locked(path):
         bundle = Bundle.open(path)
-        bench_and_choose(bundle, peers or _no_peers, options, progress)
+        bench_and_choose(bundle, peers or _no_peers, options, progress, again=True)
     return bundle.manifest
 
 
@@ -181,10 +191,13 @@ def bench_component(
     peers: Sequence[Contender] = (),
     options: BenchOptions | None = None,
     progress: Progress = SILENT,
+    *,
+    again: bool = False,
 ) -> Benchmark:
     """Measure the variants that are proven here side by side, with ``peers``; the first peer is the baseline.
 
-    Without peers the first variant is. Raises BackendUnavailableError where there is nothing to measure.
+    Without peers the first variant is. What was measured with the same contenders, files and options on this machine
+    is kept, unless ``again``. Raises BackendUnavailableError where there is nothing to measure.
     """
     options = options or BenchOptions()
     threads = options.latency.threads
@@ -195,15 +208,27 @@ def bench_component(
             remedy=f"Run `torchlift build {bundle.path}` first; `torchlift inspect` says what failed.",
         )
     contenders = [*peers, *(contender_of(bundle, v, threads) for v in ours)]
-    files = {path for v in ours for path in v.files}
+    files = bundle.manifest.hashes(tuple(sorted({path for v in ours for path in v.files})))
+    key = key_of(
+        [c.name for c in contenders],
+        [v.key for v in ours],
+        files,
+        batches_of(component.signature, options),
+        options,
+        this_machine(),
+    )
+    measured = bundle.manifest.benchmarks.get(component.name)
+    if measured is not None and measured.key == key and not again:
+        return measured
     benchmark = measure_latency(
         contenders,
         workloads(bundle, component, options),
         baseline=contenders[0].name,
         options=options.latency,
-        files=bundle.manifest.hashes(tuple(sorted(files))),
+        files=files,
         progress=progress,
     )
+    benchmark = replace(benchmark, key=key)
     manifest = bundle.manifest
     bundle.commit(replace(manifest, benchmarks={**manifest.benchmarks, component.name: benchmark}))
     return benchmark

@@ -61,7 +61,7 @@ class OpenVino(Backend):
             model = ov.convert_model(source)
             _forget_origin(model)
             ov.save_model(model, folder / "model.xml", compress_to_fp16=False)
-        except RuntimeError as error:
+        except Exception as error:
             raise BackendError(
                 f"OpenVINO cannot convert {source.name}: {error}", remedy="Use another backend, or another --opset."
             ) from error
@@ -80,7 +80,7 @@ class OpenVino(Backend):
         }
         try:
             compiled = ov.Core().compile_model(model, _DEVICE, config)
-        except RuntimeError as error:
+        except Exception as error:
             raise BackendError(
                 f"OpenVINO cannot load {model.name}: {error}", remedy="Build the variant again: torchlift build."
             ) from error

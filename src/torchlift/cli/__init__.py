@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from importlib import import_module
+from typing import NoReturn
 
 import click
 
@@ -23,6 +24,8 @@ _COMMANDS = {
     "unpack": "Take a bundle out of a .zip file, and check it.",
 }
 """Command -> its help in one line, so that --help imports none of them."""
+
+_TORCH_SIDE = ("torch", "transformers", "onnxscript")
 
 
 class _Commands(click.Group):
@@ -69,8 +72,16 @@ def main() -> None:
     except TorchliftError as error:
         if verbose:
             raise
-        click.secho("error: ", fg="red", bold=True, nl=False, err=True)
-        click.echo(error.message, err=True)
-        if error.remedy:
-            click.echo(f"  {error.remedy}", err=True)
-        sys.exit(1)
+        _show(error.message, error.remedy)
+    except ModuleNotFoundError as error:
+        if verbose or error.name not in _TORCH_SIDE:
+            raise
+        _show(f"{error.name} is not installed", 'It is needed to read models: pip install "torchlift[torch]".')
+
+
+def _show(message: str, remedy: str) -> NoReturn:
+    click.secho("error: ", fg="red", bold=True, nl=False, err=True)
+    click.echo(message, err=True)
+    if remedy:
+        click.echo(f"  {remedy}", err=True)
+    sys.exit(1)

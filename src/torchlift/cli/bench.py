@@ -48,8 +48,9 @@ def command(
             for line in reference_lines(component, benchmark):
                 click.echo(line)
     else:
-        for table in manifest_tables(manifest):
-            common.console().print(table)
+        out = common.console()
+        for table in manifest_tables(manifest, out.width):
+            out.print(table)
 
 
 def _peers(family: str, location: str, threads: int) -> Any:

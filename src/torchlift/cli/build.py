@@ -42,5 +42,6 @@ def command(
     if as_json:
         common.print_json(manifest)
         return
-    for table in manifest_tables(manifest):
-        common.console().print(table)
+    out = common.console()
+    for table in manifest_tables(manifest, out.width):
+        out.print(table)

@@ -27,6 +27,9 @@ Command = TypeVar("Command", bound=Callable)
 
 PRECISIONS = ("fp32", "bf16")
 
+NARROW, WIDE = 100, 160
+"""Columns that tables have at least, and where the output is not a terminal."""
+
 bundle_argument = click.argument("bundle", type=click.Path(path_type=Path))
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 verbose_option = click.option("-v", "--verbose", is_flag=True, help="Print the detail; a traceback on errors.")
@@ -93,18 +96,22 @@ def parse_source(
     model: str, checkpoint: str | None, vocabulary: Path | None, resolution: int | None, axes: tuple[str, ...]
 ) -> Source:
     """What the source options say."""
+    from torchlift.families import FAMILIES
     from torchlift.families.base import LoadOptions
     from torchlift.ship import Source
 
     loading = LoadOptions(axes=_parse_axes(axes), vocabulary=vocabulary, resolution=resolution)
     if ".py" in model:
+        if checkpoint or vocabulary or resolution:
+            raise click.UsageError(f"{model} is a module of your own: it takes --axis, and reads its weights itself.")
         return Source("module", model, loading)
-    if not checkpoint:
+    if model in FAMILIES and not checkpoint:
         raise click.UsageError(f"{model} needs --checkpoint: a file, a transformers folder or a hub name.")
-    return Source(model, checkpoint, loading)
+    return Source(model, checkpoint or model, loading)
 
 
 def _parse_axes(texts: tuple[str, ...]) -> Mapping[str, Mapping[str, Axis]]:
+    from torchlift.errors import SignatureError
     from torchlift.signature import Axis
 
     found: dict[str, dict[str, Axis]] = {}
@@ -113,7 +120,10 @@ def _parse_axes(texts: tuple[str, ...]) -> Mapping[str, Mapping[str, Axis]]:
         if not equals:
             raise click.UsageError(f"--axis {text}: write NAME=MIN..OPT..MAX, for example batch=1..8..64.")
         component, _, name = path.rpartition(".")
-        found.setdefault(component, {})[name] = Axis.parse(name, range_)
+        try:
+            found.setdefault(component, {})[name] = Axis.parse(name, range_)
+        except SignatureError as error:
+            raise click.UsageError(f"--axis {text}: {error.message}. {error.remedy}") from None
     return found
 
 
@@ -148,7 +158,10 @@ def parse_tolerances(texts: tuple[str, ...], threads: int = 0) -> VerifyOptions:
     for text in texts:
         name, _, numbers = text.partition("=")
         try:
-            scaled, cosine = ([float(n) for n in _split(numbers)] + [TOLERANCES[name].cosine])[:2]  # type: ignore[index]
+            scaled, *rest = (float(n) for n in _split(numbers))
+            (cosine,) = rest or (TOLERANCES[name].cosine,)  # type: ignore[index]
+            if not (0 <= scaled <= 1 and -1 <= cosine <= 1):
+                raise ValueError
         except (ValueError, KeyError):
             raise click.UsageError(
                 f"--tolerance {text}: write PRECISION=SCALED[,COSINE], e.g. bf16=0.02,0.999."
@@ -164,8 +177,10 @@ def latency_options(rounds: int, threads: int) -> LatencyOptions:
 
 
 def console() -> Console:
-    """For results; wide enough for the tables where the output is not a terminal."""
-    return Console(width=None if sys.stdout.isatty() else 160, highlight=False)
+    """For results, printed as they are: names may have brackets. Wide enough for the tables."""
+    plain = Console(markup=False, emoji=False, highlight=False)
+    plain.width = max(plain.width, NARROW) if sys.stdout.isatty() else WIDE
+    return plain
 
 
 def print_json(result: Any) -> None:
@@ -185,7 +200,7 @@ def progress_display() -> Iterator[Progress]:
     from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
     from rich.progress import Progress as Bars
 
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(24), MofNCompleteColumn())
+    columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(24), MofNCompleteColumn())
     with Bars(*columns, TimeElapsedColumn(), console=err, transient=True) as bars:
         yield _Bars(bars)
 
@@ -216,7 +231,7 @@ class _Bars(Progress):
             self._bars.remove_task(task)
 
     def note(self, text: str) -> None:
-        self._bars.console.print(f"[dim]note:[/dim] {text}")
+        self._bars.console.print(f"note: {text}", markup=False)
 
 
 class _Bar(Stage):

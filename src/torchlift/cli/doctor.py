@@ -9,7 +9,8 @@ from torchlift.cli import common
 
 @click.command("doctor", short_help="Say what this machine can do, and what to install.")
 @common.json_option
-def command(as_json: bool) -> None:
+@common.verbose_option
+def command(as_json: bool, verbose: bool) -> None:
     """Show the machine, and for each backend whether it works here, why not, and what to install."""
     from torchlift.cli.tables import doctor_table
     from torchlift.doctor import examine

@@ -26,10 +26,10 @@ def command(bundle: Path, variant: str | None, as_json: bool, verbose: bool) -> 
     out = common.console()
     if variant:
         opened.manifest.variant(variant)
-        out.print(verification_table(opened.manifest, only=variant, verbose=True))
+        out.print(verification_table(opened.manifest, out.width, only=variant, verbose=True))
         return
     out.print(components_table(opened))
     for component in opened.manifest.components:
         out.print(operators_line(opened, component))
-    for table in manifest_tables(opened.manifest):
+    for table in manifest_tables(opened.manifest, out.width):
         out.print(table)

@@ -13,7 +13,8 @@ from torchlift.cli import common
 @common.bundle_argument
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="The file. [default: BUNDLE.zip]")
 @common.json_option
-def command(bundle: Path, output: Path | None, as_json: bool) -> None:
+@common.verbose_option
+def command(bundle: Path, output: Path | None, as_json: bool, verbose: bool) -> None:
     """Check a bundle and put it into one .zip file, uncompressed, to be copied whole."""
     from torchlift.archive import pack
 

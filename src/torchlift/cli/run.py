@@ -10,6 +10,8 @@ import click
 from torchlift.cli import common
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from torchlift.pipelines.clip import ClipPipeline
     from torchlift.pipelines.tensors import TensorPipeline
 
@@ -51,8 +53,13 @@ def command(
         open_bundle(bundle, OpenOptions(chosen, threads), progress) as pipeline,
     ):
         if isinstance(pipeline, ClipPipeline):
-            answer = _clip(pipeline, images, texts)
+            if inputs:
+                raise click.UsageError("this bundle is Chinese-CLIP: it takes --image and --text, not --input.")
+            answer = _clip(pipeline, tuple(dict.fromkeys(images)), tuple(dict.fromkeys(texts)))
         else:
+            if images or texts:
+                names = ", ".join(f"--input {name}=FILE" for name in pipeline.signature.input_names)
+                raise click.UsageError(f"this bundle takes {names}; --image and --text are for Chinese-CLIP.")
             answer = _tensors(pipeline, inputs)
     if as_json:
         common.print_json(answer)
@@ -84,11 +91,17 @@ def _tensors(pipeline: TensorPipeline, inputs: tuple[str, ...]) -> dict[str, Any
         if not equals:
             raise click.UsageError(f"--input {text}: write NAME=FILE.")
         if not file.endswith(".npy"):
-            feeds.setdefault(name, []).append(file)
+            if name in pipeline.signature.input_names and name not in pipeline.preprocess:
+                raise click.UsageError(f"--input {text}: {name} is an array, give a .npy file.")
+            if isinstance(feeds.setdefault(name, []), np.ndarray):
+                raise click.UsageError(f"--input {text}: {name} is given as an array already.")
+            feeds[name].append(file)
             continue
+        if name in feeds:
+            raise click.UsageError(f"--input {text}: {name} is given twice.")
         try:
             feeds[name] = np.load(file, allow_pickle=False)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, EOFError) as error:
             raise InputError(
                 f"{file} is not a readable .npy array: {error}", remedy="Write it with numpy.save."
             ) from error
@@ -96,15 +109,27 @@ def _tensors(pipeline: TensorPipeline, inputs: tuple[str, ...]) -> dict[str, Any
 
 
 def _print(answer: dict[str, Any]) -> None:
-    from rich.table import Table
-
     out = common.console()
     for name, value in answer.items():
-        if not isinstance(value, dict):
+        if isinstance(value, dict):
+            out.print(_ranking(name, sorted(value.items(), key=lambda item: -item[1])))
+        elif _is_labelled(value):
+            for row, scores in enumerate(value):
+                out.print(_ranking(f"{name} of row {row}", scores))
+        else:
             text = str(value)
-            out.print(f"{name}: {text if len(text) < 400 else text[:400] + ' ...'}", markup=False)
-            continue
-        table = Table(title=name, title_justify="left", box=None, show_header=False)
-        for text, probability in sorted(value.items(), key=lambda item: -item[1]):
-            table.add_row(f"{probability:7.2%}", text, "█" * round(30 * probability))
-        out.print(table)
+            out.print(f"{name}: {text if len(text) < 400 else text[:400] + ' ...'}")
+
+
+def _is_labelled(value: list[Any]) -> bool:
+    return isinstance(value, list) and all(isinstance(row, list) and row and isinstance(row[0], tuple) for row in value)
+
+
+def _ranking(title: str, scores: list[tuple[str, float]]) -> Table:
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", box=None, show_header=False)
+    for name, score in scores:
+        share = 0 <= score <= 1
+        table.add_row(f"{score:7.2%}" if share else f"{score:.4g}", name, "█" * round(30 * score) if share else "")
+    return table

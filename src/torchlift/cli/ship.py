@@ -60,6 +60,6 @@ def command(
         common.print_json(bundle.manifest)
         return
     out = common.console()
-    for table in manifest_tables(bundle.manifest):
+    for table in manifest_tables(bundle.manifest, out.width):
         out.print(table)
-    out.print(f"[bold]{output}[/bold] is ready: torchlift run {output} ...")
+    out.print(f"{output} is ready: torchlift run {output} ...", soft_wrap=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -10,7 +10,7 @@ from rich.text import Text
 
 from torchlift.bundle import Bundle, Component, Manifest, Variant
 from torchlift.doctor import Report
-from torchlift.evidence import Benchmark, Latency
+from torchlift.evidence import Benchmark, Difference, Latency
 
 
 def size_text(size: float) -> str:
@@ -30,54 +30,83 @@ def _ms(value: float) -> str:
     return f"{value:.3g}" if value < 1000 else f"{value:,.0f}"
 
 
-def manifest_tables(manifest: Manifest) -> Iterator[RenderableType]:
+ROOMY = 140
+"""Columns from which tables show everything; the rest leave out what is least asked for."""
+
+
+def manifest_tables(manifest: Manifest, width: int) -> Iterator[RenderableType]:
     """One table a component: its variants with size, largest difference, latency, and whether chosen or why not."""
     for component in manifest.components:
         if manifest.variants_of(component.name):
-            yield _component_table(manifest, component)
+            yield _component_table(manifest, component, width)
 
 
-def _component_table(manifest: Manifest, component: Component) -> RenderableType:
+def _speedup(benchmark: Benchmark, latency: Latency) -> str:
+    if latency.speedup is None:
+        return "1" if latency.contender == benchmark.baseline else "-"
+    s = latency.speedup
+    return f"{s.value:.2f} [{s.low:.2f}, {s.high:.2f}]"
+
+
+Cells = Mapping[str, Callable[[Benchmark, Latency], str]]
+
+_LATENCY: Cells = {
+    "batch": lambda _, x: str(x.batch),
+    "median ms": lambda _, x: _ms(x.median),
+    "p95": lambda _, x: _ms(x.p95),
+    "p99": lambda _, x: _ms(x.p99),
+    "per s": lambda _, x: _rate(x.throughput),
+    "speed-up": _speedup,
+}
+_LATENCY_NARROW: Cells = {name: _LATENCY[name] for name in ("batch", "median ms", "speed-up")}
+
+
+def _table(title: str, width: int) -> Table:
+    narrow = width < ROOMY
+    return Table(
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        box=None,
+        collapse_padding=narrow,
+        pad_edge=not narrow,
+    )
+
+
+def _component_table(manifest: Manifest, component: Component, width: int) -> RenderableType:
     benchmark = manifest.benchmarks.get(component.name)
     choice = manifest.choices.get(component.name)
-    table = Table(title=f"{manifest.name}: {component.name}", title_justify="left", title_style="bold", box=None)
+    latency = _LATENCY if width >= ROOMY else _LATENCY_NARROW
+    table = _table(f"{manifest.name}: {component.name}", width)
     table.add_column("variant", no_wrap=True)
     table.add_column("precision", no_wrap=True)
-    for name in ("size", "largest diff", "batch", "median ms", "p95", "p99", "per s", "speed-up"):
+    for name in ("size", "largest diff", *latency):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("verdict", overflow="fold")
     ours = {v.name for v in manifest.variants}
     if benchmark:
-        for name in [n for n in benchmark.runtimes if n not in ours]:
+        for name in [n for n in {**benchmark.runtimes, **benchmark.failures} if n not in ours]:
             role = "the reference" if name == benchmark.baseline else "a peer"
-            _add_rows(table, [name, "fp32", "", ""], _latency_rows(benchmark, name), role, "dim")
+            if name in benchmark.failures:
+                role = f"not measured: {benchmark.failures[name]}"
+            _add_rows(table, [name, "fp32", "", ""], _latency_rows(benchmark, name, latency), role, "dim")
     for variant in manifest.variants_of(component.name):
         chosen = choice is not None and choice.variant == variant.name
         size = size_text(manifest.size(variant)) if variant.files else "-"
-        rows = _latency_rows(benchmark, variant.name) if benchmark else []
+        rows = _latency_rows(benchmark, variant.name, latency) if benchmark else []
         head = [variant.backend, variant.precision, size, _difference(variant)]
         _add_rows(table, head, rows, _verdict(manifest, variant), "bold green" if chosen else "")
     return Group(table, Text(_caption(component, benchmark), style="dim"), Text(""))
 
 
 def _add_rows(table: Table, head: list[str], rows: list[list[str]], verdict: str, style: str) -> None:
-    for number, row in enumerate(rows or [["-"] * 6]):
+    for number, row in enumerate(rows or [["-"] * (len(table.columns) - len(head) - 1)]):
         first = number == 0
         table.add_row(*(head if first else [""] * 4), *row, verdict if first else "", style=style)
 
 
-def _latency_rows(benchmark: Benchmark, contender: str) -> list[list[str]]:
-    return [
-        [str(x.batch), _ms(x.median), _ms(x.p95), _ms(x.p99), _rate(x.throughput), _speedup(x)]
-        for x in benchmark.of(contender)
-    ]
-
-
-def _speedup(latency: Latency) -> str:
-    if latency.speedup is None:
-        return "1"
-    s = latency.speedup
-    return f"{s.value:.2f} [{s.low:.2f}, {s.high:.2f}]"
+def _latency_rows(benchmark: Benchmark, contender: str, cells: Cells) -> list[list[str]]:
+    return [[cell(benchmark, x) for cell in cells.values()] for x in benchmark.of(contender)]
 
 
 def _difference(variant: Variant) -> str:
@@ -116,7 +145,7 @@ def components_table(bundle: Bundle) -> RenderableType:
     manifest = bundle.manifest
     table = Table(title=f"{manifest.name} ({manifest.family})", title_justify="left", title_style="bold", box=None)
     for name in ("component", "inputs", "outputs", "axes", "parameters", "opset", "ONNX"):
-        table.add_column(name, justify="right" if name in ("parameters", "opset", "ONNX") else "left")
+        table.add_column(name, justify="right" if name in ("parameters", "opset", "ONNX") else "left", overflow="fold")
     for c in manifest.components:
         folder = c.model.rsplit("/", 1)[0]
         size = sum(r.size for p, r in manifest.files.items() if p.startswith(f"{folder}/model.onnx"))
@@ -140,42 +169,44 @@ def operators_line(bundle: Bundle, component: Component) -> str:
     return f"{component.name}: {facts.nodes} nodes: " + ", ".join(f"{n} {op}" for op, n in facts.operators.items())
 
 
-def verification_table(manifest: Manifest, *, only: str | None = None, verbose: bool = False) -> RenderableType:
+_DIFFERENCE: Mapping[str, Callable[[Difference], str]] = {
+    "max abs": lambda d: f"{d.max_abs:.1e}",
+    "mean abs": lambda d: f"{d.mean_abs:.1e}",
+    "median abs": lambda d: f"{d.median_abs:.1e}",
+    "max rel": lambda d: f"{d.max_rel:.1e}",
+    "mean rel": lambda d: f"{d.mean_rel:.1e}",
+    "median rel": lambda d: f"{d.median_rel:.1e}",
+    "of scale": lambda d: f"{d.max_scaled:.1e}",
+    "cosine": lambda d: f"{d.cosine:.6f}",
+    "NaN": lambda d: str(d.nan),
+    "Inf": lambda d: str(d.inf),
+}
+_DIFFERENCE_NARROW = {name: _DIFFERENCE[name] for name in ("max abs", "max rel", "of scale", "cosine")}
+
+
+def verification_table(
+    manifest: Manifest, width: int, *, only: str | None = None, verbose: bool = False
+) -> RenderableType:
     """Differences from PyTorch: the worst of each variant, or with ``verbose`` every golden and output."""
-    table = Table(box=None, title="differences from PyTorch in FP32", title_justify="left", title_style="bold")
+    cells = _DIFFERENCE if width >= ROOMY else _DIFFERENCE_NARROW
+    table = _table("differences from PyTorch in FP32", width)
     for name in ("variant", "golden", "output"):
-        table.add_column(name)
-    for name in (
-        "max abs",
-        "mean abs",
-        "median abs",
-        "max rel",
-        "mean rel",
-        "median rel",
-        "of scale",
-        "cosine",
-        "NaN",
-        "Inf",
-    ):
-        table.add_column(name, justify="right")
-    table.add_column("verdict")
+        table.add_column(name, overflow="fold")
+    for name in cells:
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("verdict", overflow="fold")
     for variant in manifest.variants:
-        proof = variant.verification
         if only not in (None, variant.name):
             continue
+        proof = variant.verification
         if proof is None:
-            table.add_row(variant.name, *["-"] * 12, variant.failure or "not verified")
+            table.add_row(variant.name, *["-"] * (2 + len(cells)), variant.failure or "not verified")
             continue
+        verdict = Text("agrees", "green") if proof.passed else Text("; ".join(proof.failures), "red")
         checks = [*proof.checks, *proof.invariance] if verbose else ([proof.worst] if proof.checks else [])
-        for check in checks:
-            d = check.difference
-            numbers = (d.max_abs, d.mean_abs, d.median_abs, d.max_rel, d.mean_rel, d.median_rel, d.max_scaled)
-            cells = [f"{n:.1e}" for n in numbers]
-            table.add_row(
-                variant.name, check.golden, check.output, *cells, f"{d.cosine:.6f}", str(d.nan), str(d.inf), ""
-            )
-        verdict = "agrees" if proof.passed else "; ".join(proof.failures)
-        table.add_row(variant.name, "", "", *[""] * 10, verdict, style="green" if proof.passed else "red")
+        rows = [[c.golden, c.output, *(cell(c.difference) for cell in cells.values())] for c in checks]
+        for number, row in enumerate(rows or [["-"] * (2 + len(cells))]):
+            table.add_row(variant.name, *row, "" if number else verdict)
     return table
 
 

@@ -13,7 +13,8 @@ from torchlift.cli import common
 @click.argument("file", type=click.Path(path_type=Path))
 @common.output_option
 @common.json_option
-def command(file: Path, output: Path, as_json: bool) -> None:
+@common.verbose_option
+def command(file: Path, output: Path, as_json: bool, verbose: bool) -> None:
     """Take a bundle out of a .zip file; nothing is written outside the folder, and every checksum is compared."""
     from torchlift.archive import unpack
 

@@ -19,6 +19,7 @@ from torchlift.cli import common
 def command(bundle: Path, tolerances: tuple[str, ...], threads: int, as_json: bool, verbose: bool) -> None:
     """Run every variant on this machine at every golden and compare; exits with 1 where one does not agree."""
     from torchlift.cli.tables import verification_table
+    from torchlift.errors import VerificationError
     from torchlift.stages import verify_bundle
 
     with common.progress_display() as progress:
@@ -26,6 +27,10 @@ def command(bundle: Path, tolerances: tuple[str, ...], threads: int, as_json: bo
     if as_json:
         common.print_json({v.name: v.verification for v in manifest.variants})
     else:
-        common.console().print(verification_table(manifest, verbose=verbose))
-    if any(v.verification is not None and not v.verification.passed for v in manifest.variants):
+        out = common.console()
+        out.print(verification_table(manifest, out.width, verbose=verbose))
+    proofs = [v.verification for v in manifest.variants if v.verification is not None]
+    if not proofs:
+        raise VerificationError(f"{bundle} has no variant to verify", remedy=f"Run `torchlift build {bundle}` first.")
+    if not all(proof.passed for proof in proofs):
         sys.exit(1)

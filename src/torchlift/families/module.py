@@ -6,7 +6,7 @@ import hashlib
 import importlib.util
 import inspect
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,9 @@ COMPONENT = "model"
 
 _EXAMPLE_BATCH = (1, 8, 64)
 """The range of the batch axis for a module that only comes with example inputs."""
+
+_STEPS = (1, -1, 2, -2, 3, -3, 4, -4)
+"""How far from the first sizes the network is run a second time, by preference."""
 
 
 class ModuleFamily(Family):
@@ -53,8 +56,20 @@ class ModuleFamily(Family):
             )
         network = network.float().eval().requires_grad_(False)
         declaration = getattr(builder, ATTRIBUTE, None) or _declaration_of(network, examples, function)
+        _check_axes(options, declaration)
         axes = tuple(options.axis(COMPONENT, axis) for axis in declaration.axes)
         return _UserModel(file, function, network, replace(declaration, axes=axes))
+
+
+def _check_axes(options: LoadOptions, declaration: ModuleDeclaration) -> None:
+    known = [axis.name for axis in declaration.axes]
+    for scope, axes in options.axes.items():
+        for name in axes:
+            if scope not in ("", COMPONENT) or name not in known:
+                raise SignatureError(
+                    f"the network has no axis {f'{scope}.{name}' if scope else name!r}",
+                    remedy=f"Its axes are {', '.join(known) or 'none'}.",
+                )
 
 
 def _split(source: str) -> tuple[Path, str]:
@@ -78,7 +93,7 @@ def _import(file: Path, function: str) -> Any:
     sys.modules[file.stem] = module
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ModuleSourceError(
             f"{file} cannot be imported: {type(error).__name__}: {error}", remedy="Run it with python to see where."
         ) from error
@@ -102,9 +117,16 @@ def _declaration_of(network: nn.Module, examples: Any, function: str) -> ModuleD
             f"{function} returns a network without saying what it takes",
             remedy="Decorate it with torchlift.module(inputs=..., outputs=..., axes=...), or return (network, inputs).",
         )
-    if isinstance(examples, torch.Tensor):
+    if not isinstance(examples, (Mapping, tuple, list)):
         examples = (examples,)
-    values = dict(examples) if isinstance(examples, Mapping) else dict(zip(names, examples, strict=False))
+    given = examples if isinstance(examples, Mapping) else dict(zip(names, examples, strict=False))
+    values = {name: given[name] for name in names if name in given}
+    if len(values) != len(examples) or list(values) != names[: len(values)]:
+        raise ModuleSourceError(
+            f"the example inputs ({', '.join(given) if isinstance(examples, Mapping) else len(examples)}) do not fit "
+            f"forward({', '.join(names)})",
+            remedy="Give one for each of its parameters, from the first on.",
+        )
     for name, value in values.items():
         if not isinstance(value, torch.Tensor):
             raise ModuleSourceError(
@@ -137,7 +159,15 @@ class _UserModel(Model):
         self._declaration = declaration
         self._signature = self._with_outputs()
         self._check_processing()
-        self.key = key_of(sha256(file), function, _digest(network), declaration.inputs, declaration.axes, self.settings)
+        self.key = key_of(
+            sha256(file),
+            function,
+            _code(network),
+            _digest(network),
+            declaration.inputs,
+            declaration.axes,
+            self.settings,
+        )
 
     def component(self, name: str, *, attention: str = "sdpa") -> ModelComponent:
         return ModelComponent(COMPONENT, self._signature, self._network, self._network, self._sample)
@@ -150,7 +180,7 @@ class _UserModel(Model):
     def _with_outputs(self) -> Signature:
         declaration = self._declaration
         probe = distinct_sizes(declaration.axes)
-        other = distinct_sizes(declaration.axes, avoid=probe)
+        other = _elsewhere(declaration.axes, probe)
         Signature(declaration.inputs, (), declaration.axes)
         runs = [self._probe(sizes) for sizes in (probe, other)]
         names = declaration.outputs or tuple(f"output{i}" for i in range(len(runs[0])))
@@ -176,14 +206,14 @@ class _UserModel(Model):
                 f"the network does not run on {shapes}: {type(error).__name__}: {error}",
                 remedy="Correct the declared shapes, ranges or bounds, or declare sample= to draw realistic inputs.",
             ) from error
-        tensors = answers if isinstance(answers, (tuple, list)) else (answers,)
+        tensors = answers if isinstance(answers, tuple) else (answers,)
         for tensor in tensors:
             if not isinstance(tensor, torch.Tensor):
                 raise ModuleSourceError(
                     f"the network returns {type(tensor).__name__} where a tensor is expected",
                     remedy="Wrap it in a module whose forward returns a tensor or a tuple of tensors.",
                 )
-        return tuple(tensors)
+        return tensors
 
     def _check_processing(self) -> None:
         for role, declared, known in (
@@ -193,6 +223,19 @@ class _UserModel(Model):
             for name in declared:
                 if name not in known:
                     raise ModuleSourceError(f"{role} names {name!r}", remedy=f"Use one of {', '.join(known)}.")
+
+
+def _elsewhere(axes: Iterable[Axis], probe: Mapping[str, int]) -> dict[str, int]:
+    """Other sizes than ``probe`` where the ranges allow; axes go by different steps as far as they can, so that an axis
+    plus a constant is not taken for another axis.
+    """
+    steps: dict[str, int] = {}
+    for axis in axes:
+        size = probe[axis.name]
+        possible = [step for step in _STEPS if axis.min <= size + step <= axis.max]
+        good = [step for step in possible if step not in steps.values() and size + step > 1]
+        steps[axis.name] = next(iter(good or possible), 0)
+    return {name: probe[name] + step for name, step in steps.items()}
 
 
 def _dims(
@@ -219,6 +262,13 @@ def _draw(spec: TensorSpec, sizes: Mapping[str, int], rng: np.random.Generator) 
             remedy="Say which values it takes: TensorSpec(..., bounds=(low, high)), high exclusive.",
         )
     return np.asarray(rng.integers(int(spec.bounds[0]), int(spec.bounds[1]), shape), spec.dtype)
+
+
+def _code(network: nn.Module) -> list[str]:
+    """The SHA-256 of every file that defines a module of the network."""
+    modules = {type(module).__module__ for module in network.modules()}
+    files = {getattr(sys.modules.get(name), "__file__", None) for name in modules}
+    return sorted(sha256(Path(file)) for file in files if file)
 
 
 def _digest(network: nn.Module) -> str:

@@ -76,7 +76,10 @@ def measure_latency(
     """
     options = options or LatencyOptions()
     if baseline is not None and baseline not in {c.name for c in contenders}:
-        raise BackendError(f"the baseline {baseline!r} is none of the contenders")
+        raise BackendError(
+            f"the baseline {baseline!r} is none of the contenders",
+            remedy=f"Choose one of {', '.join(c.name for c in contenders)}.",
+        )
     failed: dict[str, str] = {}
     latencies: list[Latency] = []
     with contextlib.ExitStack() as stack:

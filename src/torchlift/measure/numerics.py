@@ -26,7 +26,8 @@ _SILENCE = 1e-6
 """The largest magnitude below which an output is taken for zero."""
 
 _RELATIVE_FLOOR = 1e-3
-"""Elements smaller than this share of the scale have no meaningful relative difference."""
+"""Elements smaller than this share of the scale have no meaningful relative difference, and rows shorter than this
+share of the longest no meaningful direction."""
 
 
 def compare(candidate: np.ndarray, reference: np.ndarray) -> Difference:
@@ -41,7 +42,7 @@ def compare(candidate: np.ndarray, reference: np.ndarray) -> Difference:
     same = (a == b) | (np.isnan(a) & np.isnan(b))
     mismatch = int(np.count_nonzero(~finite & ~same))
     scale = float(np.abs(b[finite]).max(initial=0.0))
-    absolute = np.abs(a - b, where=finite, out=np.zeros_like(a))[finite]
+    absolute = np.abs(a[finite] - b[finite])
     size = np.abs(b[finite])
     telling = size > _RELATIVE_FLOOR * scale
     relative = absolute[telling] / size[telling]
@@ -65,15 +66,14 @@ def _over(statistic: Callable[[np.ndarray], float], values: np.ndarray) -> float
 
 
 def _smallest_cosine(a: np.ndarray, b: np.ndarray) -> float:
-    """The smallest cosine between rows of ``a`` and ``b`` [rows, ...]; rows that are zero on both sides count as 1."""
-    if a.ndim < 2:
-        a, b = a.reshape(1, -1), b.reshape(1, -1)
-    a, b = a.reshape(len(a), -1), b.reshape(len(b), -1)
-    norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
-    dots = np.einsum("ij,ij->i", a, b)
-    both_zero = ~a.any(axis=1) & ~b.any(axis=1)
-    cosines = np.divide(dots, norms, out=np.zeros_like(dots), where=norms > 0)
-    return float(np.where(both_zero, 1.0, np.clip(cosines, -1, 1)).min(initial=1.0))
+    """The smallest cosine between rows of ``a`` and ``b`` [rows, ...]; see :class:`Difference`."""
+    rows = len(a) if a.ndim > 1 and a.size > len(a) else 1
+    a, b = a.reshape(rows, -1), b.reshape(rows, -1)
+    lengths = np.linalg.norm(b, axis=1)
+    norms = np.linalg.norm(a, axis=1) * lengths
+    cosines = np.divide(np.einsum("ij,ij->i", a, b), norms, out=np.zeros_like(norms), where=norms > 0)
+    telling = lengths > _RELATIVE_FLOOR * lengths.max()
+    return float(np.clip(cosines[telling], -1, 1).min(initial=1.0))
 
 
 def require_signal(goldens: Iterable[Golden]) -> None:

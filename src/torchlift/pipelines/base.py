@@ -7,9 +7,9 @@ from dataclasses import dataclass, field, replace
 from types import TracebackType
 
 from torchlift.backends import Session, SessionOptions, backend
-from torchlift.bundle import Bundle, Variant, locked
+from torchlift.bundle import Bundle, Variant, locked, read_manifest
 from torchlift.errors import BundleError, StorageError, VerificationError
-from torchlift.measure.verify import holds_here, verify_variant
+from torchlift.measure.verify import VerifyOptions, holds_here, verify_variant
 from torchlift.progress import Progress
 
 
@@ -34,6 +34,8 @@ class Pipeline:
         self.options = options
         self._progress = progress
         self._sessions: dict[str, Session] = {}
+        for component in options.variants:
+            self.variant(component)
 
     def variant(self, component: str) -> Variant:
         """The variant that serves a component. Raises BundleError where there is none."""
@@ -87,9 +89,12 @@ def require_verified(bundle: Bundle, variant: Variant, progress: Progress) -> No
         raise VerificationError(f"{variant.name} was not built: {variant.failure}", remedy="Choose another variant.")
     if not holds_here(bundle, variant):
         progress.note(f"{variant.name} was not verified on this machine with these releases: verifying it now")
-        variant = replace(variant, verification=verify_variant(bundle, variant, progress=progress))
+        proof = verify_variant(bundle, variant, _as_before(variant), progress)
+        variant = replace(variant, verification=proof)
         try:
             with locked(bundle.path):
+                if read_manifest(bundle.path) != bundle.manifest:
+                    raise BundleError("the bundle was changed after it was opened")
                 bundle.commit(bundle.manifest.with_variant(variant))
         except (StorageError, BundleError) as error:
             progress.note(f"the proof is not kept: {error.message}")
@@ -99,3 +104,8 @@ def require_verified(bundle: Bundle, variant: Variant, progress: Progress) -> No
             f"{variant.name} does not agree with PyTorch: {'; '.join(variant.verification.failures)}",
             remedy="Choose another variant, or build it again: torchlift build.",
         )
+
+
+def _as_before(variant: Variant) -> VerifyOptions:
+    """The tolerance that the variant was last held to, where it was."""
+    return VerifyOptions({variant.precision: variant.verification.tolerance} if variant.verification else {})

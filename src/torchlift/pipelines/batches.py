@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
+import numpy as np
+
 from torchlift.errors import InputError
 from torchlift.signature import Axis
 
@@ -27,6 +29,12 @@ def batch_size(axis: Axis, asked: int | None) -> int:
 def slices(count: int, size: int) -> list[slice]:
     """Consecutive slices of at most ``size`` that cover ``count`` rows."""
     return [slice(start, min(start + size, count)) for start in range(0, count, size)]
+
+
+def filled(rows: np.ndarray, axis: Axis) -> np.ndarray:
+    """``rows``, the last of them repeated until there are as many as ``axis`` demands."""
+    missing = axis.min - len(rows)
+    return np.concatenate([rows, np.repeat(rows[-1:], missing, axis=0)]) if missing > 0 else rows
 
 
 def ahead(prepare: Callable[[Item], Result], items: Sequence[Item], pool: ThreadPoolExecutor) -> Iterator[Result]:

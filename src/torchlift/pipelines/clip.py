@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -13,7 +13,7 @@ from torchlift.bundle import Bundle
 from torchlift.errors import BundleError, InputError
 from torchlift.machine import usable_cores
 from torchlift.pipelines.base import OpenOptions, Pipeline
-from torchlift.pipelines.batches import ahead, batch_size, slices
+from torchlift.pipelines.batches import ahead, batch_size, filled, slices
 from torchlift.processing.image import ImageInput, Source
 from torchlift.processing.labels import l2_normalize, softmax
 from torchlift.processing.text import Tokenizer
@@ -55,9 +55,11 @@ class ClipPipeline(Pipeline):
         """
         images = _listed(images, "pictures")
         signature, session = self._open(IMAGE)
-        parts = slices(len(images), batch_size(_batch(signature), size))
-        features = [session.run({IMAGE: pixels})[signature.output_names[0]] for pixels in self._pixels(images, parts)]
-        return _finished(np.concatenate(features), normalize)
+        axis = _batch(signature)
+        parts = slices(len(images), batch_size(axis, size))
+        batches = (filled(pixels, axis) for pixels in self._pixels(images, parts))
+        features = [session.run({IMAGE: pixels})[signature.output_names[0]] for pixels in batches]
+        return _finished(np.concatenate(features)[: len(images)], normalize)
 
     def _pixels(self, images: Sequence[Source], parts: Sequence[slice]) -> Any:
         def load(part: slice) -> np.ndarray:
@@ -90,16 +92,16 @@ class ClipPipeline(Pipeline):
                 f"text {cut[0]}"
             )
         signature, session = self._open(TEXT)
-        shortest = signature.axis("sequence").min
+        axis, shortest = _batch(signature), signature.axis("sequence").min
         order = np.argsort(tokens.lengths, kind="stable")
         features = np.empty((len(texts), _embedding(signature)), np.float32)
-        for part in slices(len(texts), batch_size(_batch(signature), size)):
+        for part in slices(len(texts), batch_size(axis, size)):
             rows = order[part]
             length = max(shortest, tokens.lengths[rows[-1]])
             ids = np.full((len(rows), length), tokens.pad, np.int64)
             for row, i in enumerate(rows):
                 ids[row, : len(tokens.ids[i])] = tokens.ids[i]
-            features[rows] = session.run({TEXT: ids})[signature.output_names[0]]
+            features[rows] = session.run({TEXT: filled(ids, axis)})[signature.output_names[0]][: len(rows)]
         return _finished(features, normalize)
 
     def similarity(self, image_features: np.ndarray, text_features: np.ndarray) -> np.ndarray:
@@ -120,7 +122,8 @@ class ClipPipeline(Pipeline):
 
 
 def _listed(items: Sequence[Any], what: str) -> Sequence[Any]:
-    if isinstance(items, (str, bytes)):
+    one_array = isinstance(items, np.ndarray) and items.ndim in (2, 3)
+    if isinstance(items, (str, bytes)) or one_array or not isinstance(items, Iterable):
         raise InputError(f"one {type(items).__name__} where a list of {what} is expected", remedy="Put it into a list.")
     items = list(items)
     if not items:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,10 +10,10 @@ import numpy as np
 from torchlift.bundle import Bundle
 from torchlift.errors import InputError
 from torchlift.pipelines.base import OpenOptions, Pipeline
-from torchlift.pipelines.batches import batch_size, slices
+from torchlift.pipelines.batches import batch_size, filled, slices
 from torchlift.processing.declared import from_settings
 from torchlift.progress import Progress
-from torchlift.signature import BATCH, Signature
+from torchlift.signature import BATCH, Signature, TensorSpec
 
 
 class TensorPipeline(Pipeline):
@@ -50,7 +50,7 @@ class TensorPipeline(Pipeline):
     def _in_batches(self, feeds: Mapping[str, np.ndarray], size: int | None) -> dict[str, np.ndarray]:
         signature, session = self.signature, self.session(self.component)
         axis = signature.batch
-        batched = [s.name for s in signature.inputs if s.shape and s.shape[0] == BATCH and s.name in feeds]
+        batched = [s.name for s in signature.inputs if s.shape[:1] == (BATCH,) and np.ndim(feeds.get(s.name, 0))]
         if axis is None or not batched:
             return session.run(feeds)
         rows = {len(feeds[name]) for name in batched}
@@ -62,10 +62,18 @@ class TensorPipeline(Pipeline):
         count = rows.pop()
         if count == 0:
             raise InputError("the batch is empty", remedy="Give at least one row.")
-        if count <= axis.max and size is None:
+        if axis.min <= count <= axis.max and size is None:
             return session.run(feeds)
         parts = [
-            session.run({n: a[part] if n in batched else a for n, a in feeds.items()})
+            session.run({n: filled(a[part], axis) if n in batched else a for n, a in feeds.items()})
             for part in slices(count, batch_size(axis, size))
         ]
-        return {name: np.concatenate([p[name] for p in parts]) for name in signature.output_names}
+        return {s.name: _joined(s, [p[s.name] for p in parts], count) for s in signature.outputs}
+
+
+def _joined(spec: TensorSpec, parts: Sequence[np.ndarray], count: int) -> np.ndarray:
+    """One output of several batches: ``count`` rows, or, where its size is fixed, what every batch answers."""
+    if not spec.shape or isinstance(spec.shape[0], int):
+        return parts[0]
+    joined = np.concatenate(parts)
+    return joined[:count] if spec.shape[0] == BATCH else joined

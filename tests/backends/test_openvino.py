@@ -1,0 +1,103 @@
+import dataclasses
+
+import numpy as np
+import pytest
+import tiny
+
+from torchlift.backends import SessionOptions, backend
+from torchlift.backends import openvino as module
+from torchlift.errors import BackendError, ProviderError
+from torchlift.machine import this_machine
+
+
+@pytest.fixture
+def model(built_once):
+    return built_once.file(built_once.manifest.variant("model/openvino/fp32").model)
+
+
+def answers(model, precision, x):
+    with backend("openvino").open(model, tiny.SIGNATURE, precision) as session:
+        return session.run({"x": x})["y"]
+
+
+def computed(model, precision):
+    """The precision that OpenVINO says it computes in."""
+    session = backend("openvino").open(model, tiny.SIGNATURE, precision, SessionOptions(1))
+    compiled = session._request.get_compiled_model()
+    return compiled.get_property("INFERENCE_PRECISION_HINT").to_string(), session.runtime
+
+
+def test_fp32_computes_in_fp32(model):
+    said, runtime = computed(model, "fp32")
+    assert said == "f32"
+    assert runtime.endswith("CPU f32")
+
+
+@pytest.fixture
+def bf16():
+    state = backend("openvino").supports("bf16")
+    if not state.ok:
+        pytest.skip(state.detail)
+    return "bf16"
+
+
+def test_bf16_computes_in_bf16_and_shows_it(model, bf16):
+    said, runtime = computed(model, bf16)
+    assert said == "bf16"
+    assert runtime.endswith("CPU bf16")
+    x = tiny.sample(8)
+    exact = tiny.answer(x.astype(np.float64))
+    full, half = (np.abs(answers(model, p, x) - exact).max() / exact.max() for p in ("fp32", bf16))
+    assert full < 1e-5
+    assert 1e-4 < half < 6e-2
+
+
+def test_bf16_serves_from_the_files_of_fp32(built_once, bf16):
+    runtime = backend("openvino")
+    assert (runtime.artifact("bf16"), runtime.artifact("fp32")) == ("fp32", "fp32")
+    variants = [built_once.manifest.variant(f"model/openvino/{p}") for p in ("fp32", bf16)]
+    assert variants[0].files == variants[1].files
+
+
+@pytest.mark.parametrize("instructions", [(), ("avx2", "avx512f")])
+def test_a_processor_without_bf16_is_said(monkeypatch, instructions):
+    machine = dataclasses.replace(this_machine(), processor="Old One", instructions=instructions)
+    monkeypatch.setattr(module, "this_machine", lambda: machine)
+    state = backend("openvino").supports("bf16")
+    assert (state.ok, state.detail) == (False, "Old One has no bf16 instructions")
+    assert backend("openvino").supports("fp32").ok
+
+
+def test_another_precision_than_the_one_asked_for_is_an_error(model, monkeypatch):
+    import openvino as ov
+
+    compile_model = ov.Core.compile_model
+
+    def at_its_own_choice(core, file, device, config):
+        return compile_model(core, file, device, {**config, "INFERENCE_PRECISION_HINT": "f16"})
+
+    monkeypatch.setattr(ov.Core, "compile_model", at_its_own_choice)
+    with pytest.raises(ProviderError, match="CPU at f32 was asked for, OpenVINO would run on CPU at") as caught:
+        backend("openvino").open(model, tiny.SIGNATURE)
+    assert "torchlift doctor" in caught.value.remedy
+
+
+def test_weights_keep_their_precision(model):
+    weights = model.with_suffix(".bin").read_bytes()
+    assert tiny.weights()[0].T.tobytes() in weights or tiny.weights()[0].tobytes() in weights
+
+
+def test_weights_that_are_missing_are_a_damaged_model(model, tmp_path):
+    (tmp_path / "model.xml").write_bytes(model.read_bytes())
+    with pytest.raises(BackendError, match=r"OpenVINO cannot load model\.xml") as caught:
+        backend("openvino").open(tmp_path / "model.xml", tiny.SIGNATURE)
+    assert "torchlift build" in caught.value.remedy
+
+
+def test_a_runtime_without_its_plug_in(monkeypatch):
+    import openvino as ov
+
+    monkeypatch.setattr(ov.Core, "available_devices", property(lambda core: ["NPU"]))
+    state = backend("openvino").available()
+    assert (state.ok, state.detail) == (False, "its CPU plug-in is missing")
+    assert "torchlift[openvino]" in state.remedy

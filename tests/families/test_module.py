@@ -1,0 +1,435 @@
+"""A user's own network: what its file and its function may be, and what is found out about it."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from torchlift.errors import ModuleSourceError, SignatureError
+from torchlift.families.base import LoadOptions
+from torchlift.families.module import ModuleFamily
+from torchlift.signature import CORNERS, Axis, TensorSpec
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+HEAD = """
+import torch
+from torch import nn
+import torchlift as tl
+
+class Function(nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+"""
+ONE = HEAD + "    def forward(self, x):\n        return self.function(x)\n"
+TWO = HEAD + "    def forward(self, ids, weight=1):\n        return self.function(ids, weight)\n"
+ROWS = 'inputs=[tl.TensorSpec("x", "float32", ("batch", 4))], axes=[tl.Axis("batch", 1, 4, 8)]'
+SEQUENCES = (
+    'inputs=[tl.TensorSpec("x", "float32", ("batch", "events"))], '
+    'axes=[tl.Axis("batch", 1, 4, 8), tl.Axis("events", 2, 5, 9)]'
+)
+
+
+@pytest.fixture(autouse=True)
+def clean_imports(monkeypatch):
+    """Users' files are imported by name from their folder: forget both."""
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    before = {*sys.modules}
+    yield
+    for name in {*sys.modules} - before:
+        if not name.startswith(("torch", "transformers", "numpy")):
+            del sys.modules[name]
+
+
+@pytest.fixture
+def load(tmp_path):
+    """Write a file and load the network that its function ``build`` makes."""
+
+    def load(text, function="build", name="net.py", **axes):
+        (tmp_path / name).write_text(text)
+        return ModuleFamily().load(f"{tmp_path / name}:{function}", LoadOptions(axes={"": axes} if axes else {}))
+
+    return load
+
+
+@pytest.fixture
+def refused(load):
+    """The error that loading a file ends with: its message and its remedy."""
+
+    def refused(text, error=ModuleSourceError, **options):
+        with pytest.raises(error) as caught:
+            load(text, **options)
+        return caught.value.message, caught.value.remedy
+
+    return refused
+
+
+def signature(model):
+    return model.component("model").signature
+
+
+def declared(function, outputs='["y"]', takes=ROWS, more=""):
+    return ONE + f"\n@tl.module({takes}, outputs={outputs}{more})\ndef build():\n    return Function({function})\n"
+
+
+def with_examples(examples, function="lambda x: 2 * x", head=ONE):
+    return head + f"\ndef build():\n    return Function({function}), {examples}\n"
+
+
+# Where the network is.
+
+
+def test_a_file_and_a_function_in_a_relative_folder(tmp_path, monkeypatch):
+    (tmp_path / "nets").mkdir()
+    (tmp_path / "nets" / "mine.py").write_text(declared("lambda x: 2 * x"))
+    monkeypatch.chdir(tmp_path)
+    model = ModuleFamily().load("nets/mine.py:build", LoadOptions())
+    assert (model.name, model.family, model.component_names, model.assets) == ("mine.build", "module", ("model",), {})
+
+
+def test_a_file_may_import_its_neighbours(tmp_path, load):
+    (tmp_path / "the_neighbour.py").write_text(ONE)
+    load(f"from the_neighbour import *\n@tl.module({ROWS}, outputs=['y'])\ndef build(): return Function(torch.tanh)\n")
+
+
+@pytest.mark.parametrize("source", ["net.py", "net.py:", "net.py:not a name", ":build", ""])
+def test_a_source_without_a_function_is_refused(source):
+    with pytest.raises(ModuleSourceError, match="names no function") as caught:
+        ModuleFamily().load(source, LoadOptions())
+    assert repr(source) in caught.value.message
+    assert caught.value.remedy == "Write path/to/file.py:function."
+
+
+def test_a_missing_file_is_refused_by_name(tmp_path):
+    with pytest.raises(ModuleSourceError, match=r"nowhere\.py does not exist"):
+        ModuleFamily().load(f"{tmp_path}/nowhere.py:build", LoadOptions())
+
+
+def test_a_file_that_is_not_python_is_refused(refused):
+    message, remedy = refused("a: 1", name="net.yaml")
+    assert message.endswith("net.yaml is not a Python file")
+    assert "file.py:function" in remedy
+
+
+def test_a_missing_function_is_refused_with_those_that_there_are(refused):
+    message, remedy = refused(ONE + "def make(): ...\ndef train(): ...\n")
+    assert "has no function 'build'" in message
+    assert remedy == "Its functions are make, train."
+
+
+def test_a_file_without_functions_says_so(refused):
+    assert refused("build = 3\n")[1] == "Its functions are none."
+
+
+@pytest.mark.parametrize(
+    ("text", "cause"),
+    [
+        ("import a_package_that_is_not_there", "ModuleNotFoundError: No module named 'a_package_that_is_not_there'"),
+        ("def build(:", "SyntaxError"),
+        ("raise ValueError('no checkpoint at /data')", "ValueError: no checkpoint at /data"),
+        ("import sys; sys.exit('usage: net.py DATA')", "SystemExit: usage: net.py DATA"),
+    ],
+)
+def test_a_file_that_cannot_be_imported_is_refused_with_the_cause(refused, text, cause):
+    message, remedy = refused(text)
+    assert "net.py cannot be imported: " in message
+    assert cause in message
+    assert remedy == "Run it with python to see where."
+
+
+def test_a_function_that_fails_is_refused_with_the_cause(refused):
+    message, remedy = refused("def build(): raise FileNotFoundError('weights.pt')")
+    assert message == "build in net.py failed: FileNotFoundError: weights.pt"
+    assert "called without arguments" in remedy
+
+
+def test_a_function_with_parameters_is_refused(refused):
+    message, remedy = refused("def build(path): ...")
+    assert "missing 1 required positional argument: 'path'" in message
+    assert "called without arguments" in remedy
+
+
+@pytest.mark.parametrize(
+    ("returned", "kind"), [("None", "NoneType"), ("{'weights': 1}", "dict"), ("(1, 2, 3)", "tuple")]
+)
+def test_a_function_that_returns_no_module_is_refused(refused, returned, kind):
+    message, remedy = refused(f"def build(): return {returned}")
+    assert message == f"build in net.py returned {kind}"
+    assert "must return an nn.Module" in remedy
+
+
+def test_a_module_whose_inputs_are_not_stated_is_refused(refused):
+    message, remedy = refused("from torch import nn\ndef build(): return nn.Linear(2, 2)")
+    assert message == "build returns a network without saying what it takes"
+    assert "torchlift.module(inputs=..., outputs=..., axes=...)" in remedy
+    assert "(network, inputs)" in remedy
+
+
+# Example inputs.
+
+
+@pytest.mark.parametrize(
+    "examples", ["torch.ones(3, 4)", "(torch.ones(3, 4),)", "[torch.ones(3, 4)]", "{'x': torch.ones(3, 4)}"]
+)
+def test_a_single_example_names_and_batches_its_input(load, examples):
+    found = signature(load(with_examples(examples)))
+    assert found.inputs == (TensorSpec("x", "float32", ("batch", 4)),)
+    assert found.outputs == (TensorSpec("output0", "float32", ("batch", 4)),)
+    assert found.axes == (Axis("batch", 1, 8, 64),)
+
+
+@pytest.mark.parametrize(
+    "examples",
+    [
+        "(torch.tensor([[3, 7], [1, 5]]), torch.ones(2, 1))",
+        "{'weight': torch.ones(2, 1), 'ids': torch.tensor([[3, 7], [1, 5]])}",
+    ],
+)
+def test_several_examples_are_in_the_order_of_forward(load, examples):
+    model = load(with_examples(examples, "lambda ids, weight: (ids * weight, ids > 2)", TWO))
+    assert signature(model).inputs == (
+        TensorSpec("ids", "int64", ("batch", 2), (1, 8)),
+        TensorSpec("weight", "float32", ("batch", 1)),
+    )
+    assert [(o.name, o.dtype, o.shape) for o in signature(model).outputs] == [
+        ("output0", "float32", ("batch", 2)),
+        ("output1", "bool", ("batch", 2)),
+    ]
+    drawn = model.component("model").sample({"batch": 500}, np.random.default_rng(0))["ids"]
+    assert (drawn.min(), drawn.max()) == (1, 7), "the values that the examples have"
+
+
+def test_a_parameter_with_a_default_needs_no_example(load):
+    model = load(with_examples("torch.tensor([[3, 7]])", "lambda ids, weight: ids * 2.0 * weight", TWO))
+    assert signature(model).input_names == ("ids",)
+
+
+def test_examples_that_share_no_first_dimension_have_no_batch(load):
+    found = signature(load(with_examples("(torch.ones(3, 4), torch.tensor(2.0))", "lambda x, k: x * k", TWO)))
+    assert [s.shape for s in found.inputs] == [(3, 4), ()]
+    assert found.axes == ()
+
+
+@pytest.mark.parametrize(("value", "shown"), [("2", "2"), ("0.5", "0.5"), ("'bicubic'", "'bicubic'"), ("None", "None")])
+def test_a_python_value_among_the_examples_is_refused_by_name(refused, value, shown):
+    message, remedy = refused(with_examples(f"(torch.ones(3, 4), {value})", "lambda x, k: x", TWO))
+    assert message == f"the example input weight is the Python value {shown}: it would be baked into the graph"
+    assert "torch.tensor(...)" in remedy
+
+
+def test_a_python_value_as_the_only_example_is_refused(refused):
+    assert "the example input x is the Python value 3" in refused(with_examples("3"))[0]
+
+
+@pytest.mark.parametrize(
+    ("examples", "head", "message"),
+    [
+        ("(torch.ones(3), torch.ones(3))", ONE, "the example inputs (2) do not fit forward(x)"),
+        ("{'y': torch.ones(3)}", ONE, "the example inputs (y) do not fit forward(x)"),
+        ("{'weight': torch.ones(3)}", TWO, "the example inputs (weight) do not fit forward(ids, weight)"),
+    ],
+)
+def test_examples_that_do_not_fit_forward_are_refused(refused, examples, head, message):
+    said, remedy = refused(with_examples(examples, head=head))
+    assert said == message
+    assert "from the first on" in remedy
+
+
+# What a declaration leads to.
+
+
+def test_every_axis_that_an_output_follows_is_found(load):
+    function = "lambda x: (x, x.t(), x.sum(1), x.sum(0), x.sum(), x[:1])"
+    outputs = signature(load(declared(function, "list('abcdef')", SEQUENCES))).outputs
+    assert [o.shape for o in outputs] == [
+        ("batch", "events"),
+        ("events", "batch"),
+        ("batch",),
+        ("events",),
+        (),
+        (1, "events"),
+    ]
+
+
+def test_a_size_that_the_network_computes_stays_open(load):
+    function = "lambda x: (torch.cat([x, x], 1), x[:, :-1], x.flatten())"
+    outputs = signature(load(declared(function, "list('abc')", SEQUENCES))).outputs
+    assert [o.shape for o in outputs] == [("batch", None), ("batch", None), (None,)]
+
+
+@pytest.mark.parametrize("axis", [Axis("batch", 1, 1, 2), Axis("batch", 1, 2, 2), Axis("batch", 7, 8, 8)])
+def test_an_axis_of_two_sizes_is_found_in_the_outputs(load, axis):
+    assert signature(load(declared("lambda x: 2 * x"), batch=axis)).outputs[0].shape == ("batch", 4)
+
+
+def test_outputs_keep_their_dtype(load):
+    outputs = signature(load(declared("lambda x: (x.argmax(1), x > 0, x.int())", "list('abc')"))).outputs
+    assert [o.dtype for o in outputs] == ["int64", "bool", "int32"]
+
+
+@pytest.mark.parametrize(
+    ("function", "outputs", "said"),
+    [
+        ("lambda x: (x, x)", '["y"]', "the network returns 2 tensors, 1 outputs are declared: y"),
+        ("lambda x: x", '["y", "z"]', "the network returns 1 tensors, 2 outputs are declared: y, z"),
+    ],
+)
+def test_a_wrong_number_of_outputs_is_refused(refused, function, outputs, said):
+    message, remedy = refused(declared(function, outputs))
+    assert message == said
+    assert remedy == "Name every tensor that forward returns."
+
+
+@pytest.mark.parametrize(
+    ("function", "kind"),
+    [("lambda x: {'y': x}", "dict"), ("lambda x: [x]", "list"), ("lambda x: (x, None)", "NoneType"), ("len", "int")],
+)
+def test_answers_that_are_not_tensors_are_refused(refused, function, kind):
+    message, remedy = refused(declared(function))
+    assert message == f"the network returns {kind} where a tensor is expected"
+    assert "a tensor or a tuple of tensors" in remedy
+
+
+def test_a_network_that_does_not_run_on_what_is_declared_is_refused_with_the_shapes(refused):
+    message, remedy = refused(declared("nn.Linear(5, 2)"))
+    assert "does not run on x [4, 4]: RuntimeError: mat1 and mat2 shapes cannot be multiplied" in message
+    assert "sample=" in remedy
+
+
+def test_whole_numbers_without_bounds_are_refused(refused):
+    text = declared("nn.Embedding(9, 2)", takes=ROWS.replace("float32", "int64"))
+    message, remedy = refused(text, SignatureError)
+    assert message == "input x is int64[batch, 4] and states no bounds"
+    assert "bounds=(low, high)" in remedy
+
+
+def test_whole_numbers_are_drawn_within_their_bounds(load):
+    takes = ROWS.replace('"float32", ("batch", 4)', '"int32", ("batch", 4), bounds=(3, 6)')
+    model = load(declared("lambda x: x * 1.5", takes=takes))
+    drawn = model.component("model").sample({"batch": 200}, np.random.default_rng(0))["x"]
+    assert drawn.dtype == np.int32
+    assert {*drawn.flat} == {3, 4, 5}
+
+
+def test_real_numbers_are_drawn_within_their_bounds(load):
+    takes = ROWS.replace('("batch", 4)', '("batch", 4), bounds=(5, 6)')
+    drawn = (
+        load(declared("lambda x: x", takes=takes)).component("model").sample({"batch": 50}, np.random.default_rng(0))
+    )
+    assert drawn["x"].dtype == np.float32
+    assert drawn["x"].min() >= 5
+    assert drawn["x"].max() <= 6
+
+
+def test_a_sampler_of_ones_own_draws_the_inputs(load):
+    more = ", sample=lambda sizes, rng: {'x': np.full((sizes['batch'], 4), 7 + rng.random(), np.float32)}"
+    model = load("import numpy as np\n" + declared("lambda x: x", more=more))
+    drawn = model.component("model").sample({"batch": 3}, np.random.default_rng(0))["x"]
+    assert drawn.shape == (3, 4)
+    assert (drawn >= 7).all()
+
+
+@pytest.mark.parametrize(
+    ("more", "message", "remedy"),
+    [
+        (", postprocess={'genre': tl.Labels(('a', 'b'))}", "postprocess names 'genre'", "Use one of y."),
+        (", preprocess={'image': tl.ImageInput((8, 8))}", "preprocess names 'image'", "Use one of x."),
+    ],
+)
+def test_processing_of_a_tensor_that_there_is_not_is_refused(refused, more, message, remedy):
+    assert refused(declared("lambda x: x", more=more)) == (message, remedy)
+
+
+def test_processing_goes_into_the_settings(load):
+    settings = load(declared("lambda x: x", more=", postprocess={'y': tl.Labels(tuple('abcd'), top=2)}")).settings
+    assert settings["outputs"]["y"]["names"] == list("abcd") or tuple(settings["outputs"]["y"]["names"]) == tuple(
+        "abcd"
+    )
+    assert settings["outputs"]["y"]["top"] == 2
+
+
+def test_a_network_is_float32_in_eval_mode_and_without_gradients(load):
+    network = load(declared("nn.Sequential(nn.Linear(4, 4).double(), nn.Dropout(0.5))")).component("model").reference
+    assert {p.dtype for p in network.parameters()} == {torch.float32}
+    assert not any(p.requires_grad for p in network.parameters())
+    assert not any(m.training for m in network.modules())
+
+
+# Ranges and keys.
+
+
+def test_ranges_may_be_replaced(load):
+    axes = signature(load(declared("lambda x: x", takes=SEQUENCES), events=Axis("events", 3, 4, 6))).axes
+    assert axes == (Axis("batch", 1, 4, 8), Axis("events", 3, 4, 6))
+
+
+def test_ranges_may_be_replaced_for_the_component_by_name(tmp_path):
+    (tmp_path / "net.py").write_text(declared("lambda x: x"))
+    axes = {"model": {"batch": Axis("batch", 2, 2, 2)}, "": {"batch": Axis("batch", 1, 1, 1)}}
+    model = ModuleFamily().load(f"{tmp_path}/net.py:build", LoadOptions(axes=axes))
+    assert signature(model).axes == (Axis("batch", 2, 2, 2),)
+
+
+@pytest.mark.parametrize(("scope", "axis", "said"), [("", "btach", "'btach'"), ("image", "batch", "'image.batch'")])
+def test_a_range_for_an_axis_that_there_is_not_is_refused(tmp_path, scope, axis, said):
+    (tmp_path / "net.py").write_text(declared("lambda x: x"))
+    options = LoadOptions(axes={scope: {axis: Axis(axis, 1, 2, 3)}})
+    with pytest.raises(SignatureError, match=f"the network has no axis {said}") as caught:
+        ModuleFamily().load(f"{tmp_path}/net.py:build", options)
+    assert caught.value.remedy == "Its axes are batch."
+
+
+def test_the_same_source_has_the_same_key(load):
+    text = declared("nn.Linear(4, 2)")
+    assert load(text).key == load(text).key, "weights are drawn from a fixed seed"
+
+
+def test_changed_weights_have_another_key(load, tmp_path):
+    (tmp_path / "net.py").write_text("")
+    text = declared("torch.load(WEIGHTS, weights_only=False)").replace("WEIGHTS", repr(str(tmp_path / "weights.pt")))
+    keys = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        torch.save(torch.nn.Linear(4, 2), tmp_path / "weights.pt")
+        keys.append(load(text).key)
+    assert keys[0] == keys[1] != keys[2]
+
+
+def test_a_change_of_a_neighbour_that_defines_a_module_has_another_key(load, tmp_path):
+    keys = []
+    for factor in (2, 3):
+        (tmp_path / "the_parts.py").write_text(ONE.replace("self.function(x)", f"{factor} * self.function(x)"))
+        sys.modules.pop("the_parts", None)
+        text = f"from the_parts import *\n@tl.module({ROWS}, outputs=['y'])\ndef build(): return Function(torch.tanh)\n"
+        keys.append(load(text).key)
+    assert keys[0] != keys[1]
+
+
+def test_another_range_function_or_file_has_another_key(load):
+    text = declared("lambda x: x")
+    twice = text + "\nother = build\n"
+    keys = [
+        load(text).key,
+        load(text, batch=Axis("batch", 1, 2, 3)).key,
+        load(twice).key,
+        load(twice, function="other").key,
+    ]
+    assert len({*keys}) == 4
+
+
+def test_the_example_of_a_recommender_loads():
+    model = ModuleFamily().load(f"{EXAMPLES}/recommender/net.py:build", LoadOptions())
+    found = signature(model)
+    assert found.input_names == ("history", "ratings", "candidate")
+    assert [(o.name, o.shape) for o in found.outputs] == [("score", ("batch",)), ("genre", ("batch", 8))]
+    part = model.component("model")
+    for corner in CORNERS:
+        sizes = found.sizes(corner)
+        feeds = part.sample(sizes, np.random.default_rng(0))
+        assert found.check(feeds) == sizes
+        score, genre = part.reference(*map(torch.from_numpy, feeds.values()))
+        assert score.shape == (sizes["batch"],)
+        assert genre.abs().max() > 0.1
+    assert model.settings["outputs"]["genre"]["top"] == 3

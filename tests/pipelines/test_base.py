@@ -1,0 +1,236 @@
+import os
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import tiny
+
+from torchlift.backends import Availability, backend
+from torchlift.bundle import Bundle, locked
+from torchlift.errors import BackendUnavailableError, BundleError, StorageError, VerificationError
+from torchlift.evidence import Tolerance
+from torchlift.measure.verify import VerifyOptions, verify_variant
+from torchlift.pipelines import OpenOptions, open_bundle
+from torchlift.stages import build_variant
+
+ORT, OPENVINO = "model/onnxruntime/fp32", "model/openvino/fp32"
+
+
+def answer(pipeline, rows=2):
+    return pipeline({"x": tiny.sample(rows)})["y"]
+
+
+def from_elsewhere(bundle, name, **changes):
+    """Make the evidence of a variant say that it was obtained on another machine."""
+    variant = bundle.manifest.variant(name)
+    proof = variant.verification or verify_variant(bundle, variant)
+    machine = replace(proof.provenance.machine, processor="Another 9000")
+    proof = replace(proof, provenance=replace(proof.provenance, machine=machine), **changes)
+    bundle.commit(bundle.manifest.with_variant(replace(variant, verification=proof)))
+
+
+def test_a_bundle_answers_with_its_chosen_variant(ready):
+    with open_bundle(ready.path) as pipeline:
+        assert pipeline.variant("model").name == ORT
+        np.testing.assert_allclose(answer(pipeline), tiny.answer(tiny.sample(2)), rtol=1e-5, atol=1e-5)
+        assert "onnxruntime" in pipeline.session("model").runtime
+
+
+def test_without_a_choice_the_remedy_is_to_build(built):
+    with (
+        open_bundle(built.path) as pipeline,
+        pytest.raises(BundleError, match="no variant of model has been") as caught,
+    ):
+        answer(pipeline)
+    assert f"torchlift build {built.path}" in caught.value.remedy
+    assert "--variant" in caught.value.remedy
+
+
+@pytest.mark.parametrize("name", [OPENVINO, "openvino/fp32"])
+def test_another_than_the_chosen_variant_can_be_named(ready, name, progress):
+    with open_bundle(ready.path, OpenOptions({"model": name}), progress) as pipeline:
+        answer(pipeline)
+        assert "openvino" in pipeline.session("model").runtime
+    assert any(OPENVINO in note for note in progress.notes), "it was not verified before"
+
+
+@pytest.mark.parametrize(
+    ("variants", "message", "remedy"),
+    [
+        ({"model": "onnxruntime/fp16"}, "no variant 'model/onnxruntime/fp16'", ORT),
+        ({"model": "model/tensorrt/fp32"}, "no variant 'model/tensorrt/fp32'", ORT),
+        ({"onnxruntime": "onnxruntime/fp32"}, "no component 'onnxruntime'", "model"),
+    ],
+)
+def test_an_unknown_variant_is_refused_when_the_bundle_is_opened(ready, variants, message, remedy):
+    with pytest.raises(BundleError) as caught:
+        open_bundle(ready.path, OpenOptions(variants))
+    assert message in caught.value.message
+    assert remedy in caught.value.remedy
+
+
+def test_an_unknown_component_has_no_variant(ready):
+    with open_bundle(ready.path) as pipeline, pytest.raises(BundleError, match="no component 'image'"):
+        pipeline.variant("image")
+
+
+def test_a_variant_whose_runtime_is_not_here_is_refused_with_what_to_install(ready, monkeypatch):
+    missing = Availability(False, "openvino is not installed", "pip install openvino")
+    monkeypatch.setattr(type(backend("openvino")), "available", lambda self: missing)
+    with (
+        open_bundle(ready.path, OpenOptions({"model": OPENVINO})) as pipeline,
+        pytest.raises(BackendUnavailableError, match="openvino cannot be used: openvino is not installed") as caught,
+    ):
+        answer(pipeline)
+    assert caught.value.remedy == "pip install openvino"
+
+
+def test_a_variant_that_was_not_built_is_refused(ready):
+    broken = replace(ready.manifest.variant(OPENVINO), model="", files=(), failure="the operator Foo is not known")
+    ready.commit(ready.manifest.with_variant(broken))
+    with (
+        open_bundle(ready.path, OpenOptions({"model": OPENVINO})) as pipeline,
+        pytest.raises(VerificationError, match="was not built: the operator Foo is not known") as caught,
+    ):
+        answer(pipeline)
+    assert "another variant" in caught.value.remedy
+
+
+def test_evidence_that_holds_here_is_not_obtained_again(ready, progress):
+    with open_bundle(ready.path, progress=progress) as pipeline:
+        answer(pipeline)
+    assert progress.notes == []
+    assert progress.stages == []
+
+
+def test_evidence_of_another_machine_is_obtained_anew_and_kept(ready, progress):
+    from_elsewhere(ready, ORT)
+    with open_bundle(ready.path, progress=progress) as pipeline:
+        answer(pipeline)
+    assert progress.notes == [f"{ORT} was not verified on this machine with these releases: verifying it now"]
+    kept = Bundle.open(ready.path).manifest.variant(ORT).verification
+    assert kept.passed
+    assert kept.provenance.machine.processor != "Another 9000"
+    progress.notes.clear()
+    with open_bundle(ready.path, progress=progress) as pipeline:
+        answer(pipeline)
+    assert progress.notes == []
+
+
+def test_what_another_machine_refused_may_be_right_here(ready):
+    from_elsewhere(ready, ORT, failures=("y at min: 3 NaN, 0 infinite",))
+    with open_bundle(ready.path) as pipeline:
+        assert answer(pipeline).shape == (2, tiny.OUTPUTS)
+
+
+def test_evidence_is_obtained_anew_at_the_tolerance_that_the_bundle_was_made_with(ready):
+    from_elsewhere(ready, ORT, tolerance=Tolerance(0.5, 0.5))
+    with open_bundle(ready.path) as pipeline:
+        answer(pipeline)
+    assert Bundle.open(ready.path).manifest.variant(ORT).verification.tolerance == Tolerance(0.5, 0.5)
+
+
+def test_evidence_of_both_towers_is_kept(copied, progress):
+    names = [copied.manifest.choices[component].variant for component in ("image", "text")]
+    for name in names:
+        from_elsewhere(copied, name)
+    with open_bundle(copied.path, progress=progress) as pipeline:
+        for component in ("image", "text"):
+            pipeline.session(component)
+    assert len(progress.notes) == 2
+    manifest = Bundle.open(copied.path).manifest
+    assert all(manifest.variant(n).verification.provenance.machine.processor != "Another 9000" for n in names)
+
+
+@pytest.fixture
+def wrong(tmp_path):
+    """A bundle whose graph has other weights than those that gave the goldens."""
+    bundle = tiny.make_bundle(tmp_path / "wrong", seed=1)
+    build_variant(bundle, bundle.manifest.component("model"), "onnxruntime", "fp32")
+    return bundle
+
+
+def test_a_variant_that_does_not_agree_is_refused_now_and_later(wrong):
+    for _ in range(2):
+        with (
+            open_bundle(wrong.path, OpenOptions({"model": ORT})) as pipeline,
+            pytest.raises(VerificationError, match="does not agree with PyTorch: y at min: off by") as caught,
+        ):
+            answer(pipeline)
+        assert "torchlift build" in caught.value.remedy
+    assert not Bundle.open(wrong.path).manifest.variant(ORT).verification.passed
+
+
+def test_a_variant_that_failed_a_stricter_tolerance_is_refused(ready):
+    variant = ready.manifest.variant(ORT)
+    proof = verify_variant(ready, variant, VerifyOptions({"fp32": Tolerance(0, 1)}))
+    proof = replace(proof, failures=proof.failures or ("y at min: off by 1e-07 of the scale (at most 0)",))
+    ready.commit(ready.manifest.with_variant(replace(variant, verification=proof)))
+    with open_bundle(ready.path) as pipeline, pytest.raises(VerificationError, match="off by"):
+        answer(pipeline)
+
+
+@pytest.fixture
+def read_only(ready, monkeypatch):
+    """The tiny bundle with evidence of another machine, in a folder that may not be written."""
+    from_elsewhere(ready, ORT)
+    if os.geteuid():
+        for folder in (ready.path, ready.path.parent):
+            folder.chmod(0o555)
+    else:  # permissions do not bind
+
+        def refuse(self, manifest, added=None):
+            raise StorageError(f"{self.path} may not be written: Read-only file system")
+
+        monkeypatch.setattr(Bundle, "commit", refuse)
+    yield ready
+    for folder in (ready.path, ready.path.parent):
+        folder.chmod(0o755)
+
+
+def test_a_bundle_that_cannot_be_written_serves_and_says_that_the_proof_is_not_kept(read_only, progress):
+    with open_bundle(read_only.path, progress=progress) as pipeline:
+        np.testing.assert_allclose(answer(pipeline), tiny.answer(tiny.sample(2)), rtol=1e-5, atol=1e-5)
+    assert "verifying it now" in progress.notes[0]
+    assert progress.notes[1].startswith("the proof is not kept:")
+    assert "may not be written" in progress.notes[1]
+
+
+def test_a_bundle_that_is_being_written_serves_and_the_proof_is_not_kept(ready, progress):
+    from_elsewhere(ready, ORT)
+    with locked(ready.path), open_bundle(ready.path, progress=progress) as pipeline:
+        assert answer(pipeline).shape == (2, tiny.OUTPUTS)
+    assert "being written by another process" in progress.notes[1]
+
+
+def test_what_was_written_after_opening_is_not_overwritten(ready, progress):
+    from_elsewhere(ready, ORT)
+    with open_bundle(ready.path, progress=progress) as pipeline:
+        later = Bundle.open(ready.path)
+        later.commit(replace(later.manifest, made_with={"somebody": "else"}))
+        assert answer(pipeline).shape == (2, tiny.OUTPUTS)
+    assert Bundle.open(ready.path).manifest.made_with == {"somebody": "else"}
+    assert "the proof is not kept: the bundle was changed" in progress.notes[1]
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_the_number_of_threads_reaches_the_runtime(ready, threads):
+    with open_bundle(ready.path, OpenOptions(threads=threads)) as pipeline:
+        options = pipeline.session("model")._session.get_session_options()
+        assert options.intra_op_num_threads == threads
+
+
+def test_sessions_are_opened_once_and_closed(ready):
+    with open_bundle(ready.path) as pipeline:
+        session = pipeline.session("model")
+        assert pipeline.session("model") is session
+    assert session._session is None
+
+
+def test_a_changed_file_is_found_when_the_bundle_is_opened(ready):
+    file = ready.file(ready.manifest.variant(ORT).model)
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(BundleError, match="was changed"):
+        open_bundle(ready.path)

@@ -1,0 +1,179 @@
+import numpy as np
+import PIL.Image
+import pytest
+import tiny
+from shipped import pictures
+
+from torchlift.errors import BundleError, InputError, SignatureError
+from torchlift.pipelines import open_bundle
+from torchlift.pipelines.tensors import TensorPipeline
+
+
+@pytest.fixture
+def pipeline(ready):
+    with open_bundle(ready.path) as pipeline:
+        yield pipeline
+
+
+@pytest.fixture(scope="module")
+def network(net):
+    with open_bundle(net.path) as pipeline:
+        yield pipeline
+
+
+def rows_of(pipeline, monkeypatch):
+    """The rows of every batch that the session is given from now on."""
+    session, rows = pipeline.session("model"), []
+    run = session.run
+    monkeypatch.setattr(session, "run", lambda feeds: rows.append(len(next(iter(feeds.values())))) or run(feeds))
+    return rows
+
+
+@pytest.mark.parametrize(("count", "batches"), [(1, [1]), (4, [4]), (8, [8]), (11, [4, 4, 3])])
+def test_any_number_of_rows_is_answered_in_order(pipeline, monkeypatch, count, batches):
+    rows = rows_of(pipeline, monkeypatch)
+    x = tiny.sample(count)
+    answers = pipeline({"x": x})
+    assert answers.keys() == {"y"}
+    np.testing.assert_allclose(answers["y"], tiny.answer(x), rtol=1e-5, atol=1e-5)
+    assert rows == batches
+
+
+def test_the_size_of_batches_can_be_asked_for(pipeline, monkeypatch):
+    rows = rows_of(pipeline, monkeypatch)
+    np.testing.assert_allclose(
+        pipeline({"x": tiny.sample(5)}, size=2)["y"], tiny.answer(tiny.sample(5)), rtol=1e-5, atol=1e-5
+    )
+    assert rows == [2, 2, 1]
+
+
+def test_a_batch_size_over_the_maximum_is_refused(pipeline):
+    with pytest.raises(InputError, match=r"batch size 9 is outside 1..8") as caught:
+        pipeline({"x": tiny.sample(3)}, size=9)
+    assert "batch=1..4..9" in caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("feeds", "error", "message", "remedy"),
+    [
+        ({}, SignatureError, "missing x", "x"),
+        ({"z": tiny.sample(1)}, SignatureError, "missing x; unknown z", "The inputs are x"),
+        ({"x": tiny.sample(1), "z": tiny.sample(1)}, SignatureError, "unknown z", "The inputs are x"),
+        ({"x": tiny.sample(2)[:0]}, InputError, "the batch is empty", "at least one row"),
+        ({"x": tiny.sample(2)[:, :5]}, SignatureError, "input x is float32[2, 5]", "dimension 1 is 32"),
+        ({"x": tiny.sample(2).astype(np.float64)}, SignatureError, "input x is float64[2, 32]", "float32[batch, 32]"),
+        ({"x": np.float32(3)}, SignatureError, "input x is float32[]", "float32[batch, 32]"),
+    ],
+)
+def test_inputs_that_do_not_fit_are_named(pipeline, feeds, error, message, remedy):
+    with pytest.raises(error) as caught:
+        pipeline(feeds)
+    assert message in caught.value.message
+    assert remedy in caught.value.remedy
+
+
+def sums(rows, seed=0):
+    a, b = np.random.default_rng(seed).standard_normal((2, rows, 3)).astype(np.float32)
+    return {"a": a, "b": b, "bias": np.array([1, 2, 3], np.float32)}
+
+
+@pytest.mark.parametrize("count", [1, 3, 4, 9])
+def test_an_input_without_batch_axis_goes_to_every_batch_and_its_output_comes_once(summing, axis, count):
+    feeds = sums(count)
+    with open_bundle(summing(axis(1, 2, 4)).path) as pipeline:
+        answers = pipeline(feeds)
+    np.testing.assert_allclose(answers["sum"], feeds["a"] + feeds["b"] + feeds["bias"], atol=1e-6)
+    np.testing.assert_array_equal(answers["twice"], [2, 4, 6])
+
+
+@pytest.mark.parametrize("count", [1, 3, 4, 5, 9])
+def test_fewer_rows_than_a_batch_demands_are_filled_up_and_not_answered(summing, axis, monkeypatch, count):
+    feeds = sums(count)
+    with open_bundle(summing(axis(4, 4, 4)).path) as pipeline:
+        rows = rows_of(pipeline, monkeypatch)
+        answers = pipeline(feeds)
+    np.testing.assert_allclose(answers["sum"], feeds["a"] + feeds["b"] + feeds["bias"], atol=1e-6)
+    assert set(rows) == {4}
+
+
+def test_inputs_that_disagree_in_their_rows_are_named(summing, axis):
+    feeds = {**sums(3), "b": sums(2)["b"]}
+    with (
+        open_bundle(summing(axis(1, 2, 4)).path) as pipeline,
+        pytest.raises(InputError, match="different numbers of rows: a 3, b 2") as caught,
+    ):
+        pipeline(feeds)
+    assert "same number" in caught.value.remedy
+
+
+def test_a_missing_input_among_several_is_named(summing, axis):
+    feeds = sums(9)
+    with open_bundle(summing(axis(1, 2, 4)).path) as pipeline:
+        for name in feeds:
+            with pytest.raises(SignatureError, match=f"missing {name}"):
+                pipeline({n: a for n, a in feeds.items() if n != name})
+
+
+def test_a_component_without_batch_axis_takes_exactly_its_shape(summing):
+    with open_bundle(summing(None).path) as pipeline:
+        feeds = sums(2)
+        np.testing.assert_allclose(pipeline(feeds)["sum"], feeds["a"] + feeds["b"] + feeds["bias"], atol=1e-6)
+        with pytest.raises(SignatureError, match=r"input a is float32\[3, 3\]") as caught:
+            pipeline(sums(3))
+    assert "dimension 0 is 2" in caught.value.remedy
+
+
+def test_declared_images_and_labels_are_applied(network, tmp_path):
+    images = pictures(7)
+    for number, image in enumerate(images):
+        image.save(tmp_path / f"{number}.png")
+    rows = network({"image": [tmp_path / f"{number}.png" for number in range(7)]})["logits"]
+    assert len(rows) == 7
+    names = {"circle", "square", "star", "moon"}
+    for row in rows:
+        assert len(row) == 2
+        assert {name for name, _ in row} < names
+        assert 0.25 <= row[0][1] <= 1
+        assert row[0][1] >= row[1][1] > 0
+    alone = [network({"image": [image]})["logits"][0] for image in images]
+    for one, other in zip(rows, alone, strict=True):
+        assert [name for name, _ in one] == [name for name, _ in other]
+        np.testing.assert_allclose([s for _, s in one], [s for _, s in other], atol=1e-6)
+
+
+def test_an_array_takes_the_place_of_declared_images(network):
+    image = pictures(1)[0]
+    pixels = np.asarray(image.resize((24, 24), PIL.Image.BICUBIC), np.float32).transpose(2, 0, 1) / 255
+    array = ((pixels - 0.5) / 0.2)[None].astype(np.float32)
+    by_array, by_image = (network({"image": value})["logits"][0] for value in (array, [image]))
+    assert [name for name, _ in by_array] == [name for name, _ in by_image]
+    np.testing.assert_allclose([s for _, s in by_array], [s for _, s in by_image], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ([], "the batch is empty"),
+        ("cat.png", "the batch is one str"),
+        (["/nowhere.png"], "/nowhere.png) does not exist"),
+        ([b"no image"], "image 0 of the batch is not an image"),
+    ],
+)
+def test_images_that_cannot_be_used_are_named(network, value, message):
+    with pytest.raises(InputError) as caught:
+        network({"image": value})
+    assert message in caught.value.message
+    assert caught.value.remedy
+
+
+def test_processing_that_cannot_be_read_is_the_bundles_fault(ready):
+    ready.manifest.settings["inputs"] = {"x": {"size": "large"}}
+    ready.commit(ready.manifest)
+    with pytest.raises(BundleError, match="pre- or postprocessing cannot be read") as caught:
+        open_bundle(ready.path)
+    assert "Ship" in caught.value.remedy
+
+
+def test_a_module_opens_as_a_tensor_pipeline(pipeline):
+    assert type(pipeline) is TensorPipeline
+    assert pipeline.signature == tiny.SIGNATURE

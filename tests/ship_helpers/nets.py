@@ -1,0 +1,184 @@
+"""Tiny networks by name, as a user's file would hold them: some that export well, and some that may not."""
+
+import math
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import torchlift as tl
+
+BATCH, EVENTS = tl.Axis("batch", 1, 3, 6), tl.Axis("events", 1, 4, 9)
+ROW = tl.TensorSpec("x", "float32", ("batch", 4))
+SEQUENCE = tl.TensorSpec("x", "float32", ("batch", "events"))
+IMAGE = tl.TensorSpec("x", "float32", ("batch", 2, "height", "width"))
+FACTOR = tl.TensorSpec("factor", "int64", (1,), bounds=(2, 9))
+ON_ROWS = {"inputs": [ROW], "outputs": ["y"], "axes": [BATCH]}
+ON_SEQUENCES = {"inputs": [SEQUENCE], "outputs": ["y"], "axes": [BATCH, EVENTS]}
+ON_IMAGES = {
+    "inputs": [IMAGE],
+    "outputs": ["y"],
+    "axes": [BATCH, tl.Axis("height", 8, 9, 12), tl.Axis("width", 8, 9, 12)],
+}
+WITH_FACTOR = {"inputs": [ROW, FACTOR], "outputs": ["y"], "axes": [BATCH]}
+
+
+class Events(nn.Module):
+    """Ids and ratings of events to logits [B, L, 3] and a mean [B, 16], with a normalisation and attention."""
+
+    def __init__(self):
+        super().__init__()
+        self.items = nn.Embedding(50, 16)
+        self.rate = nn.Linear(1, 16)
+        self.norm = nn.LayerNorm(16)
+        self.out = nn.Linear(16, 3)
+
+    def forward(self, ids, ratings):
+        events = F.gelu(self.norm(self.items(ids) + self.rate(ratings.unsqueeze(-1))))
+        heads = events.unflatten(-1, (2, 8)).transpose(1, 2)
+        mixed = F.scaled_dot_product_attention(heads, heads, heads).transpose(1, 2).flatten(2)
+        return self.out(mixed), mixed.mean(1)
+
+
+@tl.module(
+    inputs=[
+        tl.TensorSpec("ids", "int64", ("batch", "events"), bounds=(0, 50)),
+        tl.TensorSpec("ratings", "float32", ("batch", "events")),
+    ],
+    outputs=["logits", "mean"],
+    axes=[BATCH, EVENTS],
+)
+def events():
+    return Events()
+
+
+@tl.module(**ON_ROWS)
+def tiny():
+    return nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 3))
+
+
+@tl.module(**ON_ROWS)
+def in_training():
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Dropout(0.5), nn.Linear(8, 3))
+    for _ in range(20):
+        network(5 + 3 * torch.randn(16, 4))
+    assert network.training
+    return network
+
+
+class Function(nn.Module):
+    """A module without weights, from what its forward does."""
+
+    def __init__(self, function):
+        super().__init__()
+        self._function = function
+
+    def forward(self, x):
+        return self._function(x)
+
+
+class WithFactor(nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self._function = function
+
+    def forward(self, x, factor):
+        return self._function(x, factor)
+
+
+@tl.module(**WITH_FACTOR)
+def factor_used():
+    return WithFactor(lambda x, factor: x * factor)
+
+
+@tl.module(**WITH_FACTOR)
+def factor_as_number():
+    return WithFactor(lambda x, factor: x * int(factor.item()))
+
+
+@tl.module(**WITH_FACTOR)
+def factor_ignored():
+    return WithFactor(lambda x, factor: x * 2.0)
+
+
+@tl.module(inputs=[tl.TensorSpec("x", "float32", ("batch", "events", 8))], outputs=["y"], axes=[BATCH, EVENTS])
+def size_as_number():
+    def flat(x):
+        size = int(x.shape[1])
+        return (2 * x[:, :size]).reshape(-1, size * 8)
+
+    return Function(flat)
+
+
+@tl.module(**ON_SEQUENCES)
+def positions_as_numbers():
+    table = torch.linspace(1, 2, 9)
+    return Function(lambda x: x * table[: len(x[0])])
+
+
+@tl.module(**ON_IMAGES)
+def fixed_pool():
+    return Function(lambda x: F.avg_pool2d(x, (int(x.shape[2]), int(x.shape[3]))).flatten(1))
+
+
+@tl.module(**ON_IMAGES)
+def patches_as_numbers():
+    """As MobileViT cuts its feature map: into as many patches as Python rounds up to."""
+
+    def patches(x):
+        batch, channels, height, width = x.shape
+        rows, columns = int(math.ceil(height / 2)), int(math.ceil(width / 2))
+        x = F.interpolate(x, size=(2 * rows, 2 * columns), mode="bilinear")
+        x = x.reshape(batch * channels * rows, 2, columns, 2).transpose(1, 2)
+        return x.reshape(batch, channels, rows * columns, 4).amax(2).flatten(1)
+
+    return Function(patches)
+
+
+@tl.module(**ON_SEQUENCES)
+def branch_on_a_size():
+    return Function(lambda x: x * 2 if x.shape[1] > 4 else x * 3)
+
+
+@tl.module(**ON_SEQUENCES)
+def branch_on_a_value():
+    return Function(lambda x: x * 2 if x.sum() > 0 else x * 3)
+
+
+@tl.module(**ON_ROWS)
+def random():
+    return Function(lambda x: x + torch.rand_like(x))
+
+
+@tl.module(**ON_ROWS)
+def silent():
+    return Function(lambda x: x * 0)
+
+
+@tl.module(**ON_ROWS)
+def broken_weights():
+    network = nn.Linear(4, 2)
+    network.weight.data[1, 2] = math.nan
+    return network
+
+
+@tl.module(**ON_ROWS)
+def writes_into_its_input():
+    return Function(lambda x: x.add_(1) * 2)
+
+
+@tl.module(**ON_ROWS)
+def without_an_onnx_operator():
+    return Function(lambda x: torch.special.bessel_j0(x))
+
+
+@tl.module(**ON_SEQUENCES)
+def doubled():
+    """Its output is twice as long as its input."""
+    return Function(lambda x: torch.cat([x, 2 * x], 1))
+
+
+@tl.module(inputs=[ROW], outputs=["y"], axes=[tl.Axis("batch", 1, 1, 2)])
+def two_sizes():
+    return nn.Linear(4, 3)

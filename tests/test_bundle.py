@@ -1,0 +1,606 @@
+import contextlib
+import dataclasses
+import json
+import shutil
+import subprocess
+import sys
+
+import pytest
+import tiny
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from torchlift.bundle import (
+    MANIFEST,
+    Bundle,
+    Component,
+    FileRecord,
+    Manifest,
+    Variant,
+    encode_manifest,
+    key_of,
+    locked,
+    read_manifest,
+    record_of,
+    sha256,
+    staging,
+)
+from torchlift.errors import BundleError, ChecksumError, ManifestVersionError
+from torchlift.evidence import Benchmark, Choice, Difference, GoldenCheck, Interval, Latency, Provenance, Tolerance
+from torchlift.evidence import Verification as Proof
+from torchlift.machine import Machine, this_machine
+from torchlift.signature import DTYPES, Axis, Signature, TensorSpec
+
+numbers = st.floats(allow_nan=False, allow_infinity=False)
+counts = st.integers(0, 2**40)
+words = st.text(max_size=12)
+hashes = st.dictionaries(words, words, max_size=3)
+
+
+def many(strategy):
+    return st.lists(strategy, max_size=2).map(tuple)
+
+
+machines = st.builds(Machine, words, many(words), counts, counts, words)
+checks = st.builds(GoldenCheck, words, words, st.builds(Difference, *[numbers] * 7, counts, counts, counts, numbers))
+proofs = st.builds(
+    Proof,
+    st.builds(Provenance, machines, words, hashes, words),
+    st.builds(Tolerance, numbers, numbers),
+    many(checks),
+    many(checks),
+    many(words),
+)
+latencies = st.builds(
+    Latency,
+    words,
+    st.dictionaries(words, counts, max_size=2),
+    counts,
+    *[numbers] * 8,
+    st.none() | st.builds(Interval, numbers, numbers, numbers),
+)
+benchmarks = st.builds(
+    Benchmark, machines, words, counts, counts, st.none() | words, many(latencies), hashes, hashes, hashes
+)
+
+
+@st.composite
+def signatures(draw):
+    names = draw(st.lists(st.from_regex(r"[a-z]{1,6}", fullmatch=True), max_size=3, unique=True))
+    axes = [Axis(n, *draw(st.lists(st.integers(1, 99), min_size=3, max_size=3).map(sorted))) for n in names]
+    dims = st.integers(1, 99) | (st.sampled_from(names) if names else st.nothing())
+
+    def spec(name, dim):
+        bounds = st.none() | st.tuples(numbers, numbers)
+        return TensorSpec(name, draw(st.sampled_from(sorted(DTYPES))), draw(many(dim)), draw(bounds))
+
+    tensors = draw(st.lists(words, min_size=2, max_size=4, unique=True))
+    return Signature(
+        (spec(tensors[0], dims),), tuple(spec(name, dims | st.none()) for name in tensors[1:]), tuple(axes)
+    )
+
+
+@st.composite
+def manifests(draw):
+    paths = draw(st.lists(st.from_regex(r"[a-z]{1,5}/[a-z]{1,5}", fullmatch=True), min_size=3, unique=True))
+    component = Component("model", draw(signatures()), paths[0], paths[1], "dynamo", 20, draw(counts), draw(words))
+    variant = Variant(
+        "model", "openvino", "bf16", draw(words), paths[2], tuple(paths[2:]), "", draw(st.none() | proofs)
+    )
+    return Manifest(
+        name=draw(words),
+        family=draw(words),
+        key=draw(words),
+        settings={"scale": draw(numbers), "names": draw(st.lists(words, max_size=2)), "crop": None},
+        assets={"vocabulary": paths[0]},
+        components=(component,),
+        variants=(variant, Variant("model", "onnxruntime", "fp32", "", failure=draw(words) or "no")),
+        benchmarks={"model": draw(benchmarks)},
+        choices={"model": Choice(draw(words), draw(words), draw(hashes))},
+        files={p: FileRecord(draw(words), draw(counts)) for p in paths},
+        made_with=draw(hashes),
+    )
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("manifest")
+
+
+@settings(max_examples=25)
+@given(manifest=manifests())
+def test_a_manifest_reads_what_it_writes(folder, manifest):
+    (folder / MANIFEST).write_bytes(encode_manifest(manifest))
+    assert read_manifest(folder) == manifest
+
+
+def edited(bundle, edit):
+    """Change manifest.json as JSON, as a stranger might."""
+    file = bundle.path / MANIFEST
+    content = json.loads(file.read_bytes())
+    edit(content)
+    file.write_text(json.dumps(content))
+
+
+def test_a_bundle_opens_as_it_was_written(built):
+    again = Bundle.open(str(built.path))
+    assert again.manifest == built.manifest
+    assert again.manifest.component("model").signature == tiny.SIGNATURE
+    assert again.manifest.settings == {"scale": 1.5, "names": ["a", "b"]}
+    assert {p.relative_to(built.path).as_posix() for p in built.path.rglob("*") if p.is_file()} == {
+        MANIFEST,
+        *again.manifest.files,
+    }
+
+
+def test_a_bundle_that_moved_opens(built, tmp_path):
+    manifest = built.manifest
+    moved = shutil.move(built.path, tmp_path / "another place")
+    assert Bundle.open(moved).manifest == manifest
+
+
+def test_a_manifest_has_no_path_of_the_machine(built, bundle, tmp_path):
+    for made in (built, bundle):
+        text = (made.path / MANIFEST).read_text()
+        assert str(tmp_path) not in text
+        assert all(f'"{place}' not in text for place in ("/tmp", "/root", "/home", "/"))
+
+
+def test_a_changed_byte_is_found(built):
+    file = built.file("model/onnxruntime-fp32/model.onnx.data")
+    content = bytearray(file.read_bytes())
+    content[7] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(ChecksumError, match=r"model/onnxruntime-fp32/model\.onnx\.data was changed") as caught:
+        Bundle.open(built.path)
+    assert str(built.path) in caught.value.message
+    assert "Copy the bundle again" in caught.value.remedy
+
+
+def test_a_missing_file_is_found(built):
+    built.file("model/source/goldens.safetensors").unlink()
+    with pytest.raises(ChecksumError, match=r"model/source/goldens\.safetensors is missing"):
+        Bundle.open(built.path)
+
+
+def test_a_file_of_another_length_is_found_with_both_lengths(built):
+    with built.file("model/source/model.onnx").open("ab") as stream:
+        stream.write(b"x")
+    size = built.manifest.files["model/source/model.onnx"].size
+    with pytest.raises(ChecksumError, match=rf"model/source/model\.onnx has {size + 1:,} bytes.* says {size:,}"):
+        Bundle.open(built.path)
+
+
+def test_a_folder_that_is_none(tmp_path):
+    with pytest.raises(BundleError, match="nowhere is not a folder") as caught:
+        Bundle.open(tmp_path / "nowhere")
+    assert "torchlift ship" in caught.value.remedy
+
+
+def test_a_folder_without_a_manifest(tmp_path):
+    with pytest.raises(BundleError, match=r"has no readable manifest\.json: No such file") as caught:
+        Bundle.open(tmp_path)
+    assert "torchlift export" in caught.value.remedy
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\3\4", b"[1]", b'{"format": "torchlift-bundle"', b'{"a": "\xff"}'])
+def test_a_manifest_that_is_no_json(bundle, content):
+    (bundle.path / MANIFEST).write_bytes(content)
+    with pytest.raises(BundleError, match=r"manifest\.json is damaged") as caught:
+        Bundle.open(bundle.path)
+    assert "Copy the bundle again" in caught.value.remedy
+
+
+def test_a_manifest_nested_without_end(bundle):
+    (bundle.path / MANIFEST).write_text("[" * 10**6)
+    with pytest.raises(BundleError, match=r"manifest\.json is damaged"):
+        Bundle.open(bundle.path)
+
+
+@pytest.mark.parametrize("value", [None, "another-bundle", 3])
+def test_a_manifest_of_something_else(bundle, value):
+    edited(bundle, lambda content: content.update(format=value))
+    with pytest.raises(BundleError, match="is not a torchlift manifest") as caught:
+        Bundle.open(bundle.path)
+    assert "a folder that torchlift wrote" in caught.value.remedy
+
+
+def test_a_manifest_of_a_newer_torchlift_is_refused_before_its_fields_are_read(bundle):
+    edited(bundle, lambda content: content.update(version=2, components="now a string"))
+    with pytest.raises(ManifestVersionError, match="has version 2; this torchlift reads up to 1") as caught:
+        Bundle.open(bundle.path)
+    assert "pip install -U torchlift" in caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("edit", "said"),
+    [
+        (lambda c: c.update(version="1"), "version"),
+        (lambda c: c.update(components={}), "components"),
+        (lambda c: c.pop("family"), "family"),
+        (lambda c: c["components"][0].update(opset="20"), "opset"),
+        (lambda c: c["files"]["model/source/model.onnx"].update(size="big"), "files"),
+        (lambda c: c["components"][0]["signature"]["axes"][0].update(min=0), "0..4..8 is not a range"),
+        (lambda c: c["components"][0]["signature"]["inputs"][0].update(dtype="float8"), "'float8' is not supported"),
+    ],
+)
+def test_a_field_of_a_wrong_type_is_named(bundle, edit, said):
+    edited(bundle, edit)
+    with pytest.raises(BundleError, match=r"manifest\.json is damaged") as caught:
+        Bundle.open(bundle.path)
+    assert said in caught.value.message
+
+
+@pytest.mark.parametrize("path", ["../x", "/x", "C:\\x", "C:/x", "a/../../x", "a\\..\\x", "a/C:x", "", "."])
+def test_a_path_outside_the_bundle_is_refused(bundle, path):
+    edited(bundle, lambda content: content["files"].update({path: {"sha256": "0", "size": 0}}))
+    with pytest.raises(BundleError, match="points outside the bundle") as caught:
+        Bundle.open(bundle.path)
+    assert repr(path) in caught.value.message
+    assert caught.value.remedy == "Do not use this bundle."
+
+
+@pytest.mark.parametrize("path", ["../x", "/etc/passwd", "model/source/unlisted.onnx"])
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda c, path: c["components"][0].update(model=path),
+        lambda c, path: c["components"][0].update(goldens=path),
+        lambda c, path: c["variants"][0].update(model=path),
+        lambda c, path: c["variants"][0].update(files=[path]),
+        lambda c, path: c["assets"].update(labels=path),
+    ],
+)
+def test_nothing_is_used_that_has_no_checksum(built, edit, path):
+    edited(built, lambda content: edit(content, path))
+    with pytest.raises(BundleError, match="is damaged: no checksum for") as caught:
+        Bundle.open(built.path)
+    assert repr(path) in caught.value.message
+    assert "Ship the model again" in caught.value.remedy
+
+
+def test_components_and_variants_by_name(built):
+    manifest = built.manifest
+    assert manifest.variant("model/onnxruntime/fp32").backend == "onnxruntime"
+    assert manifest.variant("model/onnxruntime/fp32") in manifest.variants_of("model")
+    assert manifest.variants_of("text") == ()
+    with pytest.raises(BundleError, match="no component 'text'") as caught:
+        manifest.component("text")
+    assert caught.value.remedy == "The components are model."
+    with pytest.raises(BundleError, match="no variant 'model/tensorrt/fp16'") as caught:
+        manifest.variant("model/tensorrt/fp16")
+    assert "model/onnxruntime/fp32" in caught.value.remedy
+
+
+def test_sizes_and_hashes_are_those_of_the_files(built):
+    variant = built.manifest.variant("model/openvino/fp32")
+    assert built.manifest.size(variant) == sum(built.file(f).stat().st_size for f in variant.files)
+    assert built.manifest.hashes(variant.files) == {f: sha256(built.file(f)) for f in variant.files}
+
+
+def test_the_sha256_of_a_file(tmp_path):
+    file = tmp_path / "abc"
+    file.write_bytes(b"abc")
+    digest = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert record_of(file) == FileRecord(digest, 3)
+
+
+def test_a_key_tells_its_parts_apart():
+    keys = [key_of("a", "b"), key_of("ab"), key_of("a"), key_of("a", "b", ""), key_of(1), key_of("1")]
+    assert len({*keys}) == len(keys)
+    assert key_of("a", 1, None) == key_of("a", 1, None)
+
+
+def test_a_component_that_changed_drops_what_was_built_from_it(built):
+    machine = this_machine()
+    manifest = dataclasses.replace(
+        built.manifest,
+        benchmarks={"model": Benchmark(machine, "", 1, 1, None, ()), "other": Benchmark(machine, "", 1, 1, None, ())},
+        choices={"model": Choice("a", "b"), "other": Choice("c", "d")},
+    )
+    component = manifest.component("model")
+    same = manifest.with_component(component)
+    assert (same.variants, same.benchmarks, same.choices) == (manifest.variants, manifest.benchmarks, manifest.choices)
+    changed = manifest.with_component(dataclasses.replace(component, key="another"))
+    assert changed.variants == ()
+    assert list(changed.benchmarks) == list(changed.choices) == ["other"]
+
+
+def test_a_variant_of_the_same_name_is_replaced(built):
+    variant = dataclasses.replace(built.manifest.variant("model/onnxruntime/fp32"), failure="new")
+    names = [v.name for v in built.manifest.variants]
+    manifest = built.manifest.with_variant(variant)
+    assert [v.name for v in manifest.variants] == names
+    assert manifest.variant(variant.name).failure == "new"
+
+
+def contents(folder):
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def fail_halfway(bundle, error):
+    with bundle.adding("model/new") as added:
+        (added.path / "half").write_bytes(b"half")
+        raise error
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
+def test_files_whose_writing_failed_leave_no_trace(bundle, error):
+    before = contents(bundle.path)
+    with pytest.raises(error):
+        fail_halfway(bundle, error)
+    assert contents(bundle.path) == before
+    assert not list(bundle.path.glob(".*"))
+    assert Bundle.open(bundle.path).manifest == bundle.manifest
+
+
+def test_files_count_only_once_they_are_committed(bundle):
+    with bundle.adding("model/openvino-fp32") as added:
+        (added.path / "deep").mkdir()
+        (added.path / "deep" / "file").write_bytes(b"abc")
+    assert added.files == {"model/openvino-fp32/deep/file": record_of(bundle.file("model/openvino-fp32/deep/file"))}
+    assert Bundle.open(bundle.path).manifest.files == bundle.manifest.files
+    assert "model/openvino-fp32/deep/file" not in bundle.manifest.files
+
+
+def test_a_folder_left_by_a_kill_is_written_anew(bundle):
+    leftover = bundle.file("model/new")
+    leftover.mkdir()
+    (leftover / "old").write_bytes(b"old")
+    with bundle.adding("model/new") as added:
+        (added.path / "file").write_bytes(b"new")
+    assert added.folder == "model/new"
+    assert [p.name for p in leftover.iterdir()] == ["file"]
+
+
+def test_a_taken_folder_gets_another_name_and_the_old_files_go_with_the_commit(bundle):
+    with bundle.adding("model/source") as added:
+        for name in ("model.onnx", "goldens.safetensors"):
+            shutil.copy(bundle.file(f"model/source/{name}"), added.path / name)
+    assert added.folder == "model/source.2"
+    assert bundle.file("model/source/model.onnx").is_file()
+    component = dataclasses.replace(
+        bundle.manifest.component("model"),
+        model="model/source.2/model.onnx",
+        goldens="model/source.2/goldens.safetensors",
+    )
+    bundle.commit(bundle.manifest.with_component(component), added.files)
+    assert sorted(bundle.manifest.files) == ["model/source.2/goldens.safetensors", "model/source.2/model.onnx"]
+    assert not bundle.file("model/source").exists()
+    assert Bundle.open(bundle.path).manifest == bundle.manifest
+
+
+def test_a_commit_drops_what_nothing_refers_to(built):
+    kept = [v for v in built.manifest.variants if v.backend == "openvino"]
+    built.commit(dataclasses.replace(built.manifest, variants=tuple(kept)))
+    assert not built.file("model/onnxruntime-fp32").exists()
+    assert built.file(kept[0].model).is_file()
+    assert {p.split("/")[1] for p in Bundle.open(built.path).manifest.files} == {"source", "openvino-fp32"}
+
+
+def test_variants_that_share_files_keep_them_until_the_last(built):
+    variants = [v for v in built.manifest.variants if v.backend == "openvino"]
+    if len(variants) < 2:
+        pytest.skip("this machine runs no bf16")
+    built.commit(dataclasses.replace(built.manifest, variants=tuple(variants[1:])))
+    assert built.file(variants[0].model).is_file()
+    built.commit(dataclasses.replace(built.manifest, variants=()))
+    assert not built.file(variants[0].model).exists()
+
+
+COMMIT_ON_A_FULL_DISK = """
+import dataclasses, resource
+from torchlift.bundle import Bundle
+from torchlift.errors import StorageError
+
+bundle = Bundle.open(sys.argv[1])
+before = bundle.manifest
+resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
+try:
+    bundle.commit(dataclasses.replace(before, variants=(), name="another"))
+except StorageError as error:
+    print(error)
+print(bundle.manifest == before)
+"""
+
+
+def test_a_full_disk_leaves_the_old_manifest_and_its_files(built, python):
+    before = contents(built.path)
+    done = python(COMMIT_ON_A_FULL_DISK, built.path)
+    assert "the disk is full" in done.stdout, done.stderr
+    assert done.stdout.endswith("True\n")
+    assert contents(built.path) == before
+
+
+BUILD_ON_A_FULL_DISK = """
+import resource
+from torchlift import storage
+from torchlift.bundle import Bundle
+from torchlift.errors import StorageError
+from torchlift.stages import build_variant
+
+bundle = Bundle.open(sys.argv[1])
+storage.free_space = lambda folder: 2**20
+resource.setrlimit(resource.RLIMIT_FSIZE, (500, 500))
+try:
+    build_variant(bundle, bundle.manifest.component("model"), sys.argv[2], "fp32")
+except StorageError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_a_runtime_that_fills_the_disk_is_no_failed_build(bundle, python, backend):
+    before = contents(bundle.path)
+    done = python(BUILD_ON_A_FULL_DISK, bundle.path, backend)
+    assert "the disk is full" in done.stdout, done.stdout + done.stderr
+    assert contents(bundle.path) == before
+
+
+def stage(target, key="model-1"):
+    return staging(target, dataclasses.replace(tiny.MANIFEST, key=key))
+
+
+def write(bundle, text):
+    """Finish something in a staged bundle."""
+    with bundle.adding("assets") as added:
+        (added.path / "labels.txt").write_text(text)
+    bundle.commit(dataclasses.replace(bundle.manifest, assets={"labels": f"{added.folder}/labels.txt"}), added.files)
+
+
+def labels(path):
+    bundle = Bundle.open(path)
+    return bundle.file(bundle.manifest.assets["labels"]).read_text()
+
+
+def names(folder):
+    return sorted(p.name for p in folder.iterdir())
+
+
+def test_a_staged_bundle_takes_its_place_at_the_end(tmp_path):
+    target = tmp_path / "deep" / "bundle"
+    with stage(target) as bundle:
+        write(bundle, "first")
+        assert not target.exists()
+    assert labels(target) == "first"
+    assert names(target.parent) == ["bundle"]
+
+
+def test_a_staged_bundle_replaces_the_one_before(tmp_path):
+    for text in ("first", "second"):
+        with stage(tmp_path / "bundle", key=text) as bundle:
+            write(bundle, text)
+    assert labels(tmp_path / "bundle") == "second"
+    assert names(tmp_path) == ["bundle"]
+
+
+def interrupted(target, text, key="model-1"):
+    with contextlib.suppress(KeyboardInterrupt), stage(target, key) as bundle:
+        write(bundle, text)
+        raise KeyboardInterrupt
+
+
+def test_a_failure_inside_leaves_the_bundle_before_whole(tmp_path):
+    with stage(tmp_path / "bundle") as bundle:
+        write(bundle, "first")
+    before = contents(tmp_path / "bundle")
+    interrupted(tmp_path / "bundle", "second")
+    assert contents(tmp_path / "bundle") == before
+    assert labels(tmp_path / "bundle") == "first"
+
+
+def test_what_was_finished_is_found_again_for_the_same_model(tmp_path):
+    interrupted(tmp_path / "bundle", "finished")
+    with stage(tmp_path / "bundle") as bundle:
+        assert labels(bundle.path) == "finished"
+    assert labels(tmp_path / "bundle") == "finished"
+    assert names(tmp_path) == ["bundle"]
+
+
+def test_what_was_finished_is_dropped_for_another_model(tmp_path):
+    interrupted(tmp_path / "bundle", "finished")
+    with stage(tmp_path / "bundle", key="model-2") as bundle:
+        assert bundle.manifest.assets == {}
+        assert names(bundle.path) == [MANIFEST]
+    assert Bundle.open(tmp_path / "bundle").manifest.key == "model-2"
+
+
+def test_what_was_finished_and_then_damaged_is_dropped(tmp_path):
+    interrupted(tmp_path / "bundle", "finished")
+    (tmp_path / ".bundle.partial" / "assets" / "labels.txt").write_text("damaged!")
+    with stage(tmp_path / "bundle") as bundle:
+        assert bundle.manifest.assets == {}
+
+
+def test_an_empty_folder_may_become_a_bundle(tmp_path):
+    (tmp_path / "bundle").mkdir()
+    with stage(tmp_path / "bundle") as bundle:
+        write(bundle, "first")
+    assert labels(tmp_path / "bundle") == "first"
+
+
+def test_a_folder_with_other_things_is_left_alone(tmp_path):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(BundleError, match="exists and is not a bundle") as caught, stage(tmp_path):
+        pytest.fail("it was staged")
+    assert "-o" in caught.value.remedy
+    assert names(tmp_path) == ["thesis.tex"]
+
+
+def test_a_file_in_the_place_of_the_bundle_is_left_alone(tmp_path):
+    (tmp_path / "bundle").write_text("a file")
+    with pytest.raises(BundleError, match="exists and is not a bundle"), stage(tmp_path / "bundle"):
+        pytest.fail("it was staged")
+    assert names(tmp_path) == ["bundle"]
+
+
+def test_a_kill_between_the_two_renames_is_recovered(tmp_path):
+    with stage(tmp_path / "bundle") as bundle:
+        write(bundle, "first")
+    (tmp_path / "bundle").rename(tmp_path / ".bundle.previous")
+    interrupted(tmp_path / "bundle", "second")
+    assert labels(tmp_path / "bundle") == "first"
+    with stage(tmp_path / "bundle"):
+        pass
+    assert labels(tmp_path / "bundle") == "second"
+    assert names(tmp_path) == ["bundle"]
+
+
+def test_a_kill_after_the_two_renames_is_tidied(tmp_path):
+    for name, text in ((".bundle.previous", "first"), ("bundle", "second")):
+        with stage(tmp_path / name) as bundle:
+            write(bundle, text)
+    with stage(tmp_path / "bundle") as bundle:
+        write(bundle, "third")
+    assert labels(tmp_path / "bundle") == "third"
+    assert names(tmp_path) == ["bundle"]
+
+
+HOLD = """
+from pathlib import Path
+from torchlift.bundle import locked
+with locked(Path(sys.argv[1])):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def holder(tmp_path):
+    """Another process that is writing tmp_path/bundle."""
+    with subprocess.Popen(
+        [sys.executable, "-c", f"import sys\n{HOLD}", str(tmp_path / "bundle")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout.readline() == "held\n"
+        yield process
+        process.kill()
+
+
+def test_two_processes_do_not_write_one_bundle(tmp_path, holder):
+    with pytest.raises(BundleError, match="written by another process") as caught, stage(tmp_path / "bundle"):
+        pytest.fail("it was staged")
+    assert str(tmp_path / "bundle") in caught.value.message
+    assert "Wait for it" in caught.value.remedy
+    holder.stdin.close()
+    holder.wait()
+    with stage(tmp_path / "bundle") as bundle:
+        write(bundle, "second")
+    assert labels(tmp_path / "bundle") == "second"
+
+
+def test_a_process_that_was_killed_holds_nothing(tmp_path, holder):
+    holder.kill()
+    holder.wait()
+    with locked(tmp_path / "bundle"):
+        assert names(tmp_path) == [".bundle.lock"]
+    assert names(tmp_path) == []
+
+
+def test_a_lock_makes_no_folders(tmp_path):
+    with pytest.raises(BundleError, match="typo is not a folder") as caught, locked(tmp_path / "typo" / "bundle"):
+        pytest.fail("it was locked")
+    assert "torchlift ship" in caught.value.remedy
+    assert names(tmp_path) == []

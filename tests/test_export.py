@@ -1,0 +1,421 @@
+"""What an export must hold: PyTorch's answers at every shape, nothing baked in, nothing of this machine."""
+
+import functools
+import hashlib
+import shutil
+import sys
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+
+from torchlift import storage
+from torchlift.bundle import Bundle, Component, Manifest
+from torchlift.errors import BakedInError, ExportError, NoSignalError, StorageError, VerificationError
+from torchlift.export import ExportOptions, export_component, export_key
+from torchlift.families.base import LoadOptions, Model
+from torchlift.families.module import ModuleFamily
+from torchlift.measure.goldens import load_goldens
+from torchlift.signature import CORNERS, Axis
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+    pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning"),
+]
+
+NETS = Path(__file__).parent / "ship_helpers" / "nets.py"
+EXPORTERS = ("dynamo", "torchscript")
+
+
+@dataclass
+class Exported:
+    """A model with the bundle that one of its components went into."""
+
+    model: Model
+    bundle: Bundle
+    component: Component
+
+    @property
+    def file(self):
+        return self.bundle.file(self.component.model)
+
+    @property
+    def proto(self):
+        return onnx.load(self.file)
+
+    @property
+    def operators(self):
+        return Counter(node.op_type for node in self.proto.graph.node)
+
+    def goldens(self):
+        return load_goldens(self.bundle, self.component)
+
+
+def load(name, **axes):
+    return ModuleFamily().load(f"{NETS}:{name}", LoadOptions(axes={"": axes}))
+
+
+def export_into(folder, name, exporter="dynamo", opset=None, seed=0, **axes):
+    model = load(name, **axes)
+    bundle = Bundle.create(folder, Manifest(model.name, model.family, model.key, dict(model.settings)))
+    return Exported(model, bundle, export_component(model, "model", bundle, ExportOptions(exporter, opset, seed)))
+
+
+@pytest.fixture
+def export(tmp_path):
+    return lambda name, *arguments, **options: export_into(tmp_path / "bundle", name, *arguments, **options)
+
+
+@pytest.fixture(scope="module")
+def once(tmp_path_factory):
+    """The network of several inputs and outputs by an exporter; not to be changed."""
+    return functools.cache(
+        lambda exporter: export_into(tmp_path_factory.mktemp(exporter) / "bundle", "events", exporter)
+    )
+
+
+@pytest.fixture(params=EXPORTERS)
+def exported(request, once):
+    return once(request.param)
+
+
+@pytest.fixture
+def by_dynamo(once):
+    return once("dynamo")
+
+
+def tensors(answers):
+    return answers if isinstance(answers, tuple) else (answers,)
+
+
+def answers_of(exported, feeds):
+    """What PyTorch and ONNX Runtime answer, as arrays by output name."""
+    part, names = exported.model.component("model"), list(exported.component.signature.output_names)
+    with torch.inference_mode():
+        expected = tensors(part.reference(*(torch.from_numpy(feeds[n]) for n in part.signature.input_names)))
+    session = onnxruntime.InferenceSession(exported.file, providers=["CPUExecutionProvider"])
+    found = session.run(names, feeds)
+    return zip(names, [t.numpy() for t in expected], found, strict=True)
+
+
+@pytest.mark.parametrize("batch", [1, 2, 6])
+@pytest.mark.parametrize("events", [1, 5, 9])
+def test_a_graph_of_several_inputs_and_outputs_answers_as_pytorch_at_every_corner(exported, batch, events):
+    sizes = {"batch": batch, "events": events}
+    feeds = exported.model.component("model").sample(sizes, np.random.default_rng(9))
+    assert {n: (str(a.dtype), a.shape) for n, a in feeds.items()} == {
+        "ids": ("int64", (batch, events)),
+        "ratings": ("float32", (batch, events)),
+    }
+    for name, expected, found in answers_of(exported, feeds):
+        assert found.shape == {"logits": (batch, events, 3), "mean": (batch, 16)}[name]
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+
+
+def test_a_graph_names_its_axes_as_the_signature_does(exported):
+    graph = exported.proto.graph
+    dims = {v.name: [d.dim_param or d.dim_value for d in v.type.tensor_type.shape.dim] for v in graph.input}
+    dims |= {v.name: [d.dim_param or d.dim_value for d in v.type.tensor_type.shape.dim] for v in graph.output}
+    assert dims == {
+        "ids": ["batch", "events"],
+        "ratings": ["batch", "events"],
+        "logits": ["batch", "events", 3],
+        "mean": ["batch", 16],
+    }
+
+
+def test_all_weights_are_in_one_file_beside_the_graph_by_a_relative_name(exported, tmp_path):
+    assert sorted(p.name for p in exported.file.parent.iterdir()) == [
+        "goldens.safetensors",
+        "model.onnx",
+        "model.onnx.data",
+    ]
+    proto = onnx.load(exported.file, load_external_data=False)
+    outside = [i for i in proto.graph.initializer if i.data_location == onnx.TensorProto.EXTERNAL]
+    assert {e.value for i in outside for e in i.external_data if e.key == "location"} == {"model.onnx.data"}
+    assert sum(np.prod(i.dims) for i in outside) >= 50 * 16, "the embedding is among them"
+    moved = shutil.copytree(exported.file.parent, tmp_path / "elsewhere")
+    onnxruntime.InferenceSession(moved / "model.onnx", providers=["CPUExecutionProvider"])
+
+
+def test_the_manifest_says_how_a_component_was_exported(exported):
+    component = exported.component
+    options = ExportOptions(component.exporter)
+    network = exported.model.component("model").reference
+    assert exported.bundle.manifest.components == (component,)
+    assert component.opset == {"dynamo": 20, "torchscript": 16}[component.exporter]
+    assert component.parameters == sum(p.numel() for p in network.parameters())
+    assert component.key == export_key(exported.model, "model", options)
+    Bundle.open(exported.bundle.path)
+
+
+@pytest.mark.parametrize(
+    ("exporter", "opset", "has", "lacks"),
+    [
+        ("dynamo", 18, {"LayerNormalization", "Erf"}, {"Gelu", "Attention"}),
+        ("dynamo", 23, {"LayerNormalization", "Gelu", "Attention"}, {"Erf"}),
+        ("torchscript", 16, {"Erf", "ReduceMean"}, {"LayerNormalization", "Gelu"}),
+        ("torchscript", 17, {"Erf", "LayerNormalization"}, {"Gelu"}),
+    ],
+)
+def test_the_opset_is_the_one_that_was_asked_for(export, exporter, opset, has, lacks):
+    found = export("events", exporter, opset)
+    assert found.component.opset == opset
+    assert [o.version for o in found.proto.opset_import if not o.domain] == [opset]
+    assert has <= found.operators.keys()
+    assert not lacks & found.operators.keys()
+
+
+def test_the_default_opset_of_dynamo_has_gelu(by_dynamo):
+    assert {"LayerNormalization", "Gelu"} <= by_dynamo.operators.keys()
+
+
+@pytest.mark.parametrize(
+    ("exporter", "opset", "remedy"),
+    [
+        ("dynamo", 16, "use --exporter torchscript, or choose an opset from 18 to 25"),
+        ("torchscript", 23, "use --exporter dynamo, or choose an opset from 11 to 20"),
+        ("dynamo", 99, "Instead, choose an opset from 18 to 25"),
+    ],
+)
+def test_an_opset_that_an_exporter_does_not_write_is_refused(exporter, opset, remedy):
+    with pytest.raises(ExportError, match=f"the {exporter} exporter does not write opset {opset}") as caught:
+        ExportOptions(exporter, opset)
+    assert remedy in caught.value.remedy
+
+
+def test_goldens_stand_at_min_opt_and_max_of_every_axis_with_pytorchs_answers(exported):
+    goldens, part = exported.goldens(), exported.model.component("model")
+    assert list(goldens) == list(CORNERS)
+    for corner, golden in goldens.items():
+        assert part.signature.check(golden.inputs) == part.signature.sizes(corner)
+        with torch.inference_mode():
+            answers = part.reference(*(torch.from_numpy(golden.inputs[n]) for n in ("ids", "ratings")))
+        for name, answer in zip(("logits", "mean"), answers, strict=True):
+            np.testing.assert_allclose(golden.outputs[name], answer.numpy(), rtol=0, atol=1e-6)
+
+
+def test_the_seed_draws_the_goldens(tmp_path):
+    def inputs(folder, seed):
+        found = export_into(tmp_path / folder, "events", "torchscript", seed=seed).goldens()
+        return {(corner, n): a for corner, golden in found.items() for n, a in golden.inputs.items()}
+
+    first, same, other = inputs("first", 3), inputs("same", 3), inputs("other", 4)
+    assert all(np.array_equal(first[k], same[k]) for k in first)
+    assert not any(np.array_equal(first[k], other[k]) for k in first if k[0] != "min")
+    assert not np.array_equal(first["min", "ratings"], other["min", "ratings"])
+
+
+@pytest.mark.parametrize("exporter", EXPORTERS)
+def test_an_input_that_is_computed_with_may_vary(export, exporter):
+    found = export("factor_used", exporter)
+    for factor in (2, 7):
+        feeds = {"x": np.ones((2, 4), np.float32), "factor": np.array([factor])}
+        for _, _, answer in answers_of(found, feeds):
+            assert (answer == factor).all()
+
+
+@pytest.mark.parametrize("exporter", EXPORTERS)
+def test_an_input_whose_value_became_a_number_is_refused_by_name(export, exporter):
+    with pytest.raises(BakedInError, match="factor") as caught:
+        export("factor_as_number", exporter)
+    assert ".item()" in caught.value.remedy
+    if exporter == "dynamo":
+        assert "nets.py, line " in caught.value.message
+        assert "int(factor.item())" in caught.value.message, "the line of the user's code"
+
+
+@pytest.mark.parametrize("exporter", EXPORTERS)
+def test_an_input_that_nothing_reads_is_refused_by_name(export, exporter):
+    with pytest.raises(BakedInError, match=r"input factor (is not read|vanished).*turned into a constant"):
+        export("factor_ignored", exporter)
+
+
+@pytest.mark.parametrize(
+    ("name", "axes"),
+    [
+        ("size_as_number", "events"),
+        ("positions_as_numbers", "events"),
+        ("fixed_pool", "height and width"),
+        ("patches_as_numbers", "height and width"),
+        ("branch_on_a_size", "events"),
+    ],
+)
+def test_dynamo_names_the_axis_that_turned_constant(export, name, axes):
+    with pytest.raises(BakedInError, match=f"axis {axes} turned constant in the export: .*{axes.split()[0]}") as caught:
+        export(name)
+    assert "mark_dynamic" not in str(caught.value), "advice to authors of PyTorch helps nobody here"
+    axis = next(a for a in load(name).component("model").signature.axes if a.name == axes.split()[0])
+    assert f"--axis {axis.name}={axis.opt}." in caught.value.remedy
+
+
+def test_an_axis_may_be_fixed_as_the_remedy_says(export):
+    found = export("size_as_number", events=Axis("events", 4, 4, 4))
+    assert found.component.signature.inputs[0].shape == ("batch", "events", 8)
+    assert [d.dim_param or d.dim_value for d in found.proto.graph.input[0].type.tensor_type.shape.dim] == [
+        "batch",
+        4,
+        8,
+    ]
+
+
+def test_all_axes_may_be_fixed_in_torchscript(export):
+    found = export("events", "torchscript", batch=Axis("batch", 2, 2, 2), events=Axis("events", 1, 1, 1))
+    shapes = [[d.dim_value for d in v.type.tensor_type.shape.dim] for v in found.proto.graph.output]
+    assert shapes == [[2, 1, 3], [2, 16]]
+
+
+def test_torchscript_is_caught_where_the_graph_does_not_run_at_another_size(export):
+    with pytest.raises(
+        BakedInError, match=r"does not run at batch 1 \(traced at 3\), events 1 \(traced at 4\)"
+    ) as caught:
+        export("size_as_number", "torchscript")
+    assert "turned into a constant where the network was traced" in caught.value.remedy
+
+
+def test_torchscript_is_caught_where_an_output_has_a_constant_axis(export):
+    with pytest.raises(BakedInError, match="axis events of output y turned constant: 4"):
+        export("positions_as_numbers", "torchscript")
+
+
+@pytest.mark.parametrize(
+    ("name", "corner"),
+    [("fixed_pool", "min"), ("patches_as_numbers", "min"), ("branch_on_a_size", "max"), ("branch_on_a_value", "opt")],
+)
+def test_torchscript_is_caught_where_the_graph_answers_otherwise_at_another_size_or_value(export, name, corner):
+    with pytest.raises(VerificationError, match=f"does not answer as PyTorch does: y at {corner}: off by") as caught:
+        export(name, "torchscript")
+    assert "Python values or on the traced shapes" in caught.value.remedy
+
+
+def test_a_branch_on_a_value_is_refused_with_its_line(export):
+    with pytest.raises(BakedInError, match=r"as a Python number: nets.py, line \d+: .*if x.sum\(\) > 0") as caught:
+        export("branch_on_a_value")
+    assert "torch.where" in caught.value.remedy
+
+
+def test_a_network_that_draws_random_numbers_is_refused(export):
+    with pytest.raises(VerificationError, match="does not answer as PyTorch does: y at min: off by"):
+        export("random", "torchscript")
+
+
+def test_a_network_that_answers_zero_is_refused(export):
+    with pytest.raises(NoSignalError, match=r"output y is nearly zero .* for the golden min") as caught:
+        export("silent")
+    assert "any comparison with zeros would pass" in caught.value.remedy
+
+
+def test_weights_that_are_not_numbers_are_refused(export):
+    with pytest.raises(NoSignalError, match="own output y holds 1 NaN or infinite values") as caught:
+        export("broken_weights")
+    assert "Check the weights" in caught.value.remedy
+
+
+@pytest.mark.parametrize(("exporter", "other"), [EXPORTERS, EXPORTERS[::-1]])
+def test_a_network_that_an_exporter_does_not_take_is_refused_with_the_other_exporter(export, exporter, other):
+    with pytest.raises(ExportError, match=r"could not export the network: .*bessel_j0") as caught:
+        export("without_an_onnx_operator", exporter)
+    assert f"Try --exporter {other}" in caught.value.remedy
+
+
+@pytest.mark.parametrize("exporter", EXPORTERS)
+def test_an_output_may_have_a_computed_size(export, exporter):
+    found = export("doubled", exporter)
+    assert found.component.signature.outputs[0].shape == ("batch", None)
+    for _, expected, answer in answers_of(found, {"x": np.random.default_rng(0).random((5, 7), np.float32)}):
+        assert answer.shape == (5, 14)
+        np.testing.assert_array_equal(answer, expected)
+
+
+def test_a_network_that_writes_into_its_input_does_not_spoil_the_goldens(export):
+    found = export("writes_into_its_input", "torchscript")
+    for golden in found.goldens().values():
+        np.testing.assert_allclose(golden.outputs["y"], 2 * (golden.inputs["x"] + 1), rtol=1e-6)
+
+
+@pytest.mark.parametrize("exporter", EXPORTERS)
+def test_a_network_in_training_mode_is_exported_as_it_evaluates(export, exporter):
+    found = export("in_training", exporter)
+    assert not {"Dropout", "RandomUniformLike", "Bernoulli"} & found.operators.keys()
+    network = found.model.component("model").reference
+    assert not any(module.training for module in network.modules())
+    x = np.random.default_rng(1).standard_normal((4, 4)).astype(np.float32)
+    twice = [[(e, a) for _, e, a in answers_of(found, {"x": x})] for _ in range(2)]
+    np.testing.assert_array_equal(twice[0][0][0], twice[1][0][0])
+    np.testing.assert_allclose(twice[0][0][1], twice[0][0][0], rtol=0, atol=1e-5)
+    trained = sys.modules["nets"].in_training().eval()
+    with torch.inference_mode():
+        np.testing.assert_allclose(twice[0][0][0], trained(torch.from_numpy(x)).numpy(), rtol=0, atol=1e-6)
+
+
+def contents(folder):
+    return {
+        p.relative_to(folder).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest()
+        for p in sorted(folder.rglob("*"))
+        if p.is_file()
+    }
+
+
+@pytest.mark.parametrize("name", ["size_as_number", "branch_on_a_value", "silent"])
+def test_a_failed_export_leaves_an_older_bundle_whole_and_no_temporary_folder(exported, tmp_path, name):
+    bundle = Bundle.open(shutil.copytree(exported.bundle.path, tmp_path / "copy"))
+    before = contents(bundle.path)
+    with pytest.raises((ExportError, VerificationError)):
+        export_component(load(name), "model", bundle, ExportOptions("torchscript"))
+    assert contents(bundle.path) == before
+    assert {p.name for p in bundle.path.iterdir()} == {"manifest.json", "model"}
+    assert {p.name for p in (bundle.path / "model").iterdir()} == {"source"}
+    assert Bundle.open(bundle.path).manifest.components == (exported.component,)
+
+
+def test_an_export_replaces_what_was_exported_before(exported, tmp_path):
+    bundle = Bundle.open(shutil.copytree(exported.bundle.path, tmp_path / "copy"))
+    component = export_component(load("tiny"), "model", bundle, ExportOptions("torchscript"))
+    assert bundle.manifest.components == (component,)
+    assert set(contents(bundle.path)) == {*bundle.manifest.files, "manifest.json"}
+    assert Bundle.open(bundle.path).manifest == bundle.manifest
+
+
+def test_a_bundle_on_a_full_disk_is_refused_before_the_export(export, monkeypatch):
+    monkeypatch.setattr(storage, "free_space", lambda folder: 100)
+    with pytest.raises(StorageError, match="are needed") as caught:
+        export("tiny")
+    assert "another disk" in caught.value.remedy
+
+
+def test_nothing_of_the_machine_is_in_the_exported_files(exported):
+    places = {str(NETS), str(NETS.parents[2]), str(exported.bundle.path.parent), sys.prefix, torch.__path__[0]}
+    telltale = [place.encode() for place in places] + [b"site-packages", b"nets.py", str(Path.home()).encode() + b"/"]
+    for file in exported.bundle.path.rglob("*"):
+        if file.is_file():
+            data = file.read_bytes()
+            assert not [t for t in telltale if t in data], file
+
+
+def test_nodes_lead_back_to_their_modules(by_dynamo):
+    scopes = {
+        node.op_type: {p.key: p.value for p in node.metadata_props}.get("pkg.torch.onnx.name_scopes", "")
+        for node in by_dynamo.proto.graph.node
+    }
+    assert "norm" in scopes["LayerNormalization"]
+    assert "items" in scopes["Gather"]
+
+
+def test_the_key_of_an_export_follows_the_model_the_component_and_every_option():
+    model, other = load("tiny"), load("two_sizes")
+    keys = [
+        export_key(model, "model", ExportOptions()),
+        export_key(other, "model", ExportOptions()),
+        export_key(model, "another", ExportOptions()),
+        export_key(model, "model", ExportOptions("torchscript")),
+        export_key(model, "model", ExportOptions(opset=18)),
+        export_key(model, "model", ExportOptions(seed=1)),
+    ]
+    assert len({*keys}) == len(keys)
+    assert keys[0] == export_key(load("tiny"), "model", ExportOptions())

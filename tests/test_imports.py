@@ -1,0 +1,92 @@
+import pkgutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import torchlift
+
+ROOT = Path(__file__).parents[1]
+TORCH_SIDE = ("torchlift.families.", "torchlift.export", "torchlift.ship", "torchlift.backends.pytorch")
+TORCH_FREE = [
+    name
+    for _, name, _ in pkgutil.walk_packages(torchlift.__path__, "torchlift.")
+    if not name.startswith(TORCH_SIDE) and not name.endswith("__main__")
+]
+
+WITHOUT_OPTIONAL_PACKAGES = """
+import importlib
+
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {
+            "torch", "torchvision", "transformers", "onnxscript", "openvino", "huggingface_hub", "tensorrt"
+        }:
+            raise ImportError(f"{name} is not there")
+
+sys.meta_path.insert(0, Refuse())
+for name in sys.argv[1:]:
+    try:
+        importlib.import_module(name)
+    except ImportError as error:
+        print(name, error)
+"""
+
+HEAVY = {
+    "torch", "torchvision", "transformers", "onnx", "onnx_ir", "onnxruntime", "onnxscript", "openvino", "numpy", "PIL",
+    "safetensors", "tokenizers", "huggingface_hub", "rich", "msgspec",
+}  # fmt: skip
+
+IMPORTED = """
+import {module}
+sys.argv = ["torchlift", "--help"]
+try:
+    {call}
+except SystemExit as exit:
+    assert exit.code in (0, None), exit.code
+sys.stderr.write(" ".join(sys.modules))
+"""
+
+
+def test_imports_run_downwards_and_torch_stays_on_its_side():
+    pytest.importorskip("importlinter", reason="a tool of the development install")
+    done = subprocess.run(
+        [sys.executable, "-c", "from importlinter.cli import lint_imports_command; lint_imports_command()"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "imports run downwards only KEPT" in done.stdout
+    assert "only the torch side imports torch KEPT" in done.stdout
+
+
+def test_what_serves_imports_without_torch_and_without_any_optional_package(python):
+    assert {"torchlift.stages", "torchlift.pipelines.clip", "torchlift.families", "torchlift.cli.run"} <= {*TORCH_FREE}
+    done = python(WITHOUT_OPTIONAL_PACKAGES, *TORCH_FREE)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize(
+    ("module", "call"), [("torchlift", "torchlift.__version__"), ("torchlift.cli", "torchlift.cli.main()")]
+)
+def test_the_package_and_its_help_cost_next_to_nothing(python, module, call):
+    done = python(IMPORTED.format(module=module, call=call))
+    assert done.returncode == 0, done.stderr
+    assert ("Usage" in done.stdout) == (module == "torchlift.cli")
+    imported = {*done.stderr.split()}
+    assert module in imported
+    assert not imported & HEAVY
+
+
+def test_every_public_name_is_there_and_imported_when_used():
+    assert {*torchlift.__all__} <= {*dir(torchlift)}
+    for name in torchlift.__all__:
+        assert getattr(torchlift, name) is not None
+    from torchlift.pipelines import open_bundle
+
+    assert torchlift.open is open_bundle
+    with pytest.raises(AttributeError, match="module 'torchlift' has no attribute 'onnx'"):
+        _ = torchlift.onnx
