@@ -1,6 +1,6 @@
 # Two commands on a fresh machine: `make demo` runs the main job, `make test` passes the tests.
 
-PYTHON ?= python3.11
+PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
@@ -19,7 +19,8 @@ $(READY): pyproject.toml
 demo: $(READY)
 	$(BIN)/python examples/shapes/train.py $(DEMO)
 	$(BIN)/torchlift ship chinese-clip --checkpoint $(DEMO)/shapes.pt -o $(DEMO)/clip
-	$(BIN)/python examples/shapes/ask.py $(DEMO)
+	$(BIN)/torchlift run $(DEMO)/clip --image $(DEMO)/never-seen.png \
+		--text 紫色的五角星 --text 红色的五角星 --text 紫色的圆形 --text 蓝色的三角形 --text 绿色的心形 --text 黄色的方形
 
 test: $(READY)
 	$(BIN)/python -m pytest -m "not full and not gpu"

@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import tiny
@@ -534,15 +535,26 @@ def test_a_file_in_the_place_of_the_bundle_is_left_alone(tmp_path):
     assert names(tmp_path) == ["bundle"]
 
 
-def test_a_kill_between_the_two_renames_is_recovered(tmp_path):
+def test_a_kill_between_the_two_renames_is_recovered(tmp_path, monkeypatch):
+    rename = Path.rename
+
+    def killed_at_the_second(path, target):
+        if path.name == ".bundle.partial":
+            raise KeyboardInterrupt
+        return rename(path, target)
+
     with stage(tmp_path / "bundle") as bundle:
         write(bundle, "first")
-    (tmp_path / "bundle").rename(tmp_path / ".bundle.previous")
-    interrupted(tmp_path / "bundle", "second")
+    with monkeypatch.context() as patch, contextlib.suppress(KeyboardInterrupt):
+        patch.setattr(Path, "rename", killed_at_the_second)
+        with stage(tmp_path / "bundle") as bundle:
+            write(bundle, "second")
+    assert names(tmp_path) == [".bundle.partial", ".bundle.previous"]
+    interrupted(tmp_path / "bundle", "third")
     assert labels(tmp_path / "bundle") == "first"
     with stage(tmp_path / "bundle"):
         pass
-    assert labels(tmp_path / "bundle") == "second"
+    assert labels(tmp_path / "bundle") == "third"
     assert names(tmp_path) == ["bundle"]
 
 

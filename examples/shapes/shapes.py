@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import string
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -115,7 +115,7 @@ OUTLINES: dict[str, list[Point]] = {
 }
 """Shape -> its corners around (0, 0) with radius about 1, y downwards."""
 
-TILT = math.radians(15)
+TILT = math.radians(12)
 """The largest rotation either way; much more would turn a square into a diamond."""
 
 DRIFT = 0.06
@@ -208,7 +208,7 @@ def prompt(colour: str, shape: str) -> str:
     return PROMPT.format(colour=colour, shape=shape)
 
 
-def caption(scene: Scene, rng: np.random.Generator, templates: Sequence[str] = TEMPLATES) -> Caption:
+def caption(scene: Scene, rng: np.random.Generator, templates: tuple[str, ...] = TEMPLATES) -> Caption:
     """Say what is on a picture, in one of many ways."""
     template = templates[rng.integers(len(templates))]
     name = SHAPES[scene.shape][rng.integers(len(SHAPES[scene.shape]))]

@@ -60,7 +60,10 @@ def build(vocabulary_size: int) -> ChineseCLIPModel:
     text = {"num_hidden_layers": 2, "vocab_size": vocabulary_size, "max_position_embeddings": 64}
     start = {"initializer_range": WIDTH**-0.5, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     config = ChineseCLIPConfig(
-        vision_config={**tower, **vision}, text_config={**tower, **text, **start}, projection_dim=WIDTH
+        vision_config={**tower, **vision},
+        text_config={**tower, **text, **start},
+        projection_dim=WIDTH,
+        logit_scale_init_value=math.log(30),
     )
     model = ChineseCLIPModel(config)
     model.vision_model.embeddings.position_embedding.weight.data[1:] += waves(RESOLUTION // PATCH, WIDTH)

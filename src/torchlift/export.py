@@ -9,7 +9,7 @@ import tempfile
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -28,7 +28,7 @@ from torchlift.graph.inspect import baked_in, read_facts
 from torchlift.measure.goldens import Golden, save_goldens
 from torchlift.measure.numerics import TOLERANCES, failures, require_signal, verify_goldens
 from torchlift.progress import SILENT, Progress
-from torchlift.signature import CORNERS, Signature, TensorSpec, distinct_sizes
+from torchlift.signature import CORNERS, Axis, Signature, distinct_sizes
 from torchlift.storage import require_space
 
 Exporter = Literal["dynamo", "torchscript"]
@@ -138,24 +138,16 @@ def _export(part: ModelComponent, file: Path, options: ExportOptions) -> None:
     save_model(model, file)
 
 
-def _varying(signature: Signature) -> Signature:
-    """The signature as a graph states it: an axis whose range is one number is a plain size."""
-    fixed = {a.name: a.min for a in signature.axes if a.min == a.max}
-
-    def stated(spec: TensorSpec) -> TensorSpec:
-        return replace(spec, shape=tuple(fixed.get(d, d) if isinstance(d, str) else d for d in spec.shape))
-
-    return Signature(
-        tuple(map(stated, signature.inputs)),
-        tuple(map(stated, signature.outputs)),
-        tuple(a for a in signature.axes if a.name not in fixed),
-    )
+def _is_dynamic(axis: Axis) -> bool:
+    return axis.min < axis.max
 
 
 def _dynamo(part: ModelComponent, arguments: tuple[torch.Tensor, ...], opset: int) -> ir.Model:
-    signature = _varying(part.signature)
-    dims = {a.name: torch.export.Dim(a.name, min=a.min, max=a.max) for a in signature.axes}
-    shapes = tuple({i: dims[d] for i, d in enumerate(spec.shape) if isinstance(d, str)} for spec in signature.inputs)
+    signature = part.signature
+    dims = {a.name: torch.export.Dim(a.name, min=a.min, max=a.max) for a in signature.axes if _is_dynamic(a)}
+    shapes = tuple(
+        {i: dims[d] for i, d in enumerate(spec.shape) if isinstance(d, str) and d in dims} for spec in signature.inputs
+    )
     program = torch.export.export(part.exported, arguments, dynamic_shapes=shapes, strict=False)
     exported = torch.onnx.export(
         program,
@@ -174,9 +166,10 @@ def _dynamo(part: ModelComponent, arguments: tuple[torch.Tensor, ...], opset: in
 def _torchscript(part: ModelComponent, arguments: tuple[torch.Tensor, ...], opset: int) -> ir.Model:
     from onnxscript import optimizer
 
-    signature = _varying(part.signature)
+    signature = part.signature
+    dynamic = {a.name for a in signature.axes if _is_dynamic(a)}
     axes = {
-        spec.name: {i: d for i, d in enumerate(spec.shape) if isinstance(d, str)}
+        spec.name: {i: d for i, d in enumerate(spec.shape) if isinstance(d, str) and d in dynamic}
         for spec in (*signature.inputs, *signature.outputs)
     }
     part.exported.eval()
@@ -251,16 +244,16 @@ def _explained(error: Exception, signature: Signature, exporter: Exporter) -> Ex
 
 def _where(error: Exception) -> str:
     """The last line of the user's own code that the error came through."""
-    torch_folder = str(Path(torch.__file__).parent)
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(torch_folder)]
-    mine = frames[-1]
-    return "" if mine.filename == __file__ else f": {Path(mine.filename).name}, line {mine.lineno}: {mine.line}"
+    inside = Path(torch.__file__).parent
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if inside not in Path(f.filename).parents]
+    last = frames[-1]
+    return "" if last.filename == __file__ else f": {Path(last.filename).name}, line {last.lineno}: {last.line}"
 
 
 def _prove(file: Path, signature: Signature, goldens: list[Golden], progress: Progress) -> None:
     import onnx
 
-    constant = baked_in(read_facts(file), _varying(signature))
+    constant = baked_in(read_facts(file), signature)
     if constant:
         raise BakedInError(
             f"the exported graph is not what the signature says: {'; '.join(constant)}",

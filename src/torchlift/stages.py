@@ -20,7 +20,7 @@ from torchlift.measure.goldens import cut, load_goldens
 from torchlift.measure.latency import Contender, LatencyOptions, Workload, measure_latency
 from torchlift.measure.verify import VerifyOptions, holds_here, verify_variant
 from torchlift.progress import SILENT, Progress
-from torchlift.signature import BATCH, Signature
+from torchlift.signature import BATCH, Axis, Signature
 from torchlift.storage import require_space
 
 RANKS: dict[Precision, int] = {"fp32": 0, "bf16": 1, "fp16": 2, "int8": 3}
@@ -263,12 +263,17 @@ def batches_of(signature: Signature, options: BenchOptions) -> tuple[int, ...]:
     if axis is None:
         return (1,)
     for size in options.batches:
-        if not axis.min <= size <= axis.max:
-            raise InputError(
-                f"batch {size} is outside {axis.min}..{axis.max}",
-                remedy=f"Choose --batch within it, or export again with --axis batch={axis.min}..{axis.opt}..{size}.",
-            )
+        _require_within(axis, size)
     return options.batches or tuple(dict.fromkeys((axis.min, axis.opt)))
+
+
+def _require_within(axis: Axis, size: int) -> None:
+    if not axis.min <= size <= axis.max:
+        wider = f"{min(size, axis.min)}..{axis.opt}..{max(size, axis.max)}"
+        raise InputError(
+            f"{axis.name} {size} is outside {axis.min}..{axis.max}",
+            remedy=f"Choose a size within it, or export again with --axis {axis.name}={wider}.",
+        )
 
 
 def workloads(bundle: Bundle, component: Component, options: BenchOptions) -> list[Workload]:
@@ -279,6 +284,8 @@ def workloads(bundle: Bundle, component: Component, options: BenchOptions) -> li
     for batch in batches_of(signature, options):
         asked = {**options.sizes, **({BATCH: batch} if signature.batch else {})}
         sizes = signature.sizes("opt", **{k: v for k, v in asked.items() if any(a.name == k for a in signature.axes)})
+        for axis in signature.axes:
+            _require_within(axis, sizes[axis.name])
         found.append(Workload(sizes, cut(signature, largest, sizes)))
     return found
 

@@ -1,4 +1,5 @@
 import dataclasses
+import shutil
 
 import numpy as np
 import pytest
@@ -80,6 +81,14 @@ def test_another_precision_than_the_one_asked_for_is_an_error(model, monkeypatch
     with pytest.raises(ProviderError, match="CPU at f32 was asked for, OpenVINO would run on CPU at") as caught:
         backend("openvino").open(model, tiny.SIGNATURE)
     assert "torchlift doctor" in caught.value.remedy
+
+
+def test_a_built_model_says_nothing_of_its_source(source, tmp_path):
+    named = shutil.copy(source, tmp_path / "someones-secret-model.onnx")
+    backend("openvino").build(named, tmp_path, tiny.SIGNATURE)
+    content = (tmp_path / "model.xml").read_text()
+    assert "someones-secret-model" not in content
+    assert "<net " in content
 
 
 def test_weights_keep_their_precision(model):

@@ -19,7 +19,7 @@ from torchlift.families.chinese_clip.names import to_transformers
 from torchlift.processing.image import ImageInput
 from torchlift.processing.text import Tokenizer
 
-STEPS = 40
+STEPS = 80
 FOLDER = Path(__file__).parents[2] / "examples" / "shapes"
 
 
@@ -60,7 +60,7 @@ def one_thread():
 
 @pytest.fixture(scope="module")
 def short(train, tokenizer):
-    return train.train(train.Plan(steps=STEPS, batch=48, pictures=216, warm_up=10), tokenizer)
+    return train.train(train.Plan(steps=STEPS, batch=36, pictures=36, warm_up=5), tokenizer)
 
 
 def pixels(picture: Image.Image) -> bytes:
@@ -86,7 +86,7 @@ class TestPictures:
 
     def test_every_picture_and_every_seed_is_different(self, shapes):
         drawn = [*shapes.samples(120, 1), *shapes.samples(120, 2)]
-        assert len({pixels(s.picture) for s in drawn}) == STEPS0
+        assert len({pixels(s.picture) for s in drawn}) == 240
 
     def test_size_and_mode(self, shapes):
         picture = shapes.draw(shapes.Scene("红", "心形"), np.random.default_rng(0), pixels=96)
@@ -200,7 +200,7 @@ class TestTraining:
 
     def test_a_short_training_lowers_the_loss(self, short):
         assert len(short.losses) == STEPS
-        assert np.mean(short.losses[-4:]) < 0.75 * np.mean(short.losses[:4])
+        assert np.mean(short.losses[-8:]) < 0.85 * np.mean(short.losses[:8])
 
     def test_the_file_has_the_original_names(self, train, short, tmp_path):
         train.save(short.model, tmp_path / "shapes.pt", step=STEPS)

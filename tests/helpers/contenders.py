@@ -34,6 +34,18 @@ class Sleeper(Session):
         return call
 
 
+class Logger(Sleeper):
+    """Appends its name to a file at each call."""
+
+    def __init__(self, name, file):
+        super().__init__(0, act=lambda: self._log(name, file))
+
+    @staticmethod
+    def _log(name, file):
+        with file.open("a") as stream:
+            stream.write(name)
+
+
 def quick():
     return Sleeper(0.001)
 

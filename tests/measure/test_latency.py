@@ -66,6 +66,15 @@ def test_a_turn_has_at_least_and_at_most_so_many_runs(options, runs):
     assert found.runs == runs
 
 
+def test_contenders_take_turns_and_none_is_always_the_first(tmp_path):
+    log = tmp_path / "log"
+    named = [Contender(name, partial(contenders.Logger, name, log)) for name in "abc"]
+    options = LatencyOptions(rounds=4, warmups=1, min_runs=2, max_runs=2, pause_seconds=0.0)
+    measure_latency(named, ROWS[:1], options=options)
+    opening, *turns = ("aabbcc", *("".join(3 * n for n in order) for order in ("abc", "bca", "cab", "abc")))
+    assert log.read_text() == opening + "".join(turns)
+
+
 def test_threads_are_recorded_as_they_were_asked_for():
     options = LatencyOptions(rounds=1, max_runs=1, threads=3)
     assert measure_latency([Contender("quick", contenders.quick)], ROWS[:1], options=options).threads == 3
@@ -155,13 +164,22 @@ def test_the_interval_covers_the_known_ratio_of_noisy_times():
 
 
 MEASURE_WITHOUT_END = """
+import sys
+sys.path.insert(0, sys.argv[1])
 import contenders
 from tiny import sample
 from torchlift.measure.latency import *
+
+class Announce(Progress):
+    def stage(self, title, total=None):
+        print(title, flush=True)
+        return super().stage(title, total)
+
 measure_latency(
     [Contender(str(n), contenders.quick) for n in range(2)],
     [Workload({"batch": 1}, {"x": sample(1)})],
     options=LatencyOptions(rounds=10**6),
+    progress=Announce(),
 )
 """
 
@@ -170,7 +188,7 @@ def children(pid):
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
-def until(condition, seconds=30):
+def until(condition, seconds=20):
     deadline = time.monotonic() + seconds
     while not condition() and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -179,12 +197,12 @@ def until(condition, seconds=30):
 
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="the system does not list a process's children")
 def test_no_process_outlives_the_one_that_measures():
-    helpers = str(Path(contenders.__file__).parent)
-    environment = {**os.environ, "PYTHONPATH": helpers}
-    with subprocess.Popen([sys.executable, "-c", MEASURE_WITHOUT_END], env=environment) as parent:
-        assert until(lambda: len(children(parent.pid)) == 2)
+    command = [sys.executable, "-c", MEASURE_WITHOUT_END, str(Path(contenders.__file__).parent)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
+        assert [parent.stdout.readline() for _ in range(2)] == ["open in a process each\n", "measure side by side\n"]
         workers = children(parent.pid)
-        time.sleep(0.3)
+        assert len(workers) == 2
+        time.sleep(0.2)
         parent.send_signal(signal.SIGKILL)
 
     def alive(pid):

@@ -57,7 +57,7 @@ def main() -> None:
 
     verbose = "-v" in sys.argv or "--verbose" in sys.argv
     try:
-        cli.main(standalone_mode=False)
+        cli.main(prog_name="torchlift", standalone_mode=False)
     except click.exceptions.Exit as error:
         sys.exit(error.exit_code)
     except click.ClickException as error:

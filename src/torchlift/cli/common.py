@@ -211,11 +211,11 @@ class _Lines(Progress):
 
     @contextlib.contextmanager
     def stage(self, title: str, total: int | None = None) -> Iterator[Stage]:
-        self._err.print(f"- {title}", markup=False)
+        self._err.print(f"- {title}", markup=False, soft_wrap=True)
         yield Stage()
 
     def note(self, text: str) -> None:
-        self._err.print(f"note: {text}", markup=False)
+        self._err.print(f"note: {text}", markup=False, soft_wrap=True)
 
 
 class _Bars(Progress):

@@ -34,6 +34,9 @@ ROOMY = 140
 """Columns from which tables show everything; the rest leave out what is least asked for."""
 
 
+_CHOSEN = "chosen"
+
+
 def manifest_tables(manifest: Manifest, width: int) -> Iterator[RenderableType]:
     """One table a component: its variants with size, largest difference, latency, and whether chosen or why not."""
     for component in manifest.components:
@@ -75,7 +78,6 @@ def _table(title: str, width: int) -> Table:
 
 def _component_table(manifest: Manifest, component: Component, width: int) -> RenderableType:
     benchmark = manifest.benchmarks.get(component.name)
-    choice = manifest.choices.get(component.name)
     latency = _LATENCY if width >= ROOMY else _LATENCY_NARROW
     table = _table(f"{manifest.name}: {component.name}", width)
     table.add_column("variant", no_wrap=True)
@@ -91,11 +93,11 @@ def _component_table(manifest: Manifest, component: Component, width: int) -> Re
                 role = f"not measured: {benchmark.failures[name]}"
             _add_rows(table, [name, "fp32", "", ""], _latency_rows(benchmark, name, latency), role, "dim")
     for variant in manifest.variants_of(component.name):
-        chosen = choice is not None and choice.variant == variant.name
         size = size_text(manifest.size(variant)) if variant.files else "-"
         rows = _latency_rows(benchmark, variant.name, latency) if benchmark else []
         head = [variant.backend, variant.precision, size, _difference(variant)]
-        _add_rows(table, head, rows, _verdict(manifest, variant), "bold green" if chosen else "")
+        verdict = _verdict(manifest, variant)
+        _add_rows(table, head, rows, verdict, "bold green" if verdict == _CHOSEN else "")
     return Group(table, Text(_caption(component, benchmark), style="dim"), Text(""))
 
 
@@ -116,16 +118,16 @@ def _difference(variant: Variant) -> str:
 
 
 def _verdict(manifest: Manifest, variant: Variant) -> str:
-    choice = manifest.choices.get(variant.component)
-    if choice is not None and choice.variant == variant.name:
-        return "chosen"
-    if choice is not None and variant.name in choice.others:
-        return choice.others[variant.name]
     if variant.failure:
         return f"not built: {variant.failure}"
-    if variant.verification is None:
-        return "not verified"
-    return "verified" if variant.verification.passed else f"refused: {variant.verification.failures[0]}"
+    if variant.verification is not None and not variant.verification.passed:
+        return f"refused: {variant.verification.failures[0]}"
+    choice = manifest.choices.get(variant.component)
+    if choice is not None and choice.variant == variant.name:
+        return _CHOSEN
+    if choice is not None and variant.name in choice.others:
+        return choice.others[variant.name]
+    return "not verified" if variant.verification is None else "verified"
 
 
 def _caption(component: Component, benchmark: Benchmark | None) -> str:
@@ -187,7 +189,9 @@ _DIFFERENCE_NARROW = {name: _DIFFERENCE[name] for name in ("max abs", "max rel",
 def verification_table(
     manifest: Manifest, width: int, *, only: str | None = None, verbose: bool = False
 ) -> RenderableType:
-    """Differences from PyTorch: the worst of each variant, or with ``verbose`` every golden and output."""
+    """Differences from PyTorch: the worst of each variant, or with ``verbose`` every golden and output; and below, why
+    a variant is refused.
+    """
     cells = _DIFFERENCE if width >= ROOMY else _DIFFERENCE_NARROW
     table = _table("differences from PyTorch in FP32", width)
     for name in ("variant", "golden", "output"):
@@ -195,6 +199,7 @@ def verification_table(
     for name in cells:
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("verdict", overflow="fold")
+    reasons: list[Text] = []
     for variant in manifest.variants:
         if only not in (None, variant.name):
             continue
@@ -202,12 +207,13 @@ def verification_table(
         if proof is None:
             table.add_row(variant.name, *["-"] * (2 + len(cells)), variant.failure or "not verified")
             continue
-        verdict = Text("agrees", "green") if proof.passed else Text("; ".join(proof.failures), "red")
+        verdict = Text("agrees", "green") if proof.passed else Text("refused", "red")
         checks = [*proof.checks, *proof.invariance] if verbose else ([proof.worst] if proof.checks else [])
         rows = [[c.golden, c.output, *(cell(c.difference) for cell in cells.values())] for c in checks]
         for number, row in enumerate(rows or [["-"] * (2 + len(cells))]):
             table.add_row(variant.name, *row, "" if number else verdict)
-    return table
+        reasons += [Text(f"{variant.name} is refused: {failure}") for failure in proof.failures]
+    return Group(table, *reasons)
 
 
 def reference_lines(component: str, benchmark: Benchmark) -> Iterator[str]:

@@ -27,7 +27,7 @@ COMPONENT = "model"
 _EXAMPLE_BATCH = (1, 8, 64)
 """The range of the batch axis for a module that only comes with example inputs."""
 
-_STEPS = (1, -1, 2, -2, 3, -3, 4, -4)
+_STEPS = (1, 2, 3, 4, -1, -2, -3, -4)
 """How far from the first sizes the network is run a second time, by preference."""
 
 

@@ -1,0 +1,441 @@
+"""The main job end to end: a bundle that is verified, measured, resumed where it was cut off, and free of torch."""
+
+import contextlib
+import importlib.util
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from torchlift.bundle import Bundle
+from torchlift.errors import BackendUnavailableError, BakedInError, BundleError, InputError
+from torchlift.export import ExportOptions
+from torchlift.measure.latency import LatencyOptions
+from torchlift.measure.verify import holds_here
+from torchlift.pipelines import open_bundle
+from torchlift.progress import Progress
+from torchlift.ship import ShipOptions, Source, export, ship
+from torchlift.stages import BenchOptions, BuildOptions
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+    pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning"),
+]
+
+HERE = Path(__file__).parent
+NETS = HERE / "ship_helpers" / "nets.py"
+QUICK = ShipOptions(
+    export=ExportOptions("torchscript"),
+    bench=BenchOptions((1,), latency=LatencyOptions(rounds=2, turn_seconds=0.01, pause_seconds=0)),
+)
+ONE = replace(QUICK, build=BuildOptions(("onnxruntime",)))
+"""One backend is enough where the question is another."""
+
+OUTSIDE = replace(ONE, bench=BenchOptions((999,)))
+"""Fails after everything but the measurement."""
+
+NET = """
+import torch
+from pathlib import Path
+from torch import nn
+import torchlift as tl
+
+@tl.module(inputs=[tl.TensorSpec("x", "float32", ("batch", 4))], outputs=["y"], axes=[tl.Axis("batch", 1, 2, 4)])
+def build():
+    network = nn.Linear(4, 3)
+    network.load_state_dict(torch.load(Path(__file__).with_name("weights.pt"), weights_only=True))
+    return network
+"""
+
+
+class Recorder(Progress):
+    """Remembers what was begun and noted."""
+
+    def __init__(self):
+        self.titles, self.notes = [], []
+
+    def stage(self, title, total=None):
+        self.titles.append(title)
+        return super().stage(title, total)
+
+    def note(self, text):
+        self.notes.append(text)
+
+
+def clip_checkpoint(folder):
+    """A tiny Chinese-CLIP, by the maker of its own tests."""
+    file = HERE / "families" / "chinese_clip" / "conftest.py"
+    spec = importlib.util.spec_from_file_location("chinese_clip_makers", file)
+    makers = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(makers)
+    return makers.original_file(folder, makers.VIT)
+
+
+@pytest.fixture(scope="module")
+def tiny_source():
+    return Source("module", f"{NETS}:tiny")
+
+
+@pytest.fixture(scope="module")
+def tiny_once(tiny_source, tmp_path_factory):
+    """The tiny module shipped by all backends; not to be changed."""
+    return ship(tiny_source, tmp_path_factory.mktemp("tiny") / "bundle", QUICK)
+
+
+@pytest.fixture
+def old(tiny_once, tmp_path):
+    """A bundle that was there before."""
+    return Bundle.open(shutil.copytree(tiny_once.path, tmp_path / "out"))
+
+
+@pytest.fixture
+def with_weights(tmp_path):
+    """Writes a network with weights from a file beside it; returns its source."""
+    (tmp_path / "net.py").write_text(NET)
+
+    def write(seed):
+        torch.manual_seed(seed)
+        torch.save(torch.nn.Linear(4, 3).state_dict(), tmp_path / "weights.pt")
+        return Source("module", f"{tmp_path}/net.py:build")
+
+    yield write
+    sys.modules.pop("net", None)
+    with contextlib.suppress(ValueError):
+        sys.path.remove(str(tmp_path))
+
+
+def contents(folder):
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def beside(folder):
+    """What lies about next to a bundle."""
+    return {p.name for p in folder.parent.iterdir() if p.name.startswith(f".{folder.name}.")}
+
+
+def assert_complete(bundle, names):
+    """Opens, every checksum holds, every component is served by a variant that is proven here."""
+    manifest = Bundle.open(bundle.path).manifest
+    assert manifest == bundle.manifest
+    assert tuple(c.name for c in manifest.components) == names
+    assert {*manifest.choices} == {*names} == {*manifest.benchmarks}
+    assert {p.relative_to(bundle.path).as_posix() for p in bundle.path.rglob("*") if p.is_file()} == {
+        *manifest.files,
+        "manifest.json",
+    }
+    for name, choice in manifest.choices.items():
+        variant = manifest.variant(choice.variant)
+        assert holds_here(bundle, variant)
+        assert variant.verification.passed
+        assert {choice.variant, *choice.others} == {v.name for v in manifest.variants_of(name)}
+        benchmark = manifest.benchmarks[name]
+        assert benchmark.baseline == "pytorch eager"
+        assert benchmark.runtimes["pytorch eager"] == f"torch {torch.__version__} eager"
+        assert benchmark.failures == {}
+        assert {x.contender for x in benchmark.latencies} == {
+            "pytorch eager",
+            *(v.name for v in manifest.variants_of(name) if v.verification.passed),
+        }
+
+
+# A module.
+
+
+def test_a_module_is_shipped_with_every_backend(tiny_once):
+    assert_complete(tiny_once, ("model",))
+    manifest = tiny_once.manifest
+    assert {v.backend for v in manifest.variants} >= {"onnxruntime", "openvino"}
+    assert all(v.verification.passed for v in manifest.variants)
+    assert manifest.made_with["torch"] == torch.__version__
+    assert beside(tiny_once.path) == set()
+
+
+def test_without_batches_the_least_and_the_optimum_are_measured(tiny_source, tmp_path):
+    options = replace(ONE, bench=replace(QUICK.bench, batches=()))
+    found = ship(tiny_source, tmp_path / "out", options).manifest.benchmarks["model"]
+    assert {x.batch for x in found.latencies} == {1, 3}
+    assert {x.speedup is None for x in found.of("pytorch eager")} == {True}
+    assert all(x.speedup.low <= x.speedup.value <= x.speedup.high for x in found.of("model/onnxruntime/fp32"))
+
+
+def test_an_export_has_no_variants(tiny_source, tmp_path):
+    bundle = export(tiny_source, tmp_path / "out", ExportOptions("torchscript"))
+    assert Bundle.open(tmp_path / "out").manifest == bundle.manifest
+    assert bundle.manifest.variants == ()
+    with pytest.raises(BundleError, match="no variant of model has been chosen"):
+        open_bundle(bundle.path)({"x": np.ones((1, 4), np.float32)})
+
+
+def test_shipping_again_replaces_the_bundle(old, with_weights):
+    before = contents(old.path)
+    bundle = ship(with_weights(0), old.path, ONE)
+    assert bundle.manifest.name == "net.build"
+    assert_complete(bundle, ("model",))
+    assert contents(old.path).keys() != before.keys()
+    assert beside(old.path) == set()
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "error"),
+    [
+        ("factor_as_number", QUICK, BakedInError),
+        ("tiny", OUTSIDE, InputError),
+        ("tiny", replace(QUICK, build=BuildOptions(("onnxruntime-cuda",))), BackendUnavailableError),
+    ],
+)
+def test_a_ship_that_fails_leaves_the_old_bundle_whole(old, name, options, error):
+    before = contents(old.path)
+    with pytest.raises(error):
+        ship(Source("module", f"{NETS}:{name}"), old.path, options)
+    assert contents(old.path) == before
+    assert Bundle.open(old.path).manifest == old.manifest
+    assert beside(old.path) <= {f".{old.path.name}.partial"}, "neither a lock nor a moved bundle is left"
+
+
+def test_a_backend_that_is_not_here_is_refused_before_anything_is_read(tmp_path):
+    options = replace(QUICK, build=BuildOptions(("onnxruntime-cuda",)))
+    with pytest.raises(BackendUnavailableError, match="onnxruntime-cuda cannot be used"):
+        ship(Source("module", "nowhere.py:build"), tmp_path / "out", options)
+
+
+def test_a_folder_of_other_things_is_not_replaced(tiny_source, tmp_path):
+    (tmp_path / "letters.txt").write_text("dear")
+    with pytest.raises(BundleError, match="exists and is not a bundle") as caught:
+        ship(tiny_source, tmp_path, QUICK)
+    assert "-o" in caught.value.remedy
+    assert (tmp_path / "letters.txt").read_text() == "dear"
+
+
+# Resuming.
+
+
+def test_a_rerun_goes_on_from_what_was_finished(with_weights, tmp_path):
+    source, out = with_weights(0), tmp_path / "out"
+    with pytest.raises(InputError, match=r"batch 999 is outside 1\.\.4"):
+        ship(source, out, OUTSIDE)
+    recorder = Recorder()
+    assert_complete(ship(source, out, ONE, recorder), ("model",))
+    assert recorder.notes == ["model was exported before: kept"]
+    assert [t.partition(" ")[0] for t in recorder.titles] == ["read", "open", "measure"], "nothing else was to do"
+    assert beside(out) == set()
+
+
+def test_changed_weights_do_not_resume(with_weights, tmp_path):
+    out = tmp_path / "out"
+    with pytest.raises(InputError):
+        ship(with_weights(0), out, OUTSIDE)
+    recorder = Recorder()
+    source = with_weights(1)
+    assert_complete(ship(source, out, ONE, recorder), ("model",))
+    assert recorder.notes == []
+    x = np.random.default_rng(0).standard_normal((3, 4)).astype(np.float32)
+    with open_bundle(out) as net, torch.inference_mode():
+        expected = source.load().component("model").reference(torch.from_numpy(x))
+        np.testing.assert_allclose(net({"x": x})["y"], expected.numpy(), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("changed", [ExportOptions("torchscript", 17), ExportOptions("torchscript", seed=5)])
+def test_other_export_options_do_not_resume(tiny_source, tmp_path, changed):
+    with pytest.raises(InputError):
+        ship(tiny_source, tmp_path / "out", OUTSIDE)
+    recorder = Recorder()
+    bundle = export(tiny_source, tmp_path / "out", changed, recorder)
+    assert recorder.notes == []
+    assert bundle.manifest.component("model").opset == (changed.opset or 16)
+
+
+def test_variants_that_were_not_asked_for_again_are_not_shipped(tiny_source, tmp_path):
+    with pytest.raises(InputError):
+        ship(tiny_source, tmp_path / "out", replace(OUTSIDE, build=BuildOptions()))
+    bundle = ship(tiny_source, tmp_path / "out", ONE)
+    assert {v.backend for v in bundle.manifest.variants} == {"onnxruntime"}
+    assert_complete(bundle, ("model",))
+
+
+def test_an_export_after_a_ship_that_was_cut_off_has_no_variants(tiny_source, tmp_path):
+    with pytest.raises(InputError):
+        ship(tiny_source, tmp_path / "out", OUTSIDE)
+    recorder = Recorder()
+    bundle = export(tiny_source, tmp_path / "out", ExportOptions("torchscript"), recorder)
+    assert recorder.notes == ["model was exported before: kept"]
+    assert bundle.manifest.variants == ()
+    assert bundle.manifest.choices == {}
+
+
+# Killed and interrupted.
+
+
+def begin(*arguments):
+    """The command line in a process group of its own, as a terminal would start it."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "torchlift", "ship", *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def group_is_gone(group, seconds=20):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        try:
+            os.killpg(group, 0)
+        except ProcessLookupError:
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def read_json(file):
+    with contextlib.suppress(OSError, ValueError):
+        return json.loads(file.read_text())
+    return {}
+
+
+@pytest.fixture(scope="module")
+def clip_once(tmp_path_factory):
+    """A tiny Chinese-CLIP: killed once its first tower was exported, then shipped; with what was seen on the way."""
+    folder = tmp_path_factory.mktemp("clip")
+    checkpoint, out = clip_checkpoint(folder), folder / "out"
+    partial = folder / ".out.partial"
+    process = begin("chinese-clip", "--checkpoint", checkpoint, "-o", out, "--rounds", 2, "--exporter", "torchscript")
+    try:
+        while not read_json(partial / "manifest.json").get("components"):
+            assert process.poll() is None, process.stderr.read()
+            time.sleep(0.005)
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+    stamps = {p.name: (p.stat().st_ino, p.stat().st_mtime_ns) for p in (partial / "image" / "source").iterdir()}
+    seen = {
+        "stamps": stamps,
+        "out existed": out.exists(),
+        "done": len(read_json(partial / "manifest.json")["components"]),
+    }
+    recorder = Recorder()
+    return ship(Source("chinese-clip", str(checkpoint)), out, QUICK, recorder), recorder, seen
+
+
+def test_a_ship_that_was_killed_goes_on_from_the_first_tower(clip_once):
+    bundle, recorder, seen = clip_once
+    assert not seen["out existed"]
+    assert seen["done"] == 1, "the second tower was not yet exported"
+    assert recorder.notes == ["image was exported before: kept"]
+    assert {"export image", "answers of PyTorch for image"} & {*recorder.titles} == set()
+    assert {"export text", "answers of PyTorch for text"} <= {*recorder.titles}
+    source = bundle.path / "image" / "source"
+    assert {p.name: (p.stat().st_ino, p.stat().st_mtime_ns) for p in source.iterdir()} == seen["stamps"]
+    assert beside(bundle.path) <= {".out.lock"}, "a lock file that a killed process left does not lock"
+
+
+def test_chinese_clip_is_shipped_with_both_towers(clip_once):
+    bundle = clip_once[0]
+    assert_complete(bundle, ("image", "text"))
+    assert {*bundle.manifest.assets} == {"vocabulary"}
+    assert {(v.component, v.backend) for v in bundle.manifest.variants} >= {
+        (component, backend) for component in ("image", "text") for backend in ("onnxruntime", "openvino")
+    }
+
+
+def test_a_ship_that_is_interrupted_says_so_and_leaves_the_old_bundle_and_no_process(old):
+    before = contents(old.path)
+    process = begin(f"{NETS}:events", "-o", old.path, "--rounds", 1000, "--exporter", "torchscript")
+    said = ""
+    try:
+        for line in process.stderr:
+            said += line
+            if "measure side by side" in line:
+                break
+        time.sleep(0.5)
+        os.killpg(process.pid, signal.SIGINT)
+        _, rest = process.communicate(timeout=30)
+        assert group_is_gone(process.pid)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode == 130, said + rest
+    assert "measure side by side" in said
+    assert "interrupted: what was there before is untouched" in rest
+    assert "Traceback" not in rest
+    assert contents(old.path) == before
+    assert beside(old.path) == {f".{old.path.name}.partial"}, "what was finished is there, the lock is not"
+    assert read_json(old.path.with_name(f".{old.path.name}.partial") / "manifest.json")["variants"]
+
+
+# Used without PyTorch.
+
+TORCH_FREE = """
+import sys
+class Refuse:
+    def find_spec(self, name, *rest):
+        if name.split(".")[0] in ("torch", "transformers", "onnxscript", "torchvision"):
+            raise ImportError(f"{name} was asked for")
+sys.meta_path.insert(0, Refuse())
+import numpy as np, torchlift
+net, clip, picture, feeds, answers = sys.argv[1:]
+feeds, found = dict(np.load(feeds)), {}
+with torchlift.open(net) as pipeline:
+    found["y"] = pipeline({"x": feeds["x"]})["y"]
+with torchlift.open(clip) as pipeline:
+    for name in ("image", "text"):
+        (found[name],) = pipeline.session(name).run({name: feeds[name]}).values()
+    found["texts"] = pipeline.encode_text(["t7 t8", "t9"], normalize=False)
+    found["ids"] = np.array([pipeline.tokenizer(["t7 t8"]).ids[0]])
+    found["pictures"] = pipeline.encode_image([picture])
+    found["probabilities"] = pipeline.classify([picture], ["t7 t8", "t9", "t10"])
+np.savez(answers, **found)
+"""
+
+
+def test_bundles_that_were_moved_answer_as_pytorch_without_it(tiny_once, clip_once, tmp_path):
+    net, clip = (
+        shutil.copytree(b.path, tmp_path / n / "moved") for n, b in (("net", tiny_once), ("clip", clip_once[0]))
+    )
+    towers = Source("chinese-clip", str(clip_once[0].path.parent / "clip.pt")).load()
+    parts = {name: towers.component(name) for name in ("image", "text")}
+    rng = np.random.default_rng(5)
+    feeds = {"x": rng.standard_normal((7, 4)).astype(np.float32)}
+    feeds |= parts["image"].sample({"batch": 3}, rng) | parts["text"].sample({"batch": 5, "sequence": 9}, rng)
+    np.savez(tmp_path / "feeds.npz", **feeds)
+    Image.fromarray(rng.integers(0, 256, (60, 80, 3), np.uint8)).save(tmp_path / "picture.png")
+    arguments = [net, clip, tmp_path / "picture.png", tmp_path / "feeds.npz", tmp_path / "answers.npz"]
+    done = subprocess.run(
+        [sys.executable, "-c", TORCH_FREE, *map(str, arguments)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    found = np.load(tmp_path / "answers.npz")
+    references = {"y": Source("module", f"{NETS}:tiny").load().component("model").reference}
+    references |= {name: part.reference for name, part in parts.items()}
+    inputs = {"y": feeds["x"], "image": feeds["image"], "text": feeds["text"]}
+    for name, reference in references.items():
+        with torch.inference_mode():
+            expected = reference(torch.from_numpy(inputs[name])).numpy()
+        difference = np.abs(found[name] - expected).max() / np.abs(expected).max()
+        assert difference < tolerance_of(clip_once[0] if name in parts else tiny_once, name), name
+    with torch.inference_mode():
+        by_hand = parts["text"].reference(torch.from_numpy(found["ids"])).numpy()
+    assert np.abs(found["texts"][:1] - by_hand).max() / np.abs(by_hand).max() < tolerance_of(clip_once[0], "text")
+    np.testing.assert_allclose(np.linalg.norm(found["pictures"], axis=1), 1, rtol=1e-5)
+    np.testing.assert_allclose(found["probabilities"].sum(axis=1), 1, rtol=1e-5)
+
+
+def tolerance_of(bundle, component):
+    """What the precision that was chosen here may differ."""
+    choice = bundle.manifest.choices["model" if component == "y" else component]
+    return bundle.manifest.variant(choice.variant).verification.tolerance.scaled
