@@ -22,9 +22,11 @@ def pack(path: Path, output: Path | None = None, progress: Progress = SILENT) ->
     """Write ``path``'s bundle into one uncompressed .zip (default: beside it) and return the file."""
     bundle = Bundle.open(path)
     target = output or path.absolute().with_name(f"{path.absolute().name}.zip")
+    if target.is_dir():
+        raise BundleError(f"{target} is a folder", remedy=f"Name a file, for example {target / 'bundle.zip'}.")
     temporary = target.with_name(f".{target.name}.partial")
     names = [MANIFEST, *bundle.manifest.files]
-    with storage_errors(target.parent), progress.stage(f"pack {path.name}", len(names)) as stage:
+    with storage_errors(target.parent), progress.stage(f"pack {path.absolute().name}", len(names)) as stage:
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
             with zipfile.ZipFile(temporary, "w", strict_timestamps=False) as archive:

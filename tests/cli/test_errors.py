@@ -319,6 +319,13 @@ def test_unpack_writes_nothing_outside_its_folder(tmp_path):
     assert not (tmp_path / "inner" / "out").exists()
 
 
+def test_pack_into_a_folder_asks_for_a_file(net, tmp_path):
+    message, remedy = refused(torchlift("pack", net.path, "-o", tmp_path))
+    assert message == f"{tmp_path} is a folder"
+    assert f"{tmp_path / 'bundle.zip'}" in remedy
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_unpack_of_what_is_no_archive(tmp_path):
     for file, content in (("missing.zip", None), ("text.zip", "no zip")):
         if content:

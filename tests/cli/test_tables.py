@@ -45,6 +45,7 @@ def test_a_peer_that_failed_is_in_the_table(bundle):
     lines = shown(160, *manifest_tables(manifest, 160))
     row = next(line for line in lines if "pytorch eager" in line)
     assert "not measured: no clip.pt" in row
+    assert not any("None" in line for line in lines)
 
 
 def test_a_speed_up_is_shown_only_over_something(bundle):

@@ -128,7 +128,7 @@ def patches_as_numbers():
 
     def patches(x):
         batch, channels, height, width = x.shape
-        rows, columns = int(math.ceil(height / 2)), int(math.ceil(width / 2))
+        rows, columns = (int(math.ceil(size / 2)) for size in (height, width))  # noqa: RUF046 (of a symbol it is not)
         x = F.interpolate(x, size=(2 * rows, 2 * columns), mode="bilinear")
         x = x.reshape(batch * channels * rows, 2, columns, 2).transpose(1, 2)
         return x.reshape(batch, channels, rows * columns, 4).amax(2).flatten(1)

@@ -136,9 +136,10 @@ def _caption(component: Component, benchmark: Benchmark | None) -> str:
         return diff
     others = {n: s for n, s in benchmark.latencies[0].sizes.items() if n != "batch"} if benchmark.latencies else {}
     at = "".join(f", {n} {s}" for n, s in others.items())
+    over = f"; speed-up over {benchmark.baseline} with 95% interval" if benchmark.baseline else ""
     return (
-        f"median ms a call{at}, {benchmark.rounds} interleaved rounds, a process each, {benchmark.threads} threads; "
-        f"speed-up over {benchmark.baseline} with 95% interval. {benchmark.machine}. {diff}"
+        f"median ms a call{at}, {benchmark.rounds} interleaved rounds, a process each, {benchmark.threads} threads{over}. "
+        f"{benchmark.machine}. {diff}"
     )
 
 
