@@ -227,3 +227,9 @@ def test_an_optimum_of_one_is_not_traced():
     assert distinct_sizes([Axis("batch", 1, 1, 8)]) == {"batch": 2}
     assert distinct_sizes([Axis("batch", 1, 1, 2)], avoid={"batch": 2}) == {"batch": 2}
     assert distinct_sizes([Axis("batch", 1, 1, 1)]) == {"batch": 1}
+
+
+def test_a_list_is_no_tensor() -> None:
+    signature = Signature((TensorSpec("x", "float32", (2,)),), (TensorSpec("y", "float32", (2,)),))
+    with pytest.raises(SignatureError, match=r"input x is a list\nIt must be a numpy array, float32\[2\]"):
+        signature.check({"x": [1.0, 2.0]})

@@ -165,6 +165,10 @@ class Signature:
         return sizes
 
     def _check_tensor(self, spec: TensorSpec, array: np.ndarray, sizes: dict[str, int]) -> None:
+        if not hasattr(array, "dtype"):
+            raise SignatureError(
+                f"input {spec.name} is a {type(array).__name__}", remedy=f"It must be a numpy array, {spec}."
+            )
         got = f"{array.dtype}{list(array.shape)}"
         if str(array.dtype) != spec.dtype or array.ndim != len(spec.shape):
             raise SignatureError(f"input {spec.name} is {got}", remedy=f"It must be {spec}.")

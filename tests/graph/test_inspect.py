@@ -121,3 +121,11 @@ def test_an_axis_that_is_fixed_may_be_constant_at_its_size_only():
     assert baked_in(facts({**fixed, "mask": ("batch", 3)}, {"y": ("batch", 8)}), signature) == [
         "axis length of input mask turned constant: 3"
     ]
+
+
+def test_baked_in_names_an_output_that_vanished() -> None:
+    facts = GraphFacts(20, {"x": ("batch",)}, {}, (), {"Relu": 1})
+    signature = Signature(
+        (TensorSpec("x", "float32", ("batch",)),), (TensorSpec("y", "float32", ("batch",)),), (Axis("batch", 1, 2, 4),)
+    )
+    assert baked_in(facts, signature) == ["output y vanished from the graph"]

@@ -76,7 +76,10 @@ def baked_in(facts: GraphFacts, signature: Signature) -> list[str]:
         else:
             said += _constant_axes("input", spec, facts.inputs[spec.name], fixed)
     for spec in signature.outputs:
-        said += _constant_axes("output", spec, facts.outputs.get(spec.name, ()), fixed)
+        if spec.name not in facts.outputs:
+            said.append(f"output {spec.name} vanished from the graph")
+        else:
+            said += _constant_axes("output", spec, facts.outputs[spec.name], fixed)
     return said
 
 

@@ -105,13 +105,14 @@ def verify_goldens(
     for golden in goldens:
         answers = run(golden.inputs)
         for name, expected in golden.outputs.items():
-            if answers[name].shape != expected.shape:
+            answer = answers[name]
+            if (answer.shape, answer.dtype) != (expected.shape, expected.dtype):
                 raise VerificationError(
-                    f"output {name} has shape {answers[name].shape} for the golden {golden.name}, "
-                    f"PyTorch's has {expected.shape}",
-                    remedy="An axis was turned into a constant on the way: export again.",
+                    f"output {name} is {answer.dtype}{list(answer.shape)} for the golden {golden.name}, "
+                    f"PyTorch's is {expected.dtype}{list(expected.shape)}",
+                    remedy="An axis was turned into a constant, or a type changed, on the way: export again.",
                 )
-            checks.append(GoldenCheck(golden.name, name, compare(answers[name], expected)))
+            checks.append(GoldenCheck(golden.name, name, compare(answer, expected)))
     return tuple(checks)
 
 
