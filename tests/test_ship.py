@@ -349,7 +349,8 @@ def test_chinese_clip_is_shipped_with_both_towers(clip_once):
 
 def test_a_ship_that_is_interrupted_says_so_and_leaves_the_old_bundle_and_no_process(old):
     before = contents(old.path)
-    process = begin(f"{NETS}:events", "-o", old.path, "--rounds", 1000, "--exporter", "torchscript")
+    options = ["--rounds", 1000, "--exporter", "torchscript", "--backend", "onnxruntime"]
+    process = begin(f"{NETS}:events", "-o", old.path, *options)
     said = ""
     try:
         for line in process.stderr:

@@ -138,8 +138,8 @@ def _caption(component: Component, benchmark: Benchmark | None) -> str:
     at = "".join(f", {n} {s}" for n, s in others.items())
     over = f"; speed-up over {benchmark.baseline} with 95% interval" if benchmark.baseline else ""
     return (
-        f"median ms a call{at}, {benchmark.rounds} interleaved rounds, a process each, {benchmark.threads} threads{over}. "
-        f"{benchmark.machine}. {diff}"
+        f"median ms a call{at}, {benchmark.rounds} interleaved rounds, a process each, {benchmark.threads} threads"
+        f"{over}. {benchmark.machine}. {diff}"
     )
 
 
