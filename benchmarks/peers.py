@@ -14,8 +14,9 @@ from rich.console import Console
 from rich.table import Table
 
 from torchlift.backends import Session
-from torchlift.bundle import Bundle, read_manifest
+from torchlift.bundle import Bundle
 from torchlift.evidence import Benchmark
+from torchlift.manifest import read_manifest
 from torchlift.measure.latency import Contender
 from torchlift.pipelines import OpenOptions, open_bundle
 from torchlift.pipelines.clip import MEAN, STD

@@ -1,6 +1,6 @@
 """Draws the tables that `torchlift ship` prints of a bundle as an SVG, for the README.
 
-    python scripts/picture.py demo/clip docs/ship.svg
+python scripts/picture.py demo/clip docs/ship.svg
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from torchlift.bundle import read_manifest
 from torchlift.cli.tables import manifest_tables
+from torchlift.manifest import read_manifest
 
 bundle, picture = Path(sys.argv[1]), Path(sys.argv[2])
 console = Console(record=True, width=132, file=io.StringIO(), force_terminal=True, highlight=False)

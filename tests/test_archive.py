@@ -5,8 +5,9 @@ import zipfile
 import pytest
 
 from torchlift.archive import pack, unpack
-from torchlift.bundle import MANIFEST, Bundle, locked
+from torchlift.bundle import Bundle, locked
 from torchlift.errors import BundleError, ChecksumError, StorageError
+from torchlift.manifest import MANIFEST
 from torchlift.progress import Progress, Stage
 
 

@@ -11,25 +11,12 @@ import tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from torchlift.bundle import (
-    MANIFEST,
-    Bundle,
-    Component,
-    FileRecord,
-    Manifest,
-    Variant,
-    encode_manifest,
-    key_of,
-    locked,
-    read_manifest,
-    record_of,
-    sha256,
-    staging,
-)
+from torchlift.bundle import Bundle, key_of, locked, record_of, sha256, staging
 from torchlift.errors import BundleError, ChecksumError, ManifestVersionError
 from torchlift.evidence import Benchmark, Choice, Difference, GoldenCheck, Interval, Latency, Provenance, Tolerance
 from torchlift.evidence import Verification as Proof
 from torchlift.machine import Machine, this_machine
+from torchlift.manifest import MANIFEST, Component, FileRecord, Manifest, Variant, encode_manifest, read_manifest
 from torchlift.signature import DTYPES, Axis, Signature, TensorSpec
 
 numbers = st.floats(allow_nan=False, allow_infinity=False)

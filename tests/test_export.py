@@ -15,11 +15,12 @@ import pytest
 import torch
 
 from torchlift import storage
-from torchlift.bundle import Bundle, Component, Manifest
+from torchlift.bundle import Bundle
 from torchlift.errors import BakedInError, ExportError, NoSignalError, StorageError, VerificationError
 from torchlift.export import ExportOptions, export_component, export_key
 from torchlift.families.base import LoadOptions, Model
 from torchlift.families.module import ModuleFamily
+from torchlift.manifest import Component, Manifest
 from torchlift.measure.goldens import load_goldens
 from torchlift.signature import CORNERS, Axis
 

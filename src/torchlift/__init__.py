@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torchlift.bundle import Bundle as Bundle
-    from torchlift.bundle import Manifest as Manifest
-    from torchlift.bundle import Variant as Variant
     from torchlift.declare import module as module
     from torchlift.errors import TorchliftError as TorchliftError
     from torchlift.export import ExportOptions as ExportOptions
     from torchlift.families.base import LoadOptions as LoadOptions
+    from torchlift.manifest import Manifest as Manifest
+    from torchlift.manifest import Variant as Variant
     from torchlift.measure.latency import LatencyOptions as LatencyOptions
     from torchlift.measure.verify import VerifyOptions as VerifyOptions
     from torchlift.pipelines import OpenOptions as OpenOptions
@@ -45,7 +45,7 @@ _NAMES = {
     "Labels": "torchlift.processing.labels",
     "LatencyOptions": "torchlift.measure.latency",
     "LoadOptions": "torchlift.families.base",
-    "Manifest": "torchlift.bundle",
+    "Manifest": "torchlift.manifest",
     "OpenOptions": "torchlift.pipelines",
     "Progress": "torchlift.progress",
     "ShipOptions": "torchlift.ship",
@@ -53,7 +53,7 @@ _NAMES = {
     "Source": "torchlift.ship",
     "TensorSpec": "torchlift.signature",
     "TorchliftError": "torchlift.errors",
-    "Variant": "torchlift.bundle",
+    "Variant": "torchlift.manifest",
     "VerifyOptions": "torchlift.measure.verify",
     "export_bundle": "torchlift.ship:export",
     "module": "torchlift.declare",

@@ -7,8 +7,9 @@ import zipfile
 import zlib
 from pathlib import Path
 
-from torchlift.bundle import MANIFEST, Bundle, is_inside, locked, read_manifest
+from torchlift.bundle import Bundle, locked
 from torchlift.errors import BundleError
+from torchlift.manifest import MANIFEST, is_inside, read_manifest
 from torchlift.progress import SILENT, Progress
 from torchlift.storage import require_space, storage_errors
 

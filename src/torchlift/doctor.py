@@ -6,8 +6,8 @@ import platform
 from dataclasses import dataclass
 
 from torchlift.backends import BACKENDS, Availability, backend
-from torchlift.bundle import Precision
 from torchlift.machine import Machine, installed_version, this_machine
+from torchlift.manifest import Precision
 
 
 @dataclass(frozen=True)

@@ -19,12 +19,13 @@ import torch
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
 from torchlift.backends import backend
-from torchlift.bundle import SOURCE, Bundle, Component, key_of
+from torchlift.bundle import SOURCE, Bundle, key_of
 from torchlift.errors import BakedInError, ExportError, TorchliftError, VerificationError
 from torchlift.evidence import GoldenCheck
 from torchlift.families.base import Model, ModelComponent
 from torchlift.graph.edit import ForgetOrigin, NameAxes, save_model
 from torchlift.graph.inspect import baked_in, read_facts
+from torchlift.manifest import Component
 from torchlift.measure.goldens import Golden, save_goldens
 from torchlift.measure.numerics import TOLERANCES, failures, require_signal, verify_goldens
 from torchlift.progress import SILENT, Progress

@@ -8,12 +8,13 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
-from torchlift.bundle import Bundle, Manifest, Precision, staging
+from torchlift.bundle import Bundle, staging
 from torchlift.export import ExportOptions, export_component, export_key
 from torchlift.families import family
 from torchlift.families.base import LoadOptions, Model
 from torchlift.families.reference import open_reference
 from torchlift.machine import installed_version
+from torchlift.manifest import Manifest, Precision, read_manifest
 from torchlift.measure.latency import Contender
 from torchlift.measure.verify import VerifyOptions
 from torchlift.progress import SILENT, Progress
@@ -36,7 +37,7 @@ class Source:
 
 @dataclass(frozen=True)
 class ShipOptions:
-    """What each stage is told; ``components`` limits the work to some; ``compiled`` adds torch.compile as a peer."""
+    """What each stage is told; ``compiled`` adds torch.compile as a peer."""
 
     export: ExportOptions = field(default_factory=ExportOptions)
     build: BuildOptions = field(default_factory=BuildOptions)
@@ -107,6 +108,18 @@ def _write_assets(bundle: Bundle, model: Model) -> None:
             (added.path / file).write_bytes(content)
     paths = {role: f"{added.folder}/{file}" for role, (file, _) in model.assets.items()}
     bundle.commit(replace(bundle.manifest, assets=paths), added.files)
+
+
+def source_of(bundle: Path, location: str) -> Source:
+    """Where the model of a bundle is, to be loaded with the bundle's own ranges, image size and vocabulary."""
+    manifest = read_manifest(bundle)
+    vocabulary = manifest.assets.get("vocabulary")
+    options = LoadOptions(
+        axes={c.name: {axis.name: axis for axis in c.signature.axes} for c in manifest.components},
+        vocabulary=bundle / vocabulary if vocabulary else None,
+        resolution=manifest.settings.get("resolution"),
+    )
+    return Source(manifest.family, location, options)
 
 
 def peers(source: Source, component: str, threads: int = 0, *, compiled: bool = False) -> list[Contender]:

@@ -196,17 +196,17 @@ class Signature:
         )
 
 
-def distinct_sizes(axes: Iterable[Axis], avoid: Mapping[str, int] | None = None) -> dict[str, int]:
-    """Axis name -> a size within its range: near the optimum, not 1 (which tracers treat as a constant), no two axes
-    the same, and none the one to ``avoid`` for that axis, as far as the ranges allow.
+def distinct_sizes(axes: Iterable[Axis]) -> dict[str, int]:
+    """Axis name -> a size within its range: near the optimum, not 1 (which tracers treat as a constant), and no two
+    axes the same, as far as the ranges allow.
     """
     axes = tuple(axes)
-    candidates = (_near_optimum(a, {1, (avoid or {}).get(a.name, 1)})[: len(axes)] for a in axes)
+    candidates = (_near_optimum(a)[: len(axes)] for a in axes)
     sizes = max(itertools.product(*candidates), key=lambda combination: len({*combination}))
     return {axis.name: size for axis, size in zip(axes, sizes, strict=True)}
 
 
-def _near_optimum(axis: Axis, unwanted: set[int]) -> list[int]:
-    """The wanted sizes of an axis, those near the optimum first; where there are none the least bad one."""
+def _near_optimum(axis: Axis) -> list[int]:
+    """The sizes of an axis other than 1, those near the optimum first; 1 where there is no other."""
     sizes = (*range(axis.opt, axis.max + 1), *range(axis.opt - 1, axis.min - 1, -1))
-    return [n for n in sizes if n not in unwanted] or [max(axis.opt, min(2, axis.max))]
+    return [n for n in sizes if n > 1] or [1]

@@ -12,10 +12,11 @@ from functools import partial
 from pathlib import Path
 
 from torchlift.backends import BACKENDS, Session, SessionOptions, backend
-from torchlift.bundle import Bundle, Component, Manifest, Precision, Variant, key_of, locked
+from torchlift.bundle import Bundle, key_of, locked
 from torchlift.errors import BackendUnavailableError, InputError, StorageError, TorchliftError
 from torchlift.evidence import Benchmark, Choice, Latency
 from torchlift.machine import this_machine
+from torchlift.manifest import Component, Manifest, Precision, Variant
 from torchlift.measure.goldens import cut, load_goldens
 from torchlift.measure.latency import Contender, LatencyOptions, Workload, measure_latency
 from torchlift.measure.verify import VerifyOptions, holds_here, verify_variant
@@ -113,6 +114,10 @@ def verify_all(
     options = options or VerifyOptions()
     for variant in variants:
         if variant.failure:
+            continue
+        state = backend(variant.backend).available()
+        if not state.ok:
+            progress.note(f"{variant.name} is not verified: {state.detail}; {state.remedy}")
             continue
         if (
             not again
@@ -218,7 +223,7 @@ def bench_component(
         this_machine(),
     )
     measured = bundle.manifest.benchmarks.get(component.name)
-    if measured is not None and measured.key == key and not again:
+    if measured is not None and measured.key == key and not measured.failures and not again:
         return measured
     benchmark = measure_latency(
         contenders,

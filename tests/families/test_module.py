@@ -372,13 +372,19 @@ def test_ranges_may_be_replaced_for_the_component_by_name(tmp_path):
     assert signature(model).axes == (Axis("batch", 2, 2, 2),)
 
 
-@pytest.mark.parametrize(("scope", "axis", "said"), [("", "btach", "'btach'"), ("image", "batch", "'image.batch'")])
-def test_a_range_for_an_axis_that_there_is_not_is_refused(tmp_path, scope, axis, said):
+@pytest.mark.parametrize(
+    ("scope", "axis", "said", "remedy"),
+    [
+        ("", "btach", "the model has no axis 'btach'", "Its axes are batch."),
+        ("image", "batch", "axes are stated for a component 'image'", "The components are model."),
+    ],
+)
+def test_a_range_for_an_axis_that_there_is_not_is_refused(tmp_path, scope, axis, said, remedy):
     (tmp_path / "net.py").write_text(declared("lambda x: x"))
     options = LoadOptions(axes={scope: {axis: Axis(axis, 1, 2, 3)}})
-    with pytest.raises(SignatureError, match=f"the network has no axis {said}") as caught:
+    with pytest.raises(SignatureError, match=said) as caught:
         ModuleFamily().load(f"{tmp_path}/net.py:build", options)
-    assert caught.value.remedy == "Its axes are batch."
+    assert caught.value.remedy == remedy
 
 
 def test_the_same_source_has_the_same_key(load):
@@ -433,3 +439,16 @@ def test_the_example_of_a_recommender_loads():
         assert score.shape == (sizes["batch"],)
         assert genre.abs().max() > 0.1
     assert model.settings["outputs"]["genre"]["top"] == 3
+
+
+def test_a_sample_that_fails_says_at_which_sizes(tmp_path):
+    file = tmp_path / "net.py"
+    file.write_text(
+        "import torch, torchlift as tl\n"
+        "@tl.module(inputs=[tl.TensorSpec('x', 'float32', ('batch', 2))], outputs=['y'],\n"
+        "           axes=[tl.Axis('batch', 1, 4, 8)], sample=lambda sizes, rng: {'x': rng.nothing()})\n"
+        "def build(): return torch.nn.Linear(2, 2)\n"
+    )
+    with pytest.raises(ModuleSourceError, match=r"sample= failed at \{'batch': 4\}: AttributeError") as caught:
+        ModuleFamily().load(f"{file}:build", LoadOptions())
+    assert "numpy Generator" in caught.value.remedy

@@ -6,7 +6,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from torchlift.bundle import Bundle, Component, Manifest
+from torchlift.bundle import Bundle
+from torchlift.manifest import Component, Manifest
 from torchlift.measure.goldens import Golden, save_goldens
 from torchlift.signature import CORNERS, Axis, Signature, TensorSpec
 

@@ -10,8 +10,9 @@ import pytest
 from onnx import TensorProto, helper
 from shipped import clip, net, pictures  # noqa: F401
 
-from torchlift.bundle import Bundle, Component, Manifest
+from torchlift.bundle import Bundle
 from torchlift.evidence import Choice
+from torchlift.manifest import Component, Manifest
 from torchlift.measure.goldens import Golden, save_goldens
 from torchlift.measure.verify import verify_variant
 from torchlift.pipelines import open_bundle

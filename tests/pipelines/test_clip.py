@@ -282,6 +282,6 @@ def test_both_towers_open_only_when_they_are_needed(clip):
 def test_a_bundle_that_lacks_a_setting_of_chinese_clip_is_refused(copied):
     del copied.manifest.settings["logit_scale"]
     copied.commit(copied.manifest)
-    with pytest.raises(BundleError, match="lacks 'logit_scale'") as caught:
+    with pytest.raises(BundleError, match="settings are not those of Chinese-CLIP: 'logit_scale'") as caught:
         open_bundle(copied.path)
     assert "Ship" in caught.value.remedy

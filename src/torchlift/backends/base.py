@@ -11,9 +11,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from torchlift.bundle import Precision
 from torchlift.errors import BackendUnavailableError
 from torchlift.machine import usable_cores
+from torchlift.manifest import Precision
 from torchlift.signature import Signature
 
 Arrays = Mapping[str, np.ndarray]

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from torchlift.backends.base import Arrays, Availability, Backend, Session, SessionOptions
-from torchlift.bundle import Precision
 from torchlift.errors import BackendError, ProviderError
 from torchlift.machine import installed_version
+from torchlift.manifest import Precision
 from torchlift.signature import Signature
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class OnnxRuntime(Backend):
         import onnxruntime as ort
 
         options = ort.SessionOptions()
-        options.log_severity_level = 3
+        options.log_severity_level = 4
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
         options.optimized_model_filepath = str(folder / "model.onnx")
         options.add_session_config_entry("session.optimized_model_external_initializers_file_name", _WEIGHTS)
@@ -72,7 +72,7 @@ class OnnxRuntime(Backend):
         import onnxruntime as ort
 
         settings = ort.SessionOptions()
-        settings.log_severity_level = 3
+        settings.log_severity_level = 4
         settings.intra_op_num_threads = (options or SessionOptions()).cores
         settings.add_session_config_entry("session.force_spinning_stop", "1")
         session = self._session(model, settings)

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from torchlift.backends.base import Arrays, Availability, Backend, Session, SessionOptions
-from torchlift.bundle import Precision
 from torchlift.errors import BackendError, ProviderError
 from torchlift.machine import installed_version, this_machine
+from torchlift.manifest import Precision
 from torchlift.signature import Signature
 
 if TYPE_CHECKING:

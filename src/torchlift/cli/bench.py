@@ -32,12 +32,11 @@ def command(
     verbose: bool,
 ) -> None:
     """Measure the variants in one run, a process each, in interleaved rounds, and choose again."""
-    from torchlift.bundle import read_manifest
     from torchlift.cli.tables import manifest_tables, reference_lines
     from torchlift.stages import BenchOptions, bench_bundle
 
     location = checkpoint or module_
-    peers = _peers(read_manifest(bundle).family, location, threads) if location else None
+    peers = _peers(bundle, location, threads) if location else None
     options = BenchOptions(common.parse_batches(batches), latency=common.latency_options(rounds, threads))
     with common.progress_display() as progress:
         manifest = bench_bundle(bundle, options, peers, progress)
@@ -53,9 +52,9 @@ def command(
             out.print(table)
 
 
-def _peers(family: str, location: str, threads: int) -> Any:
+def _peers(bundle: Path, location: str, threads: int) -> Any:
     from functools import partial
 
-    from torchlift.ship import Source, peers
+    from torchlift.ship import peers, source_of
 
-    return partial(peers, Source(family, location), threads=threads)
+    return partial(peers, source_of(bundle, location), threads=threads)

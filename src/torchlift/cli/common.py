@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress as Bars
     from rich.progress import TaskID
 
-    from torchlift.bundle import Precision
+    from torchlift.manifest import Precision
     from torchlift.measure.latency import LatencyOptions
     from torchlift.measure.verify import VerifyOptions
     from torchlift.ship import Source

@@ -17,7 +17,7 @@ from torchlift.cli import common
 def command(bundle: Path, variant: str | None, as_json: bool, verbose: bool) -> None:
     """Check every file and show components, signatures, operators, variants and evidence."""
     from torchlift.bundle import Bundle
-    from torchlift.cli.tables import components_table, manifest_tables, operators_line, verification_table
+    from torchlift.cli.tables import components_table, facts_line, manifest_tables, operators_line, verification_table
 
     opened = Bundle.open(bundle)
     if as_json:
@@ -29,6 +29,7 @@ def command(bundle: Path, variant: str | None, as_json: bool, verbose: bool) -> 
         out.print(verification_table(opened.manifest, out.width, only=variant, verbose=True))
         return
     out.print(components_table(opened))
+    out.print(facts_line(opened.manifest))
     for component in opened.manifest.components:
         out.print(operators_line(opened, component))
     for table in manifest_tables(opened.manifest, out.width):

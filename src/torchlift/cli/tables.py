@@ -8,9 +8,10 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from torchlift.bundle import Bundle, Component, Manifest, Variant
+from torchlift.bundle import Bundle
 from torchlift.doctor import Report
 from torchlift.evidence import Benchmark, Difference, Latency
+from torchlift.manifest import Component, Manifest, Variant
 
 
 def size_text(size: float) -> str:
@@ -141,6 +142,13 @@ def _caption(component: Component, benchmark: Benchmark | None) -> str:
         f"median ms a call{at}, {benchmark.rounds} interleaved rounds, a process each, {benchmark.threads} threads"
         f"{over}. {benchmark.machine}. {diff}"
     )
+
+
+def facts_line(manifest: Manifest) -> str:
+    """The settings, the assets and what the bundle was made with."""
+    settings = {**manifest.settings, **manifest.assets}
+    said = [f"{name} {value}" for name, value in settings.items() if value]
+    return ", ".join([*said, "made with " + ", ".join(f"{n} {v}" for n, v in manifest.made_with.items())])
 
 
 def components_table(bundle: Bundle) -> RenderableType:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 from torch import nn
 
+from torchlift.errors import SignatureError
 from torchlift.signature import Axis, Signature
 
 Sampler = Callable[[Mapping[str, int], np.random.Generator], dict[str, np.ndarray]]
@@ -33,6 +34,22 @@ class LoadOptions:
             if default.name in self.axes.get(scope, {}):
                 return self.axes[scope][default.name]
         return default
+
+    def check_axes(self, known: Mapping[str, Sequence[str]]) -> None:
+        """Raise SignatureError for a component or an axis that the model (component -> its axes) does not have."""
+        everywhere = tuple(dict.fromkeys(name for names in known.values() for name in names))
+        for scope, axes in self.axes.items():
+            if scope and scope not in known:
+                raise SignatureError(
+                    f"axes are stated for a component {scope!r}", remedy=f"The components are {', '.join(known)}."
+                )
+            names = known.get(scope, everywhere)
+            for name in axes:
+                if name not in names:
+                    raise SignatureError(
+                        f"{scope or 'the model'} has no axis {name!r}",
+                        remedy=f"Its axes are {', '.join(names) or 'none'}.",
+                    )
 
 
 @dataclass(frozen=True)

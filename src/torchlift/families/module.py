@@ -56,20 +56,9 @@ class ModuleFamily(Family):
             )
         network = network.float().eval().requires_grad_(False)
         declaration = getattr(builder, ATTRIBUTE, None) or _declaration_of(network, examples, function)
-        _check_axes(options, declaration)
+        options.check_axes({COMPONENT: [axis.name for axis in declaration.axes]})
         axes = tuple(options.axis(COMPONENT, axis) for axis in declaration.axes)
         return _UserModel(file, function, network, replace(declaration, axes=axes))
-
-
-def _check_axes(options: LoadOptions, declaration: ModuleDeclaration) -> None:
-    known = [axis.name for axis in declaration.axes]
-    for scope, axes in options.axes.items():
-        for name in axes:
-            if scope not in ("", COMPONENT) or name not in known:
-                raise SignatureError(
-                    f"the network has no axis {f'{scope}.{name}' if scope else name!r}",
-                    remedy=f"Its axes are {', '.join(known) or 'none'}.",
-                )
 
 
 def _split(source: str) -> tuple[Path, str]:
@@ -174,7 +163,13 @@ class _UserModel(Model):
 
     def _sample(self, sizes: Mapping[str, int], rng: np.random.Generator) -> dict[str, np.ndarray]:
         if self._declaration.sample is not None:
-            return self._declaration.sample(sizes, rng)
+            try:
+                return self._declaration.sample(sizes, rng)
+            except Exception as error:
+                raise ModuleSourceError(
+                    f"sample= failed at {dict(sizes)}: {type(error).__name__}: {error}",
+                    remedy="It takes axis sizes and a numpy Generator, and returns input name -> array.",
+                ) from error
         return {spec.name: _draw(spec, sizes, rng) for spec in self._declaration.inputs}
 
     def _with_outputs(self) -> Signature:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from torchlift.bundle import Bundle, Component
+from torchlift.bundle import Bundle
+from torchlift.manifest import Component
 from torchlift.signature import Signature
 
 

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 
-from torchlift.bundle import Precision
 from torchlift.errors import NoSignalError, VerificationError
 from torchlift.evidence import Difference, GoldenCheck, Tolerance
+from torchlift.manifest import Precision
 from torchlift.measure.goldens import Golden
 from torchlift.signature import BATCH, Signature
 

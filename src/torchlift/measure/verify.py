@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 
 from torchlift.backends import SessionOptions, backend
-from torchlift.bundle import Bundle, Precision, Variant
+from torchlift.bundle import Bundle
 from torchlift.errors import TorchliftError
 from torchlift.evidence import GoldenCheck, Provenance, Tolerance, Verification
 from torchlift.machine import this_machine
+from torchlift.manifest import Precision, Variant
 from torchlift.measure.goldens import load_goldens
 from torchlift.measure.numerics import TOLERANCES, failures, verify_goldens, verify_invariance
 from torchlift.progress import SILENT, Progress

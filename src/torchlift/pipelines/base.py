@@ -7,8 +7,9 @@ from dataclasses import dataclass, field, replace
 from types import TracebackType
 
 from torchlift.backends import Session, SessionOptions, backend
-from torchlift.bundle import Bundle, Variant, locked, read_manifest
+from torchlift.bundle import Bundle, locked
 from torchlift.errors import BundleError, StorageError, VerificationError
+from torchlift.manifest import Variant, read_manifest
 from torchlift.measure.verify import VerifyOptions, holds_here, verify_variant
 from torchlift.progress import Progress
 

@@ -40,8 +40,10 @@ class ClipPipeline(Pipeline):
             self.logit_scale = math.exp(float(bundle.manifest.settings["logit_scale"]))
             vocabulary = bundle.file(bundle.manifest.assets["vocabulary"]).read_bytes()
             context = int(bundle.manifest.settings["context_length"])
-        except KeyError as error:
-            raise BundleError(f"the bundle lacks {error} of Chinese-CLIP", remedy="Ship the model again.") from error
+        except (KeyError, ValueError, TypeError) as error:
+            raise BundleError(
+                f"the bundle's settings are not those of Chinese-CLIP: {error}", remedy="Ship the model again."
+            ) from error
         self.image_input = ImageInput((resolution, resolution), MEAN, STD)
         self.tokenizer = Tokenizer(vocabulary, context)
         self._pool = ThreadPoolExecutor(usable_cores(), thread_name_prefix="decode")

@@ -146,7 +146,7 @@ def _at_resolution(stored: Architecture, resolution: int | None) -> Architecture
 
 
 def _signatures(architecture: Architecture, options: LoadOptions) -> dict[str, Signature]:
-    _check_axes(options)
+    options.check_axes(AXES)
     positions, size = architecture.text.positions, architecture.resolution
     context = min(CONTEXT_LENGTH, positions)
     image_batch, text_batch = (options.axis(name, Axis("batch", 1, 8, 64)) for name in AXES)
@@ -169,18 +169,3 @@ def _signatures(architecture: Architecture, options: LoadOptions) -> dict[str, S
             (text_batch, sequence),
         ),
     }
-
-
-def _check_axes(options: LoadOptions) -> None:
-    everywhere = tuple(dict.fromkeys(name for names in AXES.values() for name in names))
-    for scope, axes in options.axes.items():
-        if scope and scope not in AXES:
-            raise SignatureError(
-                f"axes are stated for a component {scope!r}", remedy=f"The components are {', '.join(AXES)}."
-            )
-        known = AXES.get(scope, everywhere)
-        for name in axes:
-            if name not in known:
-                raise SignatureError(
-                    f"{scope or 'the model'} has no axis {name!r}", remedy=f"Its axes are {', '.join(known)}."
-                )

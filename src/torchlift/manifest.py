@@ -1,0 +1,204 @@
+"""What manifest.json says: components, variants, evidence, and the SHA-256 of every file; validated as it is read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+
+from torchlift.errors import BundleError, ManifestVersionError, SignatureError
+from torchlift.evidence import Benchmark, Choice, Verification
+from torchlift.signature import Signature
+
+MANIFEST = "manifest.json"
+MANIFEST_VERSION = 1
+
+Precision = Literal["fp32", "bf16", "fp16", "int8"]
+
+
+@dataclass(frozen=True)
+class FileRecord:
+    """``sha256`` in hexadecimal, ``size`` in bytes."""
+
+    sha256: str
+    size: int
+
+
+@dataclass(frozen=True)
+class Component:
+    """One exportable graph of the model. ``model`` and ``goldens`` are paths within the bundle; ``key`` is the hash of
+    everything that the export depended on; ``parameters`` counts the weights.
+    """
+
+    name: str
+    signature: Signature
+    model: str
+    goldens: str
+    exporter: str
+    opset: int
+    parameters: int
+    key: str
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A component made ready for one backend at one precision.
+
+    ``model`` is the path that the backend opens, ``files`` all that it needs, ``key`` the hash of everything that the
+    build depended on. A variant that could not be built has no files, and says why in ``failure``.
+    """
+
+    component: str
+    backend: str
+    precision: Precision
+    key: str
+    model: str = ""
+    files: tuple[str, ...] = ()
+    failure: str = ""
+    verification: Verification | None = None
+
+    @property
+    def name(self) -> str:
+        return f"{self.component}/{self.backend}/{self.precision}"
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What manifest.json holds. ``key`` is the hash of the model that the bundle was made from; ``settings`` are the
+    family's own (image size, context length, logit scale); ``assets`` maps a role such as ``vocabulary`` to a path
+    within the bundle.
+    """
+
+    name: str
+    family: str
+    key: str
+    settings: dict[str, Any]
+    assets: dict[str, str] = field(default_factory=dict)
+    components: tuple[Component, ...] = ()
+    variants: tuple[Variant, ...] = ()
+    benchmarks: dict[str, Benchmark] = field(default_factory=dict)
+    choices: dict[str, Choice] = field(default_factory=dict)
+    files: dict[str, FileRecord] = field(default_factory=dict)
+    made_with: dict[str, str] = field(default_factory=dict)
+    version: int = MANIFEST_VERSION
+    format: Literal["torchlift-bundle"] = "torchlift-bundle"
+
+    def component(self, name: str) -> Component:
+        for component in self.components:
+            if component.name == name:
+                return component
+        raise BundleError(
+            f"there is no component {name!r}",
+            remedy=f"The components are {', '.join(c.name for c in self.components) or 'none'}.",
+        )
+
+    def variant(self, name: str) -> Variant:
+        for variant in self.variants:
+            if variant.name == name:
+                return variant
+        raise BundleError(
+            f"there is no variant {name!r}",
+            remedy=f"The variants are {', '.join(v.name for v in self.variants) or 'none'}.",
+        )
+
+    def variants_of(self, component: str) -> tuple[Variant, ...]:
+        return tuple(v for v in self.variants if v.component == component)
+
+    def hashes(self, paths: tuple[str, ...]) -> dict[str, str]:
+        return {path: self.files[path].sha256 for path in paths}
+
+    def size(self, variant: Variant) -> int:
+        """Bytes on disk that the variant needs."""
+        return sum(self.files[path].size for path in variant.files)
+
+    def with_component(self, component: Component) -> Manifest:
+        """Add or replace a component; what was built from another version of it is dropped."""
+        before = {c.name: c for c in self.components}
+        changed = component.name in before and before[component.name].key != component.key
+        before[component.name] = component
+        manifest = replace(self, components=tuple(before.values()))
+        if not changed:
+            return manifest
+        return replace(
+            manifest,
+            variants=tuple(v for v in manifest.variants if v.component != component.name),
+            benchmarks={k: v for k, v in manifest.benchmarks.items() if k != component.name},
+            choices={k: v for k, v in manifest.choices.items() if k != component.name},
+        )
+
+    def with_variant(self, variant: Variant) -> Manifest:
+        """Add a variant, or replace the one of the same name."""
+        variants = {v.name: v for v in self.variants}
+        variants[variant.name] = variant
+        return replace(self, variants=tuple(variants.values()))
+
+    def referenced(self) -> set[str]:
+        """Every path that the manifest points to."""
+        paths = set(self.assets.values())
+        for component in self.components:
+            paths |= {p for p in self.files if PurePosixPath(p).parent == PurePosixPath(component.model).parent}
+        for variant in self.variants:
+            paths |= set(variant.files)
+        return paths
+
+
+def encode_manifest(manifest: Manifest) -> bytes:
+    import msgspec
+
+    return msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n"
+
+
+def manifest_schema() -> dict[str, Any]:
+    """The JSON Schema (2020-12) of manifest.json."""
+    import msgspec
+
+    return msgspec.json.schema(Manifest)
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read and validate manifest.json; raises BundleError, or ManifestVersionError for one from a newer torchlift."""
+    import msgspec
+
+    file = folder / MANIFEST
+    if not folder.is_dir():
+        raise BundleError(f"{folder} is not a folder", remedy="Give the folder that `torchlift ship` wrote.")
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        raise BundleError(
+            f"{folder} has no readable {MANIFEST}: {error.strerror}",
+            remedy="Give the folder that `torchlift ship` or `torchlift export` wrote.",
+        ) from error
+    try:
+        head = msgspec.json.decode(data, type=dict[str, Any])
+        if head.get("format") != "torchlift-bundle":
+            raise BundleError(f"{file} is not a torchlift manifest", remedy="Give a folder that torchlift wrote.")
+        if isinstance(head.get("version"), int) and head["version"] > MANIFEST_VERSION:
+            raise ManifestVersionError(
+                f"{file} has version {head['version']}; this torchlift reads up to {MANIFEST_VERSION}",
+                remedy="Upgrade it: pip install -U torchlift.",
+            )
+        manifest = msgspec.json.decode(data, type=Manifest)
+    except (msgspec.MsgspecError, SignatureError, UnicodeDecodeError, RecursionError) as error:
+        raise BundleError(
+            f"{file} is damaged: {error}", remedy="Copy the bundle again from where it was made."
+        ) from error
+    _check_paths(file, manifest)
+    return manifest
+
+
+def _check_paths(file: Path, manifest: Manifest) -> None:
+    for path in manifest.files:
+        if not is_inside(path):
+            raise BundleError(f"{file} points outside the bundle: {path!r}", remedy="Do not use this bundle.")
+    used = manifest.referenced() | {path for c in manifest.components for path in (c.model, c.goldens)}
+    used |= {v.model for v in manifest.variants if not v.failure}
+    unknown = sorted(used - manifest.files.keys())
+    if unknown:
+        raise BundleError(f"{file} is damaged: no checksum for {unknown[0]!r}", remedy="Ship the model again.")
+
+
+def is_inside(path: str) -> bool:
+    """Whether ``path`` names a file within a bundle, on every system."""
+    pure = PurePosixPath(path)
+    return bool(pure.parts) and not pure.is_absolute() and ".." not in pure.parts and not {"\\", ":"} & {*path}
