@@ -130,7 +130,7 @@ def _export(part: ModelComponent, file: Path, options: ExportOptions) -> None:
     try:
         with _quiet():
             model = write(part, arguments, options.version)
-    except TorchliftError:
+    except (TorchliftError, OSError):
         raise
     except Exception as error:
         raise _explained(error, part.signature, options.exporter) from error
