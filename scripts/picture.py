@@ -14,8 +14,10 @@ from rich.console import Console
 from torchlift.cli.tables import manifest_tables
 from torchlift.manifest import read_manifest
 
+WIDTH = 120
+
 bundle, picture = Path(sys.argv[1]), Path(sys.argv[2])
-console = Console(record=True, width=132, file=io.StringIO(), force_terminal=True, highlight=False)
-for table in manifest_tables(read_manifest(bundle)):
+console = Console(record=True, width=WIDTH, file=io.StringIO(), force_terminal=True, highlight=False)
+for table in manifest_tables(read_manifest(bundle), WIDTH):
     console.print(table)
 console.save_svg(str(picture), title=f"torchlift ship ... -o {bundle.name}/")

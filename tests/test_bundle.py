@@ -59,7 +59,7 @@ def signatures(draw):
     dims = st.integers(1, 99) | (st.sampled_from(names) if names else st.nothing())
 
     def spec(name, dim):
-        bounds = st.none() | st.tuples(numbers, numbers)
+        bounds = st.none() | st.tuples(numbers, numbers).filter(lambda pair: pair[0] < pair[1])
         return TensorSpec(name, draw(st.sampled_from(sorted(DTYPES))), draw(many(dim)), draw(bounds))
 
     tensors = draw(st.lists(words, min_size=2, max_size=4, unique=True))
@@ -603,3 +603,54 @@ def test_a_lock_makes_no_folders(tmp_path):
         pytest.fail("it was locked")
     assert "torchlift ship" in caught.value.remedy
     assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize("name", ["../../evil", "/evil", "a/b", "", "a b"])
+def test_a_component_that_would_be_written_elsewhere_is_refused(bundle, name):
+    manifest = json.loads((bundle.path / MANIFEST).read_text())
+    manifest["components"][0]["name"] = name
+    (bundle.path / MANIFEST).write_text(json.dumps(manifest))
+    with pytest.raises(BundleError, match=f"names a component {name!r}") as caught:
+        Bundle.open(bundle.path)
+    assert caught.value.remedy == "Do not use this bundle."
+
+
+def test_nothing_is_added_outside_the_bundle(bundle):
+    with pytest.raises(BundleError, match=r"'\.\./evil' is not within the bundle"), bundle.adding("../evil"):
+        pass
+    assert not (bundle.path.parent / "evil").exists()
+
+
+def test_shipping_through_a_link_keeps_the_link(tmp_path):
+    real, link = tmp_path / "real", tmp_path / "link"
+    for key in ("one", "two"):
+        with staging(link if link.exists() else real, dataclasses.replace(tiny.MANIFEST, key=key)):
+            pass
+        if not link.exists():
+            link.symlink_to(real)
+    assert link.is_symlink()
+    assert Bundle.open(link).manifest.key == Bundle.open(real).manifest.key == "two"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["link", "real"]
+
+
+def test_a_mount_point_is_refused_before_any_work(tmp_path, monkeypatch):
+    monkeypatch.setattr(Path, "is_mount", lambda self: True)
+    with pytest.raises(BundleError, match="is a mount point") as caught, staging(tmp_path / "out", tiny.MANIFEST):
+        pytest.fail("work began")
+    assert caught.value.remedy.endswith("out/bundle.")
+
+
+def test_a_bundle_that_was_being_replaced_is_pointed_to(tmp_path):
+    tiny.make_bundle(tmp_path / ".net.previous")
+    with pytest.raises(BundleError) as caught:
+        Bundle.open(tmp_path / "net")
+    assert caught.value.remedy.endswith(".net.previous.")
+
+
+def test_a_resumed_bundle_says_what_it_is_made_with_now(tmp_path):
+    before = dataclasses.replace(tiny.MANIFEST, made_with={"torch": "1"})
+    with contextlib.suppress(KeyboardInterrupt), staging(tmp_path / "net", before):
+        raise KeyboardInterrupt
+    with staging(tmp_path / "net", dataclasses.replace(before, made_with={"torch": "2"})):
+        pass
+    assert Bundle.open(tmp_path / "net").manifest.made_with == {"torch": "2"}

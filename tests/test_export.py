@@ -2,10 +2,12 @@
 
 import functools
 import hashlib
+import re
 import shutil
 import sys
+import weakref
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +16,14 @@ import onnxruntime
 import pytest
 import torch
 
+from torchlift import export as module
 from torchlift import storage
+from torchlift.backends import backend
+from torchlift.backends.onnxruntime import OnnxRuntimeSession
+from torchlift.backends.pytorch import TorchSession
 from torchlift.bundle import Bundle
 from torchlift.errors import BakedInError, ExportError, NoSignalError, StorageError, VerificationError
-from torchlift.export import ExportOptions, export_component, export_key
+from torchlift.export import ExportOptions, _answers, export_component, export_key
 from torchlift.families.base import LoadOptions, Model
 from torchlift.families.module import ModuleFamily
 from torchlift.manifest import Component, Manifest
@@ -355,6 +361,165 @@ def test_a_network_in_training_mode_is_exported_as_it_evaluates(export, exporter
         np.testing.assert_allclose(twice[0][0][0], trained(torch.from_numpy(x)).numpy(), rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("exporter", EXPORTERS)
+def test_numbers_without_dimensions_go_in_and_come_out_of_every_runtime(export, tmp_path, exporter):
+    found = export("scaled", exporter)
+    signature = found.component.signature
+    assert (signature.inputs[1].shape, signature.outputs[1].shape) == ((), ())
+    part = found.model.component("model")
+    feeds = part.sample({"batch": 2}, np.random.default_rng(3))
+    assert feeds["factor"].shape == ()
+    sessions = [TorchSession(part.reference, signature)]
+    for name in ("onnxruntime", "openvino"):
+        folder = tmp_path / name
+        folder.mkdir()
+        runtime = backend(name)
+        sessions.append(runtime.open(folder / runtime.build(found.file, folder, signature), signature))
+    for session in sessions:
+        answers = session.run(feeds)
+        session.prepare(feeds)()
+        assert {n: a.shape for n, a in answers.items()} == {"y": (2, 4), "square": ()}, session.runtime
+        np.testing.assert_allclose(answers["y"], feeds["x"] * feeds["factor"], rtol=1e-6)
+        np.testing.assert_allclose(answers["square"], feeds["factor"] ** 2, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "said", "remedy"),
+    [
+        (
+            "six_positions",
+            r"does not run at batch 6, events 9: IndexError: index out of range",
+            "Lower .*events=1..4..4",
+        ),
+        ("deep_pooling", r"does not run at batch 1, height 2, width 9: RuntimeError", "Raise .*height=9..9..12"),
+        (
+            "first_six",
+            r"output y is float32\[6, 6\] at batch 6, events 9, it must be float32\[batch, events\]",
+            "Lower",
+        ),
+    ],
+)
+def test_a_network_that_does_not_hold_what_its_ranges_promise_is_refused_with_the_sizes(export, name, said, remedy):
+    with pytest.raises(ExportError, match=said) as caught:
+        export(name)
+    assert re.search(remedy, caught.value.remedy)
+
+
+def test_a_network_without_axes_that_fails_is_refused_with_the_sizes(export, monkeypatch):
+    def forward(self, *inputs):
+        raise ValueError("never at this size")
+
+    model = load("tiny", batch=Axis("batch", 2, 2, 2))
+    monkeypatch.setattr(torch.nn.Sequential, "forward", forward)
+    bundle = model.component("model")
+    with pytest.raises(ExportError, match="does not run at batch 2: ValueError: never at this size") as caught:
+        _answers(bundle, bundle.sample({"batch": 2}, np.random.default_rng(0)))
+    assert "Correct the network" in caught.value.remedy
+
+
+OUT_OF_MEMORY = [
+    MemoryError("Unable to allocate 8.00 GiB for an array"),
+    RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: you tried"),
+    RuntimeError("Failed to allocate memory for requested buffer of size 8589934592"),
+    RuntimeError("std::bad_alloc"),
+]
+
+
+@pytest.mark.parametrize("error", OUT_OF_MEMORY)
+@pytest.mark.parametrize("where", ["pytorch", "onnxruntime"])
+def test_too_little_memory_is_not_put_down_to_the_network(export, monkeypatch, error, where):
+    def fails(*arguments):
+        raise error
+
+    if where == "onnxruntime":
+        monkeypatch.setattr(OnnxRuntimeSession, "_run", fails)
+        with pytest.raises(ExportError, match="the memory does not suffice at batch 1: ") as caught:
+            export("tiny")
+    else:
+        part = load("tiny").component("model")
+        monkeypatch.setattr(torch.nn.Sequential, "forward", fails)
+        with pytest.raises(ExportError, match="the memory does not suffice at batch 1: ") as caught:
+            _answers(part, part.sample({"batch": 1}, np.random.default_rng(0)))
+    assert not isinstance(caught.value, BakedInError)
+    assert "more memory" in caught.value.remedy
+
+
+def test_an_opset_other_than_the_one_asked_for_is_refused(export, monkeypatch):
+    write = module._torchscript
+    monkeypatch.setattr(
+        module, "_torchscript", lambda part, arguments, opset, folder: write(part, arguments, opset + 1, folder)
+    )
+    with pytest.raises(ExportError, match="opset 16 was asked for, the torchscript exporter wrote opset 17") as caught:
+        export("tiny", "torchscript")
+    assert "--opset 17" in caught.value.remedy
+
+
+def test_an_exporter_that_returns_nothing_is_refused_with_the_other(export, monkeypatch):
+    monkeypatch.setattr(torch.onnx, "export", lambda *arguments, **options: None)
+    with pytest.raises(ExportError, match="the exporter returned nothing") as caught:
+        export("tiny")
+    assert "--exporter torchscript" in caught.value.remedy
+
+
+def test_a_seed_is_not_negative():
+    with pytest.raises(ExportError, match="the seed -1 is negative") as caught:
+        ExportOptions(seed=-1)
+    assert caught.value.remedy == "Use 0 or more."
+
+
+def test_the_opset_zero_is_not_the_default():
+    with pytest.raises(ExportError, match="does not write opset 0"):
+        ExportOptions(opset=0)
+
+
+@pytest.mark.parametrize("exporter", EXPORTERS)
+def test_the_weights_are_let_go_before_the_file_is_proven(tmp_path, monkeypatch, exporter):
+    """A family that reads its weights when a component is asked for holds none of them itself."""
+    alive = []
+
+    class Lazy(Model):
+        name, family, settings, assets, key, component_names = "lazy", "module", {}, {}, "key", ("model",)
+
+        def component(self, name, *, attention="sdpa"):
+            part = load("events").component("model")
+            network = Events()
+            alive.append(weakref.ref(network.items.weight))
+            return replace(part, reference=network, exported=network)
+
+    prove = module._prove
+
+    def proving(*arguments):
+        assert alive.pop()() is None
+        prove(*arguments)
+
+    Events = type(load("events").component("model").reference)
+    monkeypatch.setattr(module, "_prove", proving)
+    bundle = Bundle.create(tmp_path / "bundle", Manifest("lazy", "module", "key", {}))
+    export_component(Lazy(), "model", bundle, ExportOptions(exporter))
+    assert not alive
+
+
+@pytest.mark.parametrize(("exporter", "copies"), [("dynamo", 1), ("torchscript", 2)])
+def test_the_space_for_all_copies_of_the_weights_is_asked_for(tmp_path, monkeypatch, exporter, copies):
+    asked = []
+    monkeypatch.setattr(module, "require_space", lambda folder, size: asked.append((folder, size)))
+    export_into(tmp_path / "bundle", "tiny", exporter)
+    assert asked == [(tmp_path / "bundle", copies * 4 * (4 * 16 + 16 + 16 * 3 + 3))]
+
+
+def test_torchscript_writes_its_own_file_within_the_bundle(export, tmp_path, monkeypatch):
+    written = []
+    write = torch.onnx.export
+    monkeypatch.setattr(torch.onnx, "export", lambda *a, **options: (written.append(a[2]), write(*a, **options))[1])
+    found = export("tiny", "torchscript")
+    assert tmp_path / "bundle" in written[0].parents
+    assert sorted(p.name for p in found.file.parent.iterdir()) == [
+        "goldens.safetensors",
+        "model.onnx",
+        "model.onnx.data",
+    ]
+
+
 def contents(folder):
     return {
         p.relative_to(folder).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest()
@@ -399,6 +564,22 @@ def test_nothing_of_the_machine_is_in_the_exported_files(exported):
             assert not [t for t in telltale if t in data], file
 
 
+def test_only_module_scopes_are_left_of_what_exporters_note(exported):
+    metadata = {entry.key for message in messages(exported.proto) for entry in getattr(message, "metadata_props", ())}
+    scopes = {"pkg.torch.onnx.name_scopes", "pkg.torch.onnx.class_hierarchy"}
+    assert metadata == (scopes if exported.component.exporter == "dynamo" else set())
+    assert not [m.doc_string for m in messages(exported.proto) if getattr(m, "doc_string", "")]
+
+
+def messages(message):
+    """A protobuf message and all that it holds, at any depth."""
+    yield message
+    for field, value in message.ListFields():
+        if field.message_type is not None:
+            for part in value if hasattr(value, "__len__") else [value]:
+                yield from messages(part)
+
+
 def test_nodes_lead_back_to_their_modules(by_dynamo):
     scopes = {
         node.op_type: {p.key: p.value for p in node.metadata_props}.get("pkg.torch.onnx.name_scopes", "")
@@ -420,3 +601,12 @@ def test_the_key_of_an_export_follows_the_model_the_component_and_every_option()
     ]
     assert len({*keys}) == len(keys)
     assert keys[0] == export_key(load("tiny"), "model", ExportOptions())
+
+
+@pytest.mark.parametrize("name", ["torchlift", "torch", "onnx-ir", "onnxscript", "transformers"])
+def test_the_key_of_an_export_follows_the_releases_of_its_makers(monkeypatch, name):
+    model, versions = load("tiny"), module.installed_version
+    before = export_key(model, "model", ExportOptions())
+    assert versions(name)
+    monkeypatch.setattr(module, "installed_version", lambda n: "99.0" if n == name else versions(n))
+    assert export_key(model, "model", ExportOptions()) != before

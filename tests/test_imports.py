@@ -83,10 +83,11 @@ def test_the_package_and_its_help_cost_next_to_nothing(python, module, call):
 
 def test_every_public_name_is_there_and_imported_when_used():
     assert {*torchlift.__all__} <= {*dir(torchlift)}
-    for name in torchlift.__all__:
+    for name in dir(torchlift):
         assert getattr(torchlift, name) is not None
     from torchlift.pipelines import open_bundle
 
     assert torchlift.open is open_bundle
+    assert {*dir(torchlift)} - {*torchlift.__all__} == {"open"}, "import * would hide Python's own"
     with pytest.raises(AttributeError, match="module 'torchlift' has no attribute 'onnx'"):
         _ = torchlift.onnx

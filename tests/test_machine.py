@@ -81,3 +81,11 @@ print(usable_cores())
 def test_versions_of_what_is_installed_and_what_is_not():
     assert installed_version("pytest") == pytest.__version__
     assert installed_version("no-such-distribution") is None
+
+
+@pytest.mark.parametrize(("content", "cores"), [("100000 100000", 1), ("150000 100000", 2), ("max 100000", 8), ("", 8)])
+def test_a_container_s_quota_limits_the_cores(tmp_path, monkeypatch, content, cores):
+    (tmp_path / "cpu.max").write_text(content)
+    monkeypatch.setattr(machine, "_QUOTA", tmp_path / "cpu.max")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
+    assert usable_cores() == cores

@@ -18,13 +18,14 @@ import torch
 from PIL import Image
 
 from torchlift.bundle import Bundle
-from torchlift.errors import BackendUnavailableError, BakedInError, BundleError, InputError
+from torchlift.errors import BackendUnavailableError, BakedInError, BundleError, CheckpointError, InputError
 from torchlift.export import ExportOptions
 from torchlift.measure.latency import LatencyOptions
-from torchlift.measure.verify import holds_here
+from torchlift.measure.verify import proven_here
 from torchlift.pipelines import open_bundle
 from torchlift.progress import Progress
-from torchlift.ship import ShipOptions, Source, export, ship
+from torchlift.ship import ShipOptions, Source, export, ship, source_of
+from torchlift.signature import Axis
 from torchlift.stages import BenchOptions, BuildOptions
 
 pytestmark = [
@@ -136,7 +137,7 @@ def assert_complete(bundle, names):
     }
     for name, choice in manifest.choices.items():
         variant = manifest.variant(choice.variant)
-        assert holds_here(bundle, variant)
+        assert proven_here(bundle, variant)
         assert variant.verification.passed
         assert {choice.variant, *choice.others} == {v.name for v in manifest.variants_of(name)}
         benchmark = manifest.benchmarks[name]
@@ -438,3 +439,14 @@ def tolerance_of(bundle, component):
     """What the precision that was chosen here may differ."""
     choice = bundle.manifest.choices["model" if component == "y" else component]
     return bundle.manifest.variant(choice.variant).verification.tolerance.scaled
+
+
+def test_the_reference_of_a_bundle_is_what_it_was_made_from(with_weights, tmp_path):
+    source = with_weights(0)
+    bundle = export(source, tmp_path / "out", ExportOptions("torchscript"))
+    found = source_of(bundle.path, source.location)
+    assert found.options.axis("model", Axis("batch", 1, 1, 1)) == Axis("batch", 1, 2, 4)
+    with_weights(1)
+    with pytest.raises(CheckpointError, match=r"net\.py:build is not what out was made from") as caught:
+        source_of(bundle.path, source.location)
+    assert "ship this one" in caught.value.remedy

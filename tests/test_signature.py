@@ -1,5 +1,6 @@
 import contextlib
 import itertools
+import math
 import re
 
 import numpy as np
@@ -86,13 +87,23 @@ def test_a_dtype_that_no_runtime_has():
     assert "float32" in caught.value.remedy
 
 
+@pytest.mark.parametrize("bounds", [(5, 2), (3, 3), (0, math.inf), (-math.inf, 0), (math.nan, 1), (0, math.nan)])
+def test_bounds_that_hold_no_value_are_refused(bounds):
+    with pytest.raises(SignatureError, match=rf"tensor x: bounds {re.escape(str(bounds))} hold no value") as caught:
+        TensorSpec("x", "int64", (), bounds)
+    assert "low inclusive and less than high" in caught.value.remedy
+
+
 def test_the_shape_of_a_tensor_at_sizes():
     assert IMAGE.inputs[0].shape_at({"batch": 5}) == (5, 3, 8, 8)
 
 
 def test_a_computed_size_has_no_shape():
-    with pytest.raises(SignatureError, match=r"tensor boxes: shape float32\[\?, 4\] is computed by the model"):
+    with pytest.raises(
+        SignatureError, match=r"tensor boxes: shape float32\[\?, 4\] is computed by the model"
+    ) as caught:
         TEXT.outputs[1].shape_at({"batch": 5})
+    assert "Run the model" in caught.value.remedy
 
 
 def test_a_signature_needs_an_input():
@@ -105,6 +116,12 @@ def test_a_name_may_not_appear_twice():
     with pytest.raises(SignatureError, match="tensor names appear twice: pixels") as caught:
         Signature(IMAGE.inputs, (TensorSpec("pixels", "float32", ()),), (BATCH,))
     assert "Rename" in caught.value.remedy
+
+
+def test_an_axis_has_one_range():
+    with pytest.raises(SignatureError, match="axis names appear twice: batch") as caught:
+        Signature(IMAGE.inputs, (), (BATCH, LENGTH, Axis("batch", 1, 2, 3)))
+    assert "one range" in caught.value.remedy
 
 
 def test_an_axis_without_a_range_is_named():
@@ -215,6 +232,16 @@ def test_distinct_sizes_are_in_range_and_distinct_where_the_ranges_allow(sizes):
 def test_distinct_sizes_stay_at_the_optimum_where_they_can():
     assert distinct_sizes([BATCH, Axis("length", 4, 16, 52)]) == {"batch": 4, "length": 16}
     assert distinct_sizes([BATCH, LENGTH]) == {"batch": 4, "length": 5}
+
+
+def test_distinct_sizes_of_many_large_axes_are_found_at_once():
+    axes = [Axis(f"a{i}", 1, 10_000_000, 1_000_000_000) for i in range(30)]
+    assert [*distinct_sizes(axes).values()] == [10_000_000 + i for i in range(30)]
+
+
+def test_an_axis_moves_to_make_room_for_others():
+    axes = [Axis("a", 2, 3, 4), Axis("b", 2, 3, 3), Axis("c", 3, 3, 3)]
+    assert distinct_sizes(axes) == {"a": 4, "b": 2, "c": 3}
 
 
 def test_a_fixed_axis_keeps_its_size_from_the_others():

@@ -18,7 +18,7 @@ from torchlift.machine import this_machine
 from torchlift.measure.goldens import load_goldens
 from torchlift.measure.latency import LatencyOptions
 from torchlift.measure.numerics import TOLERANCES
-from torchlift.measure.verify import VerifyOptions
+from torchlift.measure.verify import VerifyOptions, proven_here
 from torchlift.progress import Progress
 from torchlift.signature import Axis, Signature, TensorSpec
 from torchlift.stages import (
@@ -30,7 +30,6 @@ from torchlift.stages import (
     build_variant,
     choose,
     plan,
-    usable_here,
     verify_all,
     verify_bundle,
     workloads,
@@ -115,7 +114,7 @@ def test_a_backend_that_is_not_available_is_refused_where_it_is_named():
     assert not backend("onnxruntime-cuda").available().ok
     with pytest.raises(BackendUnavailableError, match="onnxruntime-cuda cannot be used: onnxruntime-gpu") as caught:
         plan(BuildOptions(("onnxruntime", "onnxruntime-cuda")))
-    assert caught.value.remedy == "pip install onnxruntime-gpu"
+    assert "pip install onnxruntime-gpu" in caught.value.remedy
 
 
 def test_a_named_precision_that_no_chosen_backend_runs_is_refused():
@@ -178,7 +177,7 @@ def test_a_runtime_that_fails_leaves_a_variant_with_the_reason(bundle, monkeypat
     variant = build_variant(bundle, component_of(bundle), "onnxruntime", "fp32")
     assert (variant.failure, variant.files, variant.model) == ("the operator Foo is unknown", (), "")
     assert Bundle.open(bundle.path).manifest.variants == (variant,)
-    assert not usable_here(bundle, variant)
+    assert not proven_here(bundle, variant)
     assert [p.name for p in (bundle.path / "model").iterdir()] == ["source"]
     verify_all(bundle, [variant])
     assert bundle.manifest.variant(ORT).verification is None
@@ -223,18 +222,18 @@ def test_a_proof_of_another_machine_is_not_taken(proven, changed):
     machine = replace(this_machine(), **{changed: {"processor": "another", "instructions": ("other",)}[changed]})
     proof = replace(variant.verification, provenance=replace(variant.verification.provenance, machine=machine))
     proven.commit(proven.manifest.with_variant(replace(variant, verification=proof)))
-    assert not usable_here(proven, proven.manifest.variant(ORT))
+    assert not proven_here(proven, proven.manifest.variant(ORT))
     recorder = Recorder()
     verify_all(proven, proven.manifest.variants, progress=recorder)
     assert recorder.titles == [f"verify {ORT}"]
-    assert usable_here(proven, proven.manifest.variant(ORT))
+    assert proven_here(proven, proven.manifest.variant(ORT))
 
 
 def test_a_graph_that_answers_otherwise_is_refused(tmp_path):
     wrong = tiny.make_bundle(tmp_path / "wrong", seed=1)
     variant = build_variant(wrong, component_of(wrong), "onnxruntime", "fp32")
     verify_all(wrong, [variant])
-    assert not usable_here(wrong, wrong.manifest.variant(ORT))
+    assert not proven_here(wrong, wrong.manifest.variant(ORT))
     assert "y at min: off by" in wrong.manifest.variant(ORT).verification.failures[0]
     with pytest.raises(BackendUnavailableError, match="no variant of model is verified on this machine") as caught:
         bench_component(wrong, component_of(wrong), options=QUICK)
@@ -285,7 +284,7 @@ def test_the_first_batch_decides(proven):
 def test_a_tie_goes_to_the_more_precise(proven):
     found = choice(proven, latency(ORT, 3.0), latency(OV, 1.019), latency(BF16, 1.0))
     assert found.variant == OV
-    assert found.others[BF16].startswith("equally fast")
+    assert found.others[BF16] == "as fast within 2%, not more precise"
 
 
 def test_beyond_two_percent_there_is_no_tie(proven):

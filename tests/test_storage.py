@@ -7,7 +7,7 @@ import pytest
 
 from torchlift import storage
 from torchlift.errors import BackendError, BackendUnavailableError, SignatureError, StorageError
-from torchlift.storage import atomic_write, free_space, require_space, storage_errors
+from torchlift.storage import atomic_write, free_space, require_space, storage_errors, without_folders
 
 LIMITED = """
 import resource
@@ -110,3 +110,16 @@ def test_space_that_is_missing_is_said_in_numbers(tmp_path, monkeypatch):
 def test_space_for_a_folder_that_does_not_exist_yet(tmp_path):
     assert free_space(tmp_path / "a" / "b") == pytest.approx(free_space(tmp_path), rel=0.5)
     assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        ("Load model from /tmp/a b/c.onnx failed", "Load model from a b/c.onnx failed"),
+        ("Load model from /home/me/net/model.onnx failed:/usr/lib/x.so", "Load model from model.onnx failed:x.so"),
+        ("'/home/me/model.onnx' is damaged", "'model.onnx' is damaged"),
+        ("3 / 4 of a/b/c and 1/2", "3 / 4 of a/b/c and 1/2"),
+    ],
+)
+def test_folders_are_cut_from_what_a_runtime_says(text, kept):
+    assert without_folders(text) == kept

@@ -9,9 +9,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from torchlift.archive import pack as pack
+    from torchlift.archive import unpack as unpack
     from torchlift.bundle import Bundle as Bundle
     from torchlift.declare import module as module
     from torchlift.errors import TorchliftError as TorchliftError
+    from torchlift.evidence import Tolerance as Tolerance
     from torchlift.export import ExportOptions as ExportOptions
     from torchlift.families.base import LoadOptions as LoadOptions
     from torchlift.manifest import Manifest as Manifest
@@ -20,6 +23,8 @@ if TYPE_CHECKING:
     from torchlift.measure.verify import VerifyOptions as VerifyOptions
     from torchlift.pipelines import OpenOptions as OpenOptions
     from torchlift.pipelines import open_bundle as open
+    from torchlift.pipelines.clip import ClipPipeline as ClipPipeline
+    from torchlift.pipelines.tensors import TensorPipeline as TensorPipeline
     from torchlift.processing.image import ImageInput as ImageInput
     from torchlift.processing.labels import Labels as Labels
     from torchlift.progress import Progress as Progress
@@ -32,6 +37,9 @@ if TYPE_CHECKING:
     from torchlift.signature import TensorSpec as TensorSpec
     from torchlift.stages import BenchOptions as BenchOptions
     from torchlift.stages import BuildOptions as BuildOptions
+    from torchlift.stages import bench_bundle as bench_bundle
+    from torchlift.stages import build_bundle as build_bundle
+    from torchlift.stages import verify_bundle as verify_bundle
 
 __version__ = "0.1.0"
 
@@ -40,6 +48,7 @@ _NAMES = {
     "BenchOptions": "torchlift.stages",
     "BuildOptions": "torchlift.stages",
     "Bundle": "torchlift.bundle",
+    "ClipPipeline": "torchlift.pipelines.clip",
     "ExportOptions": "torchlift.export",
     "ImageInput": "torchlift.processing.image",
     "Labels": "torchlift.processing.labels",
@@ -51,18 +60,26 @@ _NAMES = {
     "ShipOptions": "torchlift.ship",
     "Signature": "torchlift.signature",
     "Source": "torchlift.ship",
+    "TensorPipeline": "torchlift.pipelines.tensors",
     "TensorSpec": "torchlift.signature",
+    "Tolerance": "torchlift.evidence",
     "TorchliftError": "torchlift.errors",
     "Variant": "torchlift.manifest",
     "VerifyOptions": "torchlift.measure.verify",
+    "bench_bundle": "torchlift.stages",
+    "build_bundle": "torchlift.stages",
     "export_bundle": "torchlift.ship:export",
     "module": "torchlift.declare",
     "open": "torchlift.pipelines:open_bundle",
+    "pack": "torchlift.archive",
     "ship_model": "torchlift.ship:ship",
+    "unpack": "torchlift.archive",
+    "verify_bundle": "torchlift.stages",
 }
 """Public name -> the module that has it, with the name there where it is another."""
 
-__all__ = ["__version__", *_NAMES]
+__all__ = ["__version__", *(name for name in _NAMES if name != "open")]
+"""Without ``open``, which ``import *`` would put in the place of Python's own."""
 
 
 def __getattr__(name: str) -> Any:
@@ -73,4 +90,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    return ["__version__", *_NAMES]

@@ -21,7 +21,7 @@ _UNREADABLE = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, OSError)
 
 def pack(path: Path, output: Path | None = None, progress: Progress = SILENT) -> Path:
     """Write ``path``'s bundle into one uncompressed .zip (default: beside it) and return the file."""
-    bundle = Bundle.open(path)
+    bundle = Bundle.open(path, progress)
     target = output or path.absolute().with_name(f"{path.absolute().name}.zip")
     if target.is_dir():
         raise BundleError(f"{target} is a folder", remedy=f"Name a file, for example {target / 'bundle.zip'}.")
@@ -47,14 +47,14 @@ def unpack(file: Path, output: Path, progress: Progress = SILENT) -> Bundle:
     """
     if output.exists():
         raise BundleError(f"{output} exists", remedy="Choose a folder that does not exist yet.")
-    temporary = output.absolute().with_name(f".{output.absolute().name}.partial")
+    temporary = output.absolute().with_name(f".{output.absolute().name}.unpacked")
     with storage_errors(output.parent):
         output.absolute().parent.mkdir(parents=True, exist_ok=True)
     with locked(output):
         try:
             with zipfile.ZipFile(file) as archive, storage_errors(output.absolute().parent):
                 _extract(archive, file, temporary, progress)
-            Bundle.open(temporary)
+            Bundle.open(temporary, progress)
             temporary.rename(output)
         except _UNREADABLE as error:
             raise BundleError(f"{file} is not a readable .zip: {error}", remedy="Pack the bundle again.") from error

@@ -25,7 +25,8 @@ from pathlib import Path, PurePosixPath
 
 from torchlift.errors import BundleError, ChecksumError
 from torchlift.machine import usable_cores
-from torchlift.manifest import MANIFEST, FileRecord, Manifest, encode_manifest, read_manifest
+from torchlift.manifest import MANIFEST, FileRecord, Manifest, encode_manifest, is_inside, read_manifest
+from torchlift.progress import SILENT, Progress
 from torchlift.storage import atomic_write, storage_errors
 
 SOURCE = "source"
@@ -49,21 +50,22 @@ class Bundle:
         return bundle
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str]) -> Bundle:
+    def open(cls, path: str | os.PathLike[str], progress: Progress = SILENT) -> Bundle:
         """Open a bundle after checking its manifest and the SHA-256 of every file.
 
         Raises BundleError, ManifestVersionError or ChecksumError; each names the file.
         """
         folder = Path(path)
         bundle = cls(folder, read_manifest(folder))
-        bundle.check()
+        bundle.check(progress)
         return bundle
 
-    def check(self) -> None:
+    def check(self, progress: Progress = SILENT) -> None:
         """Compare every file with the manifest; raises ChecksumError that names the first that differs."""
         files = self.manifest.files
-        with ThreadPoolExecutor(usable_cores()) as pool:
+        with ThreadPoolExecutor(usable_cores()) as pool, progress.stage("compare checksums", len(files)) as stage:
             for problem in pool.map(self._problem, files, files.values()):
+                stage.advance()
                 if problem:
                     raise ChecksumError(
                         f"{self.path}: {problem}",
@@ -90,6 +92,8 @@ class Bundle:
 
         The files count as the bundle's once they are in a manifest that :meth:`commit` wrote.
         """
+        if not is_inside(folder):
+            raise BundleError(f"{folder!r} is not within the bundle", remedy="Do not use this bundle.")
         temporary = self.path / f".{folder.replace('/', '.')}.partial"
         shutil.rmtree(temporary, ignore_errors=True)
         added = Added(temporary)
@@ -180,20 +184,24 @@ def staging(target: Path, empty: Manifest) -> Iterator[Bundle]:
     It starts ``empty``, or where an earlier run on the same model (by its key) was cut off with what that run finished.
     What was at ``target`` stays whole until the new bundle is complete.
     """
-    target = target.absolute()
+    target = target.resolve()
+    if target.is_mount():
+        raise BundleError(f"{target} is a mount point, which cannot be replaced", remedy=f"Use -o {target / 'bundle'}.")
     if target.exists() and not (target / MANIFEST).is_file() and (target.is_file() or any(target.iterdir())):
         raise BundleError(f"{target} exists and is not a bundle", remedy="Choose another folder with -o.")
     partial, previous = (target.with_name(f".{target.name}.{suffix}") for suffix in ("partial", "previous"))
     with storage_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
     with locked(target):
-        if previous.exists() and not target.exists():
-            previous.rename(target)
-        yield _resume(partial, empty.key) or Bundle.create(partial, empty)
+        with storage_errors(target):
+            if previous.exists() and not target.exists():
+                previous.rename(target)
+        yield _resume(partial, empty) or Bundle.create(partial, empty)
         shutil.rmtree(previous, ignore_errors=True)
-        if target.exists():
-            target.rename(previous)
-        partial.rename(target)
+        with storage_errors(target):
+            if target.exists():
+                target.rename(previous)
+            partial.rename(target)
         shutil.rmtree(previous, ignore_errors=True)
 
 
@@ -202,7 +210,8 @@ def locked(target: Path) -> Iterator[None]:
     """Hold the right to write the bundle at ``target``; raises BundleError where another process holds it."""
     from filelock import FileLock, Timeout
 
-    file = target.absolute().with_name(f".{target.absolute().name}.lock")
+    target = target.resolve()
+    file = target.with_name(f".{target.name}.lock")
     if not file.parent.is_dir():
         raise BundleError(f"{file.parent} is not a folder", remedy="Give the folder that `torchlift ship` wrote.")
     lock = FileLock(str(file))
@@ -218,11 +227,12 @@ def locked(target: Path) -> Iterator[None]:
         lock.release()
 
 
-def _resume(partial: Path, key: str) -> Bundle | None:
+def _resume(partial: Path, empty: Manifest) -> Bundle | None:
     with contextlib.suppress(BundleError):
         bundle = Bundle.open(partial)
-        if bundle.manifest.key == key:
+        if bundle.manifest.key == empty.key:
             _sweep(bundle)
+            bundle.commit(replace(bundle.manifest, made_with=empty.made_with))
             return bundle
     shutil.rmtree(partial, ignore_errors=True)
     return None

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import gc
 import logging
 import re
 import tempfile
@@ -25,11 +27,12 @@ from torchlift.evidence import GoldenCheck
 from torchlift.families.base import Model, ModelComponent
 from torchlift.graph.edit import ForgetOrigin, NameAxes, save_model
 from torchlift.graph.inspect import baked_in, read_facts
+from torchlift.machine import installed_version
 from torchlift.manifest import Component
 from torchlift.measure.goldens import Golden, save_goldens
 from torchlift.measure.numerics import TOLERANCES, failures, require_signal, verify_goldens
 from torchlift.progress import SILENT, Progress
-from torchlift.signature import CORNERS, Axis, Signature, distinct_sizes
+from torchlift.signature import CORNERS, Axis, Signature, TensorSpec, distinct_sizes
 from torchlift.storage import require_space
 
 Exporter = Literal["dynamo", "torchscript"]
@@ -42,16 +45,27 @@ _OPSETS: dict[Exporter, range] = {"dynamo": range(18, 26), "torchscript": range(
 
 _ATTENTION: dict[Exporter, str] = {"dynamo": "sdpa", "torchscript": "eager"}
 
+_MAKERS = ("torchlift", "torch", "onnx-ir", "onnxscript", "transformers")
+"""The distributions whose release decides what an export writes."""
+
+_COPIES: dict[Exporter, int] = {"dynamo": 1, "torchscript": 2}
+"""How many copies of the weights the disk must hold: TorchScript's exporter writes files of its own first."""
+
+_NO_MEMORY = re.compile(r"allocat|bad.?alloc|out of memory", re.IGNORECASE)
+"""How the runtimes word it, each in another type of exception."""
+
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """``opset`` None is the exporter's default; ``seed`` draws the goldens."""
+    """``opset`` None is the exporter's default; ``seed``, 0 or more, draws the goldens."""
 
     exporter: Exporter = "dynamo"
     opset: int | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise ExportError(f"the seed {self.seed} is negative", remedy="Use 0 or more.")
         opsets = _OPSETS[self.exporter]
         if self.version not in opsets:
             other = next((e for e, r in _OPSETS.items() if self.version in r), None)
@@ -63,12 +77,12 @@ class ExportOptions:
 
     @property
     def version(self) -> int:
-        return self.opset or DEFAULT_OPSET[self.exporter]
+        return DEFAULT_OPSET[self.exporter] if self.opset is None else self.opset
 
 
 def export_key(model: Model, component: str, options: ExportOptions) -> str:
     """The hash of all that an export depends on."""
-    return key_of(model.key, component, options, torch.__version__, ir.__version__)
+    return key_of(model.key, component, options, [installed_version(name) for name in _MAKERS])
 
 
 def export_component(
@@ -76,28 +90,31 @@ def export_component(
 ) -> Component:
     """Export one component into the bundle, with its goldens, and return what the manifest now says of it.
 
+    The component's weights are let go before the file is proven, so that ONNX Runtime's copy does not come on top.
     Raises BakedInError where an input or an axis turned constant, NoSignalError where PyTorch's answers are all zero,
     VerificationError where the file answers otherwise than PyTorch, ExportError for all else that goes wrong.
     """
     options = options or ExportOptions()
     with progress.stage(f"load {name}"):
         part = model.component(name, attention=_ATTENTION[options.exporter])
-    parameters = sum(p.numel() for p in part.reference.parameters())
-    require_space(bundle.path, 4 * parameters)
+    signature, parameters = part.signature, sum(p.numel() for p in part.reference.parameters())
+    require_space(bundle.path, 4 * parameters * _COPIES[options.exporter])
     goldens = _goldens(part, options.seed, progress)
     with bundle.adding(f"{name}/{SOURCE}") as added:
         file = added.path / "model.onnx"
         with progress.stage(f"export {name}"):
             _export(part, file, options)
+        del part
+        gc.collect()  # the exporters leave cycles that hold the weights
         save_goldens(added.path / "goldens.safetensors", goldens)
-        _prove(file, part.signature, goldens, progress)
+        _prove(file, signature, options, goldens, progress)
     component = Component(
         name=name,
-        signature=part.signature,
+        signature=signature,
         model=f"{added.folder}/model.onnx",
         goldens=f"{added.folder}/goldens.safetensors",
         exporter=options.exporter,
-        opset=read_facts(bundle.file(f"{added.folder}/model.onnx")).opset,
+        opset=options.version,
         parameters=parameters,
         key=export_key(model, name, options),
     )
@@ -111,25 +128,83 @@ def _goldens(part: ModelComponent, seed: int, progress: Progress) -> list[Golden
     with progress.stage(f"answers of PyTorch for {part.name}", len(CORNERS)) as stage:
         for number, corner in enumerate(CORNERS):
             feeds = part.sample(signature.sizes(corner), np.random.default_rng([seed, number]))
-            signature.check(feeds)
-            with torch.inference_mode():
-                answers = part.reference(*(torch.tensor(feeds[n]) for n in signature.input_names))
-            tensors = answers if isinstance(answers, tuple) else (answers,)
-            outputs = {n: t.numpy() for n, t in zip(signature.output_names, tensors, strict=True)}
-            goldens.append(Golden(corner, feeds, outputs))
+            goldens.append(Golden(corner, feeds, _answers(part, feeds)))
             stage.advance()
     require_signal(goldens)
     return goldens
+
+
+def _answers(part: ModelComponent, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """PyTorch's answers, which must be what the signature says."""
+    signature = part.signature
+    sizes = signature.check(feeds)
+    try:
+        with torch.inference_mode():
+            answers = part.reference(*(torch.tensor(feeds[n]) for n in signature.input_names))
+    except TorchliftError:
+        raise
+    except Exception as error:
+        if _is_memory(error):
+            raise _no_memory(sizes, error) from error
+        raise ExportError(
+            f"the network does not run at {_at(sizes)}: {type(error).__name__}: {error}",
+            remedy=_narrower(signature, sizes),
+        ) from error
+    tensors = answers if isinstance(answers, tuple) else (answers,)
+    outputs = {n: t.numpy() for n, t in zip(signature.output_names, tensors, strict=True)}
+    for spec in signature.outputs:
+        output = outputs[spec.name]
+        if not _fits(spec, output, sizes):
+            raise ExportError(
+                f"output {spec.name} is {output.dtype}{list(output.shape)} at {_at(sizes)}, it must be {spec}",
+                remedy=_narrower(signature, sizes),
+            )
+    return outputs
+
+
+def _fits(spec: TensorSpec, array: np.ndarray, sizes: Mapping[str, int]) -> bool:
+    if str(array.dtype) != spec.dtype or array.ndim != len(spec.shape):
+        return False
+    dims = [sizes.get(dim) if isinstance(dim, str) else dim for dim in spec.shape]
+    return all(dim in (None, size) for dim, size in zip(dims, array.shape, strict=True))
+
+
+def _at(sizes: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} {size}" for name, size in sizes.items()) or "the shapes of its inputs"
+
+
+def _narrower(signature: Signature, sizes: Mapping[str, int]) -> str:
+    """What to do where a network does not hold at ``sizes`` what its ranges promise."""
+    axis = next((a for a in reversed(signature.axes) if _is_dynamic(a)), None)
+    if axis is None:
+        return "Correct the network, or the shapes and the sample of its inputs."
+    too_small = sizes.get(axis.name, axis.opt) < axis.opt
+    verb, low, high = ("Raise", axis.opt, axis.max) if too_small else ("Lower", axis.min, axis.opt)
+    return f"{verb} the range to what the network takes, for example --axis {axis.name}={low}..{axis.opt}..{high}."
+
+
+def _is_memory(error: Exception) -> bool:
+    return isinstance(error, MemoryError) or _NO_MEMORY.search(str(error)) is not None
+
+
+def _no_memory(sizes: Mapping[str, int], error: Exception) -> ExportError:
+    return ExportError(
+        f"the memory does not suffice at {_at(sizes)}: {str(error).strip().partition(chr(10))[0]}",
+        remedy="Lower the maximum of an axis with --axis, or use a machine with more memory.",
+    )
 
 
 def _export(part: ModelComponent, file: Path, options: ExportOptions) -> None:
     sizes = distinct_sizes(part.signature.axes)
     feeds = part.sample(sizes, np.random.default_rng(options.seed))
     arguments = tuple(torch.from_numpy(feeds[n]) for n in part.signature.input_names)
-    write = {"dynamo": _dynamo, "torchscript": _torchscript}[options.exporter]
+    writers: dict[Exporter, Callable[..., ir.Model]] = {
+        "dynamo": _dynamo,
+        "torchscript": functools.partial(_torchscript, folder=file.parent),
+    }
     try:
         with _quiet():
-            model = write(part, arguments, options.version)
+            model = writers[options.exporter](part, arguments, options.version)
     except (TorchliftError, OSError):
         raise
     except Exception as error:
@@ -137,6 +212,8 @@ def _export(part: ModelComponent, file: Path, options: ExportOptions) -> None:
     ForgetOrigin()(model)
     NameAxes(part.signature)(model)
     save_model(model, file)
+    for value in model.graph.initializers.values():
+        value.const_value = None  # onnxscript's rewriter keeps the last graph that it saw
 
 
 def _is_dynamic(axis: Axis) -> bool:
@@ -160,11 +237,11 @@ def _dynamo(part: ModelComponent, arguments: tuple[torch.Tensor, ...], opset: in
         verbose=False,
     )
     if exported is None:
-        raise ExportError("the exporter returned nothing")
+        raise ExportError("the exporter returned nothing", remedy="Try --exporter torchscript.")
     return exported.model
 
 
-def _torchscript(part: ModelComponent, arguments: tuple[torch.Tensor, ...], opset: int) -> ir.Model:
+def _torchscript(part: ModelComponent, arguments: tuple[torch.Tensor, ...], opset: int, folder: Path) -> ir.Model:
     from onnxscript import optimizer
 
     signature = part.signature
@@ -174,8 +251,8 @@ def _torchscript(part: ModelComponent, arguments: tuple[torch.Tensor, ...], opse
         for spec in (*signature.inputs, *signature.outputs)
     }
     part.exported.eval()
-    with tempfile.TemporaryDirectory() as folder:
-        loose = Path(folder) / "loose.onnx"
+    with tempfile.TemporaryDirectory(dir=folder) as temporary:
+        loose = Path(temporary) / "loose.onnx"
         torch.onnx.export(
             part.exported,
             arguments,
@@ -251,10 +328,16 @@ def _where(error: Exception) -> str:
     return "" if last.filename == __file__ else f": {Path(last.filename).name}, line {last.lineno}: {last.line}"
 
 
-def _prove(file: Path, signature: Signature, goldens: list[Golden], progress: Progress) -> None:
+def _prove(file: Path, signature: Signature, options: ExportOptions, goldens: list[Golden], progress: Progress) -> None:
     import onnx
 
-    constant = baked_in(read_facts(file), signature)
+    facts = read_facts(file)
+    if facts.opset != options.version:
+        raise ExportError(
+            f"opset {options.version} was asked for, the {options.exporter} exporter wrote opset {facts.opset}",
+            remedy=f"Ask for --opset {facts.opset}, or try another --exporter.",
+        )
+    constant = baked_in(facts, signature)
     if constant:
         raise BakedInError(
             f"the exported graph is not what the signature says: {'; '.join(constant)}",
@@ -285,6 +368,8 @@ def _checked(
         return verify_goldens(run, [golden])
     except Exception as error:
         asked, traced = signature.check(golden.inputs), distinct_sizes(signature.axes)
+        if _is_memory(error):
+            raise _no_memory(asked, error) from error
         other = ", ".join(f"{name} {size} (traced at {traced[name]})" for name, size in asked.items())
         detail = error.message if isinstance(error, TorchliftError) else str(error).strip()
         raise BakedInError(

@@ -161,7 +161,9 @@ def read_manifest(folder: Path) -> Manifest:
 
     file = folder / MANIFEST
     if not folder.is_dir():
-        raise BundleError(f"{folder} is not a folder", remedy="Give the folder that `torchlift ship` wrote.")
+        previous = folder.with_name(f".{folder.name}.previous")
+        kept = f"A ship was cut off here; the bundle before it is {previous}." if previous.is_dir() else ""
+        raise BundleError(f"{folder} is not a folder", remedy=kept or "Give the folder that `torchlift ship` wrote.")
     try:
         data = file.read_bytes()
     except OSError as error:
@@ -193,6 +195,12 @@ def _check_paths(file: Path, manifest: Manifest) -> None:
             raise BundleError(f"{file} points outside the bundle: {path!r}", remedy="Do not use this bundle.")
     used = manifest.referenced() | {path for c in manifest.components for path in (c.model, c.goldens)}
     used |= {v.model for v in manifest.variants if not v.failure}
+    for component in manifest.components:
+        if not component.name.isidentifier():
+            raise BundleError(
+                f"{file} names a component {component.name!r}, which is not an identifier",
+                remedy="Do not use this bundle.",
+            )
     unknown = sorted(used - manifest.files.keys())
     if unknown:
         raise BundleError(f"{file} is damaged: no checksum for {unknown[0]!r}", remedy="Ship the model again.")

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from torchlift.bundle import Bundle, staging
+from torchlift.errors import CheckpointError
 from torchlift.export import ExportOptions, export_component, export_key
 from torchlift.families import family
 from torchlift.families.base import LoadOptions, Model
@@ -111,7 +112,10 @@ def _write_assets(bundle: Bundle, model: Model) -> None:
 
 
 def source_of(bundle: Path, location: str) -> Source:
-    """Where the model of a bundle is, to be loaded with the bundle's own ranges, image size and vocabulary."""
+    """Where the model of a bundle is, to be loaded with the bundle's own ranges, image size and vocabulary.
+
+    Raises CheckpointError where another model is there.
+    """
     manifest = read_manifest(bundle)
     vocabulary = manifest.assets.get("vocabulary")
     options = LoadOptions(
@@ -119,7 +123,13 @@ def source_of(bundle: Path, location: str) -> Source:
         vocabulary=bundle / vocabulary if vocabulary else None,
         resolution=manifest.settings.get("resolution"),
     )
-    return Source(manifest.family, location, options)
+    source = Source(manifest.family, location, options)
+    if source.load().key != manifest.key:
+        raise CheckpointError(
+            f"{Path(location).name} is not what {bundle.name} was made from",
+            remedy="Give the checkpoint that was shipped, or ship this one.",
+        )
+    return source
 
 
 def peers(source: Source, component: str, threads: int = 0, *, compiled: bool = False) -> list[Contender]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -82,11 +83,24 @@ class TensorSpec:
                 f"tensor {self.name}: dtype {self.dtype!r} is not supported",
                 remedy=f"Use one of {', '.join(sorted(DTYPES))}.",
             )
+        if self.bounds is not None and not -math.inf < self.bounds[0] < self.bounds[1] < math.inf:
+            raise SignatureError(
+                f"tensor {self.name}: bounds {tuple(self.bounds)} hold no value",
+                remedy="Bounds are (low, high), finite, low inclusive and less than high, for example (0, 100).",
+            )
+
+    @property
+    def batch_position(self) -> int | None:
+        """Which dimension is the batch axis; None where there is none."""
+        return self.shape.index(BATCH) if BATCH in self.shape else None
 
     def shape_at(self, sizes: Mapping[str, int]) -> tuple[int, ...]:
         """The concrete shape for given axis sizes; raises SignatureError where a size is computed by the model."""
         if None in self.shape:
-            raise SignatureError(f"tensor {self.name}: shape {self} is computed by the model")
+            raise SignatureError(
+                f"tensor {self.name}: shape {self} is computed by the model",
+                remedy="Run the model to learn it: only shapes of numbers and axes follow from the axes' sizes.",
+            )
         return tuple(sizes[d] if isinstance(d, str) else int(d) for d in self.shape if d is not None)
 
     def __str__(self) -> str:
@@ -110,7 +124,11 @@ class Signature:
         twice = sorted({n for n in names if names.count(n) > 1})
         if twice:
             raise SignatureError(f"tensor names appear twice: {', '.join(twice)}", remedy="Rename one of them.")
-        known = {a.name for a in self.axes}
+        axes = [a.name for a in self.axes]
+        known = {*axes}
+        if len(known) < len(axes):
+            twice = sorted({n for n in axes if axes.count(n) > 1})
+            raise SignatureError(f"axis names appear twice: {', '.join(twice)}", remedy="State one range for each.")
         for spec in (*self.inputs, *self.outputs):
             for dim in spec.shape:
                 if isinstance(dim, str) and dim not in known:
@@ -201,12 +219,26 @@ def distinct_sizes(axes: Iterable[Axis]) -> dict[str, int]:
     axes the same, as far as the ranges allow.
     """
     axes = tuple(axes)
-    candidates = (_near_optimum(a)[: len(axes)] for a in axes)
-    sizes = max(itertools.product(*candidates), key=lambda combination: len({*combination}))
-    return {axis.name: size for axis, size in zip(axes, sizes, strict=True)}
+    candidates = {axis.name: _near_optimum(axis, len(axes)) for axis in axes}
+    taken: dict[int, str] = {}
+
+    def place(name: str, tried: set[int]) -> bool:
+        """Give an axis a free size, else one whose owner can move: a bipartite matching by augmenting paths."""
+        for size in sorted(candidates[name], key=taken.__contains__):
+            if size not in tried:
+                tried.add(size)
+                if size not in taken or place(taken[size], tried):
+                    taken[size] = name
+                    return True
+        return False
+
+    for name in candidates:
+        place(name, set())
+    chosen = {name: size for size, name in taken.items()}
+    return {name: chosen.get(name, sizes[0]) for name, sizes in candidates.items()}
 
 
-def _near_optimum(axis: Axis) -> list[int]:
-    """The sizes of an axis other than 1, those near the optimum first; 1 where there is no other."""
-    sizes = (*range(axis.opt, axis.max + 1), *range(axis.opt - 1, axis.min - 1, -1))
-    return [n for n in sizes if n > 1] or [1]
+def _near_optimum(axis: Axis, count: int) -> list[int]:
+    """Up to ``count`` sizes of an axis other than 1, those near the optimum first; 1 where there is no other."""
+    sizes = itertools.chain(range(axis.opt, axis.max + 1), range(axis.opt - 1, axis.min - 1, -1))
+    return list(itertools.islice((n for n in sizes if n > 1), count)) or [1]

@@ -15,14 +15,14 @@ from torchlift.backends import BACKENDS, Session, SessionOptions, backend
 from torchlift.bundle import Bundle, key_of, locked
 from torchlift.errors import BackendUnavailableError, InputError, StorageError, TorchliftError
 from torchlift.evidence import Benchmark, Choice, Latency
-from torchlift.machine import this_machine
+from torchlift.machine import installed_version, this_machine
 from torchlift.manifest import Component, Manifest, Precision, Variant
 from torchlift.measure.goldens import cut, load_goldens
 from torchlift.measure.latency import Contender, LatencyOptions, Workload, measure_latency
-from torchlift.measure.verify import VerifyOptions, holds_here, verify_variant
+from torchlift.measure.verify import VerifyOptions, proven_here, verify_variant
 from torchlift.progress import SILENT, Progress
 from torchlift.signature import BATCH, Axis, Signature
-from torchlift.storage import require_space
+from torchlift.storage import require_space, without_folders
 
 RANKS: dict[Precision, int] = {"fp32": 0, "bf16": 1, "fp16": 2, "int8": 3}
 """From the most precise on; a tie goes to the more precise."""
@@ -65,7 +65,14 @@ def plan(options: BuildOptions) -> list[tuple[str, Precision]]:
                 f"no backend here runs {precision}: {'; '.join(s.detail for s in states)}",
                 remedy="See `torchlift doctor` for what this machine runs.",
             )
-    return [(n, p) for n in names for p in backend(n).precisions if p in wanted and backend(n).supports(p).ok]
+    pairs = [(n, p) for n in names for p in backend(n).precisions if p in wanted and backend(n).supports(p).ok]
+    for name in options.backends:
+        if not any(n == name for n, _ in pairs):
+            raise BackendUnavailableError(
+                f"{name} runs none of {', '.join(options.precisions)} here",
+                remedy=f"Its precisions are {', '.join(backend(name).precisions)}.",
+            )
+    return pairs
 
 
 def build_variant(
@@ -74,7 +81,8 @@ def build_variant(
     """Make one variant, unless the bundle has it. A runtime that cannot build it gives a variant with a ``failure``."""
     runtime = backend(name)
     artifact = runtime.artifact(precision)
-    key = key_of(component.key, bundle.manifest.files[component.model].sha256, runtime.version(), artifact)
+    source = bundle.manifest.files[component.model].sha256
+    key = key_of(installed_version("torchlift"), component.key, source, runtime.version(), artifact)
     made = {
         v.precision: v
         for v in bundle.manifest.variants_of(component.name)
@@ -97,7 +105,7 @@ def build_variant(
     except StorageError:
         raise
     except TorchliftError as error:
-        variant = replace(variant, failure=error.message)
+        variant = replace(variant, failure=without_folders(error.message))
         bundle.commit(bundle.manifest.with_variant(variant))
     return variant
 
@@ -119,12 +127,7 @@ def verify_all(
         if not state.ok:
             progress.note(f"{variant.name} is not verified: {state.detail}; {state.remedy}")
             continue
-        if (
-            not again
-            and holds_here(bundle, variant)
-            and variant.verification is not None
-            and variant.verification.tolerance == options.tolerance(variant.precision)
-        ):
+        if not again and proven_here(bundle, variant, options.tolerance(variant.precision)):
             continue
         proof = verify_variant(bundle, variant, options, progress)
         bundle.commit(bundle.manifest.with_variant(replace(variant, verification=proof)))
@@ -159,7 +162,7 @@ def build_bundle(
 ) -> Manifest:
     """Make the variants that this machine runs from a bundle's own ONNX files, verify, measure, choose."""
     with locked(path):
-        bundle = Bundle.open(path)
+        bundle = Bundle.open(path, progress)
         build_and_verify(bundle, plan(build), verify, progress)
         bench_and_choose(bundle, _no_peers, bench, progress)
     return bundle.manifest
@@ -168,7 +171,7 @@ def build_bundle(
 def verify_bundle(path: Path, options: VerifyOptions, progress: Progress = SILENT) -> Manifest:
     """Verify every variant of a bundle on this machine, whether or not it was before."""
     with locked(path):
-        bundle = Bundle.open(path)
+        bundle = Bundle.open(path, progress)
         verify_all(bundle, bundle.manifest.variants, options, progress, again=True)
     return bundle.manifest
 
@@ -181,7 +184,7 @@ def bench_bundle(
 ) -> Manifest:
     """Measure a bundle's variants again, and choose again."""
     with locked(path):
-        bundle = Bundle.open(path)
+        bundle = Bundle.open(path, progress)
         bench_and_choose(bundle, peers or _no_peers, options, progress, again=True)
     return bundle.manifest
 
@@ -206,7 +209,7 @@ def bench_component(
     """
     options = options or BenchOptions()
     threads = options.latency.threads
-    ours = [v for v in bundle.manifest.variants_of(component.name) if usable_here(bundle, v)]
+    ours = [v for v in bundle.manifest.variants_of(component.name) if proven_here(bundle, v)]
     if not ours:
         raise BackendUnavailableError(
             f"no variant of {component.name} is verified on this machine",
@@ -237,16 +240,6 @@ def bench_component(
     manifest = bundle.manifest
     bundle.commit(replace(manifest, benchmarks={**manifest.benchmarks, component.name: benchmark}))
     return benchmark
-
-
-def usable_here(bundle: Bundle, variant: Variant) -> bool:
-    """Whether the variant is built, verified on this machine, and passed."""
-    return (
-        not variant.failure
-        and holds_here(bundle, variant)
-        and variant.verification is not None
-        and variant.verification.passed
-    )
 
 
 def contender_of(bundle: Bundle, variant: Variant, threads: int = 0) -> Contender:
@@ -304,7 +297,7 @@ def choose(bundle: Bundle, component: Component, benchmark: Benchmark) -> Choice
     measured = {
         v.name: latency
         for v in bundle.manifest.variants_of(component.name)
-        if usable_here(bundle, v)
+        if proven_here(bundle, v)
         and v.name not in benchmark.failures
         and (latency := benchmark.at_batch(v.name, decisive))
     }
@@ -341,4 +334,4 @@ def _why_not(
     if variant.name not in measured:
         return "not verified on this machine"
     ratio = measured[variant.name].median / winner.median
-    return f"{ratio:.2f} times the time" if ratio > _TIE else "equally fast, less precise or not faster"
+    return f"{ratio:.2f} times the time" if ratio > _TIE else f"as fast within {_TIE - 1:.0%}, not more precise"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,9 @@ from torchlift.errors import BackendError, StorageError, TorchliftError
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _SCARCE = 64 << 20
 """Bytes free below which a native library's failure to write is put down to the disk."""
+
+
+_PATH = re.compile(r"(?<![\w.])(?:/[^\s/:'\"<>|]+)+/([^\s/:'\"<>|]+)")
 
 
 def atomic_write(file: Path, data: bytes) -> None:
@@ -64,6 +68,11 @@ def free_space(folder: Path) -> int:
     """Bytes free for ``folder``, which need not exist yet."""
     existing = next(p for p in (folder.absolute(), *folder.absolute().parents) if p.exists())
     return shutil.disk_usage(existing).free
+
+
+def without_folders(text: str) -> str:
+    """``text`` with every absolute path cut to its last part: a bundle says what a runtime said, not where it ran."""
+    return _PATH.sub(r"\1", text)
 
 
 def _full(folder: Path) -> StorageError:

@@ -1,10 +1,14 @@
+import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
 import tiny
 
-from torchlift.backends import SessionOptions, backend
+from torchlift.backends import Availability, SessionOptions, backend
 from torchlift.errors import BackendUnavailableError, ProviderError
+from torchlift.signature import Signature, TensorSpec
+
+INSTALL_GPU = "It replaces the package onnxruntime: pip uninstall onnxruntime, then pip install onnxruntime-gpu."
 
 
 @pytest.fixture
@@ -17,7 +21,7 @@ def test_without_a_gpu_build_cuda_is_not_available():
     if state.ok:
         pytest.skip("this machine runs ONNX Runtime on a GPU")
     assert "onnxruntime-gpu is not installed" in state.detail or "has no CUDAExecutionProvider" in state.detail
-    assert state.remedy == "pip install onnxruntime-gpu"
+    assert state.remedy == INSTALL_GPU
 
 
 @pytest.mark.parametrize("call", ["require", "build", "open"])
@@ -28,7 +32,7 @@ def test_what_is_not_available_is_not_used(source, tmp_path, call):
     arguments = {"require": (), "build": (source, tmp_path, tiny.SIGNATURE), "open": (source, tiny.SIGNATURE)}[call]
     with pytest.raises(BackendUnavailableError, match="the backend onnxruntime-cuda cannot be used: ") as caught:
         getattr(runtime, call)(*arguments)
-    assert caught.value.remedy == "pip install onnxruntime-gpu"
+    assert caught.value.remedy == INSTALL_GPU
 
 
 def test_a_build_without_the_provider_says_what_it_has(monkeypatch):
@@ -60,3 +64,62 @@ def test_the_built_graph_is_fused_and_its_weights_are_beside_it(built_once, mode
     assert model.with_name("model.onnx.data").stat().st_size >= 4 * tiny.WIDTH * tiny.OUTPUTS
     variant = built_once.manifest.variant("model/onnxruntime/fp32")
     assert {f.rpartition("/")[2] for f in variant.files} == {"model.onnx", "model.onnx.data"}
+
+
+@pytest.mark.parametrize(
+    ("name", "provider"),
+    [
+        ("onnxruntime", ("CPUExecutionProvider", {})),
+        ("onnxruntime-cuda", ("CUDAExecutionProvider", {"use_tf32": "0"})),
+    ],
+)
+def test_fp32_is_fp32_on_every_provider(model, monkeypatch, name, provider):
+    asked = []
+
+    class Session:
+        def __init__(self, file, options, providers):
+            asked.extend(providers)
+
+        def get_providers(self):
+            return [asked[0][0]]
+
+    monkeypatch.setattr(ort, "InferenceSession", Session)
+    monkeypatch.setattr(type(backend(name)), "available", lambda self: Availability(True, "here"))
+    backend(name).open(model, tiny.SIGNATURE)
+    assert asked == [provider]
+
+
+@pytest.fixture
+def bound(monkeypatch):
+    """The inputs and outputs that prepared calls bind, by name."""
+    values = {}
+    for method in ("bind_ortvalue_input", "bind_ortvalue_output"):
+        bind = getattr(ort.IOBinding, method)
+
+        def kept(self, name, value, bind=bind):
+            values[name] = value
+            bind(self, name, value)
+
+        monkeypatch.setattr(ort.IOBinding, method, kept)
+    return values
+
+
+def test_a_prepared_call_reads_the_arrays_themselves_and_writes_into_one_output(model, bound):
+    with backend("onnxruntime").open(model, tiny.SIGNATURE) as session:
+        x = tiny.sample(4)
+        call = session.prepare({"x": x})
+        output = bound["y"].data_ptr()
+        assert bound["x"].data_ptr() == x.ctypes.data
+        for seed in (1, 2):
+            x[:] = tiny.sample(4, seed)
+            call()
+            np.testing.assert_allclose(bound["y"].numpy(), tiny.answer(x), rtol=1e-5, atol=1e-5)
+            assert bound["y"].data_ptr() == output
+
+
+def test_a_prepared_call_lets_the_runtime_place_an_output_of_computed_size(model, bound):
+    signature = Signature(tiny.SIGNATURE.inputs, (TensorSpec("y", "float32", ("batch", None)),), tiny.SIGNATURE.axes)
+    with backend("onnxruntime").open(model, signature) as session:
+        call = session.prepare({"x": tiny.sample(4)})
+        assert [call(), call()] == [None, None]
+    assert set(bound) == {"x"}

@@ -43,6 +43,12 @@ def test_what_a_backend_does_not_support_is_said(name):
     assert (state.ok, state.detail) == (False, f"{name} has no int8")
 
 
+@pytest.mark.parametrize("name", BACKENDS)
+def test_what_a_backend_supports_is_said(name):
+    state = backend(name).supports("fp32")
+    assert (state.ok, state.detail) == (True, f"{name} has fp32")
+
+
 def test_one_that_is_not_available_cannot_be_required():
     class Absent(Backend):
         name = "absent"

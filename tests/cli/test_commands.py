@@ -11,7 +11,7 @@ from torchlift.cli import _COMMANDS
 
 LATENCY_COLUMNS = ("batch", "median ms", "p95", "p99", "per s", "speed-up")
 REFERENCE_LINE = re.compile(
-    r"\[(?P<backend>\S+) (?P<side>\w+) inference speed \(batch-size: (?P<batch>\d+)\):\] "
+    r"\[(?P<contender>\S+) (?P<side>\w+) inference speed \(batch-size: (?P<batch>\d+)\):\] "
     r"mean=[\d.]+ms, sd=[\d.]+ms, min=[\d.]+ms, max=[\d.]+ms, median=[\d.]+ms, 95p=[\d.]+ms, 99p=[\d.]+ms"
 )
 """The line of the benchmark script that comes with Chinese-CLIP."""
@@ -73,7 +73,7 @@ def test_ship_prints_json(net, tmp_path):
         "--precision",
         "fp32",
         "--rounds",
-        1,
+        2,
         "--batch",
         2,
         "--axis",
@@ -101,7 +101,7 @@ def test_export_then_build_gives_a_bundle_that_serves(net, tmp_path, picture):
     refused = torchlift("run", bundle, "--input", f"image={picture}")
     assert refused.code == 1
     assert f"torchlift build {bundle}" in refused.err
-    manifest = told(torchlift("build", bundle, "--backend", "onnxruntime", "--rounds", 1, "--batch", 1, "--json"))
+    manifest = told(torchlift("build", bundle, "--backend", "onnxruntime", "--rounds", 2, "--batch", 1, "--json"))
     assert [v["backend"] for v in manifest["variants"]] == ["onnxruntime"]
     assert manifest["variants"][0]["verification"]["failures"] == []
     assert told(torchlift("run", bundle, "--input", f"image={picture}", "--json"))["logits"][0][0][0] in (
@@ -119,7 +119,7 @@ def test_export_prints_json(net, tmp_path):
 
 
 def test_build_prints_the_table(built):
-    said = torchlift("build", built.path, "--rounds", 1, "--backend", "openvino", "--precision", "fp32")
+    said = torchlift("build", built.path, "--rounds", 2, "--backend", "openvino", "--precision", "fp32")
     assert said.code == 0, said.err
     assert all(name in header_of(said.out) for name in ("precision", *LATENCY_COLUMNS))
     assert "openvino" in said.out
@@ -173,21 +173,72 @@ def test_verify_of_a_bundle_without_variants_is_no_success(bundle):
 
 
 def test_bench_prints_lines_as_the_reference_does(clip_copy):
-    said = torchlift("bench", clip_copy, "--rounds", 1, "--batch", 1, "--format", "reference")
+    said = torchlift("bench", clip_copy, "--rounds", 2, "--batch", 1, "--format", "reference")
     assert said.code == 0, said.err
     found = [REFERENCE_LINE.fullmatch(line) for line in said.out.splitlines()]
     assert all(found)
     variants = Bundle.open(clip_copy).manifest.variants
-    assert {(m["backend"], m["side"], m["batch"]) for m in found} == {(v.name, v.component, "1") for v in variants}
+    expected = {(f"{v.backend}/{v.precision}", v.component, "1") for v in variants}
+    assert {(m["contender"], m["side"], m["batch"]) for m in found} == expected
+
+
+def test_bench_measures_pytorch_eager_and_compiled(net_copy, net, monkeypatch):
+    seen = []
+
+    def measure(bundle, options, peers, progress):
+        seen.extend(contender.name for contender in peers("model"))
+        return Bundle.open(bundle).manifest
+
+    monkeypatch.setattr("torchlift.stages.bench_bundle", measure)
+    assert torchlift("bench", net_copy, "--module", net.source).code == 0
+    assert seen == ["pytorch eager"]
+    seen.clear()
+    assert torchlift("bench", net_copy, "--module", net.source, "--compile").code == 0
+    assert seen == ["pytorch eager", "pytorch compile"]
+
+
+def test_bench_takes_the_size_of_another_axis(clip_copy):
+    said = torchlift("bench", clip_copy, "--rounds", 2, "--batch", 1, "--size", "sequence=24", "--json")
+    assert {tuple(x["sizes"].items()) for x in told(said)["text"]["latencies"]} == {(("batch", 1), ("sequence", 24))}
+
+
+def test_v_adds_what_ran_and_every_golden(net_copy, clip):
+    short, long = (torchlift("inspect", clip.path, *flag).out for flag in ((), ("-v",)))
+    assert long.startswith(short)
+    detail = long.removeprefix(short)
+    assert re.search(r"text +onnxruntime/fp32 +onnxruntime \d\S+ CPUExecutionProvider", detail)
+    for golden in ("min", "opt", "max", "opt, rows turned", "opt, rows fewer"):
+        assert f" {golden} " in detail
+    measured = ("--rounds", 2, "--batch", 1)
+    for command in (("build", net_copy, "--backend", "onnxruntime", *measured), ("bench", net_copy, *measured)):
+        assert "differences from PyTorch" not in torchlift(*command).out
+        said = torchlift(*command, "-v").out
+        assert "what ran" in said
+        assert " opt, rows turned " in said
+
+
+def test_export_with_v_counts_operators(net, tmp_path):
+    for flag in ((), ("-v",)):
+        said = torchlift("export", net.source, "-o", tmp_path / "net", "--exporter", "torchscript", *flag)
+        assert said.code == 0, said.err
+        assert ("1 Conv" in said.out) == bool(flag)
+
+
+@pytest.mark.parametrize("command", ["inspect", "run", "pack"])
+def test_checking_the_files_is_told_on_standard_error(net_copy, picture, command):
+    more = ("--input", f"image={picture}") if command == "run" else ()
+    said = torchlift(command, net_copy, *more)
+    assert said.code == 0
+    assert re.search("^- .*check", said.err)
 
 
 def test_bench_prints_the_table_and_json(built):
     assert torchlift("verify", built.path).code == 0
-    said = torchlift("bench", built.path, "--rounds", 1, "--batch", "2,8")
+    said = torchlift("bench", built.path, "--rounds", 2, "--batch", "2,8")
     assert said.code == 0, said.err
     row = next(line.split() for line in said.out.splitlines() if line.startswith(" onnxruntime"))
     assert row[5] == "2"
-    benchmark = told(torchlift("bench", built.path, "--rounds", 1, "--batch", 4, "--threads", 1, "--json"))["model"]
+    benchmark = told(torchlift("bench", built.path, "--rounds", 2, "--batch", 4, "--threads", 1, "--json"))["model"]
     assert benchmark["threads"] == 1
     assert {x["sizes"]["batch"] for x in benchmark["latencies"]} == {4}
     assert all(x["median"] > 0 and x["throughput"] > 0 for x in benchmark["latencies"])
@@ -310,9 +361,9 @@ def test_a_bundle_that_moved_runs_where_torch_is_not(request, kind, picture, tmp
 
 def test_build_verify_and_bench_need_no_torch(built):
     for command in (
-        ("build", "--rounds", "1", "--batch", "1"),
+        ("build", "--rounds", "2", "--batch", "1"),
         ("verify",),
-        ("bench", "--rounds", "1", "--batch", "1"),
+        ("bench", "--rounds", "2", "--batch", "1"),
     ):
         finished = in_process(command[0], built.path, *command[1:], "--json", prelude=REFUSE_TORCH)
         told(finished)

@@ -1,5 +1,6 @@
 """A user's own network: what its file and its function may be, and what is found out about it."""
 
+import linecache
 import sys
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import torch
 
 from torchlift.errors import ModuleSourceError, SignatureError
 from torchlift.families.base import LoadOptions
-from torchlift.families.module import ModuleFamily
+from torchlift.families.module import ModuleFamily, _summary
 from torchlift.signature import CORNERS, Axis, TensorSpec
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -411,6 +412,91 @@ def test_a_change_of_a_neighbour_that_defines_a_module_has_another_key(load, tmp
         text = f"from the_parts import *\n@tl.module({ROWS}, outputs=['y'])\ndef build(): return Function(torch.tanh)\n"
         keys.append(load(text).key)
     assert keys[0] != keys[1]
+
+
+HELPERS = """
+import torch
+def fill(network):
+    network.factor = 2.0
+    network.register_buffer("shift", torch.zeros(4), persistent=False)
+def helper(network, x): return network.factor * x + network.shift
+"""
+HELPED = f"""
+import sys
+sys.modules.pop("the_helpers", None)
+import torch, torchlift as tl
+from torch import nn
+from the_helpers import fill, helper
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        fill(self)
+    def forward(self, x): return helper(self, x)
+@tl.module({ROWS}, outputs=["y"])
+def build(): return Net()
+"""
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [("= 2.0", "= 2.1"), ("torch.zeros", "torch.ones"), ("network.factor * x", "network.factor * x.abs()")],
+    ids=["a plain attribute", "a buffer outside the state_dict", "a helper in another file"],
+)
+def test_what_no_weight_holds_is_in_the_key(load, tmp_path, monkeypatch, before, after):
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    keys = []
+    for content in (HELPERS, HELPERS, HELPERS.replace(before, after)):
+        (tmp_path / "the_helpers.py").write_text(content)
+        keys.append(load(HELPED).key)
+    assert keys[0] == keys[1] != keys[2]
+
+
+def test_declared_outputs_are_in_the_key(load):
+    assert load(declared("lambda x: x")).key != load(declared("lambda x: x", '["z"]')).key
+
+
+def test_the_source_of_the_sampler_is_in_the_key(load, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    text = "from the_draws import draw\n" + declared("lambda x: x", more=", sample=draw")
+    keys = []
+    for rows in ("sizes['batch']", "sizes['batch']", "int(sizes['batch'])"):
+        content = f"import numpy as np\ndef draw(sizes, rng): return {{'x': np.ones(({rows}, 4), np.float32)}}\n"
+        (tmp_path / "the_draws.py").write_text(content)
+        sys.modules.pop("the_draws", None)
+        linecache.checkcache()
+        keys.append(load(text).key)
+    assert keys[0] == keys[1] != keys[2]
+
+
+def test_a_sampler_without_source_has_a_key(load):
+    more = ", sample=partial(lambda sizes, rng: {'x': np.ones((sizes['batch'], 4), np.float32)})"
+    assert load("import numpy as np\nfrom functools import partial\n" + declared("lambda x: x", more=more)).key
+
+
+def test_answers_that_differ_in_the_last_digits_are_the_same_in_the_key():
+    answer = torch.randn(50, 30, generator=torch.Generator().manual_seed(0))
+    assert _summary(answer) == _summary(answer * (1 + 1e-7))
+    assert len({_summary(a) for a in (answer, 1.01 * answer, -answer, answer.flip(0), answer.T, answer.double())}) == 6
+
+
+def test_a_network_elsewhere_is_brought_to_the_processor(load):
+    load(
+        "MOVED = []\n"
+        + declared("torch.tanh").replace("\n@tl", "    def cpu(self): MOVED.append(self); return super().cpu()\n\n@tl")
+    )
+    assert len(sys.modules["net"].MOVED) == 1
+
+
+def test_a_sampler_may_return_numbers(load):
+    takes = 'inputs=[tl.TensorSpec("x", "float32", ())]'
+    model = load(
+        "import numpy as np\n"
+        + declared("lambda x: 2 * x", takes=takes, more=", sample=draw").replace(
+            "\n@tl", "\ndef draw(sizes, rng): return {'x': np.float32(3)}\n@tl"
+        )
+    )
+    assert signature(model).outputs[0].shape == ()
+    assert isinstance(model.component("model").sample({}, np.random.default_rng(0))["x"], np.ndarray)
 
 
 def test_another_range_function_or_file_has_another_key(load):

@@ -13,6 +13,7 @@ from torchlift.graph.inspect import read_facts
 from torchlift.signature import Axis, Signature, TensorSpec
 
 SCOPES = "pkg.torch.onnx.name_scopes"
+CLASSES = "pkg.torch.onnx.class_hierarchy"
 STACK = "pkg.torch.onnx.stack_trace"
 
 
@@ -28,13 +29,20 @@ def traced():
     origin = {STACK: 'File "/home/someone/net.py", line 3', SCOPES: "['', 'layers.0']"}
     note(proto, **{"pkg.torch.export.ExportedProgram": "File /home/someone/net.py", "author": "someone"})
     note(proto.graph, **{"pkg.torch.export.graph_signature": "x"})
-    note(proto.graph.node[0], **origin)
+    note(proto.graph.node[0], **origin, **{CLASSES: "['Net', 'Linear']"}, namespace="/home/someone")
+    note(proto.graph.input[0], **{"pkg.torch.onnx.original_node_name": "/home/someone"})
+    note(proto.graph.output[0], **{"pkg.torch.onnx.original_node_name": "/home/someone"})
+    proto.graph.value_info.append(helper.make_tensor_value_info("product", TensorProto.FLOAT, ["batch", tiny.OUTPUTS]))
+    note(proto.graph.value_info[0], whatever="/home/someone")
+    for entry in (proto, proto.graph, proto.graph.node[1], proto.graph.input[0]):
+        entry.doc_string = "/home/someone/net.py(3): forward"
     branch = helper.make_graph(
         [helper.make_node("Identity", ["sum"], ["branch"])],
         "branch",
         [],
         [helper.make_tensor_value_info("branch", TensorProto.FLOAT, None)],
     )
+    note(branch, **origin)
     note(branch.node[0], **origin)
     condition = helper.make_tensor("condition", TensorProto.BOOL, [], [True])
     proto.graph.node.insert(2, helper.make_node("Constant", [], ["condition"], value=condition))
@@ -50,6 +58,24 @@ def traced():
     return ir.from_proto(proto)
 
 
+def metadata(message):
+    """All metadata in a protobuf message, at any depth, and all its doc strings."""
+    for field, value in message.ListFields():
+        if field.name == "metadata_props":
+            yield from (entry.key for entry in value)
+        elif field.name == "doc_string":
+            yield value
+        elif field.message_type is not None:
+            for part in value if hasattr(value, "__len__") else [value]:
+                yield from metadata(part)
+
+
+def test_only_module_scopes_stay(traced):
+    assert {*metadata(ir.to_proto(traced))} > {SCOPES, CLASSES, STACK, "whatever"}
+    ForgetOrigin()(traced)
+    assert {*metadata(ir.to_proto(traced))} == {SCOPES, CLASSES}
+
+
 def test_stack_traces_go_and_module_scopes_stay(traced):
     result = ForgetOrigin()(traced)
     assert result.modified
@@ -58,8 +84,8 @@ def test_stack_traces_go_and_module_scopes_stay(traced):
     assert b"/home/someone" not in content
     assert STACK.encode() not in content
     assert b"graph_signature" not in content
-    assert content.count(b"'layers.0'") == 5
-    assert traced.metadata_props == {"author": "someone"}
+    assert content.count(b"'layers.0'") == 7
+    assert traced.metadata_props == {}
 
 
 def test_forgetting_twice_changes_nothing(traced):

@@ -18,7 +18,7 @@ from torchlift.measure.latency import LatencyOptions
 from torchlift.measure.verify import VerifyOptions
 from torchlift.stages import BenchOptions, BuildOptions, build_bundle
 
-QUICK = LatencyOptions(rounds=1, turn_seconds=0.01, max_runs=3, pause_seconds=0)
+QUICK = LatencyOptions(rounds=2, turn_seconds=0.01, max_runs=3, pause_seconds=0)
 
 IDEOGRAPHS = (
     "一只猫狗鸟在草地上奔跑坐着看海边的日落红色汽车皮卡丘人山水火木金土天空白云黑夜雨雪花树房子桌椅书笔大小多少"
@@ -178,7 +178,7 @@ def _net(folder):
     folder.mkdir()
     (folder / "tiny_net.py").write_text(NET)
     source, path = f"{folder / 'tiny_net.py'}:build", folder / "net"
-    said = torchlift("ship", source, "-o", path, "--backend", "onnxruntime", "--rounds", 1)
+    said = torchlift("ship", source, "-o", path, "--backend", "onnxruntime", "--rounds", 2)
     assert said.code == 0, said.err
     return Shipped(path, source, said)
 

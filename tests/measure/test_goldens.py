@@ -57,3 +57,10 @@ def test_a_cut_is_the_leading_part_and_leaves_fixed_sizes(batch, length):
     assert found["ids"].flags.c_contiguous
     assert np.array_equal(found["scale"], inputs["scale"])
     assert TEXT.check(found) == {"batch": batch, "length": length}
+
+
+def test_a_scalar_stays_a_scalar(bundle, tmp_path):
+    save_goldens(tmp_path / "goldens.safetensors", [Golden("min", {"factor": np.float32(2)}, {"y": np.float32(3)})])
+    assert load_file(tmp_path / "goldens.safetensors")["min/inputs/factor"].shape == ()
+    signature = Signature((TensorSpec("factor", "float32", ()),), (TensorSpec("y", "float32", ()),))
+    assert cut(signature, {"factor": np.asarray(2, np.float32)}, {})["factor"].shape == ()

@@ -300,3 +300,23 @@ def test_inputs_and_outputs_without_rows_stay_as_they_are():
     assert all(f["scale"] is feeds["scale"] for f in seen)
     assert seen[1]["x"].tolist() == [[4, 5], [0, 1], [2, 3]]
     assert seen[2]["x"].tolist() == [[0, 1], [2, 3]]
+
+
+LAST = Signature(
+    (TensorSpec("x", "float32", (2, "batch")),),
+    (TensorSpec("y", "float32", (3, "batch")), TensorSpec("mean", "float32", ())),
+    (Axis("batch", 1, 4, 8),),
+)
+
+
+@pytest.mark.parametrize(("mix", "passes"), [(0.0, True), (1.0, False)])
+def test_rows_may_lie_along_another_dimension(mix, passes):
+    x = np.random.default_rng(0).standard_normal((2, 4)).astype(np.float32)
+
+    def run(feeds):
+        mean = feeds["x"].mean(axis=1, keepdims=True)
+        return {"y": np.repeat(feeds["x"][:1] + mix * mean[:1], 3, axis=0), "mean": feeds["x"].mean()}
+
+    checks = verify_invariance(run, LAST, Golden("opt", {"x": x}, {}))
+    assert [c.golden for c in checks] == ["opt, rows turned", "opt, rows fewer"]
+    assert (failures(checks, TOLERANCES["fp32"]) == ()) is passes

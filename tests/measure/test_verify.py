@@ -6,15 +6,16 @@ import pytest
 import tiny
 
 from torchlift.backends import Session, backend
+from torchlift.backends.onnxruntime import OnnxRuntime
 from torchlift.bundle import Bundle
 from torchlift.errors import BackendError
-from torchlift.evidence import Tolerance
+from torchlift.evidence import Tolerance, now
 from torchlift.machine import this_machine
 from torchlift.measure.numerics import TOLERANCES
-from torchlift.measure.verify import VerifyOptions, holds_here, now, provenance, verify_variant
+from torchlift.measure.verify import VerifyOptions, proven_here, provenance, verify_variant
 from torchlift.progress import Progress, Stage
 from torchlift.signature import Axis
-from torchlift.stages import build_variant
+from torchlift.stages import build_variant, verify_all
 
 VARIANTS = [("onnxruntime", "fp32"), ("openvino", "fp32"), ("openvino", "bf16")]
 
@@ -85,14 +86,14 @@ def test_the_time_is_in_utc():
 
 def test_a_proof_holds_here_and_after_the_bundle_was_opened_again(built):
     variant = verified(built)
-    assert holds_here(built, variant)
+    assert proven_here(built, variant)
     built.commit(built.manifest.with_variant(variant))
     again = Bundle.open(built.path)
-    assert holds_here(again, again.manifest.variant(variant.name))
+    assert proven_here(again, again.manifest.variant(variant.name))
 
 
 def test_what_was_never_verified_does_not_hold(built):
-    assert not holds_here(built, built.manifest.variant("model/onnxruntime/fp32"))
+    assert not proven_here(built, built.manifest.variant("model/onnxruntime/fp32"))
 
 
 def test_a_proof_does_not_hold_elsewhere(built):
@@ -107,19 +108,19 @@ def test_a_proof_does_not_hold_elsewhere(built):
         replace(here, files={**here.files, variant.model: "0" * 64}),
     ]
     for there in elsewhere:
-        assert not holds_here(built, replace(variant, verification=replace(variant.verification, provenance=there)))
+        assert not proven_here(built, replace(variant, verification=replace(variant.verification, provenance=there)))
 
 
 def test_a_proof_does_not_hold_for_files_that_changed(built):
     variant = verified(built)
     record = built.manifest.files[variant.files[0]]
     files = {**built.manifest.files, variant.files[0]: replace(record, sha256="0" * 64)}
-    assert not holds_here(Bundle(built.path, replace(built.manifest, files=files)), variant)
+    assert not proven_here(Bundle(built.path, replace(built.manifest, files=files)), variant)
 
 
 def test_a_proof_of_one_backend_does_not_hold_for_another(built):
     proof = verified(built, "onnxruntime").verification
-    assert not holds_here(built, replace(variant_of(built, "openvino", "fp32"), verification=proof))
+    assert not proven_here(built, replace(variant_of(built, "openvino", "fp32"), verification=proof))
 
 
 class Fake(Session):
@@ -225,3 +226,13 @@ def test_provenance_is_of_the_variant_that_is_asked_for(built):
     proof = provenance(built, built.manifest.variant("model/openvino/fp32"))
     assert proof.runtime == backend("openvino").version()
     assert {f.split("/")[1] for f in proof.files} == {"openvino-fp32", "source"}
+
+
+def test_what_failed_is_tried_again(built, monkeypatch):
+    name = "model/onnxruntime/fp32"
+    monkeypatch.setattr(OnnxRuntime, "open", lambda *_, **__: (_ for _ in ()).throw(MemoryError("none left")))
+    verify_all(built, [built.manifest.variant(name)])
+    assert built.manifest.variant(name).verification.failures == ("onnxruntime failed: MemoryError: none left",)
+    monkeypatch.undo()
+    verify_all(built, [built.manifest.variant(name)])
+    assert built.manifest.variant(name).verification.passed

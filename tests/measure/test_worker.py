@@ -48,6 +48,15 @@ def test_only_the_runs_are_timed_and_not_the_warm_ups():
     assert all(t >= 0 for t in times)
 
 
+def test_a_slow_first_run_is_not_repeated(monkeypatch):
+    monkeypatch.setattr(worker, "_SOON", 0.0)
+    counter = Counter()
+    opened = Worker()
+    opened.open(lambda: counter)
+    assert opened.load(FEEDS) > 0
+    assert counter.calls == 1
+
+
 @pytest.fixture
 def pipe(monkeypatch):
     """The near end of a worker that runs in a thread of this process."""

@@ -69,60 +69,82 @@ def copied(clip, tmp_path):  # noqa: F811
     return Bundle.open(shutil.copytree(clip.path, tmp_path / "clip"))
 
 
-def _sum_model(batch):
-    """sum = a + b + bias and twice = 2 bias: two inputs with a batch axis, one without."""
-    graph = helper.make_graph(
-        [
-            helper.make_node("Add", ["a", "b"], ["ab"]),
-            helper.make_node("Add", ["ab", "bias"], ["sum"]),
-            helper.make_node("Add", ["bias", "bias"], ["twice"]),
-        ],
-        "sum",
-        [
-            helper.make_tensor_value_info(n, TensorProto.FLOAT, s)
-            for n, s in (("a", [batch, 3]), ("b", [batch, 3]), ("bias", [3]))
-        ],
-        [helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in (("sum", [batch, 3]), ("twice", [3]))],
-    )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+def assembled(folder, nodes, signature, answers, initializers=()):
+    """A bundle of a small graph, with ONNX Runtime chosen; ``answers`` computes its outputs from its inputs."""
+    described = [
+        [helper.make_tensor_value_info(s.name, TensorProto.FLOAT, s.shape) for s in specs]
+        for specs in (signature.inputs, signature.outputs)
+    ]
+    graph = helper.make_graph(nodes, "small", *described, initializers)
+    bundle = Bundle.create(folder, Manifest(name="small", family="module", key="small", settings={}))
+    with bundle.adding("model/source") as added:
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+        onnx.save(model, added.path / "model.onnx")
+        goldens = [_golden(signature, corner, answers) for corner in CORNERS]
+        save_goldens(added.path / "goldens.safetensors", goldens)
+    paths = {"model": f"{added.folder}/model.onnx", "goldens": f"{added.folder}/goldens.safetensors"}
+    component = Component("model", signature, **paths, exporter="dynamo", opset=20, parameters=0, key="small")
+    bundle.commit(bundle.manifest.with_component(component), added.files)
+    build_variant(bundle, component, "onnxruntime", "fp32")
+    return chosen(bundle, "model/onnxruntime/fp32")
+
+
+def _golden(signature, corner, answers):
+    rng = np.random.default_rng(0)
+    feeds = {s.name: rng.standard_normal(s.shape_at(signature.sizes(corner)), np.float32) for s in signature.inputs}
+    return Golden(corner, feeds, answers(feeds))
 
 
 @pytest.fixture
 def summing(tmp_path):
-    """Maker of a bundle of the sum model for a batch axis, or with ``None`` for a fixed first dimension of 2."""
+    """Maker of a bundle of sum = a + b + bias for a batch axis, or with ``None`` for a fixed first dimension of 2."""
 
     def make(axis):
-        batch = axis.name if axis else 2
+        rows = axis.name if axis else 2
+        shapes = {"a": (rows, 3), "b": (rows, 3), "bias": (3,)}
         signature = Signature(
-            (
-                TensorSpec("a", "float32", (batch, 3)),
-                TensorSpec("b", "float32", (batch, 3)),
-                TensorSpec("bias", "float32", (3,)),
-            ),
-            (TensorSpec("sum", "float32", (batch, 3)), TensorSpec("twice", "float32", (3,))),
+            tuple(TensorSpec(name, "float32", shape) for name, shape in shapes.items()),
+            (TensorSpec("sum", "float32", (rows, 3)),),
             (axis,) if axis else (),
         )
-        bundle = Bundle.create(tmp_path / "sum", Manifest(name="sum", family="module", key="sum", settings={}))
-        with bundle.adding("model/source") as added:
-            onnx.save(_sum_model(batch), added.path / "model.onnx")
-            save_goldens(added.path / "goldens.safetensors", [_sum_golden(signature, corner) for corner in CORNERS])
-        paths = {role: f"{added.folder}/{file}" for role, file in _FILES.items()}
-        component = Component("model", signature, **paths, exporter="dynamo", opset=20, parameters=0, key="sum")
-        bundle.commit(bundle.manifest.with_component(component), added.files)
-        build_variant(bundle, component, "onnxruntime", "fp32")
-        return chosen(bundle, "model/onnxruntime/fp32")
+        nodes = [helper.make_node("Add", ["a", "b"], ["ab"]), helper.make_node("Add", ["ab", "bias"], ["sum"])]
+        return assembled(tmp_path / "sum", nodes, signature, lambda feeds: {"sum": sum(feeds.values())})
 
     return make
 
 
-_FILES = {"model": "model.onnx", "goldens": "goldens.safetensors"}
+@pytest.fixture
+def columns(tmp_path):
+    """Maker of a bundle whose batch is dimension 1: x [seq, batch] to twice [seq, batch] and ends [2, batch], the
+    largest and the least of each column; with ``whole`` also to total [], the sum over the whole batch.
+    """
+
+    def make(axis, *, whole=False):
+        signature = Signature(
+            (TensorSpec("x", "float32", ("seq", "batch")),),
+            (
+                TensorSpec("twice", "float32", ("seq", "batch")),
+                TensorSpec("ends", "float32", (2, "batch")),
+                *[TensorSpec("total", "float32", ())] * whole,
+            ),
+            (axis, Axis("seq", 1, 5, 6)),
+        )
+        nodes = [
+            helper.make_node("Add", ["x", "x"], ["twice"]),
+            helper.make_node("ReduceMax", ["x", "rows"], ["largest"]),
+            helper.make_node("ReduceMin", ["x", "rows"], ["least"]),
+            helper.make_node("Concat", ["largest", "least"], ["ends"], axis=0),
+            *[helper.make_node("ReduceSum", ["x"], ["total"], keepdims=0)] * whole,
+        ]
+        rows = [helper.make_tensor("rows", TensorProto.INT64, [1], [0])]
+        return assembled(tmp_path / "columns", nodes, signature, lambda feeds: _columns(feeds["x"], whole), rows)
+
+    return make
 
 
-def _sum_golden(signature, corner):
-    rng = np.random.default_rng(0)
-    feeds = {s.name: rng.standard_normal(s.shape_at(signature.sizes(corner)), np.float32) for s in signature.inputs}
-    answers = {"sum": feeds["a"] + feeds["b"] + feeds["bias"], "twice": 2 * feeds["bias"]}
-    return Golden(corner, feeds, answers)
+def _columns(x, whole):
+    answers = {"twice": 2 * x, "ends": np.stack([x.max(axis=0), x.min(axis=0)])}
+    return {**answers, "total": x.sum()} if whole else answers
 
 
 @pytest.fixture

@@ -1,9 +1,11 @@
 import os
+import shutil
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import tiny
+from shipped import pictures
 
 from torchlift.backends import Availability, backend
 from torchlift.bundle import Bundle, locked
@@ -100,7 +102,7 @@ def test_evidence_that_holds_here_is_not_obtained_again(ready, progress):
     with open_bundle(ready.path, progress=progress) as pipeline:
         answer(pipeline)
     assert progress.notes == []
-    assert progress.stages == []
+    assert not any(title.startswith("verify") for title in progress.stages)
 
 
 def test_evidence_of_another_machine_is_obtained_anew_and_kept(ready, progress):
@@ -123,11 +125,28 @@ def test_what_another_machine_refused_may_be_right_here(ready):
         assert answer(pipeline).shape == (2, tiny.OUTPUTS)
 
 
-def test_evidence_is_obtained_anew_at_the_tolerance_that_the_bundle_was_made_with(ready):
-    from_elsewhere(ready, ORT, tolerance=Tolerance(0.5, 0.5))
-    with open_bundle(ready.path) as pipeline:
+@pytest.mark.parametrize(
+    ("tolerance", "looser"),
+    [
+        (Tolerance(0.5, 0.99999), True),
+        (Tolerance(1e-4, 0.5), True),
+        (Tolerance(1e-4, 0.99999), False),
+        (Tolerance(5e-5, 0.999999), False),
+    ],
+)
+def test_evidence_is_obtained_anew_at_the_tolerance_of_before_and_a_looser_one_is_noted(
+    ready, progress, tolerance, looser
+):
+    from_elsewhere(ready, ORT, tolerance=tolerance)
+    with open_bundle(ready.path, progress=progress) as pipeline:
         answer(pipeline)
-    assert Bundle.open(ready.path).manifest.variant(ORT).verification.tolerance == Tolerance(0.5, 0.5)
+    assert Bundle.open(ready.path).manifest.variant(ORT).verification.tolerance == tolerance
+    noted = (
+        f"{ORT} is held to the tolerance of before: off by at most {tolerance.scaled:g} of the scale, cosine at least "
+        f"{tolerance.cosine:g}; the default is 0.0001 and 0.99999"
+    )
+    assert (noted in progress.notes) == looser
+    assert len(progress.notes) == 1 + looser
 
 
 def test_evidence_of_both_towers_is_kept(copied, progress):
@@ -225,6 +244,35 @@ def test_sessions_are_opened_once_and_closed(ready):
         session = pipeline.session("model")
         assert pipeline.session("model") is session
     assert session._session is None
+
+
+def test_a_closed_pipeline_says_so(ready, copied):
+    with open_bundle(ready.path) as tensors:
+        answer(tensors)
+    with open_bundle(copied.path) as clip_:
+        pass
+    for use in (lambda: answer(tensors), lambda: clip_.encode_text(["猫"]), lambda: clip_.encode_image(pictures(1))):
+        with pytest.raises(BundleError, match="the pipeline is closed") as caught:
+            use()
+        assert "Open " in caught.value.remedy
+    tensors.close()
+
+
+def test_a_bundle_that_was_replaced_before_its_session_opened_is_refused(ready, tmp_path):
+    with open_bundle(ready.path) as pipeline:
+        shutil.rmtree(ready.path)
+        other = tiny.make_bundle(ready.path, seed=1)
+        build_variant(other, other.manifest.component("model"), "onnxruntime", "fp32")
+        with pytest.raises(BundleError, match=f"{ready.path} changed since it was opened") as caught:
+            answer(pipeline)
+    assert caught.value.remedy == "Open it again."
+
+
+def test_an_open_session_goes_on_when_the_bundle_is_replaced(ready):
+    with open_bundle(ready.path) as pipeline:
+        before = answer(pipeline)
+        shutil.rmtree(ready.path)
+        np.testing.assert_array_equal(answer(pipeline), before)
 
 
 def test_a_changed_file_is_found_when_the_bundle_is_opened(ready):

@@ -226,6 +226,8 @@ def test_a_picture_of_too_many_pixels_is_refused(opened, monkeypatch):
         ("一只猫", "one str where a list of texts", "list"),
         (["猫", ""], "text 1 is empty", "white space"),
         (["猫", " \t\n\u3000"], "text 1 is empty", "white space"),
+        (["猫", "\u200b\u200d\ufeff"], "text 1 is empty", "can be seen"),
+        (["\x00\x07"], "text 0 is empty", "can be seen"),
         (["猫" * 10_000], "text 0 has 10,000 characters; at most 4,096", "caption"),
         (["猫", 7], "text 1 is int", "strings"),
         (["猫", None], "text 1 is NoneType", "strings"),

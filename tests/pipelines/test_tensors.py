@@ -1,3 +1,6 @@
+import threading
+import time
+
 import numpy as np
 import PIL.Image
 import pytest
@@ -7,6 +10,7 @@ from shipped import pictures
 from torchlift.errors import BundleError, InputError, SignatureError
 from torchlift.pipelines import open_bundle
 from torchlift.pipelines.tensors import TensorPipeline
+from torchlift.processing.image import ImageInput
 
 
 @pytest.fixture
@@ -78,12 +82,11 @@ def sums(rows, seed=0):
 
 
 @pytest.mark.parametrize("count", [1, 3, 4, 9])
-def test_an_input_without_batch_axis_goes_to_every_batch_and_its_output_comes_once(summing, axis, count):
+def test_an_input_without_batch_axis_goes_to_every_batch(summing, axis, count):
     feeds = sums(count)
     with open_bundle(summing(axis(1, 2, 4)).path) as pipeline:
         answers = pipeline(feeds)
     np.testing.assert_allclose(answers["sum"], feeds["a"] + feeds["b"] + feeds["bias"], atol=1e-6)
-    np.testing.assert_array_equal(answers["twice"], [2, 4, 6])
 
 
 @pytest.mark.parametrize("count", [1, 3, 4, 5, 9])
@@ -123,6 +126,66 @@ def test_a_component_without_batch_axis_takes_exactly_its_shape(summing):
     assert "dimension 0 is 2" in caught.value.remedy
 
 
+@pytest.mark.parametrize("count", [1, 2, 4, 5, 11])
+@pytest.mark.parametrize("range_", [(1, 2, 4), (4, 4, 4)])
+def test_the_batch_may_be_another_dimension_than_the_first(columns, axis, range_, count):
+    x = np.random.default_rng(0).standard_normal((5, count)).astype(np.float32)
+    with open_bundle(columns(axis(*range_)).path) as pipeline:
+        answers = pipeline({"x": x})
+    np.testing.assert_array_equal(answers["twice"], 2 * x)
+    np.testing.assert_array_equal(answers["ends"], [x.max(axis=0), x.min(axis=0)])
+
+
+@pytest.mark.parametrize(("count", "size"), [(1, None), (9, None), (3, 2)])
+def test_an_output_over_the_whole_batch_takes_only_one_batch(columns, axis, count, size):
+    with open_bundle(columns(axis(2, 3, 4), whole=True).path) as pipeline:
+        x = np.ones((5, 4), np.float32)
+        assert pipeline({"x": x})["total"] == 20
+        with pytest.raises(InputError) as caught:
+            pipeline({"x": np.ones((5, count), np.float32)}, size=size)
+    assert "output total, float32[], is computed over the whole batch" in caught.value.message
+    assert f"{count} rows would not be one" in caught.value.message
+    assert "at least 2 and at most 4 rows at once" in caught.value.remedy
+
+
+def test_an_output_whose_size_differs_between_batches_is_refused(pipeline, monkeypatch):
+    session = pipeline.session("model")
+    monkeypatch.setattr(session, "run", lambda feeds: {"y": np.ones((len(feeds["x"]), len(feeds["x"])))})
+    with pytest.raises(InputError, match="output y has another size in each batch, and 11 rows") as caught:
+        pipeline({"x": tiny.sample(11)})
+    assert "at most 8 rows" in caught.value.remedy
+
+
+def test_an_array_of_another_rank_is_named(columns, axis):
+    with open_bundle(columns(axis(1, 2, 4)).path) as pipeline, pytest.raises(SignatureError) as caught:
+        pipeline({"x": np.ones(3, np.float32)})
+    assert caught.value.message == "input x is float32[3]"
+    assert caught.value.remedy == "It must be float32[seq, batch]."
+
+
+def test_images_are_decoded_in_threads_two_batches_at_most(network, monkeypatch):
+    images = pictures(9)
+    prepare, session = ImageInput.__call__, network.session("model")
+    run, decoded, batches = session.run, [], []
+
+    def decode(self, source, **options):
+        decoded.append(threading.get_ident())
+        return prepare(self, source, **options)
+
+    def slow_run(feeds):
+        batches.append(len(feeds["image"]))
+        time.sleep(0.05)
+        assert len(decoded) <= sum(batches) + 2
+        return run(feeds)
+
+    monkeypatch.setattr(ImageInput, "__call__", decode)
+    monkeypatch.setattr(session, "run", slow_run)
+    assert len(network({"image": images})["logits"]) == 9
+    assert batches == [2, 2, 2, 2, 1]
+    assert len(decoded) == 9
+    assert threading.get_ident() not in decoded
+
+
 def test_declared_images_and_labels_are_applied(network, tmp_path):
     images = pictures(7)
     for number, image in enumerate(images):
@@ -154,9 +217,9 @@ def test_an_array_takes_the_place_of_declared_images(network):
     ("value", "message"),
     [
         ([], "the batch is empty"),
-        ("cat.png", "the batch is one str"),
-        (["/nowhere.png"], "/nowhere.png) does not exist"),
-        ([b"no image"], "image 0 of the batch is not an image"),
+        ("cat.png", "one str where a list of images"),
+        (["/nowhere.png"], "image 0 (/nowhere.png) does not exist"),
+        ([*pictures(6), b"no image"], "image 6 is not an image"),
     ],
 )
 def test_images_that_cannot_be_used_are_named(network, value, message):

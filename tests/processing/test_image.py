@@ -3,8 +3,10 @@ from __future__ import annotations
 import contextlib
 import io
 import threading
+import time
 import warnings
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 
@@ -12,7 +14,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image, features
+from PIL import Image, PngImagePlugin, features
 
 from torchlift.errors import InputError
 from torchlift.processing.image import ImageInput
@@ -218,33 +220,19 @@ def test_a_crop_of_any_shape_has_no_border(width: int, height: int, rows: int, c
     assert (actual == 1).all()
 
 
-def test_batch_equals_the_single_images(tmp_path: Path) -> None:
-    file = tmp_path / "a.png"
-    noise("RGBA").save(file)
-    batch = CLIP.batch([file, noise("L"), encoded(noise("P"), "PNG")])
-    assert batch.shape == (3, 3, 224, 224)
-    for row, mode in zip(batch, ["RGBA", "L", "P"], strict=True):
-        same(row, plain(noise(mode)))
-    pixels = np.stack([np.asarray(noise("RGB", seed=seed)) for seed in range(2)])
-    same(CLIP.batch(pixels)[1], plain(noise("RGB", seed=1)))  # type: ignore[arg-type]
-    assert CLIP.batch([]).shape == (0, 3, 224, 224)
-
-
 def test_writes_into_out() -> None:
     batch = np.full((4, 3, 224, 224), 7, dtype=np.float32)
     returned = CLIP(noise("RGB"), out=batch[1])
     assert np.shares_memory(returned, batch)
     same(batch[1], plain(noise("RGB")))
     assert (batch[[0, 2, 3]] == 7).all()
-    CLIP.batch([noise("L"), noise("RGBA")], out=batch[2:])
-    same(batch[3], plain(noise("RGBA")))
 
 
 def test_out_of_another_shape_or_dtype_is_refused() -> None:
     with pytest.raises(InputError, match=r"out is float32\[3, 8, 8\]\n.*float32\[3, 224, 224\]"):
         CLIP(noise("RGB"), out=np.empty((3, 8, 8), dtype=np.float32))
     with pytest.raises(InputError, match=r"out is float64"):
-        CLIP.batch([noise("RGB")], out=np.empty((1, 3, 224, 224)))  # type: ignore[arg-type]
+        CLIP(noise("RGB"), out=np.empty((3, 224, 224)))  # type: ignore[arg-type]
 
 
 def test_is_safe_in_threads() -> None:
@@ -260,6 +248,29 @@ def test_is_safe_in_threads() -> None:
         thread.join()
     for seed, row in enumerate(out):
         same(row, plain(noise("RGB", seed=seed)))
+
+
+def test_one_image_given_to_several_threads_is_decoded_by_one_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noise("RGB").save(tmp_path / "a.png")
+    load = PngImagePlugin.PngImageFile.load
+    inside = 0
+
+    def slow_load(self: PngImagePlugin.PngImageFile) -> object:
+        nonlocal inside
+        first = bool(self.tile)
+        inside += first
+        assert inside <= 1, "two threads decode the same image"
+        time.sleep(0.02)
+        pixels = load(self)
+        inside -= first
+        return pixels
+
+    monkeypatch.setattr(PngImagePlugin.PngImageFile, "load", slow_load)
+    with Image.open(tmp_path / "a.png") as image, ThreadPoolExecutor(4) as pool:
+        for row in pool.map(CLIP, [image] * 8):
+            same(row, plain(noise("RGB")))
 
 
 def test_a_callers_image_stays_open(tmp_path: Path) -> None:
@@ -419,20 +430,8 @@ def test_a_mode_without_a_conversion_is_refused() -> None:
         CLIP(Image.new("La", (4, 4)))
 
 
-def test_errors_name_the_image_of_the_batch(tmp_path: Path) -> None:
-    good = noise("RGB")
-    with pytest.raises(InputError, match=r"image 3 of the batch is not an image"):
-        CLIP.batch([good, good, good, b"hello"])
-    with pytest.raises(InputError, match=r"image 1 of the batch \(.*no\.png\) does not exist"):
-        CLIP.batch([good, tmp_path / "no.png"])
-    with pytest.raises(InputError, match=r"row 7 is not an image"):
+def test_errors_name_the_image_as_they_are_told(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="row 7 is not an image"):
         CLIP(b"hello", name="row 7")
-
-
-@pytest.mark.parametrize(
-    ("sources", "kind"),
-    [("a.png", "str"), (b"x", "bytes"), (Path("a.png"), "Path"), (np.zeros((4, 4, 3), dtype=np.uint8), "ndarray")],
-)
-def test_one_image_in_place_of_a_list_is_refused(sources: object, kind: str) -> None:
-    with pytest.raises(InputError, match=rf"the batch is one \w*{kind}, not a sequence of images"):
-        CLIP.batch(sources)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=r"row 8 \(.*no\.png\) does not exist"):
+        CLIP(tmp_path / "no.png", name="row 8")

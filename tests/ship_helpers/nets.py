@@ -182,3 +182,42 @@ def doubled():
 @tl.module(inputs=[ROW], outputs=["y"], axes=[tl.Axis("batch", 1, 1, 2)])
 def two_sizes():
     return nn.Linear(4, 3)
+
+
+class Scaled(nn.Module):
+    """Rows times a factor, and the factor's square: a number without dimensions goes in, another comes out."""
+
+    def forward(self, x, factor):
+        return x * factor, factor * factor
+
+
+@tl.module(inputs=[ROW, tl.TensorSpec("factor", "float32", (), bounds=(1, 3))], outputs=["y", "square"], axes=[BATCH])
+def scaled():
+    return Scaled()
+
+
+class Positions(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.table = nn.Embedding(6, 4)
+
+    def forward(self, x):
+        return x.unsqueeze(-1) + self.table(torch.arange(x.shape[1]))
+
+
+@tl.module(**ON_SEQUENCES)
+def six_positions():
+    """Its table is shorter than the axis may be."""
+    return Positions()
+
+
+@tl.module(inputs=[IMAGE], outputs=["y"], axes=[BATCH, tl.Axis("height", 2, 9, 12), tl.Axis("width", 9, 9, 9)])
+def deep_pooling():
+    """Its pictures must be four pixels high."""
+    return nn.Sequential(nn.MaxPool2d(2), nn.MaxPool2d(2))
+
+
+@tl.module(**ON_SEQUENCES)
+def first_six():
+    """Its output follows the axis only up to six."""
+    return Function(lambda x: 2 * x[:, :6])

@@ -52,7 +52,10 @@ class Session(ABC):
         return self._run(feeds)
 
     def prepare(self, feeds: Arrays) -> Callable[[], None]:
-        """A call that runs ``feeds`` again and again without copying them in or the outputs out, for timing."""
+        """A call that runs ``feeds`` again and again without copying them in or the outputs out, for timing.
+
+        Inputs that do not lie in C order are copied once, before.
+        """
         self.signature.check(feeds)
         return self._prepare(feeds)
 
@@ -87,7 +90,8 @@ class Backend(ABC):
 
     def supports(self, precision: Precision) -> Availability:
         """Whether this machine runs ``precision`` in hardware, with the reason where not."""
-        return Availability(precision in self.precisions, f"{self.name} has no {precision}")
+        ok = precision in self.precisions
+        return Availability(ok, f"{self.name} {'has' if ok else 'has no'} {precision}")
 
     def require(self) -> None:
         """Raise BackendUnavailableError where the backend is not available."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -27,23 +27,34 @@ class OnnxRuntime(Backend):
 
     The optimised graph is saved after the optimisations that hold for any processor; layouts for the processor at hand
     (NCHWc) are made when it is opened.
+
+    A session whose first provider is another than ``provider`` is refused. That says which provider was registered, not
+    which runs each node: nodes that it lacks run on the processor, and this is not checked yet.
     """
 
     provider: ClassVar[str]
+    provider_options: ClassVar[Mapping[str, str]] = {}
+    device: ClassVar[str] = "cpu"
+    """Where inputs and outputs lie while a prepared call runs."""
+
     distributions: ClassVar[tuple[str, ...]]
+    remedy: ClassVar[str]
+    """How to install it."""
+
     precisions: ClassVar[tuple[Precision, ...]] = ("fp32",)
 
     def available(self) -> Availability:
-        remedy = f"pip install {self.distributions[0]}"
         if self._installed() is None:
-            return Availability(False, f"{' or '.join(self.distributions)} is not installed", remedy)
+            return Availability(False, f"{' or '.join(self.distributions)} is not installed", self.remedy)
         try:
             import onnxruntime as ort
         except ImportError as error:
-            return Availability(False, f"it cannot be loaded: {error}", remedy)
+            return Availability(False, f"it cannot be loaded: {error}", self.remedy)
         offered = ort.get_available_providers()
         if self.provider not in offered:
-            return Availability(False, f"the installed build has no {self.provider}, only {', '.join(offered)}", remedy)
+            return Availability(
+                False, f"the installed build has no {self.provider}, only {', '.join(offered)}", self.remedy
+            )
         return Availability(True, f"{self.version()}, {self.provider}")
 
     def _installed(self) -> str | None:
@@ -82,14 +93,15 @@ class OnnxRuntime(Backend):
                 f"{self.provider} was asked for, {ran} would run the model",
                 remedy="See `torchlift doctor` for what this provider lacks here.",
             )
-        return OnnxRuntimeSession(session, signature, f"{self.version()} {self.provider}")
+        return OnnxRuntimeSession(session, signature, f"{self.version()} {self.provider}", self.device)
 
     def _session(self, model: Path, options: ort.SessionOptions) -> ort.InferenceSession:
         import onnxruntime as ort
 
         self.require()
         try:
-            return ort.InferenceSession(str(model), options, providers=[self.provider])
+            providers = [(self.provider, dict(self.provider_options))]
+            return ort.InferenceSession(str(model), options, providers=providers)
         except Exception as error:
             raise BackendError(
                 f"ONNX Runtime cannot load {model.name}: {error}", remedy="Export again, or use another backend."
@@ -102,38 +114,51 @@ class OnnxRuntimeCpu(OnnxRuntime):
     name = "onnxruntime"
     provider = "CPUExecutionProvider"
     distributions = ("onnxruntime", "onnxruntime-gpu")
+    remedy = "pip install onnxruntime"
 
 
 class OnnxRuntimeCuda(OnnxRuntime):
-    """ONNX Runtime on an NVIDIA GPU."""
+    """ONNX Runtime on an NVIDIA GPU. FP32 is FP32: TF32, ONNX Runtime's default there, is off."""
 
     name = "onnxruntime-cuda"
     provider = "CUDAExecutionProvider"
+    provider_options: ClassVar[Mapping[str, str]] = {"use_tf32": "0"}
+    device = "cuda"
     distributions = ("onnxruntime-gpu",)
+    remedy = "It replaces the package onnxruntime: pip uninstall onnxruntime, then pip install onnxruntime-gpu."
 
 
 class OnnxRuntimeSession(Session):
     """An ``onnxruntime.InferenceSession`` behind the contract; one thread at a time."""
 
-    def __init__(self, session: ort.InferenceSession, signature: Signature, runtime: str) -> None:
+    def __init__(self, session: ort.InferenceSession, signature: Signature, runtime: str, device: str = "cpu") -> None:
         super().__init__(signature, runtime)
         self._session: Any = session
+        self._device = device
 
     def _run(self, feeds: Arrays) -> dict[str, np.ndarray]:
         names = self.signature.output_names
         return dict(zip(names, self._session.run(names, dict(feeds)), strict=True))
 
     def _prepare(self, feeds: Arrays) -> Callable[[], None]:
+        import onnxruntime as ort
+
+        sizes = self.signature.check(feeds)
         binding = self._session.io_binding()
-        arrays = {name: np.ascontiguousarray(array) for name, array in feeds.items()}
-        for name, array in arrays.items():
-            binding.bind_cpu_input(name, array)
-        for name in self.signature.output_names:
-            binding.bind_output(name)
+        values = {n: ort.OrtValue.ortvalue_from_numpy(np.asarray(a, order="C"), self._device) for n, a in feeds.items()}
+        for name, value in values.items():
+            binding.bind_ortvalue_input(name, value)
+        for spec in self.signature.outputs:
+            shape = [sizes.get(dim) if isinstance(dim, str) else dim for dim in spec.shape]
+            if None in shape:
+                binding.bind_output(spec.name, self._device)
+            else:
+                value = ort.OrtValue.ortvalue_from_shape_and_type(shape, np.dtype(spec.dtype), self._device)
+                binding.bind_ortvalue_output(spec.name, value)
         session = self._session
 
         def call() -> None:
-            _ = arrays  # the binding reads their memory
+            _ = values  # on the processor they are the arrays' own memory, which the binding reads
             session.run_with_iobinding(binding)
 
         return call

@@ -117,7 +117,7 @@ class OpenVinoSession(Session):
         import openvino as ov
 
         request = self._request
-        arrays = {name: np.ascontiguousarray(array) for name, array in feeds.items()}
+        arrays = {name: np.asarray(array, order="C") for name, array in feeds.items()}
         for name, array in arrays.items():
             request.set_tensor(name, ov.Tensor(array, shared_memory=True))
 

@@ -39,4 +39,4 @@ class TorchSession(Session):
         return call
 
     def _arguments(self, feeds: Arrays) -> tuple[torch.Tensor, ...]:
-        return tuple(torch.from_numpy(np.ascontiguousarray(feeds[n])) for n in self.signature.input_names)
+        return tuple(torch.from_numpy(np.asarray(feeds[n], order="C")) for n in self.signature.input_names)

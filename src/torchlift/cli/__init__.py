@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from importlib import import_module
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import click
 
@@ -24,6 +24,9 @@ _COMMANDS = {
     "unpack": "Take a bundle out of a .zip file, and check it.",
 }
 """Command -> its help in one line, so that --help imports none of them."""
+
+_RESUMED = ("ship", "export")
+"""Commands that, run again after an interruption, go on from what was finished."""
 
 _TORCH_SIDE = ("torch", "transformers", "onnxscript")
 
@@ -55,26 +58,27 @@ def main() -> None:
     """Run the command line; exits with 0, 1 for an error, 2 for wrong usage, 130 for Ctrl-C."""
     from torchlift.errors import TorchliftError
 
-    verbose = "-v" in sys.argv or "--verbose" in sys.argv
+    invoked: dict[str, Any] = {}
     try:
-        cli.main(prog_name="torchlift", standalone_mode=False)
+        cli.main(prog_name="torchlift", standalone_mode=False, obj=invoked)
     except click.exceptions.Exit as error:
         sys.exit(error.exit_code)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, click.Abort):
-        click.echo("interrupted: what was there before is untouched; the same command goes on from here", err=True)
+        resumed = ": what was there before is untouched; the same command goes on from here"
+        click.echo("interrupted" + resumed * (invoked.get("command") in _RESUMED), err=True)
         sys.exit(130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except TorchliftError as error:
-        if verbose:
+        if invoked.get("verbose"):
             raise
         _show(error.message, error.remedy)
     except ModuleNotFoundError as error:
-        if verbose or error.name not in _TORCH_SIDE:
+        if invoked.get("verbose") or error.name not in _TORCH_SIDE:
             raise
         _show(f"{error.name} is not installed", 'It is needed to read models: pip install "torchlift[torch]".')
 

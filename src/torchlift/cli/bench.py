@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,12 @@ from torchlift.cli import common
 @click.command("bench", short_help="Measure a bundle's variants side by side.")
 @common.bundle_argument
 @common.bench_options
+@click.option(
+    "--size", "sizes", multiple=True, metavar="AXIS=N", help="The size of another axis than batch. [default: optimum]"
+)
 @click.option("--checkpoint", help="Where the model came from: measures PyTorch too, as the baseline.")
 @click.option("--module", "module_", metavar="FILE.py:FUNCTION", help="The same for a module of your own.")
+@click.option("--compile", "compiled", is_flag=True, help="Measure torch.compile too.")
 @click.option(
     "--format", "format_", type=click.Choice(["table", "reference"]), default="table", help="reference: its lines."
 )
@@ -25,19 +30,27 @@ def command(
     batches: str | None,
     rounds: int,
     threads: int,
+    sizes: tuple[str, ...],
     checkpoint: str | None,
     module_: str | None,
+    compiled: bool,
     format_: str,
     as_json: bool,
     verbose: bool,
 ) -> None:
     """Measure the variants in one run, a process each, in interleaved rounds, and choose again."""
-    from torchlift.cli.tables import manifest_tables, reference_lines
+    from torchlift.cli.tables import reference_lines
     from torchlift.stages import BenchOptions, bench_bundle
 
+    if checkpoint and module_:
+        raise click.UsageError("give --checkpoint or --module, not both.")
     location = checkpoint or module_
-    peers = _peers(bundle, location, threads) if location else None
-    options = BenchOptions(common.parse_batches(batches), latency=common.latency_options(rounds, threads))
+    if compiled and not location:
+        raise click.UsageError("--compile measures PyTorch: it needs --checkpoint or --module.")
+    options = BenchOptions(
+        common.parse_batches(batches), _sizes(bundle, sizes), common.latency_options(rounds, threads)
+    )
+    peers = _peers(bundle, location, threads, compiled) if location else None
     with common.progress_display() as progress:
         manifest = bench_bundle(bundle, options, peers, progress)
     if as_json:
@@ -47,14 +60,24 @@ def command(
             for line in reference_lines(component, benchmark):
                 click.echo(line)
     else:
-        out = common.console()
-        for table in manifest_tables(manifest, out.width):
-            out.print(table)
+        common.print_manifest(manifest, verbose)
 
 
-def _peers(bundle: Path, location: str, threads: int) -> Any:
+def _sizes(bundle: Path, texts: tuple[str, ...]) -> Mapping[str, int]:
+    """The sizes asked for, of axes that the bundle has."""
+    from torchlift.manifest import read_manifest
+
+    sizes = common.parse_sizes(texts)
+    known = {axis.name for component in read_manifest(bundle).components for axis in component.signature.axes}
+    for name in sizes:
+        if name not in known:
+            raise click.UsageError(f"--size {name}: the bundle's axes are {', '.join(sorted(known)) or 'none'}.")
+    return sizes
+
+
+def _peers(bundle: Path, location: str, threads: int, compiled: bool) -> Any:
     from functools import partial
 
     from torchlift.ship import peers, source_of
 
-    return partial(peers, source_of(bundle, location), threads=threads)
+    return partial(peers, source_of(bundle, location), threads=threads, compiled=compiled)

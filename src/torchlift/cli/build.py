@@ -28,7 +28,6 @@ def command(
     verbose: bool,
 ) -> None:
     """Make the variants that this machine runs, verify and measure them, and choose; without torch."""
-    from torchlift.cli.tables import manifest_tables
     from torchlift.stages import BenchOptions, BuildOptions, build_bundle
 
     with common.progress_display() as progress:
@@ -41,7 +40,5 @@ def command(
         )
     if as_json:
         common.print_json(manifest)
-        return
-    out = common.console()
-    for table in manifest_tables(manifest, out.width):
-        out.print(table)
+    else:
+        common.print_manifest(manifest, verbose)

@@ -6,7 +6,7 @@ import contextlib
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 import click
 from rich.console import Console
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress as Bars
     from rich.progress import TaskID
 
-    from torchlift.manifest import Precision
+    from torchlift.manifest import Manifest, Precision
     from torchlift.measure.latency import LatencyOptions
     from torchlift.measure.verify import VerifyOptions
     from torchlift.ship import Source
@@ -25,14 +25,21 @@ if TYPE_CHECKING:
 
 Command = TypeVar("Command", bound=Callable)
 
-PRECISIONS = ("fp32", "bf16")
-
-NARROW, WIDE = 100, 160
+NARROW, WIDE = 80, 160
 """Columns that tables have at least, and where the output is not a terminal."""
+
+
+def _invoked(context: click.Context, _: click.Parameter, verbose: bool) -> bool:
+    """Tell ``main``, which reports errors, what was asked for."""
+    context.ensure_object(dict).update(command=context.info_name, verbose=verbose)
+    return verbose
+
 
 bundle_argument = click.argument("bundle", type=click.Path(path_type=Path))
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-verbose_option = click.option("-v", "--verbose", is_flag=True, help="Print the detail; a traceback on errors.")
+verbose_option = click.option(
+    "-v", "--verbose", is_flag=True, is_eager=True, callback=_invoked, help="Print the detail; a traceback on errors."
+)
 threads_option = click.option(
     "--threads", type=click.IntRange(0), default=0, help="Threads for one call; 0 is every core."
 )
@@ -73,7 +80,7 @@ export_options = options(
 build_options = options(
     click.option("--backend", "backends", multiple=True, help="Only this backend (repeatable). [default: all here]"),
     click.option(
-        "--precision", "precisions", help="Comma-separated: fp32, bf16. [default: all that this machine runs]"
+        "--precision", "precisions", help="Comma-separated, e.g. fp32,bf16. [default: all that this machine runs]"
     ),
 )
 verify_options = options(
@@ -87,7 +94,7 @@ verify_options = options(
 )
 bench_options = options(
     click.option("--batch", "batches", help="Comma-separated batches; the first decides. [default: least, optimum]"),
-    click.option("--rounds", type=click.IntRange(1), default=10, show_default=True, help="Interleaved rounds."),
+    click.option("--rounds", type=click.IntRange(2), default=10, show_default=True, help="Interleaved rounds."),
     threads_option,
 )
 
@@ -101,7 +108,7 @@ def parse_source(
     from torchlift.ship import Source
 
     loading = LoadOptions(axes=_parse_axes(axes), vocabulary=vocabulary, resolution=resolution)
-    if ".py" in model:
+    if ".py:" in model or model.endswith(".py"):
         if checkpoint or vocabulary or resolution:
             raise click.UsageError(f"{model} is a module of your own: it takes --axis, and reads its weights itself.")
         return Source("module", model, loading)
@@ -128,10 +135,15 @@ def _parse_axes(texts: tuple[str, ...]) -> Mapping[str, Mapping[str, Axis]]:
 
 
 def parse_precisions(text: str | None) -> tuple[Precision, ...]:
+    from torchlift.backends import BACKENDS, backend
+    from torchlift.manifest import Precision
+
+    offered = {precision for name in BACKENDS for precision in backend(name).precisions}
+    known = [precision for precision in get_args(Precision) if precision in offered]
     names = _split(text)
     for name in names:
-        if name not in PRECISIONS:
-            raise click.UsageError(f"--precision {name}: choose from {', '.join(PRECISIONS)}.")
+        if name not in known:
+            raise click.UsageError(f"--precision {name}: choose from {', '.join(known)}.")
     return names  # type: ignore[return-value]
 
 
@@ -143,6 +155,19 @@ def parse_batches(text: str | None) -> tuple[int, ...]:
     if any(n < 1 for n in batches):
         raise click.UsageError(f"--batch {text}: a batch has at least one row.")
     return batches
+
+
+def parse_sizes(texts: tuple[str, ...]) -> Mapping[str, int]:
+    """What ``--size AXIS=N`` says, by axis."""
+    found: dict[str, int] = {}
+    for text in texts:
+        name, _, number = text.partition("=")
+        if not name.isidentifier() or not number.isdecimal():
+            raise click.UsageError(f"--size {text}: write AXIS=N, for example sequence=24.")
+        if name == "batch":
+            raise click.UsageError(f"--size {text}: use --batch {number}.")
+        found[name] = int(number)
+    return found
 
 
 def _split(text: str | None) -> tuple[str, ...]:
@@ -181,6 +206,18 @@ def console() -> Console:
     plain = Console(markup=False, emoji=False, highlight=False)
     plain.width = max(plain.width, NARROW) if sys.stdout.isatty() else WIDE
     return plain
+
+
+def print_manifest(manifest: Manifest, verbose: bool = False) -> None:
+    """Print a bundle's variants as tables; ``verbose`` adds what ran them and every difference from PyTorch."""
+    from torchlift.cli.tables import manifest_tables, runtimes_table, verification_table
+
+    out = console()
+    for table in manifest_tables(manifest, out.width):
+        out.print(table)
+    if verbose and manifest.variants:
+        out.print(runtimes_table(manifest))
+        out.print(verification_table(manifest, out.width, verbose=True))
 
 
 def print_json(result: Any) -> None:

@@ -20,7 +20,7 @@ def command(
     output: Path, exporter: Any, opset: int | None, seed: int, as_json: bool, verbose: bool, **source: Any
 ) -> None:
     """Write a bundle that holds the ONNX graphs, PyTorch's golden answers and the assets, and no variant yet."""
-    from torchlift.cli.tables import components_table
+    from torchlift.cli.tables import components_table, operators_line
     from torchlift.export import ExportOptions
     from torchlift.ship import export
 
@@ -28,5 +28,8 @@ def command(
         bundle = export(common.parse_source(**source), output, ExportOptions(exporter, opset, seed), progress)
     if as_json:
         common.print_json(bundle.manifest)
-    else:
-        common.console().print(components_table(bundle))
+        return
+    out = common.console()
+    out.print(components_table(bundle))
+    for component in bundle.manifest.components if verbose else ():
+        out.print(operators_line(bundle, component))

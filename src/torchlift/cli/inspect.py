@@ -17,9 +17,10 @@ from torchlift.cli import common
 def command(bundle: Path, variant: str | None, as_json: bool, verbose: bool) -> None:
     """Check every file and show components, signatures, operators, variants and evidence."""
     from torchlift.bundle import Bundle
-    from torchlift.cli.tables import components_table, facts_line, manifest_tables, operators_line, verification_table
+    from torchlift.cli.tables import components_table, facts_line, operators_line, verification_table
 
-    opened = Bundle.open(bundle)
+    with common.progress_display() as progress:
+        opened = Bundle.open(bundle, progress)
     if as_json:
         common.print_json(opened.manifest.variant(variant) if variant else opened.manifest)
         return
@@ -32,5 +33,4 @@ def command(bundle: Path, variant: str | None, as_json: bool, verbose: bool) -> 
     out.print(facts_line(opened.manifest))
     for component in opened.manifest.components:
         out.print(operators_line(opened, component))
-    for table in manifest_tables(opened.manifest, out.width):
-        out.print(table)
+    common.print_manifest(opened.manifest, verbose)

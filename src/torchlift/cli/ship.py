@@ -42,7 +42,6 @@ def command(
     torchlift ship chinese-clip --checkpoint clip_cn_vit-b-16.pt -o clip/
     torchlift ship my_project/net.py:build -o net/
     """
-    from torchlift.cli.tables import manifest_tables
     from torchlift.export import ExportOptions
     from torchlift.ship import ShipOptions, ship
     from torchlift.stages import BenchOptions, BuildOptions
@@ -59,7 +58,5 @@ def command(
     if as_json:
         common.print_json(bundle.manifest)
         return
-    out = common.console()
-    for table in manifest_tables(bundle.manifest, out.width):
-        out.print(table)
-    out.print(f"{output} is ready: torchlift run {output} ...", soft_wrap=True)
+    common.print_manifest(bundle.manifest, verbose)
+    common.console().print(f"{output} is ready: torchlift run {output} ...", soft_wrap=True)

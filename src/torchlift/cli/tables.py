@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -10,7 +11,7 @@ from rich.text import Text
 
 from torchlift.bundle import Bundle
 from torchlift.doctor import Report
-from torchlift.evidence import Benchmark, Difference, Latency
+from torchlift.evidence import Benchmark, Difference, Latency, Tolerance
 from torchlift.manifest import Component, Manifest, Variant
 
 
@@ -31,9 +32,12 @@ def _ms(value: float) -> str:
     return f"{value:.3g}" if value < 1000 else f"{value:,.0f}"
 
 
-ROOMY = 140
-"""Columns from which tables show everything; the rest leave out what is least asked for."""
+BESIDE, INTERVALS, ROOMY = 100, 120, 140
+"""Columns from which verdicts stand beside the numbers and not below, speed-ups have their intervals, and tables have
+room between columns and every statistic of a difference."""
 
+_LONGEST_HEADING = 8
+"""Characters; longer headings of narrow tables have two lines."""
 
 _CHOSEN = "chosen"
 
@@ -48,13 +52,15 @@ def manifest_tables(manifest: Manifest, width: int) -> Iterator[RenderableType]:
 def _speedup(benchmark: Benchmark, latency: Latency) -> str:
     if latency.speedup is None:
         return "1" if latency.contender == benchmark.baseline else "-"
+    return f"{latency.speedup.value:.2f}"
+
+
+def _speedup_interval(benchmark: Benchmark, latency: Latency) -> str:
     s = latency.speedup
-    return f"{s.value:.2f} [{s.low:.2f}, {s.high:.2f}]"
+    return _speedup(benchmark, latency) + (f" [{s.low:.2f}, {s.high:.2f}]" if s else "")
 
 
-Cells = Mapping[str, Callable[[Benchmark, Latency], str]]
-
-_LATENCY: Cells = {
+_LATENCY: Mapping[str, Callable[[Benchmark, Latency], str]] = {
     "batch": lambda _, x: str(x.batch),
     "median ms": lambda _, x: _ms(x.median),
     "p95": lambda _, x: _ms(x.p95),
@@ -62,7 +68,19 @@ _LATENCY: Cells = {
     "per s": lambda _, x: _rate(x.throughput),
     "speed-up": _speedup,
 }
-_LATENCY_NARROW: Cells = {name: _LATENCY[name] for name in ("batch", "median ms", "speed-up")}
+
+
+@dataclass(frozen=True)
+class _Line:
+    """A contender in a component's table."""
+
+    name: str
+    precision: str
+    size: str
+    difference: str
+    latencies: tuple[Latency, ...]
+    verdict: str
+    style: str = ""
 
 
 def _table(title: str, width: int) -> Table:
@@ -79,37 +97,43 @@ def _table(title: str, width: int) -> Table:
 
 def _component_table(manifest: Manifest, component: Component, width: int) -> RenderableType:
     benchmark = manifest.benchmarks.get(component.name)
-    latency = _LATENCY if width >= ROOMY else _LATENCY_NARROW
+    cells = {**_LATENCY, "speed-up": _speedup_interval if width >= INTERVALS else _speedup}
+    beside = width >= BESIDE
     table = _table(f"{manifest.name}: {component.name}", width)
-    table.add_column("variant", no_wrap=True)
+    table.add_column("variant", overflow="fold")
     table.add_column("precision", no_wrap=True)
-    for name in ("size", "largest diff", *latency):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("verdict", overflow="fold")
+    for name in ("size", "largest diff", *cells):
+        two_lines = width < ROOMY and len(name) > _LONGEST_HEADING
+        table.add_column(name.replace(" ", "\n") if two_lines else name, justify="right", no_wrap=True)
+    if beside:
+        table.add_column("verdict", overflow="fold")
+    below: list[Text] = []
+    for line in _lines(manifest, component, benchmark):
+        numbers = [[cell(benchmark, x) for cell in cells.values()] for x in line.latencies] if benchmark else []
+        head = [line.name, line.precision, line.size, line.difference]
+        for row in numbers or [["-"] * len(cells)]:
+            table.add_row(*head, *row, *([line.verdict] if beside and head[0] else []), style=line.style)
+            head = [""] * len(head)
+        if not beside:
+            below.append(Text(f"{line.name} {line.precision}: {line.verdict}", style=line.style))
+    return Group(table, *below, Text(_caption(component, benchmark, width), style="dim"), Text(""))
+
+
+def _lines(manifest: Manifest, component: Component, benchmark: Benchmark | None) -> Iterator[_Line]:
+    """Peers first, then the variants."""
     ours = {v.name for v in manifest.variants}
     if benchmark:
         for name in [n for n in {**benchmark.runtimes, **benchmark.failures} if n not in ours]:
             role = "the reference" if name == benchmark.baseline else "a peer"
             if name in benchmark.failures:
                 role = f"not measured: {benchmark.failures[name]}"
-            _add_rows(table, [name, "fp32", "", ""], _latency_rows(benchmark, name, latency), role, "dim")
+            yield _Line(name, "fp32", "", "", benchmark.of(name), role, "dim")
     for variant in manifest.variants_of(component.name):
         size = size_text(manifest.size(variant)) if variant.files else "-"
-        rows = _latency_rows(benchmark, variant.name, latency) if benchmark else []
-        head = [variant.backend, variant.precision, size, _difference(variant)]
+        latencies = benchmark.of(variant.name) if benchmark else ()
         verdict = _verdict(manifest, variant)
-        _add_rows(table, head, rows, verdict, "bold green" if verdict == _CHOSEN else "")
-    return Group(table, Text(_caption(component, benchmark), style="dim"), Text(""))
-
-
-def _add_rows(table: Table, head: list[str], rows: list[list[str]], verdict: str, style: str) -> None:
-    for number, row in enumerate(rows or [["-"] * (len(table.columns) - len(head) - 1)]):
-        first = number == 0
-        table.add_row(*(head if first else [""] * 4), *row, verdict if first else "", style=style)
-
-
-def _latency_rows(benchmark: Benchmark, contender: str, cells: Cells) -> list[list[str]]:
-    return [[cell(benchmark, x) for cell in cells.values()] for x in benchmark.of(contender)]
+        style = "bold green" if verdict == _CHOSEN else ""
+        yield _Line(variant.backend, variant.precision, size, _difference(variant), latencies, verdict, style)
 
 
 def _difference(variant: Variant) -> str:
@@ -131,13 +155,14 @@ def _verdict(manifest: Manifest, variant: Variant) -> str:
     return "not verified" if variant.verification is None else "verified"
 
 
-def _caption(component: Component, benchmark: Benchmark | None) -> str:
+def _caption(component: Component, benchmark: Benchmark | None, width: int) -> str:
     diff = "largest diff: at all goldens, as a share of the output's largest magnitude; the task was not scored."
     if benchmark is None:
         return diff
     others = {n: s for n, s in benchmark.latencies[0].sizes.items() if n != "batch"} if benchmark.latencies else {}
     at = "".join(f", {n} {s}" for n, s in others.items())
-    over = f"; speed-up over {benchmark.baseline} with 95% interval" if benchmark.baseline else ""
+    interval = " with 95% interval" if width >= INTERVALS else ""
+    over = f"; speed-up over {benchmark.baseline}{interval}" if benchmark.baseline else ""
     return (
         f"median ms a call{at}, {benchmark.rounds} interleaved rounds, a process each, {benchmark.threads} threads"
         f"{over}. {benchmark.machine}. {diff}"
@@ -199,7 +224,7 @@ def verification_table(
     manifest: Manifest, width: int, *, only: str | None = None, verbose: bool = False
 ) -> RenderableType:
     """Differences from PyTorch: the worst of each variant, or with ``verbose`` every golden and output; and below, why
-    a variant is refused.
+    a variant is refused, and the tolerances that were applied.
     """
     cells = _DIFFERENCE if width >= ROOMY else _DIFFERENCE_NARROW
     table = _table("differences from PyTorch in FP32", width)
@@ -209,6 +234,7 @@ def verification_table(
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("verdict", overflow="fold")
     reasons: list[Text] = []
+    tolerances: dict[Tolerance, list[str]] = {}
     for variant in manifest.variants:
         if only not in (None, variant.name):
             continue
@@ -222,14 +248,33 @@ def verification_table(
         for number, row in enumerate(rows or [["-"] * (2 + len(cells))]):
             table.add_row(variant.name, *row, "" if number else verdict)
         reasons += [Text(f"{variant.name} is refused: {failure}") for failure in proof.failures]
-    return Group(table, *reasons)
+        tolerances.setdefault(proof.tolerance, []).append(variant.name)
+    held = [
+        f"tolerance: at most {t.scaled:g} of scale, cosine at least {t.cosine:g} for {', '.join(names)}"
+        for t, names in tolerances.items()
+    ]
+    return Group(table, *reasons, *(Text(line, style="dim") for line in held))
+
+
+def runtimes_table(manifest: Manifest) -> RenderableType:
+    """What ran each contender of the benchmarks."""
+    table = Table(title="what ran", title_justify="left", title_style="bold", box=None, show_header=False)
+    for component, benchmark in manifest.benchmarks.items():
+        for name, runtime in benchmark.runtimes.items():
+            table.add_row(component, _within(component, name), runtime)
+    return table
+
+
+def _within(component: str, contender: str) -> str:
+    """A contender's name without the component's."""
+    return contender.removeprefix(f"{component}/")
 
 
 def reference_lines(component: str, benchmark: Benchmark) -> Iterator[str]:
     """The line that the benchmark script of Chinese-CLIP prints, one for each contender and batch."""
     for x in benchmark.latencies:
         yield (
-            f"[{x.contender} {component} inference speed (batch-size: {x.batch}):] "
+            f"[{_within(component, x.contender)} {component} inference speed (batch-size: {x.batch}):] "
             f"mean={x.mean:.2f}ms, sd={x.sd:.2f}ms, "
             f"min={x.min:.2f}ms, max={x.max:.2f}ms, median={x.median:.2f}ms, 95p={x.p95:.2f}ms, 99p={x.p99:.2f}ms"
         )

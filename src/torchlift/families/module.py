@@ -6,7 +6,7 @@ import hashlib
 import importlib.util
 import inspect
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -54,7 +54,7 @@ class ModuleFamily(Family):
                 f"{function} in {file.name} returned {type(network).__name__}",
                 remedy="It must return an nn.Module, or a tuple of one and its example inputs.",
             )
-        network = network.float().eval().requires_grad_(False)
+        network = network.cpu().float().eval().requires_grad_(False)
         declaration = getattr(builder, ATTRIBUTE, None) or _declaration_of(network, examples, function)
         options.check_axes({COMPONENT: [axis.name for axis in declaration.axes]})
         axes = tuple(options.axis(COMPONENT, axis) for axis in declaration.axes)
@@ -146,14 +146,17 @@ class _UserModel(Model):
         self.settings = to_settings(declaration.preprocess, declaration.postprocess)
         self._network = network
         self._declaration = declaration
-        self._signature = self._with_outputs()
+        self._signature, answers = self._with_outputs()
         self._check_processing()
         self.key = key_of(
             sha256(file),
             function,
             _code(network),
+            _source(declaration.sample),
             _digest(network),
+            answers,
             declaration.inputs,
+            declaration.outputs,
             declaration.axes,
             self.settings,
         )
@@ -164,7 +167,8 @@ class _UserModel(Model):
     def _sample(self, sizes: Mapping[str, int], rng: np.random.Generator) -> dict[str, np.ndarray]:
         if self._declaration.sample is not None:
             try:
-                return self._declaration.sample(sizes, rng)
+                drawn = self._declaration.sample(sizes, rng)
+                return {name: np.asarray(array) for name, array in drawn.items()}
             except Exception as error:
                 raise ModuleSourceError(
                     f"sample= failed at {dict(sizes)}: {type(error).__name__}: {error}",
@@ -172,7 +176,8 @@ class _UserModel(Model):
                 ) from error
         return {spec.name: _draw(spec, sizes, rng) for spec in self._declaration.inputs}
 
-    def _with_outputs(self) -> Signature:
+    def _with_outputs(self) -> tuple[Signature, list[tuple[object, ...]]]:
+        """The signature, whose outputs two runs tell, and what they answered."""
         declaration = self._declaration
         probe = distinct_sizes(declaration.axes)
         other = _elsewhere(declaration.axes, probe)
@@ -188,7 +193,8 @@ class _UserModel(Model):
             TensorSpec(name, str(a.dtype).removeprefix("torch."), _dims(a.shape, b.shape, probe, other))
             for name, a, b in zip(names, *runs, strict=True)
         )
-        return Signature(declaration.inputs, outputs, declaration.axes)
+        answers = [_summary(tensor) for run in runs for tensor in run]
+        return Signature(declaration.inputs, outputs, declaration.axes), answers
 
     def _probe(self, sizes: Mapping[str, int]) -> tuple[torch.Tensor, ...]:
         feeds = self._sample(sizes, np.random.default_rng(0))
@@ -247,7 +253,7 @@ def _dims(
 def _draw(spec: TensorSpec, sizes: Mapping[str, int], rng: np.random.Generator) -> np.ndarray:
     shape = spec.shape_at(sizes)
     if spec.dtype == "bool":
-        return rng.integers(0, 2, shape).astype(bool)
+        return np.asarray(rng.integers(0, 2, shape), bool)
     if spec.dtype.startswith("float"):
         drawn = rng.uniform(*spec.bounds, shape) if spec.bounds else rng.standard_normal(shape)
         return np.asarray(drawn, spec.dtype)
@@ -266,9 +272,29 @@ def _code(network: nn.Module) -> list[str]:
     return sorted(sha256(Path(file)) for file in files if file)
 
 
+def _source(function: Callable | None) -> str:
+    """The text of a function; nothing where it has none, as of a callable object."""
+    try:
+        return inspect.getsource(function) if function else ""
+    except (OSError, TypeError):
+        return ""
+
+
+def _summary(answer: torch.Tensor) -> tuple[object, ...]:
+    """An answer's dtype, shape, length and direction, rounded so that another processor's last digits do not count.
+
+    It stands for what no weight tells: helpers in other files, and plain attributes.
+    """
+    values = answer.double().flatten()
+    ramp = torch.linspace(1, 2, len(values), dtype=torch.float64)
+    length, direction = values.norm(), values @ ramp / (values.norm() * ramp.norm())
+    return str(answer.dtype), tuple(answer.shape), f"{length:.3e}", round(float(direction), 4) + 0.0
+
+
 def _digest(network: nn.Module) -> str:
+    """The hash of all weights and buffers, also of buffers that the state_dict leaves out."""
     digest = hashlib.sha256()
-    for name, tensor in network.state_dict().items():
+    for name, tensor in (*network.named_parameters(), *network.named_buffers()):
         digest.update(name.encode())
         digest.update(tensor.contiguous().view(-1).view(torch.uint8).numpy())
     return digest.hexdigest()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import onnx_ir as ir
 
@@ -10,24 +12,39 @@ from torchlift.signature import Signature, TensorSpec
 
 WEIGHTS_SUFFIX = ".data"
 
-_TELLTALE = ("pkg.torch.onnx.stack_trace", "pkg.torch.export.ExportedProgram", "pkg.torch.export.graph_signature",
-             "pkg.torch.onnx.original_node_name", "pkg.onnxscript.rewriter.rule_name")  # fmt: skip
-"""Metadata that holds paths of the exporting machine, or megabytes that nobody reads. The module scopes
-(pkg.torch.onnx.name_scopes, class_hierarchy) stay: they lead from a node to its PyTorch module."""
+KEPT = frozenset({"pkg.torch.onnx.name_scopes", "pkg.torch.onnx.class_hierarchy"})
+"""The metadata that stays: the module scopes lead from a node to its PyTorch module. All else that exporters write
+(stack traces, dumps of the traced program) holds paths of the exporting machine, or megabytes that nobody reads.
+"""
 
 
 class ForgetOrigin(ir.passes.InPlacePass):
-    """Removes stack traces and dumps that the exporter left in the metadata."""
+    """Removes the metadata and the doc strings that the exporter left, except for the module scopes."""
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Returns whether anything was removed."""
-        holders = [model, model.graph, *model.graph.all_nodes(), *model.functions.values()]
-        holders += [node for function in model.functions.values() for node in function]
         modified = False
-        for holder in holders:
-            for key in _TELLTALE:
-                modified |= holder.metadata_props.pop(key, None) is not None
+        for holder in _holders(model):
+            for key in holder.metadata_props.keys() - KEPT:
+                del holder.metadata_props[key]
+                modified = True
+            if holder.doc_string:
+                holder.doc_string = None
+                modified = True
         return ir.passes.PassResult(model, modified)
+
+
+def _holders(model: ir.Model) -> Iterator[Any]:
+    """All of a model that has metadata: itself, its functions, and graphs at any depth with their nodes and values."""
+    yield model
+    functions = [graph for function in model.functions.values() for graph in (function, *function.subgraphs())]
+    for graph in (*model.graphs(), *functions):
+        yield graph
+        yield from graph.inputs
+        yield from getattr(graph, "initializers", {}).values()
+        for node in graph:
+            yield node
+            yield from node.outputs
 
 
 class NameAxes(ir.passes.InPlacePass):

@@ -27,7 +27,7 @@ def save_goldens(file: Path, goldens: Iterable[Golden]) -> None:
     from safetensors.numpy import save_file
 
     tensors = {
-        f"{golden.name}/{role}/{name}": np.ascontiguousarray(array)
+        f"{golden.name}/{role}/{name}": np.require(array, requirements="C")
         for golden in goldens
         for role, arrays in (("inputs", golden.inputs), ("outputs", golden.outputs))
         for name, array in arrays.items()
@@ -51,8 +51,9 @@ def load_goldens(bundle: Bundle, component: Component) -> dict[str, Golden]:
 def cut(signature: Signature, inputs: Mapping[str, np.ndarray], sizes: Mapping[str, int]) -> dict[str, np.ndarray]:
     """The leading part of ``inputs`` that has the given axis sizes; ``inputs`` must be at least that large."""
     return {
-        spec.name: np.ascontiguousarray(
-            inputs[spec.name][tuple(slice(sizes[d]) if isinstance(d, str) else slice(None) for d in spec.shape)]
+        spec.name: np.require(
+            inputs[spec.name][tuple(slice(sizes[d]) if isinstance(d, str) else slice(None) for d in spec.shape)],
+            requirements="C",
         )
         for spec in signature.inputs
     }

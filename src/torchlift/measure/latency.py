@@ -16,15 +16,19 @@ from typing import Any
 import numpy as np
 
 from torchlift.backends.base import Session
-from torchlift.errors import BackendError
-from torchlift.evidence import Benchmark, Interval, Latency
+from torchlift.errors import BackendError, InputError
+from torchlift.evidence import Benchmark, Interval, Latency, now
 from torchlift.machine import this_machine, usable_cores
-from torchlift.measure.verify import now
 from torchlift.progress import SILENT, Progress
 from torchlift.signature import BATCH
+from torchlift.storage import without_folders
 
-_RESAMPLES = 2000
-"""Bootstrap resamples for a confidence interval."""
+_STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131,
+            2.120, 2.110, 2.101, 2.093, 2.086)  # fmt: skip
+"""The 97.5% quantiles of Student's t for 1 to 20 degrees of freedom, from any table."""
+
+_PATIENCE = 1800.0
+"""Seconds after which a contender that has not answered is given up."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,10 @@ class LatencyOptions:
     max_runs: int = 50
     pause_seconds: float = 0.05
     threads: int = 0
+
+    def __post_init__(self) -> None:
+        if self.rounds < 2:
+            raise InputError(f"{self.rounds} rounds give no interval", remedy="Measure at least 2 rounds.")
 
 
 def measure_latency(
@@ -111,7 +119,7 @@ def _start(
             try:
                 processes[contender.name] = stack.enter_context(contextlib.closing(_Process(contender)))
             except BackendError as error:
-                failed[contender.name] = error.message
+                failed[contender.name] = without_folders(error.message)
             stage.advance()
     return processes
 
@@ -132,7 +140,7 @@ def _interleave(
         try:
             return processes[name].ask(method, *arguments)
         except BackendError as error:
-            failed[name] = error.message
+            failed[name] = without_folders(error.message)
             processes.pop(name).close()
             times.pop(name, None)
             return None
@@ -178,14 +186,18 @@ def _summaries(times: Mapping[str, list[list[float]]], workload: Workload, basel
 
 
 def speedup(baseline: Sequence[Sequence[float]], contender: Sequence[Sequence[float]]) -> Interval:
-    """The geometric mean over the rounds of (baseline's median time / contender's), with its 95% interval by bootstrap
-    over the rounds (percentile method, Efron 1979). Both are round -> times; pairing by round cancels a machine's
-    drift.
+    """The geometric mean over the rounds of (baseline's median time / contender's), with its 95% interval: Student's t
+    on the logarithms. Both are round -> times, two rounds at least; pairing by round cancels a machine's drift.
     """
     logs = np.log([np.median(b) / np.median(c) for b, c in zip(baseline, contender, strict=True)])
-    draws = np.random.default_rng(0).choice(logs, (_RESAMPLES, len(logs))).mean(axis=1)
-    low, high = np.percentile(draws, [2.5, 97.5])
-    return Interval(float(np.exp(logs.mean())), float(np.exp(low)), float(np.exp(high)))
+    half = _student(len(logs) - 1) * logs.std(ddof=1) / np.sqrt(len(logs))
+    low, value, high = np.exp([logs.mean() - half, logs.mean(), logs.mean() + half])
+    return Interval(float(value), float(low), float(high))
+
+
+def _student(freedom: int) -> float:
+    """The 97.5% quantile of Student's t; beyond the table its expansion to the first order."""
+    return _STUDENT[freedom - 1] if freedom <= len(_STUDENT) else 1.96 + 2.4 / freedom
 
 
 class _Process:
@@ -214,6 +226,10 @@ class _Process:
     def ask(self, method: str, *arguments: object) -> Any:
         try:
             self._pipe.send((method, arguments))
+            if not self._pipe.poll(_PATIENCE):
+                raise BackendError(
+                    f"{self._name} did not answer for {_PATIENCE / 60:.0f} minutes", remedy="Measure it alone."
+                )
             fine, answer = self._pipe.recv()
         except (EOFError, OSError) as error:
             code = self._process.wait()

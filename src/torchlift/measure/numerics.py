@@ -10,7 +10,7 @@ from torchlift.errors import NoSignalError, VerificationError
 from torchlift.evidence import Difference, GoldenCheck, Tolerance
 from torchlift.manifest import Precision
 from torchlift.measure.goldens import Golden
-from torchlift.signature import BATCH, Signature
+from torchlift.signature import BATCH, Signature, TensorSpec
 
 TOLERANCES: dict[Precision, Tolerance] = {
     "fp32": Tolerance(scaled=1e-4, cosine=0.99999),
@@ -124,33 +124,28 @@ def verify_invariance(
     Returns nothing where the component has no batch axis, or its range admits no second row.
     """
     axis = signature.batch
-    rows = _rows(signature, golden.inputs)
+    rows = signature.check(golden.inputs).get(BATCH, 1)
     if axis is None or rows < 2:
         return ()
     together = run(golden.inputs)
     companies = {"turned": np.roll(np.arange(rows), 1)}
     if rows - 1 >= axis.min:
         companies["fewer"] = np.arange(rows - 1)
-    return tuple(
-        GoldenCheck(
-            f"{golden.name}, rows {company}", spec.name, compare(answers[spec.name], together[spec.name][order])
-        )
-        for company, order in companies.items()
-        for answers in [run(_take(signature, golden.inputs, order))]
-        for spec in signature.outputs
-        if spec.shape and spec.shape[0] == BATCH
-    )
+    checks = []
+    for company, order in companies.items():
+        answers = run({s.name: _take(s, golden.inputs[s.name], order) for s in signature.inputs})
+        for spec in signature.outputs:
+            if spec.batch_position is not None:
+                difference = compare(answers[spec.name], _take(spec, together[spec.name], order))
+                checks.append(GoldenCheck(f"{golden.name}, rows {company}", spec.name, difference))
+    return tuple(checks)
 
 
-def _rows(signature: Signature, inputs: Mapping[str, np.ndarray]) -> int:
-    return max((len(inputs[s.name]) for s in signature.inputs if s.shape and s.shape[0] == BATCH), default=0)
-
-
-def _take(signature: Signature, inputs: Mapping[str, np.ndarray], order: np.ndarray) -> dict[str, np.ndarray]:
-    return {
-        s.name: np.ascontiguousarray(inputs[s.name][order]) if s.shape and s.shape[0] == BATCH else inputs[s.name]
-        for s in signature.inputs
-    }
+def _take(spec: TensorSpec, array: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """The given rows of a tensor; all of it where it has no batch axis."""
+    if spec.batch_position is None:
+        return array
+    return np.require(array.take(rows, axis=spec.batch_position), requirements="C")
 
 
 def failures(checks: Iterable[GoldenCheck], tolerance: Tolerance) -> tuple[str, ...]:

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
 
 from torchlift.backends import SessionOptions, backend
 from torchlift.bundle import Bundle
 from torchlift.errors import TorchliftError
-from torchlift.evidence import GoldenCheck, Provenance, Tolerance, Verification
+from torchlift.evidence import GoldenCheck, Provenance, Tolerance, Verification, now
 from torchlift.machine import this_machine
 from torchlift.manifest import Precision, Variant
 from torchlift.measure.goldens import load_goldens
 from torchlift.measure.numerics import TOLERANCES, failures, verify_goldens, verify_invariance
 from torchlift.progress import SILENT, Progress
+from torchlift.storage import without_folders
 
 
 @dataclass(frozen=True)
@@ -26,11 +26,6 @@ class VerifyOptions:
 
     def tolerance(self, precision: Precision) -> Tolerance:
         return self.tolerances.get(precision, TOLERANCES[precision])
-
-
-def now() -> str:
-    """The time in ISO 8601, UTC, to the second."""
-    return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
 def provenance(bundle: Bundle, variant: Variant) -> Provenance:
@@ -48,11 +43,15 @@ def _proven_files(bundle: Bundle, variant: Variant) -> dict[str, str]:
     return bundle.manifest.hashes((*variant.files, component.goldens))
 
 
-def holds_here(bundle: Bundle, variant: Variant) -> bool:
-    """Whether the variant was verified with these files, this runtime's release and this processor."""
-    return variant.verification is not None and variant.verification.provenance.holds(
-        this_machine(), backend(variant.backend).version(), _proven_files(bundle, variant)
-    )
+def proven_here(bundle: Bundle, variant: Variant, tolerance: Tolerance | None = None) -> bool:
+    """Whether the variant passed with these files, this runtime's release and this processor, and at ``tolerance``
+    where one is given. What failed is not proven, whatever the reason was: it may be tried again.
+    """
+    proof = variant.verification
+    if variant.failure or proof is None or not proof.passed or tolerance not in (None, proof.tolerance):
+        return False
+    version = backend(variant.backend).version()
+    return proof.provenance.holds(this_machine(), version, _proven_files(bundle, variant))
 
 
 def verify_variant(
@@ -81,9 +80,9 @@ def verify_variant(
                     invariance = invariance or verify_invariance(session.run, component.signature, goldens[corner])
                 stage.advance()
         except TorchliftError as error:
-            wrong = (error.message,)
+            wrong = (without_folders(error.message),)
         except Exception as error:
-            wrong = (f"{variant.backend} failed: {type(error).__name__}: {error}",)
+            wrong = (without_folders(f"{variant.backend} failed: {type(error).__name__}: {error}"),)
     wrong += failures(checks, tolerance)
     wrong += tuple(f"rows depend on their neighbours: {f}" for f in failures(invariance, tolerance))
     return Verification(provenance(bundle, variant), tolerance, checks, invariance, wrong)

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torchlift.bundle import Bundle
 from torchlift.pipelines.base import OpenOptions, Pipeline
 from torchlift.progress import SILENT, Progress
+
+if TYPE_CHECKING:
+    from torchlift.pipelines.clip import ClipPipeline
+    from torchlift.pipelines.tensors import TensorPipeline
 
 __all__ = ["OpenOptions", "Pipeline", "open_bundle"]
 
@@ -16,12 +20,15 @@ _PIPELINES = {"chinese-clip": "torchlift.pipelines.clip:ClipPipeline"}
 _DEFAULT = "torchlift.pipelines.tensors:TensorPipeline"
 
 
-def open_bundle(path: str | os.PathLike[str], options: OpenOptions | None = None, progress: Progress = SILENT) -> Any:
+def open_bundle(
+    path: str | os.PathLike[str], options: OpenOptions | None = None, progress: Progress = SILENT
+) -> ClipPipeline | TensorPipeline:
     """Open the bundle at ``path`` for use: a ClipPipeline for Chinese-CLIP, a TensorPipeline for any other module.
 
     Every file's checksum is compared first. The chosen variants serve; one that was not yet verified on this machine is
     verified now. Raises BundleError, BackendUnavailableError, VerificationError.
     """
-    bundle = Bundle.open(path)
+    bundle = Bundle.open(path, progress)
     module, _, name = _PIPELINES.get(bundle.manifest.family, _DEFAULT).partition(":")
-    return getattr(import_module(module), name)(bundle, options or OpenOptions(), progress)
+    pipeline: Any = getattr(import_module(module), name)
+    return pipeline(bundle, options or OpenOptions(), progress)

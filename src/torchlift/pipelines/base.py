@@ -5,13 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from types import TracebackType
+from typing import TypeVar
 
 from torchlift.backends import Session, SessionOptions, backend
 from torchlift.bundle import Bundle, locked
 from torchlift.errors import BundleError, StorageError, VerificationError
 from torchlift.manifest import Variant, read_manifest
-from torchlift.measure.verify import VerifyOptions, holds_here, verify_variant
+from torchlift.measure.numerics import TOLERANCES
+from torchlift.measure.verify import VerifyOptions, proven_here, verify_variant
+from torchlift.pipelines.batches import Loader
 from torchlift.progress import Progress
+
+Opened = TypeVar("Opened", bound="Pipeline")
 
 
 @dataclass(frozen=True)
@@ -27,7 +32,7 @@ class OpenOptions:
 class Pipeline:
     """A bundle opened for use. Sessions are opened when first needed, and closed by :meth:`close` or ``with``.
 
-    A pipeline is for one thread at a time.
+    A pipeline is for one thread at a time. Closed, it raises BundleError.
     """
 
     def __init__(self, bundle: Bundle, options: OpenOptions, progress: Progress) -> None:
@@ -35,6 +40,8 @@ class Pipeline:
         self.options = options
         self._progress = progress
         self._sessions: dict[str, Session] = {}
+        self._loader = Loader()
+        self._closed = False
         for component in options.variants:
             self.variant(component)
 
@@ -53,9 +60,15 @@ class Pipeline:
         return manifest.variant(manifest.choices[component].variant)
 
     def session(self, component: str) -> Session:
-        """The open session of a component; what was not verified on this machine is verified first."""
+        """The open session of a component; what was not verified on this machine is verified first.
+
+        Raises BundleError where the pipeline is closed, or the bundle on disk is another by now.
+        """
+        if self._closed:
+            raise BundleError("the pipeline is closed", remedy=f"Open {self.bundle.path} again.")
         if component not in self._sessions:
             variant = self.variant(component)
+            self._require_unchanged(variant)
             require_verified(self.bundle, variant, self._progress)
             self._sessions[component] = backend(variant.backend).open(
                 self.bundle.file(variant.model),
@@ -65,12 +78,22 @@ class Pipeline:
             )
         return self._sessions[component]
 
+    def _require_unchanged(self, variant: Variant) -> None:
+        opened = self.bundle.manifest
+        paths = (*variant.files, opened.component(variant.component).goldens)
+        now = read_manifest(self.bundle.path).files
+        if any(now.get(path) != opened.files[path] for path in paths):
+            raise BundleError(f"{self.bundle.path} changed since it was opened", remedy="Open it again.")
+
     def close(self) -> None:
+        """Free the sessions and the threads. The pipeline may not be used after."""
+        self._closed = True
+        self._loader.close()
         for session in self._sessions.values():
             session.close()
         self._sessions.clear()
 
-    def __enter__(self) -> Pipeline:
+    def __enter__(self: Opened) -> Opened:
         return self
 
     def __exit__(
@@ -88,9 +111,9 @@ def require_verified(bundle: Bundle, variant: Variant, progress: Progress) -> No
     backend(variant.backend).require()
     if variant.failure:
         raise VerificationError(f"{variant.name} was not built: {variant.failure}", remedy="Choose another variant.")
-    if not holds_here(bundle, variant):
+    if not proven_here(bundle, variant):
         progress.note(f"{variant.name} was not verified on this machine with these releases: verifying it now")
-        proof = verify_variant(bundle, variant, _as_before(variant), progress)
+        proof = verify_variant(bundle, variant, _as_before(variant, progress), progress)
         variant = replace(variant, verification=proof)
         try:
             with locked(bundle.path):
@@ -107,6 +130,14 @@ def require_verified(bundle: Bundle, variant: Variant, progress: Progress) -> No
         )
 
 
-def _as_before(variant: Variant) -> VerifyOptions:
-    """The tolerance that the variant was last held to, where it was."""
-    return VerifyOptions({variant.precision: variant.verification.tolerance} if variant.verification else {})
+def _as_before(variant: Variant, progress: Progress) -> VerifyOptions:
+    """The tolerance that the variant was last held to, where it was; one that is looser than the default is noted."""
+    if variant.verification is None:
+        return VerifyOptions()
+    kept, default = variant.verification.tolerance, TOLERANCES[variant.precision]
+    if kept.scaled > default.scaled or kept.cosine < default.cosine:
+        progress.note(
+            f"{variant.name} is held to the tolerance of before: off by at most {kept.scaled:g} of the scale, cosine "
+            f"at least {kept.cosine:g}; the default is {default.scaled:g} and {default.cosine:g}"
+        )
+    return VerifyOptions({variant.precision: kept})

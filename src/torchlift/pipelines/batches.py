@@ -1,18 +1,30 @@
-"""How many inputs of any number become batches that a signature admits, and rows come back in their order."""
+"""How many inputs of any number become batches that a signature admits, prepared while the session works."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
 from torchlift.errors import InputError
+from torchlift.machine import usable_cores
+from torchlift.processing.image import ImageInput, ImageSource
 from torchlift.signature import Axis
 
-Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+
+def listed(items: Any, what: str) -> list[Any]:
+    """``items`` as a list. Raises InputError for a single one, and for none."""
+    one_array = isinstance(items, np.ndarray) and items.ndim in (2, 3)
+    if isinstance(items, (str, bytes)) or one_array or not hasattr(items, "__iter__"):
+        raise InputError(f"one {type(items).__name__} where a list of {what} is expected", remedy="Put it into a list.")
+    found = list(items)
+    if not found:
+        raise InputError(f"there are no {what}: the batch is empty", remedy="Give at least one.")
+    return found
 
 
 def batch_size(axis: Axis, asked: int | None) -> int:
@@ -31,19 +43,50 @@ def slices(count: int, size: int) -> list[slice]:
     return [slice(start, min(start + size, count)) for start in range(0, count, size)]
 
 
-def filled(rows: np.ndarray, axis: Axis) -> np.ndarray:
-    """``rows``, the last of them repeated until there are as many as ``axis`` demands."""
-    missing = axis.min - len(rows)
-    return np.concatenate([rows, np.repeat(rows[-1:], missing, axis=0)]) if missing > 0 else rows
+def taken(array: np.ndarray, part: slice, position: int) -> np.ndarray:
+    """The rows ``part`` of an array whose rows are counted along dimension ``position``."""
+    return np.ascontiguousarray(array[(slice(None),) * position + (part,)])
 
 
-def ahead(prepare: Callable[[Item], Result], items: Sequence[Item], pool: ThreadPoolExecutor) -> Iterator[Result]:
-    """Prepared items in order, the next one being prepared in the pool while the caller works on this one."""
-    if not items:
-        return
-    coming = pool.submit(prepare, items[0])
-    for following in items[1:]:
-        ready = coming.result()
-        coming = pool.submit(prepare, following)
+def filled(array: np.ndarray, axis: Axis, position: int = 0) -> np.ndarray:
+    """``array``, its last row along dimension ``position`` repeated until there are as many as ``axis`` demands."""
+    missing = axis.min - array.shape[position]
+    if missing <= 0:
+        return array
+    return np.concatenate([array, array.take([-1], position).repeat(missing, position)], position)
+
+
+class Loader:
+    """Prepares batches ahead of the session that works on them, and decodes images in threads."""
+
+    def __init__(self) -> None:
+        self._next = ThreadPoolExecutor(1, thread_name_prefix="load")
+        self._decoders = ThreadPoolExecutor(usable_cores(), thread_name_prefix="decode")
+
+    def ahead(self, prepare: Callable[[slice], Result], parts: Sequence[slice]) -> Iterator[Result]:
+        """Prepared parts in order, the next being prepared while the caller works on this one: two in memory."""
+        ready = prepare(parts[0])
+        for part in parts[1:]:
+            coming = self._next.submit(prepare, part)
+            yield ready
+            ready = coming.result()
         yield ready
-    yield coming.result()
+
+    def decoded(self, images: ImageInput, sources: Sequence[ImageSource], part: slice, what: str) -> np.ndarray:
+        """The images ``part`` of all ``sources``: float32 [N, 3, H, W].
+
+        Raises InputError that names the image: ``what``, and its position in ``sources``.
+        """
+        positions = range(*part.indices(len(sources)))
+        batch = np.empty((len(positions), 3, *images.size), np.float32)
+        jobs = [
+            self._decoders.submit(images, sources[i], out=row, name=f"{what} {i}")
+            for i, row in zip(positions, batch, strict=True)
+        ]
+        for job in jobs:
+            job.result()
+        return batch
+
+    def close(self) -> None:
+        for pool in (self._next, self._decoders):
+            pool.shutdown(cancel_futures=True)

@@ -3,28 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 
+from torchlift.backends import Session
 from torchlift.bundle import Bundle
 from torchlift.errors import BundleError, InputError
-from torchlift.machine import usable_cores
 from torchlift.pipelines.base import OpenOptions, Pipeline
-from torchlift.pipelines.batches import ahead, batch_size, filled, slices
-from torchlift.processing.image import ImageInput, Source
+from torchlift.pipelines.batches import batch_size, filled, listed, slices
+from torchlift.processing.clip import MEAN, STD
+from torchlift.processing.image import ImageInput, ImageSource
 from torchlift.processing.labels import l2_normalize, softmax
-from torchlift.processing.text import Tokenizer
+from torchlift.processing.text import END, START, Tokenizer, Tokens
 from torchlift.progress import Progress
 from torchlift.signature import Axis, Signature
 
 IMAGE, TEXT = "image", "text"
-
-MEAN = (0.48145466, 0.4578275, 0.40821073)
-STD = (0.26862954, 0.26130258, 0.27577711)
-"""Of the pixels that CLIP was trained on, R, G, B in 0..1."""
 
 LONGEST_TEXT = 4096
 """Characters. The model reads some 50 tokens: a longer text was hardly meant as a caption."""
@@ -46,47 +42,32 @@ class ClipPipeline(Pipeline):
             ) from error
         self.image_input = ImageInput((resolution, resolution), MEAN, STD)
         self.tokenizer = Tokenizer(vocabulary, context)
-        self._pool = ThreadPoolExecutor(usable_cores(), thread_name_prefix="decode")
-        self._loader = ThreadPoolExecutor(1, thread_name_prefix="load")
 
-    def encode_image(self, images: Sequence[Source], *, size: int | None = None, normalize: bool = True) -> np.ndarray:
+    def encode_image(
+        self, images: Sequence[ImageSource], *, size: int | None = None, normalize: bool = True
+    ) -> np.ndarray:
         """Features of pictures: paths, encoded bytes, Pillow images or uint8 arrays [H, W, 3].
 
         Pictures are decoded in threads while the session works on the batch before; batches have ``size`` rows
         (default: the signature's optimum). Raises InputError that names the picture.
         """
-        images = _listed(images, "pictures")
+        images = listed(images, "pictures")
         signature, session = self._open(IMAGE)
         axis = _batch(signature)
-        parts = slices(len(images), batch_size(axis, size))
-        batches = (filled(pixels, axis) for pixels in self._pixels(images, parts))
-        features = [session.run({IMAGE: pixels})[signature.output_names[0]] for pixels in batches]
+        decode = partial(self._loader.decoded, self.image_input, images, what="picture")
+        batches = self._loader.ahead(decode, slices(len(images), batch_size(axis, size)))
+        features = [session.run({IMAGE: filled(pixels, axis)})[signature.output_names[0]] for pixels in batches]
         return _finished(np.concatenate(features)[: len(images)], normalize)
-
-    def _pixels(self, images: Sequence[Source], parts: Sequence[slice]) -> Any:
-        def load(part: slice) -> np.ndarray:
-            batch = np.empty((part.stop - part.start, 3, *self.image_input.size), np.float32)
-            jobs = [
-                self._pool.submit(self.image_input, images[i], out=batch[i - part.start], name=f"picture {i}")
-                for i in range(part.start, part.stop)
-            ]
-            for job in jobs:
-                job.result()
-            return batch
-
-        return ahead(load, parts, self._loader)
 
     def encode_text(self, texts: Sequence[str], *, size: int | None = None, normalize: bool = True) -> np.ndarray:
         """Features of texts. Texts of like length share a batch and are padded to its longest only; the order is kept.
 
         Padding is masked in the graph, so that a feature does not depend on it. A text with more tokens than the model
-        reads is cut, as in training, and that is noted. Raises InputError for an empty text, or one of more than
-        ``LONGEST_TEXT`` characters.
+        reads is cut, as in training, and that is noted. Raises InputError for a text without any token, or of more
+        than ``LONGEST_TEXT`` characters.
         """
-        texts = _listed(texts, "texts")
-        for i, text in enumerate(texts):
-            _check_text(i, text)
-        tokens = self.tokenizer(texts)
+        texts = listed(texts, "texts")
+        tokens = self._tokens(texts)
         if any(tokens.truncated):
             cut = [i for i, t in enumerate(tokens.truncated) if t]
             self._progress.note(
@@ -106,38 +87,33 @@ class ClipPipeline(Pipeline):
             features[rows] = session.run({TEXT: filled(ids, axis)})[signature.output_names[0]][: len(rows)]
         return _finished(features, normalize)
 
+    def _tokens(self, texts: Sequence[str]) -> Tokens:
+        for i, text in enumerate(texts):
+            _check_text(i, text)
+        tokens = self.tokenizer(texts)
+        for i, ids in enumerate(tokens.ids):
+            if len(ids) == len((START, END)):
+                raise InputError(
+                    f"text {i} is empty",
+                    remedy="Give at least one character that is not white space and that can be seen.",
+                )
+        return tokens
+
     def similarity(self, image_features: np.ndarray, text_features: np.ndarray) -> np.ndarray:
         """Scaled cosine of normalised features [N, E] and [M, E]: float32 [N, M], the logits that CLIP trains."""
         return np.asarray(self.logit_scale * (image_features @ text_features.T), np.float32)
 
-    def classify(self, images: Sequence[Source], texts: Sequence[str]) -> np.ndarray:
+    def classify(self, images: Sequence[ImageSource], texts: Sequence[str]) -> np.ndarray:
         """For each picture the probability of each text, of those given: float32 [N, M], rows sum to 1."""
         return np.asarray(softmax(self.similarity(self.encode_image(images), self.encode_text(texts))), np.float32)
 
-    def close(self) -> None:
-        super().close()
-        self._loader.shutdown(cancel_futures=True)
-        self._pool.shutdown(cancel_futures=True)
-
-    def _open(self, component: str) -> tuple[Signature, Any]:
+    def _open(self, component: str) -> tuple[Signature, Session]:
         return self.bundle.manifest.component(component).signature, self.session(component)
-
-
-def _listed(items: Sequence[Any], what: str) -> Sequence[Any]:
-    one_array = isinstance(items, np.ndarray) and items.ndim in (2, 3)
-    if isinstance(items, (str, bytes)) or one_array or not isinstance(items, Iterable):
-        raise InputError(f"one {type(items).__name__} where a list of {what} is expected", remedy="Put it into a list.")
-    items = list(items)
-    if not items:
-        raise InputError(f"there are no {what}: the batch is empty", remedy="Give at least one.")
-    return items
 
 
 def _check_text(index: int, text: str) -> None:
     if not isinstance(text, str):
         raise InputError(f"text {index} is {type(text).__name__}", remedy="Give strings.")
-    if not text.strip():
-        raise InputError(f"text {index} is empty", remedy="Give at least one character that is not white space.")
     if len(text) > LONGEST_TEXT:
         raise InputError(
             f"text {index} has {len(text):,} characters; at most {LONGEST_TEXT:,} are taken",

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from torchlift.bundle import Bundle
-from torchlift.errors import InputError
+from torchlift.errors import InputError, SignatureError
 from torchlift.pipelines.base import OpenOptions, Pipeline
-from torchlift.pipelines.batches import batch_size, filled, slices
+from torchlift.pipelines.batches import batch_size, filled, listed, slices, taken
 from torchlift.processing.declared import from_settings
 from torchlift.progress import Progress
-from torchlift.signature import BATCH, Signature, TensorSpec
+from torchlift.signature import BATCH, Axis, Signature
 
 
 class TensorPipeline(Pipeline):
@@ -23,6 +24,7 @@ class TensorPipeline(Pipeline):
         super().__init__(bundle, options, progress)
         self.component = bundle.manifest.components[0].name
         self.preprocess, self.postprocess = from_settings(bundle.manifest.settings)
+        self._inputs = {spec.name: spec for spec in self.signature.inputs}
 
     @property
     def signature(self) -> Signature:
@@ -32,48 +34,93 @@ class TensorPipeline(Pipeline):
         """Input name -> value to output name -> answer.
 
         A value is an array of the signature's dtype and shape, or, where the input has declared preprocessing, a list
-        of image sources. An answer is an array, or with declared labels a list per row of (name, score). Any number
-        of rows is split into batches of ``size`` (default: the batch axis' optimum). Raises InputError, SignatureError.
+        of image sources, which are decoded in threads while the session works on the batch before. An answer is an
+        array, or with declared labels a list per row of (name, score). Any number of rows is split into batches of
+        ``size`` (default: the batch axis' optimum), unless an output has no batch axis. Raises InputError,
+        SignatureError.
         """
-        feeds = {name: self._prepared(name, value) for name, value in inputs.items()}
-        answers = self._in_batches(feeds, size)
+        session = self.session(self.component)
+        given = {name: self._given(name, value) for name, value in inputs.items()}
+        axis, count = self.signature.batch, self._count(given)
+        if axis is None or count is None:
+            answers = session.run(self._feeds(given, slice(None)))
+        else:
+            batches = self._loader.ahead(partial(self._feeds, given), self._parts(axis, count, size))
+            answers = self._joined([session.run(feeds) for feeds in batches], axis, count)
         return {
             name: self.postprocess[name](array) if name in self.postprocess else array
             for name, array in answers.items()
         }
 
-    def _prepared(self, name: str, value: Any) -> np.ndarray:
+    def _given(self, name: str, value: Any) -> np.ndarray | list[Any]:
+        """A value as an array, or as a list of images. Raises SignatureError for an array of another rank."""
         if name in self.preprocess and not isinstance(value, np.ndarray):
-            return self.preprocess[name].batch(value)
-        return np.asarray(value)
+            return listed(value, "images")
+        array, spec = np.asarray(value), self._inputs.get(name)
+        if spec is not None and array.ndim != len(spec.shape):
+            raise SignatureError(f"input {name} is {array.dtype}{list(array.shape)}", remedy=f"It must be {spec}.")
+        return array
 
-    def _in_batches(self, feeds: Mapping[str, np.ndarray], size: int | None) -> dict[str, np.ndarray]:
-        signature, session = self.signature, self.session(self.component)
-        axis = signature.batch
-        batched = [s.name for s in signature.inputs if s.shape[:1] == (BATCH,) and np.ndim(feeds.get(s.name, 0))]
-        if axis is None or not batched:
-            return session.run(feeds)
-        rows = {len(feeds[name]) for name in batched}
-        if len(rows) != 1:
+    def _position(self, name: str) -> int | None:
+        return self._inputs[name].batch_position if name in self._inputs else None
+
+    def _count(self, given: Mapping[str, np.ndarray | list[Any]]) -> int | None:
+        """How many rows are given; None where no input has a batch axis."""
+        rows = {
+            name: len(value) if isinstance(value, list) else value.shape[position]
+            for name, value in given.items()
+            if (position := self._position(name)) is not None
+        }
+        if len({*rows.values()}) > 1:
             raise InputError(
-                f"the inputs have different numbers of rows: {', '.join(f'{n} {len(feeds[n])}' for n in batched)}",
+                f"the inputs have different numbers of rows: {', '.join(f'{n} {count}' for n, count in rows.items())}",
                 remedy="Give every input with a batch axis the same number of rows.",
             )
-        count = rows.pop()
+        count = next(iter(rows.values()), None)
         if count == 0:
             raise InputError("the batch is empty", remedy="Give at least one row.")
-        if axis.min <= count <= axis.max and size is None:
-            return session.run(feeds)
-        parts = [
-            session.run({n: filled(a[part], axis) if n in batched else a for n, a in feeds.items()})
-            for part in slices(count, batch_size(axis, size))
-        ]
-        return {s.name: _joined(s, [p[s.name] for p in parts], count) for s in signature.outputs}
+        return count
+
+    def _parts(self, axis: Axis, count: int, size: int | None) -> list[slice]:
+        """The batches that ``count`` rows make. Raises InputError where an output cannot be put together from them."""
+        if size is None and axis.min <= count <= axis.max:
+            return [slice(0, count)]
+        parts = slices(count, batch_size(axis, size))
+        if len(parts) > 1 or count < axis.min:
+            for spec in self.signature.outputs:
+                if spec.shape.count(BATCH) != 1:
+                    raise _not_one_batch(f"output {spec.name}, {spec}, is computed over the whole batch", axis, count)
+        return parts
+
+    def _feeds(self, given: Mapping[str, np.ndarray | list[Any]], part: slice) -> dict[str, np.ndarray]:
+        """What the session takes for the rows ``part``: images decoded, rows filled up to the least batch."""
+        axis, feeds = self.signature.batch, {}
+        for name, value in given.items():
+            position = self._position(name)
+            if isinstance(value, list):
+                rows = slice(None) if position is None else part
+                array = self._loader.decoded(self.preprocess[name], value, rows, "image")
+            else:
+                array = value if position is None else taken(value, part, position)
+            feeds[name] = array if axis is None or position is None else filled(array, axis, position)
+        return feeds
+
+    def _joined(self, answers: Sequence[dict[str, np.ndarray]], axis: Axis, count: int) -> dict[str, np.ndarray]:
+        """The outputs of all batches, each along its batch axis, without the rows that filled up."""
+        if len(answers) == 1 and count >= axis.min:
+            return answers[0]
+        joined = {}
+        for spec in self.signature.outputs:
+            position = spec.batch_position or 0
+            arrays = [answer[spec.name] for answer in answers]
+            if len({(*a.shape[:position], *a.shape[position + 1 :]) for a in arrays}) > 1:
+                raise _not_one_batch(f"output {spec.name} has another size in each batch", axis, count)
+            joined[spec.name] = taken(np.concatenate(arrays, position), slice(count), position)
+        return joined
 
 
-def _joined(spec: TensorSpec, parts: Sequence[np.ndarray], count: int) -> np.ndarray:
-    """One output of several batches: ``count`` rows, or, where its size is fixed, what every batch answers."""
-    if not spec.shape or isinstance(spec.shape[0], int):
-        return parts[0]
-    joined = np.concatenate(parts)
-    return joined[:count] if spec.shape[0] == BATCH else joined
+def _not_one_batch(reason: str, axis: Axis, count: int) -> InputError:
+    return InputError(
+        f"{reason}, and {count} rows would not be one",
+        remedy=f"Give at least {axis.min} and at most {axis.max} rows at once, without a smaller size.",
+    )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Sequence
+import threading
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,10 +24,14 @@ Fit = Literal["stretch", "crop"]
 Scale = Literal["unit", "byte"]
 Convert = Literal["last", "first"]
 
-Source = str | os.PathLike[str] | bytes | Image.Image | npt.NDArray[np.uint8]
+ImageSource = str | os.PathLike[str] | bytes | Image.Image | npt.NDArray[np.uint8]
 """A path, the bytes of an image file, a Pillow image, or pixels uint8 [H, W, 3] or [H, W]."""
 
 Floats = npt.NDArray[np.float32]
+
+_LOCKS = tuple(threading.Lock() for _ in range(61))
+"""One of them, by the image's identity, is held while an image of the caller's is decoded: Pillow decodes it in place,
+and two threads may be given the same."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +80,7 @@ class ImageInput:
                 remedy=f"Use it with fit 'crop' and at least {max(self.size)}.",
             )
 
-    def __call__(self, source: Source, *, out: Floats | None = None, name: str = "") -> Floats:
+    def __call__(self, source: ImageSource, *, out: Floats | None = None, name: str = "") -> Floats:
         """Prepare one image: float32 [3, H, W], written into ``out`` where given.
 
         ``name`` is what errors call the image; a path is its own name. Raises InputError for a source that is missing,
@@ -88,7 +92,8 @@ class ImageInput:
         with _open(source, what) as image:
             _check_size(*image.size, what)
             try:
-                image.load()
+                with _LOCKS[id(source) % len(_LOCKS)] if image is source else nullcontext():
+                    image.load()
             except Exception as error:  # Pillow's decoders raise a dozen kinds
                 raise InputError(
                     f"{what} cannot be decoded: {error or type(error).__name__}",
@@ -100,21 +105,6 @@ class ImageInput:
             out /= np.float32(255)
         out -= np.array(self.mean, dtype=np.float32)[:, None, None]
         out /= np.array(self.std, dtype=np.float32)[:, None, None]
-        return out
-
-    def batch(self, sources: Sequence[Source], *, out: Floats | None = None) -> Floats:
-        """Prepare several images: float32 [N, 3, H, W], written into ``out`` where given.
-
-        Raises InputError as for one image, and names its position, counted from 0.
-        """
-        single = isinstance(sources, (str, bytes, os.PathLike, Image.Image))
-        if single or (isinstance(sources, np.ndarray) and sources.ndim != 4):
-            raise InputError(
-                f"the batch is one {type(sources).__name__}, not a sequence of images", remedy="Pass a list: [image]."
-            )
-        out = _output(out, (len(sources), 3, *self.size))
-        for position, source in enumerate(sources):
-            self(source, out=out[position], name=f"image {position} of the batch")
         return out
 
     def _resized_rgb(self, image: Image.Image, what: str) -> Image.Image:
@@ -154,13 +144,13 @@ def _output(out: Floats | None, shape: tuple[int, ...]) -> Floats:
     return out
 
 
-def _describe(source: Source, name: str) -> str:
+def _describe(source: ImageSource, name: str) -> str:
     if isinstance(source, (str, os.PathLike)):
         return f"{name} ({os.fspath(source)})" if name else f"image {os.fspath(source)}"
     return name or "the image"
 
 
-def _open(source: Source, what: str) -> AbstractContextManager[Image.Image]:
+def _open(source: ImageSource, what: str) -> AbstractContextManager[Image.Image]:
     """Read the header only. What was opened here is closed after use; a Pillow image stays the caller's."""
     if isinstance(source, Image.Image):
         return nullcontext(source)

@@ -109,10 +109,6 @@ class Tokenizer:
             truncated.append(len(tokens) > room)
         return Tokens(ids, truncated, self.pad)
 
-    def ids(self, texts: Sequence[str]) -> list[list[int]]:
-        """The ids of each text, unpadded; see :meth:`__call__`."""
-        return self(texts).ids
-
     def encode(self, texts: Sequence[str], length: int | None = None) -> npt.NDArray[np.int64]:
         """The ids as int64 [N, L], padded on the right with [PAD]; L is ``length``, or that of the longest text."""
         return self(texts).padded(length)

@@ -110,6 +110,7 @@ def test_impossible_shapes_are_refused(vit, name, shape, message):
     with pytest.raises(CheckpointError) as caught:
         architecture_of(change(expected_shapes(vit), name, shape))
     assert message in str(caught.value)
+    assert caught.value.remedy.startswith("Give a ")
 
 
 def test_nothing_is_allocated_for_a_published_model():

@@ -377,3 +377,107 @@ def test_a_vocabulary_that_is_not_text_is_refused(write, open_model, vit):
     file = write(vit)
     (file.parent / "vocab.txt").write_bytes(b"\xff\xfe\n" * 120)
     refused(open_model, file, "is not UTF-8")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ((b"[UNK]", b"unk"), "has no [UNK]"),
+        ((b"[SEP]", b"</s>"), "has no [SEP]"),
+        ((b"[PAD]\n[UNK]\n[CLS]", b"[CLS]\n[UNK]\n[PAD]"), "has [PAD] as entry 2, it must be entry 0"),
+    ],
+)
+def test_a_vocabulary_without_its_special_entries_is_refused_before_anything_is_shipped(
+    write, open_model, vit, vocabulary, change, said
+):
+    file = write(vit)
+    (file.parent / "vocab.txt").write_bytes(vocabulary(120).replace(*change))
+    refused(open_model, file, f"vocab.txt {said}", "--vocabulary")
+
+
+SQUARE = {"height": 48, "width": 48}
+PREPARED = {
+    "image_mean": [0.48145466, 0.4578275, 0.40821073],
+    "image_std": [0.26862954, 0.26130258, 0.27577711],
+    "size": SQUARE,
+    "resample": 3,
+    "do_resize": True,
+    "do_rescale": True,
+    "do_normalize": True,
+    "do_center_crop": False,
+    "image_processor_type": "ChineseCLIPImageProcessor",
+}
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        PREPARED,
+        {},
+        {"feature_extractor_type": "x", "resample": None},
+        {**PREPARED, "size": 48},
+        {**PREPARED, "crop_size": SQUARE, "do_center_crop": True},
+    ],
+)
+def test_a_folder_that_prepares_pictures_as_chinese_clip_is_read(transformers_folder, open_model, said):
+    folder, _ = transformers_folder()
+    (folder / "preprocessor_config.json").write_text(json.dumps(said))
+    assert open_model(folder).settings["resolution"] == 48
+    assert open_model(folder, resolution=96).settings["resolution"] == 96
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("image_mean", [0.5, 0.5, 0.5]),
+        ("image_std", [0.5, 0.5, 0.5]),
+        ("size", {"shortest_edge": 48}),
+        ("size", {"height": 224, "width": 224}),
+        ("do_center_crop", True),
+        ("do_normalize", False),
+        ("resample", 2),
+    ],
+)
+def test_a_folder_that_prepares_pictures_otherwise_is_refused(transformers_folder, open_model, name, value):
+    folder, _ = transformers_folder()
+    (folder / "preprocessor_config.json").write_text(json.dumps({**PREPARED, name: value}))
+    error = refused(open_model, folder, "preprocessor_config.json", f"{name} is {value}, not {PREPARED[name]}")
+    assert "Correct the file" in error.remedy
+
+
+def test_a_crop_of_pictures_that_are_not_square_is_refused(transformers_folder, open_model):
+    folder, _ = transformers_folder()
+    (folder / "preprocessor_config.json").write_text(json.dumps({"do_center_crop": True, "crop_size": SQUARE}))
+    refused(open_model, folder, "do_center_crop is True, not False")
+
+
+def test_only_a_folder_of_transformers_says_how_pictures_are_prepared(write, open_model, vit):
+    file = write(vit)
+    (file.parent / "preprocessor_config.json").write_text(json.dumps({"image_mean": [0, 0, 0]}))
+    assert open_model(file).settings["resolution"] == 48
+
+
+@pytest.fixture(params=["preprocessor_config.json", "processor_config.json"])
+def prepared_by(request, transformers_folder):
+    """A folder in which transformers' own image processor says how pictures are prepared, alone or with others."""
+    from transformers.models.chinese_clip.image_processing_pil_chinese_clip import ChineseCLIPImageProcessorPil
+
+    def save(**options):
+        folder, _ = transformers_folder()
+        ChineseCLIPImageProcessorPil(**options).save_pretrained(folder)
+        alone = folder / "preprocessor_config.json"
+        if request.param != alone.name:
+            together = {"image_processor": json.loads(alone.read_text()), "processor_class": "ChineseCLIPProcessor"}
+            (folder / request.param).write_text(json.dumps(together))
+            alone.unlink()
+        return folder
+
+    return save
+
+
+def test_what_transformers_writes_of_square_pictures_is_read(prepared_by, open_model):
+    assert open_model(prepared_by(size=SQUARE, do_center_crop=False)).settings["resolution"] == 48
+
+
+def test_what_transformers_writes_of_its_own_defaults_is_refused(prepared_by, open_model):
+    refused(open_model, prepared_by(), "size is {'shortest_edge': 224}", "do_center_crop is True, not False")

@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 from torchlift.errors import SignatureError, SourceError
 from torchlift.families.chinese_clip.samples import MEAN, STD, ImageSampler, TextSampler
 from torchlift.families.chinese_clip.vocabulary import Vocabulary
+from torchlift.pipelines import clip as pipeline
+from torchlift.processing import clip
 from torchlift.signature import Axis
 
 
@@ -127,6 +129,12 @@ def test_images_lie_in_the_range_of_preprocessing(resolution, batch):
     pixels = image * STD + MEAN
     assert pixels.min() >= -1e-5
     assert pixels.max() <= 1 + 1e-5
+
+
+def test_samples_and_pipeline_prepare_pictures_alike():
+    assert (clip.MEAN, clip.STD) == (pipeline.MEAN, pipeline.STD)
+    assert np.array_equal(MEAN.ravel(), np.float32(clip.MEAN))
+    assert np.array_equal(STD.ravel(), np.float32(clip.STD))
 
 
 def sampler(*entries):

@@ -100,6 +100,7 @@ def test_a_tensor_that_cannot_be_renamed_is_named(name, shape, message):
     with pytest.raises(CheckpointError) as caught:
         to_transformers({name: torch.zeros(shape)})
     assert name in str(caught.value)
+    assert caught.value.remedy.startswith("Give a ")
     assert message in str(caught.value)
 
 

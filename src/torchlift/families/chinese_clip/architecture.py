@@ -197,7 +197,10 @@ def _shape(shapes: Shapes, name: str, rank: int) -> tuple[int, ...]:
     if name not in shapes:
         raise CheckpointError(f"{name} is missing", remedy="Give a whole Chinese-CLIP checkpoint.")
     if len(shapes[name]) != rank or 0 in shapes[name]:
-        raise CheckpointError(f"{name} has shape {list(shapes[name])}; it must have {rank} dimensions, none of them 0")
+        raise CheckpointError(
+            f"{name} has shape {list(shapes[name])}; it must have {rank} dimensions, none of them 0",
+            remedy="Give a Chinese-CLIP checkpoint as it was saved.",
+        )
     return shapes[name]
 
 
@@ -219,6 +222,7 @@ def _grid(tokens: int) -> int:
     side = math.isqrt(max(tokens - 1, 0))
     if side == 0 or side * side + 1 != tokens:
         raise CheckpointError(
-            f"the image tower has {tokens} positions: that is not a square of patches and a class token"
+            f"the image tower has {tokens} positions: that is not a square of patches and a class token",
+            remedy="Give a Chinese-CLIP checkpoint as it was saved.",
         )
     return side

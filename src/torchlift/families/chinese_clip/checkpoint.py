@@ -18,6 +18,7 @@ from torch import Tensor
 from torchlift.errors import CheckpointError
 from torchlift.families.chinese_clip.names import Weights, original_name, to_transformers, without_unused
 from torchlift.families.chinese_clip.torch_file import EXPECTED, load_torch_file, openai_clip
+from torchlift.processing.clip import BICUBIC, MEAN, STD
 
 ORIGINAL_MARKS = ("logit_scale", "text_projection", "bert.embeddings.word_embeddings.weight", "visual.conv1.weight")
 FOLDER_MARKS = (
@@ -29,6 +30,9 @@ FOLDER_MARKS = (
 """Weights that every checkpoint of a format has: where one is missing, it is another model's."""
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
+
+PREPROCESSING_FILES = ("preprocessor_config.json", "processor_config.json")
+"""Where transformers says how pictures are prepared; the second, with more in it, since release 5."""
 
 _HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 _FILE_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".safetensors", ".zip")
@@ -114,6 +118,41 @@ def check_names(checkpoint: Checkpoint, weights: Mapping[str, Tensor], expected:
     if problems:
         raise CheckpointError(
             f"{checkpoint.files[-1]} does not fit Chinese-CLIP: {'; '.join(problems)}", remedy=EXPECTED
+        )
+
+
+def check_preprocessing(checkpoint: Checkpoint, resolution: int) -> None:
+    """Refuse a transformers folder that prepares pictures otherwise than Chinese-CLIP: they are resized to
+    ``resolution`` pixels square, nothing is cut off. Raises CheckpointError that names what differs.
+    """
+    for file in (checkpoint.folder / name for name in PREPROCESSING_FILES):
+        if checkpoint.config is not None and file.is_file():
+            content = _read_json(file)
+            _check_pictures(file, content.get("image_processor") or content, resolution)
+
+
+def _check_pictures(file: Path, stated: Mapping[str, Any], resolution: int) -> None:
+    said = {name: value for name, value in stated.items() if value is not None}
+    square = {"height": resolution, "width": resolution}
+    expected = {
+        "image_mean": [*MEAN],
+        "image_std": [*STD],
+        "size": resolution if isinstance(said.get("size"), int) else square,
+        "resample": BICUBIC,
+        "do_resize": True,
+        "do_rescale": True,
+        "do_normalize": True,
+        "do_center_crop": False,
+    }
+    if said.get("crop_size") == said.get("size") == square:
+        del expected["do_center_crop"]  # a crop to the size that the picture has
+    wrong = [
+        f"{name} is {said[name]}, not {value}" for name, value in expected.items() if said.get(name, value) != value
+    ]
+    if wrong:
+        raise CheckpointError(
+            f"{file} prepares pictures otherwise than Chinese-CLIP: {'; '.join(wrong)}",
+            remedy="Correct the file, or remove it, if the model was trained as Chinese-CLIP is.",
         )
 
 

@@ -13,7 +13,7 @@ from torchlift.errors import CheckpointError, SignatureError, SourceError
 from torchlift.families.base import Family, LoadOptions, Model, ModelComponent, Sampler
 from torchlift.families.chinese_clip.architecture import Architecture, architecture_of
 from torchlift.families.chinese_clip.attention import STYLES
-from torchlift.families.chinese_clip.checkpoint import Checkpoint, check_names, open_checkpoint
+from torchlift.families.chinese_clip.checkpoint import Checkpoint, check_names, check_preprocessing, open_checkpoint
 from torchlift.families.chinese_clip.exported import exported_of
 from torchlift.families.chinese_clip.samples import ImageSampler, TextSampler
 from torchlift.families.chinese_clip.towers import (
@@ -52,6 +52,7 @@ class ChineseClip(Family):
         except CheckpointError as error:
             raise CheckpointError(f"{checkpoint.files[-1]}: {error.message}", remedy=error.remedy) from error
         check_names(checkpoint, weights, expected_shapes(stored))
+        check_preprocessing(checkpoint, stored.resolution)
         logit_scale = float(weights["logit_scale"])
         if not math.isfinite(logit_scale):
             raise CheckpointError(

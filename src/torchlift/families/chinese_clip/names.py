@@ -134,13 +134,17 @@ def _new_name(name: str) -> str:
 
 def _transposed(name: str, tensor: Tensor) -> Tensor:
     if tensor.ndim != 2:
-        raise CheckpointError(f"{name} has shape {list(tensor.shape)}; it must have two dimensions")
+        raise CheckpointError(
+            f"{name} has shape {list(tensor.shape)}; it must have two dimensions",
+            remedy="Give a Chinese-CLIP checkpoint as it was saved.",
+        )
     return tensor.t()
 
 
 def _thirds(name: str, tensor: Tensor) -> tuple[Tensor, ...]:
     if tensor.ndim == 0 or tensor.shape[0] % 3:
         raise CheckpointError(
-            f"{name} has shape {list(tensor.shape)}; its rows must be those of query, key and value, in equal parts"
+            f"{name} has shape {list(tensor.shape)}; its rows must be those of query, key and value, in equal parts",
+            remedy="Give a Chinese-CLIP checkpoint as it was saved.",
         )
     return tensor.chunk(3)

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from torchlift.families.chinese_clip.vocabulary import Vocabulary
+from torchlift.processing import clip
 
-MEAN = np.array([0.48145466, 0.4578275, 0.40821073], np.float32).reshape(3, 1, 1)
-STD = np.array([0.26862954, 0.26130258, 0.27577711], np.float32).reshape(3, 1, 1)
-"""Per channel, of pixels in 0..1: what preprocessing takes away and divides by."""
+MEAN, STD = (np.array(value, np.float32).reshape(3, 1, 1) for value in (clip.MEAN, clip.STD))
 
 PATCHES = 8
 """Patches of even colour along a side of a random image."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from torchlift.errors import CheckpointError
+from torchlift.processing.text import END, PAD, START, UNKNOWN
 
 FILE_NAME = "vocab.txt"
 
@@ -30,7 +31,8 @@ class Vocabulary:
 def find_vocabulary(folder: Path, rows: int, given: Path | None = None) -> Vocabulary:
     """Read the vocabulary: the file ``given``, else vocab.txt in ``folder``, else that of an installed cn_clip.
 
-    ``rows`` is how many entries the word embeddings have. Raises CheckpointError where none is found or it differs.
+    ``rows`` is how many entries the word embeddings have. Raises CheckpointError where none is found, where it has
+    another number of entries, and where it lacks a special one or does not begin with [PAD].
     """
     candidates = [given] if given else [folder / FILE_NAME, _installed()]
     file = next((c for c in candidates if c and c.is_file()), None)
@@ -64,5 +66,12 @@ def _read(file: Path, rows: int) -> Vocabulary:
         raise CheckpointError(
             f"{file} has {len(entries):,} entries; the checkpoint's word embeddings have {rows:,}",
             remedy="Name the vocab.txt that the model was trained with, with --vocabulary.",
+        )
+    ids = {entry.strip(): index for index, entry in enumerate(entries)}
+    missing = [entry for entry in (PAD, UNKNOWN, START, END) if entry not in ids]
+    if missing or ids[PAD] != 0:
+        problem = f"has no {', '.join(missing)}" if missing else f"has {PAD} as entry {ids[PAD]:,}, it must be entry 0"
+        raise CheckpointError(
+            f"{file} {problem}", remedy="Name the vocab.txt that the model was trained with, with --vocabulary."
         )
     return Vocabulary(content, entries)
