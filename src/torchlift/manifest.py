@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from torchlift.errors import BundleError, ManifestVersionError, SignatureError
 from torchlift.evidence import Benchmark, Choice, Verification
@@ -62,6 +63,9 @@ class Variant:
         return f"{self.component}/{self.backend}/{self.precision}"
 
 
+Named = TypeVar("Named", Component, Variant)
+
+
 @dataclass(frozen=True)
 class Manifest:
     """What manifest.json holds. ``key`` is the hash of the model that the bundle was made from; ``settings`` are the
@@ -84,22 +88,10 @@ class Manifest:
     format: Literal["torchlift-bundle"] = "torchlift-bundle"
 
     def component(self, name: str) -> Component:
-        for component in self.components:
-            if component.name == name:
-                return component
-        raise BundleError(
-            f"there is no component {name!r}",
-            remedy=f"The components are {', '.join(c.name for c in self.components) or 'none'}.",
-        )
+        return _named("component", name, self.components)
 
     def variant(self, name: str) -> Variant:
-        for variant in self.variants:
-            if variant.name == name:
-                return variant
-        raise BundleError(
-            f"there is no variant {name!r}",
-            remedy=f"The variants are {', '.join(v.name for v in self.variants) or 'none'}.",
-        )
+        return _named("variant", name, self.variants)
 
     def variants_of(self, component: str) -> tuple[Variant, ...]:
         return tuple(v for v in self.variants if v.component == component)
@@ -140,6 +132,13 @@ class Manifest:
         for variant in self.variants:
             paths |= set(variant.files)
         return paths
+
+
+def _named(kind: str, name: str, items: Iterable[Named]) -> Named:
+    found = {item.name: item for item in items}
+    if name not in found:
+        raise BundleError(f"there is no {kind} {name!r}", remedy=f"The {kind}s are {', '.join(found) or 'none'}.")
+    return found[name]
 
 
 def encode_manifest(manifest: Manifest) -> bytes:

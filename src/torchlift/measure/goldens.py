@@ -10,7 +10,7 @@ import numpy as np
 
 from torchlift.bundle import Bundle
 from torchlift.manifest import Component
-from torchlift.signature import Signature
+from torchlift.signature import CORNERS, Signature
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def load_goldens(bundle: Bundle, component: Component) -> dict[str, Golden]:
         corner, role, name = key.split("/", 2)
         golden = found.setdefault(corner, Golden(corner, {}, {}))
         getattr(golden, role)[name] = array
-    return {corner: found[corner] for corner in ("min", "opt", "max") if corner in found}
+    return {corner: found[corner] for corner in CORNERS if corner in found}
 
 
 def cut(signature: Signature, inputs: Mapping[str, np.ndarray], sizes: Mapping[str, int]) -> dict[str, np.ndarray]:
