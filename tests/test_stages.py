@@ -24,6 +24,7 @@ from torchlift.signature import Axis, Signature, TensorSpec
 from torchlift.stages import (
     BenchOptions,
     BuildOptions,
+    JobOptions,
     bench_bundle,
     bench_component,
     build_bundle,
@@ -78,13 +79,13 @@ def stamps(bundle, variant):
 # plan
 
 
-def test_without_names_every_precision_of_every_available_backend_is_planned():
+def test_without_names_and_data_what_needs_no_score_is_planned_for_every_available_backend():
     expected = [
-        (name, precision)
+        (name, recipe)
         for name in BACKENDS
         if backend(name).available().ok
-        for precision in backend(name).precisions
-        if backend(name).supports(precision).ok
+        for recipe in backend(name).recipes
+        if backend(name).supports(recipe).ok and recipe in ("fp32", "bf16")
     ]
     assert plan(BuildOptions()) == expected
     assert {("onnxruntime", "fp32"), ("openvino", "fp32")} <= {*expected}
@@ -284,7 +285,7 @@ def test_the_first_batch_decides(proven):
 def test_a_tie_goes_to_the_more_precise(proven):
     found = choice(proven, latency(ORT, 3.0), latency(OV, 1.019), latency(BF16, 1.0))
     assert found.variant == OV
-    assert found.others[BF16] == "as fast within 2%, not more precise"
+    assert found.others[BF16] == "as good within 2%, not more precise"
 
 
 def test_beyond_two_percent_there_is_no_tie(proven):
@@ -417,7 +418,7 @@ def test_what_was_built_for_another_release_is_measured_again(measurable):
 
 def test_build_bundle_makes_proves_measures_and_chooses(bundle):
     build = BuildOptions(("onnxruntime", "openvino"), ("fp32",))
-    manifest = build_bundle(bundle.path, build, VerifyOptions(), replace(QUICK, batches=(2,)))
+    manifest = build_bundle(bundle.path, JobOptions(build, bench=replace(QUICK, batches=(2,))))
     assert [v.name for v in manifest.variants] == [ORT, OV]
     assert all(v.verification.passed for v in manifest.variants)
     found = manifest.choices["model"]
@@ -433,9 +434,8 @@ def test_a_variant_that_fails_its_check_is_neither_measured_nor_chosen(bundle, t
     onnx.save(tiny.model(seed=1), tmp_path / "other.onnx")
     build = OpenVino.build
     monkeypatch.setattr(OpenVino, "build", lambda self, _, *rest: build(self, tmp_path / "other.onnx", *rest))
-    manifest = build_bundle(
-        bundle.path, BuildOptions(precisions=("fp32",)), VerifyOptions(), replace(QUICK, batches=(1,))
-    )
+    options = JobOptions(BuildOptions(precisions=("fp32",)), bench=replace(QUICK, batches=(1,)))
+    manifest = build_bundle(bundle.path, options)
     assert {x.contender for x in manifest.benchmarks["model"].latencies} == {ORT}
     assert manifest.choices["model"].variant == ORT
     assert manifest.choices["model"].others[OV].startswith("refused: y at min: off by")

@@ -9,6 +9,7 @@ TorchliftError
 │   └── ModuleSourceError     a `file.py:function` that gives no usable nn.Module
 ├── ExportError               the exporter failed
 │   └── BakedInError          an input or an axis that the exporter turned into a constant
+├── ConversionError           a graph that cannot be converted
 ├── BundleError               a bundle that cannot be opened
 │   ├── ChecksumError         a file that is not what the manifest says
 │   └── ManifestVersionError  written by a newer torchlift
@@ -17,7 +18,10 @@ TorchliftError
 │   └── ProviderError         the runtime that ran is not the one asked for
 ├── VerificationError         a variant that may not be used
 │   └── NoSignalError         goldens against which any comparison would pass
+├── GateError                 no variant that was asked for loses as little as it must
 ├── InputError                an image, a text or a batch that cannot be used
+├── DataError                 a data set, a record or a result file that cannot be used
+│   └── UnsafeDataError       a pickle that would run code; it did not run
 └── StorageError              a disk that is full or may not be written
 """
 
@@ -68,6 +72,10 @@ class BakedInError(ExportError):
     pass
 
 
+class ConversionError(TorchliftError):
+    pass
+
+
 class BundleError(TorchliftError):
     pass
 
@@ -100,7 +108,19 @@ class NoSignalError(VerificationError):
     pass
 
 
+class GateError(TorchliftError):
+    pass
+
+
 class InputError(TorchliftError):
+    pass
+
+
+class DataError(TorchliftError):
+    pass
+
+
+class UnsafeDataError(DataError):
     pass
 
 

@@ -1,9 +1,10 @@
-"""What verification and measurement found, as frozen results that know where they hold."""
+"""What conversion, verification, scoring and measurement found, as frozen results that know where they hold."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
+from typing import Literal
 
 from torchlift.machine import Machine
 
@@ -172,9 +173,130 @@ class Benchmark:
 
 
 @dataclass(frozen=True)
+class KeptNode:
+    """A node that stayed in FP32, the PyTorch module it came from, and why."""
+
+    node: str
+    operator: str
+    module: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Repair:
+    """Nodes that were moved back to FP32 because the task or the numerics suffered from them.
+
+    ``before`` and ``after`` are what was lost without and with the repair, in the words of ``measure``; ``share`` is
+    what remained converted; ``evaluations`` counts the graphs that were tried to find the nodes.
+    """
+
+    nodes: tuple[str, ...]
+    measure: str
+    before: float
+    after: float
+    share: float
+    evaluations: int
+    held: bool
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What a pass did to a component's graph: ``converted`` of the ``candidates`` (nodes that the format can hold).
+
+    ``calibration`` says in words what the ranges come from; empty where none are needed.
+    """
+
+    converted: int
+    candidates: int
+    kept: tuple[KeptNode, ...] = ()
+    calibration: str = ""
+    repair: Repair | None = None
+
+    @property
+    def share(self) -> float:
+        return self.converted / self.candidates if self.candidates else 0.0
+
+
+@dataclass(frozen=True)
+class DataFacts:
+    """A data set as it was read: ``samples`` counts by what they are; ``skipped`` names the first records that could
+    not be used, ``unusable`` counts all; ``fingerprint`` is a SHA-256 over what was read.
+    """
+
+    name: str
+    kind: str
+    samples: dict[str, int]
+    fingerprint: str
+    unusable: int = 0
+    skipped: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Score:
+    """What a variant achieves on a task, and what it loses against the reference, sample by sample.
+
+    Both in percent (points), by metric, with the 95% interval of a bootstrap over the queries.
+    """
+
+    provenance: Provenance
+    metrics: dict[str, Interval]
+    drops: dict[str, Interval]
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """Variants scored on one data set.
+
+    ``reference`` names what the drops are against, ``answers`` is the path within the bundle of its answers, so that
+    they can be compared with where PyTorch is not. A variant is scored with the reference's answers for the other
+    components; ``together`` scores the chosen ones as they serve.
+    """
+
+    task: str
+    primary: str
+    data: DataFacts
+    reference: str
+    metrics: dict[str, Interval]
+    answers: str
+    scores: dict[str, Score] = field(default_factory=dict)
+    together: Score | None = None
+
+
+Objective = Literal["latency", "throughput", "size"]
+
+_ROUNDING = 1e-9
+"""Points by which a drop may exceed its limit: shares of counts are not exact in binary."""
+
+
+@dataclass(frozen=True)
+class Gate:
+    """What a variant may lose against the reference, in points by metric, and by what the best of those that hold it
+    is chosen.
+    """
+
+    within: dict[str, float] = field(default_factory=dict)
+    objective: Objective = "latency"
+
+    def breach(self, score: Score) -> str:
+        """Which limit a score exceeds, in words; empty where it holds all."""
+        for metric, limit in self.within.items():
+            drop = score.drops[metric]
+            if drop.value > limit + _ROUNDING:
+                return f"{metric} drops by {drop.value:.2f} [{drop.low:.2f}, {drop.high:.2f}], at most {limit:g} may"
+        return ""
+
+    def __str__(self) -> str:
+        return ", ".join(f"{metric} within {limit:g}" for metric, limit in self.within.items())
+
+
+@dataclass(frozen=True)
 class Choice:
-    """Which variant of a component serves, and why each of the others does not (variant name -> reason)."""
+    """Which variant of a component serves, and why each of the others does not (variant name -> reason).
+
+    ``held`` is False where no variant that was asked for holds the gate, and FP32 serves in their place.
+    """
 
     variant: str
     reason: str
     others: dict[str, str] = field(default_factory=dict)
+    held: bool = True

@@ -43,7 +43,8 @@ DEFAULT_OPSET: dict[Exporter, int] = {"dynamo": 20, "torchscript": 16}
 _OPSETS: dict[Exporter, range] = {"dynamo": range(18, 26), "torchscript": range(11, 21)}
 """The opsets that each exporter really writes; dynamo answers a lower number with 18, in silence."""
 
-_ATTENTION: dict[Exporter, str] = {"dynamo": "sdpa", "torchscript": "eager"}
+_ATTENTION_OPSET = 23
+"""The first that has the operator Attention."""
 
 _MAKERS = ("torchlift", "torch", "onnx-ir", "onnxscript", "transformers")
 """The distributions whose release decides what an export writes."""
@@ -79,6 +80,13 @@ class ExportOptions:
     def version(self) -> int:
         return DEFAULT_OPSET[self.exporter] if self.opset is None else self.opset
 
+    @property
+    def attention(self) -> str:
+        """How the network is to write attention; TorchScript's exporter has no opset with the operator."""
+        if self.exporter == "torchscript":
+            return "eager"
+        return "node" if self.version >= _ATTENTION_OPSET else "sdpa"
+
 
 def export_key(model: Model, component: str, options: ExportOptions) -> str:
     """The hash of all that an export depends on."""
@@ -96,7 +104,7 @@ def export_component(
     """
     options = options or ExportOptions()
     with progress.stage(f"load {name}"):
-        part = model.component(name, attention=_ATTENTION[options.exporter])
+        part = model.component(name, attention=options.attention)
     signature, parameters = part.signature, sum(p.numel() for p in part.reference.parameters())
     require_space(bundle.path, 4 * parameters * _COPIES[options.exporter])
     goldens = _goldens(part, options.seed, progress)

@@ -8,13 +8,21 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal, TypeVar
 
 from torchlift.errors import BundleError, ManifestVersionError, SignatureError
-from torchlift.evidence import Benchmark, Choice, Verification
+from torchlift.evidence import Benchmark, Choice, Conversion, Gate, Scoring, Verification
 from torchlift.signature import Signature
 
 MANIFEST = "manifest.json"
 MANIFEST_VERSION = 1
 
 Precision = Literal["fp32", "bf16", "fp16", "int8"]
+
+SOURCE_FORM = "fp32"
+"""The form of a component's own graph."""
+
+
+def precision_of(recipe: str) -> Precision:
+    """The precision of a recipe or a form: ``int8`` of ``int8-dynamic``."""
+    return recipe.partition("-")[0]  # type: ignore[return-value]
 
 
 @dataclass(frozen=True)
@@ -42,11 +50,32 @@ class Component:
 
 
 @dataclass(frozen=True)
+class Graph:
+    """A component's graph converted from its source to a ``form`` such as fp16 or int8-u8s8, from which variants are
+    built. ``model`` is the path of the graph, ``files`` all that belongs to it, ``key`` the hash of everything that the
+    conversion depended on. One that could not be converted has no files, and says why in ``failure``.
+    """
+
+    component: str
+    form: str
+    key: str
+    model: str = ""
+    files: tuple[str, ...] = ()
+    failure: str = ""
+    conversion: Conversion | None = None
+
+    @property
+    def name(self) -> str:
+        return f"{self.component}/{self.form}"
+
+
+@dataclass(frozen=True)
 class Variant:
-    """A component made ready for one backend at one precision.
+    """A component made ready for one backend at one precision, by one of the methods that the backend has for it.
 
     ``model`` is the path that the backend opens, ``files`` all that it needs, ``key`` the hash of everything that the
-    build depended on. A variant that could not be built has no files, and says why in ``failure``.
+    build depended on, ``form`` the graph that it was built from. A variant that could not be built has no files, and
+    says why in ``failure``.
     """
 
     component: str
@@ -57,13 +86,20 @@ class Variant:
     files: tuple[str, ...] = ()
     failure: str = ""
     verification: Verification | None = None
+    method: str = ""
+    form: str = SOURCE_FORM
+
+    @property
+    def recipe(self) -> str:
+        """The precision, with the method where it is not the plain one: int8-dynamic."""
+        return f"{self.precision}-{self.method}" if self.method else self.precision
 
     @property
     def name(self) -> str:
-        return f"{self.component}/{self.backend}/{self.precision}"
+        return f"{self.component}/{self.backend}/{self.recipe}"
 
 
-Named = TypeVar("Named", Component, Variant)
+Named = TypeVar("Named", Component, Graph, Variant)
 
 
 @dataclass(frozen=True)
@@ -79,7 +115,10 @@ class Manifest:
     settings: dict[str, Any]
     assets: dict[str, str] = field(default_factory=dict)
     components: tuple[Component, ...] = ()
+    graphs: tuple[Graph, ...] = ()
     variants: tuple[Variant, ...] = ()
+    scoring: Scoring | None = None
+    gate: Gate = field(default_factory=Gate)
     benchmarks: dict[str, Benchmark] = field(default_factory=dict)
     choices: dict[str, Choice] = field(default_factory=dict)
     files: dict[str, FileRecord] = field(default_factory=dict)
@@ -92,6 +131,10 @@ class Manifest:
 
     def variant(self, name: str) -> Variant:
         return _named("variant", name, self.variants)
+
+    def graph(self, component: str, form: str) -> Graph | None:
+        """The component's graph of a form other than the source's; None where it was not made."""
+        return next((g for g in self.graphs if (g.component, g.form) == (component, form)), None)
 
     def variants_of(self, component: str) -> tuple[Variant, ...]:
         return tuple(v for v in self.variants if v.component == component)
@@ -113,10 +156,18 @@ class Manifest:
             return manifest
         return replace(
             manifest,
+            graphs=tuple(g for g in manifest.graphs if g.component != component.name),
             variants=tuple(v for v in manifest.variants if v.component != component.name),
+            scoring=None,
             benchmarks={k: v for k, v in manifest.benchmarks.items() if k != component.name},
             choices={k: v for k, v in manifest.choices.items() if k != component.name},
         )
+
+    def with_graph(self, graph: Graph) -> Manifest:
+        """Add a graph, or replace the one of the same name."""
+        graphs = {g.name: g for g in self.graphs}
+        graphs[graph.name] = graph
+        return replace(self, graphs=tuple(graphs.values()))
 
     def with_variant(self, variant: Variant) -> Manifest:
         """Add a variant, or replace the one of the same name."""
@@ -129,8 +180,10 @@ class Manifest:
         paths = set(self.assets.values())
         for component in self.components:
             paths |= {p for p in self.files if PurePosixPath(p).parent == PurePosixPath(component.model).parent}
-        for variant in self.variants:
-            paths |= set(variant.files)
+        for files in (*(g.files for g in self.graphs), *(v.files for v in self.variants)):
+            paths |= set(files)
+        if self.scoring is not None:
+            paths.add(self.scoring.answers)
         return paths
 
 
@@ -193,7 +246,7 @@ def _check_paths(file: Path, manifest: Manifest) -> None:
         if not is_inside(path):
             raise BundleError(f"{file} points outside the bundle: {path!r}", remedy="Do not use this bundle.")
     used = manifest.referenced() | {path for c in manifest.components for path in (c.model, c.goldens)}
-    used |= {v.model for v in manifest.variants if not v.failure}
+    used |= {g.model for g in manifest.graphs if not g.failure} | {v.model for v in manifest.variants if not v.failure}
     for component in manifest.components:
         if not component.name.isidentifier():
             raise BundleError(

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
+from torchlift.backends import Session, backend
 from torchlift.bundle import Bundle, staging
 from torchlift.errors import CheckpointError
 from torchlift.export import ExportOptions, export_component, export_key
@@ -15,13 +16,12 @@ from torchlift.families import family
 from torchlift.families.base import LoadOptions, Model
 from torchlift.families.reference import open_reference
 from torchlift.machine import installed_version
-from torchlift.manifest import Manifest, Precision, read_manifest
+from torchlift.manifest import Manifest, read_manifest
 from torchlift.measure.latency import Contender
-from torchlift.measure.verify import VerifyOptions
 from torchlift.progress import SILENT, Progress
-from torchlift.stages import BenchOptions, BuildOptions, bench_and_choose, build_and_verify, plan
+from torchlift.stages import JobOptions, make_variants, materials_of, plan
 
-_MAKERS = ("torchlift", "torch", "transformers", "onnx", "onnxscript", "onnxruntime", "openvino")
+_MAKERS = ("torchlift", "torch", "transformers", "onnx", "onnxscript", "onnxruntime", "openvino", "nncf")
 
 
 @dataclass(frozen=True)
@@ -37,13 +37,10 @@ class Source:
 
 
 @dataclass(frozen=True)
-class ShipOptions:
+class ShipOptions(JobOptions):
     """What each stage is told; ``compiled`` adds torch.compile as a peer."""
 
     export: ExportOptions = field(default_factory=ExportOptions)
-    build: BuildOptions = field(default_factory=BuildOptions)
-    verify: VerifyOptions = field(default_factory=VerifyOptions)
-    bench: BenchOptions = field(default_factory=BenchOptions)
     compiled: bool = False
 
 
@@ -53,11 +50,17 @@ def ship(source: Source, output: Path, options: ShipOptions | None = None, progr
     Run again after a kill, it goes on from what was finished. Raises TorchliftError.
     """
     options = options or ShipOptions()
-    pairs = plan(options.build)
+    pairs = plan(options.build, materials_of(options))
+    threads = options.bench.latency.threads
     with _exported(source, output, options.export, pairs, progress) as bundle:
-        build_and_verify(bundle, pairs, options.verify, progress)
-        against = partial(peers, source, threads=options.bench.latency.threads, compiled=options.compiled)
-        bench_and_choose(bundle, against, options.bench, progress)
+        make_variants(
+            bundle,
+            pairs,
+            options,
+            progress,
+            references=partial(reference, source, threads),
+            peers=partial(peers, source, threads=threads, compiled=options.compiled),
+        )
     return Bundle(output, bundle.manifest)
 
 
@@ -70,7 +73,7 @@ def export(source: Source, output: Path, options: ExportOptions | None = None, p
 
 @contextmanager
 def _exported(
-    source: Source, output: Path, options: ExportOptions, pairs: Sequence[tuple[str, Precision]], progress: Progress
+    source: Source, output: Path, options: ExportOptions, pairs: Sequence[tuple[str, str]], progress: Progress
 ) -> Iterator[Bundle]:
     with progress.stage(f"read {Path(source.location).name}"):
         model = source.load()
@@ -93,12 +96,14 @@ def _exported(
         yield bundle
 
 
-def _keep_only(bundle: Bundle, pairs: Sequence[tuple[str, Precision]]) -> None:
-    """Forget variants that a run that was cut off made, and that this run is not asked for."""
+def _keep_only(bundle: Bundle, pairs: Sequence[tuple[str, str]]) -> None:
+    """Forget what a run that was cut off made, and what this run is not asked for."""
     manifest = bundle.manifest
-    kept = tuple(v for v in manifest.variants if (v.backend, v.precision) in pairs)
-    if kept != manifest.variants:
-        bundle.commit(replace(manifest, variants=kept, benchmarks={}, choices={}))
+    forms = {backend(name).recipes[recipe] for name, recipe in pairs}
+    graphs = tuple(g for g in manifest.graphs if g.form in forms)
+    variants = tuple(v for v in manifest.variants if (v.backend, v.recipe) in pairs)
+    if (graphs, variants) != (manifest.graphs, manifest.variants):
+        bundle.commit(replace(manifest, graphs=graphs, variants=variants, benchmarks={}, choices={}))
 
 
 def _write_assets(bundle: Bundle, model: Model) -> None:
@@ -130,6 +135,11 @@ def source_of(bundle: Path, location: str) -> Source:
             remedy="Give the checkpoint that was shipped, or ship this one.",
         )
     return source
+
+
+def reference(source: Source, threads: int, component: str) -> Session:
+    """PyTorch itself as a session."""
+    return open_reference(source.family, source.location, source.options, component, threads)
 
 
 def peers(source: Source, component: str, threads: int = 0, *, compiled: bool = False) -> list[Contender]:

@@ -6,7 +6,7 @@ import tiny
 
 from torchlift.backends import Availability, SessionOptions, backend
 from torchlift.errors import BackendUnavailableError, ProviderError
-from torchlift.signature import Signature, TensorSpec
+from torchlift.signature import Axis, Signature, TensorSpec
 
 INSTALL_GPU = "It replaces the package onnxruntime: pip uninstall onnxruntime, then pip install onnxruntime-gpu."
 
@@ -66,6 +66,68 @@ def test_the_built_graph_is_fused_and_its_weights_are_beside_it(built_once, mode
     assert {f.rpartition("/")[2] for f in variant.files} == {"model.onnx", "model.onnx.data"}
 
 
+ATTENTION = """<ir_version: 8, opset_import: ["" : 20]> g (float[batch,length,32] x) => (float[batch,length,32] y) {
+    q = Reshape(x, heads) qt = Transpose <perm = [0,2,1,3]> (q) qs = Mul(qt, scale)
+    k = Reshape(x, heads) kt = Transpose <perm = [0,2,3,1]> (k)
+    v = Reshape(x, heads) vt = Transpose <perm = [0,2,1,3]> (v)
+    s = MatMul(qs, kt) p = Softmax <axis = -1> (s) o = MatMul(p, vt)
+    ot = Transpose <perm = [0,2,1,3]> (o) rows = Reshape(ot, width) d = MatMul(rows, dense)
+    a = Add(d, x) y = LayerNormalization(a, weight, bias)
+}"""
+
+
+@pytest.fixture
+def attention(tmp_path):
+    """A layer of attention with its weights beside it, and its signature."""
+    draw = np.random.default_rng(0)
+    proto = onnx.parser.parse_model(ATTENTION)
+    values = {
+        "heads": np.array([0, 0, 2, 16]),
+        "width": np.array([0, 0, 32]),
+        "scale": np.float32(0.25),
+        "dense": draw.normal(size=(32, 32)).astype(np.float32),
+        "weight": draw.normal(size=32).astype(np.float32),
+        "bias": draw.normal(size=32).astype(np.float32),
+    }
+    proto.graph.initializer.extend(onnx.numpy_helper.from_array(np.asarray(v), n) for n, v in values.items())
+    (tmp_path / "source").mkdir()
+    onnx.save(proto, tmp_path / "source/net.onnx", save_as_external_data=True, location="net.data", size_threshold=1024)
+    axes = (Axis("batch", 1, 2, 4), Axis("length", 2, 5, 9))
+    spec = ("float32", ("batch", "length", 32))
+    return tmp_path / "source/net.onnx", Signature((TensorSpec("x", *spec),), (TensorSpec("y", *spec),), axes)
+
+
+def test_what_onnx_runtime_does_not_fuse_is_fused_before_it(attention, tmp_path):
+    source, signature = attention
+    (tmp_path / "built").mkdir()
+    assert backend("onnxruntime").build(source, tmp_path / "built", signature) == "model.onnx"
+    assert {file.name for file in (tmp_path / "built").iterdir()} == {"model.onnx", "model.onnx.data"}
+    assert {file.name for file in source.parent.iterdir()} == {"net.onnx", "net.data"}
+    built = onnx.load(tmp_path / "built/model.onnx")
+    # SkipLayerNormalization, which ONNX Runtime makes of the last two, is slower than they are on a processor.
+    assert [n.op_type for n in built.graph.node] == ["MultiHeadAttention", "MatMul", "Add", "LayerNormalization"]
+    assert str(tmp_path).encode() not in (tmp_path / "built/model.onnx").read_bytes()
+    x = np.random.default_rng(1).normal(size=(3, 7, 32)).astype(np.float32)
+    wanted = ort.InferenceSession(str(source)).run(None, {"x": x})[0]
+    with backend("onnxruntime").open(tmp_path / "built/model.onnx", signature) as session:
+        np.testing.assert_allclose(session.run({"x": x})["y"], wanted, rtol=0, atol=1e-5 * np.abs(wanted).max())
+
+
+@pytest.mark.parametrize(("name", "disabled"), [("onnxruntime", ["SkipLayerNormFusion"]), ("onnxruntime-cuda", [])])
+def test_an_optimisation_that_is_slower_here_is_not_made_when_a_model_is_opened(model, monkeypatch, name, disabled):
+    asked = []
+
+    class Session:
+        def __init__(self, file, options, providers, disabled_optimizers):
+            asked.append(disabled_optimizers)
+            self.get_providers = lambda: [providers[0][0]]
+
+    monkeypatch.setattr(ort, "InferenceSession", Session)
+    monkeypatch.setattr(type(backend(name)), "available", lambda self: Availability(True, "here"))
+    backend(name).open(model, tiny.SIGNATURE)
+    assert asked == [disabled]
+
+
 @pytest.mark.parametrize(
     ("name", "provider"),
     [
@@ -77,7 +139,7 @@ def test_fp32_is_fp32_on_every_provider(model, monkeypatch, name, provider):
     asked = []
 
     class Session:
-        def __init__(self, file, options, providers):
+        def __init__(self, file, options, providers, disabled_optimizers):
             asked.extend(providers)
 
         def get_providers(self):

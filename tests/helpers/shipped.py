@@ -15,8 +15,7 @@ from PIL import Image
 
 from torchlift.cli import main
 from torchlift.measure.latency import LatencyOptions
-from torchlift.measure.verify import VerifyOptions
-from torchlift.stages import BenchOptions, BuildOptions, build_bundle
+from torchlift.stages import BenchOptions, BuildOptions, JobOptions, build_bundle
 
 QUICK = LatencyOptions(rounds=2, turn_seconds=0.01, max_runs=3, pause_seconds=0)
 
@@ -169,7 +168,7 @@ def _clip(folder):
     axes = {"": {"batch": Axis("batch", 1, 4, 8)}}
     path = folder / "clip"
     export(Source("chinese-clip", str(file), LoadOptions(axes=axes)), path)
-    build_bundle(path, BuildOptions(precisions=("fp32",)), VerifyOptions(), BenchOptions((1,), latency=QUICK))
+    build_bundle(path, JobOptions(BuildOptions(precisions=("fp32",)), bench=BenchOptions((1,), latency=QUICK)))
     return Shipped(path, str(file))
 
 

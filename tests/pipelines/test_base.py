@@ -7,12 +7,12 @@ import pytest
 import tiny
 from shipped import pictures
 
-from torchlift.backends import Availability, backend
+from torchlift.backends import Availability, Session, backend
 from torchlift.bundle import Bundle, locked
 from torchlift.errors import BackendUnavailableError, BundleError, StorageError, VerificationError
 from torchlift.evidence import Tolerance
 from torchlift.measure.verify import VerifyOptions, verify_variant
-from torchlift.pipelines import OpenOptions, open_bundle
+from torchlift.pipelines import OpenOptions, of_bundle, open_bundle
 from torchlift.stages import build_variant
 
 ORT, OPENVINO = "model/onnxruntime/fp32", "model/openvino/fp32"
@@ -282,3 +282,44 @@ def test_a_changed_file_is_found_when_the_bundle_is_opened(ready):
     file.write_bytes(data)
     with pytest.raises(BundleError, match="was changed"):
         open_bundle(ready.path)
+
+
+class Doubling(Session):
+    """Answers twice what the tiny model answers, and must not be closed by a pipeline."""
+
+    def __init__(self):
+        super().__init__(tiny.SIGNATURE, "doubling")
+        self.closed = False
+
+    def _run(self, feeds):
+        return {"y": 2 * tiny.answer(feeds["x"])}
+
+    def _prepare(self, feeds):
+        return lambda: None
+
+    def close(self):
+        self.closed = True
+
+
+def test_a_session_that_is_given_serves_unproven_in_place_of_a_variant_and_stays_open(bundle, progress):
+    session = Doubling()
+    with of_bundle(bundle, {"model": session}, progress=progress) as pipeline:
+        assert pipeline.session("model") is session
+        np.testing.assert_allclose(answer(pipeline), 2 * tiny.answer(tiny.sample(2)), rtol=1e-5)
+    assert not session.closed
+    assert (progress.notes, bundle.manifest.variants) == ([], ())
+    with pytest.raises(BundleError, match="the pipeline is closed"):
+        answer(pipeline)
+
+
+def test_a_component_without_a_given_session_is_served_by_its_variant(copied):
+    given = Doubling()
+    with of_bundle(copied, {"image": given}) as pipeline:
+        assert pipeline.session("image") is given
+        assert pipeline.session("text") is not given
+        assert pipeline.encode_text(["猫"]).shape[0] == 1
+
+
+def test_a_session_for_an_unknown_component_is_refused(bundle):
+    with pytest.raises(BundleError, match="no component 'image'"):
+        of_bundle(bundle, {"image": Doubling()})

@@ -240,3 +240,10 @@ def test_processing_that_cannot_be_read_is_the_bundles_fault(ready):
 def test_a_module_opens_as_a_tensor_pipeline(pipeline):
     assert type(pipeline) is TensorPipeline
     assert pipeline.signature == tiny.SIGNATURE
+
+
+def test_arrays_are_the_outputs_without_postprocessing(network):
+    images = pictures(5)
+    logits = network.arrays({"image": images}, size=2)["logits"]
+    assert logits.shape == (5, 4)
+    assert network({"image": images}, size=2)["logits"] == network.postprocess["logits"](logits)

@@ -157,6 +157,14 @@ def test_scales() -> None:
     np.testing.assert_array_equal(shifted[2], (bytes_[2] - 3) / 2)
 
 
+def test_channels_are_turned_around_after_normalising() -> None:
+    picture = noise("RGB")
+    plain, turned = ImageInput((20, 30), MEAN, STD), ImageInput((20, 30), MEAN, STD, channels="bgr")
+    np.testing.assert_array_equal(turned(picture), plain(picture)[::-1])
+    blue = ImageInput((2, 2), channels="bgr")(Image.new("RGB", (4, 4), (0, 0, 255)))
+    assert blue[:, 0, 0].tolist() == [1, 0, 0]
+
+
 @pytest.mark.parametrize("name", ["nearest", "bilinear", "bicubic", "lanczos"])
 def test_resampling_filters(name: str) -> None:
     image = noise("RGB")
@@ -314,6 +322,7 @@ def test_plain_data_makes_it_again() -> None:
         ({"fit": "pad"}, "fit 'pad' is unknown"),
         ({"scale": "half"}, "scale 'half' is unknown"),
         ({"convert": "never"}, "convert 'never' is unknown"),
+        ({"channels": "rbg"}, r"channels 'rbg' is unknown\nUse one of rgb, bgr"),
         ({"shorter_side": 256}, r"shorter_side is 256 with fit 'stretch'"),
         ({"fit": "crop", "shorter_side": 200}, r"shorter_side is 200 .*\n.*at least 224"),
     ],

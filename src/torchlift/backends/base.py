@@ -13,7 +13,7 @@ import numpy as np
 
 from torchlift.errors import BackendUnavailableError
 from torchlift.machine import usable_cores
-from torchlift.manifest import Precision
+from torchlift.manifest import Precision, precision_of
 from torchlift.signature import Signature
 
 Arrays = Mapping[str, np.ndarray]
@@ -81,17 +81,30 @@ class Backend(ABC):
     """One runtime. Importing the module of a backend must not import the runtime."""
 
     name: ClassVar[str]
-    precisions: ClassVar[tuple[Precision, ...]]
-    """The precisions that the backend can be asked for; whether this machine runs one is :meth:`supports`."""
+    recipes: ClassVar[Mapping[str, str]]
+    """What the backend can be asked for, a precision or one with a method (int8-dynamic), and the form of the graph
+    that each is built from; whether this machine runs it is :meth:`supports`.
+    """
+
+    on_request: ClassVar[frozenset[str]] = frozenset()
+    """Recipes that are made only when they are named: nobody gains speed by them."""
+
+    emulates: ClassVar[frozenset[Precision]] = frozenset()
+    """Precisions that it computes in FP32 in between, so that what they cannot hold does not show."""
+
+    @property
+    def precisions(self) -> tuple[Precision, ...]:
+        """The precisions of the recipes."""
+        return tuple(dict.fromkeys(precision_of(recipe) for recipe in self.recipes))
 
     @abstractmethod
     def available(self) -> Availability:
         """Whether the runtime is installed and works here, with the reason and the remedy where not."""
 
-    def supports(self, precision: Precision) -> Availability:
-        """Whether this machine runs ``precision`` in hardware, with the reason where not."""
-        ok = precision in self.precisions
-        return Availability(ok, f"{self.name} {'has' if ok else 'has no'} {precision}")
+    def supports(self, recipe: str) -> Availability:
+        """Whether this machine runs ``recipe``, with the reason where not."""
+        ok = recipe in self.recipes
+        return Availability(ok, f"{self.name} {'has' if ok else 'has no'} {recipe}")
 
     def require(self) -> None:
         """Raise BackendUnavailableError where the backend is not available."""
@@ -105,9 +118,9 @@ class Backend(ABC):
     def version(self) -> str:
         """Name and release, for example ``onnxruntime 1.31.1``, without importing the runtime."""
 
-    def artifact(self, precision: Precision) -> Precision:
-        """The precision of the files that serve ``precision``: variants that only differ at load time share files."""
-        return precision
+    def artifact(self, recipe: str) -> str:
+        """The recipe whose files serve ``recipe``: variants that only differ at load time share files."""
+        return recipe
 
     @abstractmethod
     def build(self, source: Path, folder: Path, signature: Signature) -> str:
@@ -117,6 +130,6 @@ class Backend(ABC):
 
     @abstractmethod
     def open(
-        self, model: Path, signature: Signature, precision: Precision = "fp32", options: SessionOptions | None = None
+        self, model: Path, signature: Signature, recipe: str = "fp32", options: SessionOptions | None = None
     ) -> Session:
         """Load a built file. Raises BackendError, ProviderError where another provider would run it."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -11,24 +11,33 @@ import numpy as np
 from torchlift.backends.base import Arrays, Availability, Backend, Session, SessionOptions
 from torchlift.errors import BackendError, ProviderError
 from torchlift.machine import installed_version, this_machine
-from torchlift.manifest import Precision
 from torchlift.signature import Signature
 
 if TYPE_CHECKING:
     import openvino as ov
 
 _DEVICE = "CPU"
-_HINTS: dict[Precision, str] = {"fp32": "f32", "bf16": "bf16"}
-"""Precision -> INFERENCE_PRECISION_HINT. OpenVINO computes in bf16 wherever the processor can, unless told f32."""
+_HINTS: dict[str, str] = {"fp32": "f32", "bf16": "bf16", "int8": "f32", "int8-bf16": "bf16", "int8-nncf": "bf16"}
+"""Recipe -> INFERENCE_PRECISION_HINT, the type of what the graph leaves in floating point. OpenVINO computes in bf16
+wherever the processor can, unless told f32."""
+
+_SHARED = {"bf16": "fp32", "int8-bf16": "int8"}
+"""Recipes that are served by the files of another, and differ when they are opened."""
 
 _BF16_INSTRUCTIONS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
 
 
 class OpenVino(Backend):
-    """Intel's runtime. The same FP32 IR serves fp32 and bf16: the precision is chosen when it is opened."""
+    """Intel's runtime. What the graph leaves in FP32 is computed in bf16 where the recipe says so, by the same IR."""
 
     name = "openvino"
-    precisions: ClassVar[tuple[Precision, ...]] = ("fp32", "bf16")
+    recipes: ClassVar[Mapping[str, str]] = {
+        "fp32": "fp32",
+        "bf16": "fp32",
+        "int8": "int8-s8s8",
+        "int8-bf16": "int8-s8s8",
+        "int8-nncf": "int8-nncf",
+    }
 
     def available(self) -> Availability:
         remedy = 'pip install "torchlift[openvino]"'
@@ -42,16 +51,16 @@ class OpenVino(Backend):
             return Availability(False, "its CPU plug-in is missing", remedy)
         return Availability(True, f"{self.version()}, {_DEVICE}")
 
-    def supports(self, precision: Precision) -> Availability:
-        if precision == "bf16" and not _BF16_INSTRUCTIONS & set(this_machine().instructions):
+    def supports(self, recipe: str) -> Availability:
+        if _HINTS.get(recipe) == "bf16" and not _BF16_INSTRUCTIONS & set(this_machine().instructions):
             return Availability(False, f"{this_machine().processor} has no bf16 instructions")
-        return super().supports(precision)
+        return super().supports(recipe)
 
     def version(self) -> str:
         return f"openvino {installed_version('openvino')}"
 
-    def artifact(self, precision: Precision) -> Precision:
-        return "fp32" if precision == "bf16" else precision
+    def artifact(self, recipe: str) -> str:
+        return _SHARED.get(recipe, recipe)
 
     def build(self, source: Path, folder: Path, signature: Signature) -> str:
         self.require()
@@ -68,13 +77,13 @@ class OpenVino(Backend):
         return "model.xml"
 
     def open(
-        self, model: Path, signature: Signature, precision: Precision = "fp32", options: SessionOptions | None = None
+        self, model: Path, signature: Signature, recipe: str = "fp32", options: SessionOptions | None = None
     ) -> Session:
         self.require()
         import openvino as ov
 
         config = {
-            "INFERENCE_PRECISION_HINT": _HINTS[precision],
+            "INFERENCE_PRECISION_HINT": _HINTS[recipe],
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_NUM_THREADS": (options or SessionOptions()).cores,
         }
@@ -86,9 +95,9 @@ class OpenVino(Backend):
             ) from error
         device = ",".join(compiled.get_property("EXECUTION_DEVICES"))
         computes = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
-        if device != _DEVICE or computes != _HINTS[precision]:
+        if device != _DEVICE or computes != _HINTS[recipe]:
             raise ProviderError(
-                f"{_DEVICE} at {_HINTS[precision]} was asked for, OpenVINO would run on {device} at {computes}",
+                f"{_DEVICE} at {_HINTS[recipe]} was asked for, OpenVINO would run on {device} at {computes}",
                 remedy="See `torchlift doctor` for what this machine runs.",
             )
         return OpenVinoSession(compiled, signature, f"{self.version()} {_DEVICE} {computes}")

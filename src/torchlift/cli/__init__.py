@@ -16,6 +16,8 @@ _COMMANDS = {
     "export": "Write the ONNX graphs and the goldens of a model.",
     "build": "Make and verify variants of a bundle on this machine.",
     "verify": "Compare a bundle's variants with PyTorch's answers.",
+    "score": "Score a bundle's variants on the model's own task.",
+    "bisect": "Find the nodes whose precision costs the accuracy.",
     "bench": "Measure a bundle's variants side by side.",
     "run": "Give a bundle inputs and print its answers.",
     "inspect": "Show what a bundle holds and what is known of it.",
@@ -55,8 +57,10 @@ def cli() -> None:
 
 
 def main() -> None:
-    """Run the command line; exits with 0, 1 for an error, 2 for wrong usage, 130 for Ctrl-C."""
-    from torchlift.errors import TorchliftError
+    """Run the command line; exits with 0, 1 for an error, 2 for wrong usage, 3 where no variant holds the gate, 130 for
+    Ctrl-C.
+    """
+    from torchlift.errors import GateError, TorchliftError
 
     invoked: dict[str, Any] = {}
     try:
@@ -74,18 +78,18 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except TorchliftError as error:
-        if invoked.get("verbose"):
+        if invoked.get("verbose") and not isinstance(error, GateError):
             raise
-        _show(error.message, error.remedy)
+        _show(error.message, error.remedy, status=3 if isinstance(error, GateError) else 1)
     except ModuleNotFoundError as error:
         if invoked.get("verbose") or error.name not in _TORCH_SIDE:
             raise
         _show(f"{error.name} is not installed", 'It is needed to read models: pip install "torchlift[torch]".')
 
 
-def _show(message: str, remedy: str) -> NoReturn:
+def _show(message: str, remedy: str, status: int = 1) -> NoReturn:
     click.secho("error: ", fg="red", bold=True, nl=False, err=True)
     click.echo(message, err=True)
     if remedy:
         click.echo(f"  {remedy}", err=True)
-    sys.exit(1)
+    sys.exit(status)

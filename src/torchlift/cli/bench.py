@@ -40,7 +40,7 @@ def command(
 ) -> None:
     """Measure the variants in one run, a process each, in interleaved rounds, and choose again."""
     from torchlift.cli.tables import reference_lines
-    from torchlift.stages import BenchOptions, bench_bundle
+    from torchlift.stages import BenchOptions, bench_bundle, no_peers
 
     if checkpoint and module_:
         raise click.UsageError("give --checkpoint or --module, not both.")
@@ -50,7 +50,7 @@ def command(
     options = BenchOptions(
         common.parse_batches(batches), _sizes(bundle, sizes), common.latency_options(rounds, threads)
     )
-    peers = _peers(bundle, location, threads, compiled) if location else None
+    peers = _peers(bundle, location, threads, compiled) if location else no_peers
     with common.progress_display() as progress:
         manifest = bench_bundle(bundle, options, peers, progress)
     if as_json:

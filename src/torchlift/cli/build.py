@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -12,33 +13,24 @@ from torchlift.cli import common
 @click.command("build", short_help="Make and verify variants of a bundle on this machine.")
 @common.bundle_argument
 @common.build_options
+@common.data_options
+@common.gate_options
+@common.calibration_options
+@common.keep_option
+@common.evaluations_option
 @common.verify_options
 @common.bench_options
 @common.json_option
 @common.verbose_option
-def command(
-    bundle: Path,
-    backends: tuple[str, ...],
-    precisions: str | None,
-    tolerances: tuple[str, ...],
-    batches: str | None,
-    rounds: int,
-    threads: int,
-    as_json: bool,
-    verbose: bool,
-) -> None:
-    """Make the variants that this machine runs, verify and measure them, and choose; without torch."""
-    from torchlift.stages import BenchOptions, BuildOptions, build_bundle
+def command(bundle: Path, as_json: bool, verbose: bool, **given: Any) -> None:
+    """Make the variants that this machine runs, verify, score and measure them, and choose; without torch."""
+    from torchlift.stages import JobOptions, build_bundle
 
+    options = JobOptions(**common.parse_job(**given))
     with common.progress_display() as progress:
-        manifest = build_bundle(
-            bundle,
-            BuildOptions(backends, common.parse_precisions(precisions)),
-            common.parse_tolerances(tolerances, threads),
-            BenchOptions(common.parse_batches(batches), latency=common.latency_options(rounds, threads)),
-            progress,
-        )
+        manifest = build_bundle(bundle, options, progress)
     if as_json:
         common.print_json(manifest)
     else:
         common.print_manifest(manifest, verbose)
+    common.require_gate(manifest)

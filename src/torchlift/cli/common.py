@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 from rich.console import Console
@@ -17,11 +19,13 @@ if TYPE_CHECKING:
     from rich.progress import Progress as Bars
     from rich.progress import TaskID
 
-    from torchlift.manifest import Manifest, Precision
+    from torchlift.evidence import Gate
+    from torchlift.manifest import Manifest
     from torchlift.measure.latency import LatencyOptions
     from torchlift.measure.verify import VerifyOptions
     from torchlift.ship import Source
     from torchlift.signature import Axis
+    from torchlift.stages import ConvertOptions, DataOptions
 
 Command = TypeVar("Command", bound=Callable)
 
@@ -80,7 +84,9 @@ export_options = options(
 build_options = options(
     click.option("--backend", "backends", multiple=True, help="Only this backend (repeatable). [default: all here]"),
     click.option(
-        "--precision", "precisions", help="Comma-separated, e.g. fp32,bf16. [default: all that this machine runs]"
+        "--precision",
+        "precisions",
+        help="Comma-separated, e.g. fp32,fp16,int8 or int8-dynamic. [default: fp32 and bf16, with --data int8 too]",
     ),
 )
 verify_options = options(
@@ -92,11 +98,71 @@ verify_options = options(
         help="What a precision may differ, for example bf16=0.02,0.999.",
     )
 )
+data_options = options(
+    click.option(
+        "--data",
+        type=click.Path(path_type=Path),
+        help="Score on this data set: retrieval (MUGE's format), a folder a class (with label_cn.txt: zero-shot).",
+    ),
+    click.option("--split", default="", help="The split to score on. [default: valid, val, validation or test]"),
+    click.option("--limit", type=click.IntRange(1), help="At most this many samples, evenly spaced. [default: all]"),
+    click.option("--prompts", type=click.Path(path_type=Path), help="Zero-shot prompts, one a line, {} for the label."),
+    click.option("--strict-data", "strict", is_flag=True, help="Stop at a record that cannot be used."),
+    click.option("--trust-pickle", is_flag=True, help="Read records that are pickles: this runs code that is in them."),
+)
+gate_options = options(
+    click.option(
+        "--within",
+        multiple=True,
+        metavar="METRIC=DROP",
+        help="Choose only what loses at most DROP points against PyTorch FP32, for example recall@1=0.2.",
+    ),
+    click.option(
+        "--objective",
+        type=click.Choice(["latency", "throughput", "size"]),
+        help="What the best of those that hold is best in. [default: latency]",
+    ),
+)
+calibration_options = options(
+    click.option(
+        "--calibration",
+        type=click.Path(path_type=Path),
+        help="Samples that INT8 finds its ranges on: a data set, a folder of images, texts, arrays. "
+        "[default: the split train of --data, where it has one]",
+    ),
+    click.option(
+        "--calibrator",
+        type=click.Choice(["minmax", "entropy", "percentile"]),
+        default="minmax",
+        show_default=True,
+        help="How ranges are found.",
+    ),
+    click.option(
+        "--calibration-samples", type=click.IntRange(1), default=256, show_default=True, help="At most this many."
+    ),
+)
+keep_option = click.option(
+    "--keep",
+    multiple=True,
+    metavar="COMPONENT:NAME",
+    help="A node, or a PyTorch module with all below it, that stays FP32, as `torchlift bisect` prints it.",
+)
+evaluations_option = click.option(
+    "--evaluations",
+    type=click.IntRange(0),
+    default=40,
+    show_default=True,
+    help="Graphs that may be tried in the search for what costs the accuracy.",
+)
 bench_options = options(
     click.option("--batch", "batches", help="Comma-separated batches; the first decides. [default: least, optimum]"),
     click.option("--rounds", type=click.IntRange(2), default=10, show_default=True, help="Interleaved rounds."),
     threads_option,
 )
+
+
+SOURCE = ("model", "checkpoint", "vocabulary", "resolution", "axes")
+"""The names of the source options."""
 
 
 def parse_source(
@@ -134,17 +200,108 @@ def _parse_axes(texts: tuple[str, ...]) -> Mapping[str, Mapping[str, Axis]]:
     return found
 
 
-def parse_precisions(text: str | None) -> tuple[Precision, ...]:
+def parse_precisions(text: str | None) -> tuple[str, ...]:
     from torchlift.backends import BACKENDS, backend
-    from torchlift.manifest import Precision
 
-    offered = {precision for name in BACKENDS for precision in backend(name).precisions}
-    known = [precision for precision in get_args(Precision) if precision in offered]
+    known = dict.fromkeys(r for name in BACKENDS for r in (*backend(name).precisions, *backend(name).recipes))
     names = _split(text)
     for name in names:
         if name not in known:
             raise click.UsageError(f"--precision {name}: choose from {', '.join(known)}.")
-    return names  # type: ignore[return-value]
+    return names
+
+
+def parse_gate(within: tuple[str, ...], objective: Any) -> Gate | None:
+    """What the gate's options say; None where they say nothing."""
+    from torchlift.evidence import Gate
+
+    limits: dict[str, float] = {}
+    for text in within:
+        metric, _, number = text.rpartition("=")
+        try:
+            limits[metric] = float(number)
+        except ValueError:
+            limits[metric] = math.nan
+        if not metric or not 0 <= limits[metric] <= 100:
+            raise click.UsageError(f"--within {text}: write METRIC=DROP in points from 0 to 100, e.g. recall@1=0.2.")
+    return Gate(limits, objective or "latency") if limits or objective else None
+
+
+def parse_data(
+    data: Path | None,
+    split: str,
+    limit: int | None,
+    prompts: Path | None,
+    strict: bool,
+    trust_pickle: bool,
+    calibration: Path | None = None,
+    calibration_samples: int | None = None,
+) -> DataOptions:
+    """What the options say of the data to score and to calibrate on."""
+    from torchlift.datasets import ReadOptions
+    from torchlift.stages import CalibrationData, DataOptions, train_split
+
+    read = ReadOptions(split, limit, strict, trust_pickle, prompts)
+    samples = None
+    if calibration_samples:
+        samples = replace(read, split="", limit=calibration_samples)
+        found = CalibrationData(calibration, samples) if calibration else train_split(data, samples, split)
+        return DataOptions(data, read, found)
+    return DataOptions(data, read)
+
+
+def parse_job(
+    *,
+    backends: tuple[str, ...],
+    precisions: str | None,
+    within: tuple[str, ...],
+    objective: Any,
+    calibrator: Any,
+    calibration_samples: int,
+    keep: tuple[str, ...],
+    evaluations: int,
+    tolerances: tuple[str, ...],
+    batches: str | None,
+    rounds: int,
+    threads: int,
+    **data: Any,
+) -> dict[str, Any]:
+    """What a command that makes variants is told, as the fields of JobOptions."""
+    from torchlift.stages import BenchOptions, BuildOptions
+
+    return {
+        "build": BuildOptions(backends, parse_precisions(precisions)),
+        "data": parse_data(calibration_samples=calibration_samples, **data),
+        "convert": parse_conversion(calibrator, calibration_samples, keep, evaluations, threads),
+        "verify": parse_tolerances(tolerances, threads),
+        "gate": parse_gate(within, objective),
+        "bench": BenchOptions(parse_batches(batches), latency=latency_options(rounds, threads)),
+    }
+
+
+def require_gate(manifest: Manifest) -> None:
+    """Raise GateError where a component is served by what was not asked for, since nothing else holds the gate."""
+    from torchlift.errors import GateError
+
+    failed = [component for component, choice in manifest.choices.items() if not choice.held]
+    if failed:
+        raise GateError(
+            f"no variant of {' and '.join(failed)} that was asked for holds {manifest.gate}: FP32 serves instead",
+            remedy="Allow a larger drop with --within, calibrate on more or other samples, or see `torchlift bisect`.",
+        )
+
+
+def parse_conversion(
+    calibrator: Any, calibration_samples: int, keep: tuple[str, ...], evaluations: int, threads: int
+) -> ConvertOptions:
+    from torchlift.measure.calibration import CalibrationOptions
+    from torchlift.stages import ConvertOptions
+
+    calibration = CalibrationOptions(calibrator, calibration_samples)
+    for text in keep:
+        if not all(text.partition(":")):
+            raise click.UsageError(f"--keep {text}: write COMPONENT:NAME, for example image:encoder.layers.11.mlp.")
+    return ConvertOptions(calibration, keep, evaluations, threads)
 
 
 def parse_batches(text: str | None) -> tuple[int, ...]:
@@ -210,11 +367,16 @@ def console() -> Console:
 
 def print_manifest(manifest: Manifest, verbose: bool = False) -> None:
     """Print a bundle's variants as tables; ``verbose`` adds what ran them and every difference from PyTorch."""
+    from torchlift.cli.accuracy import conversions_table, together_line
     from torchlift.cli.tables import manifest_tables, runtimes_table, verification_table
 
     out = console()
+    if manifest.graphs:
+        out.print(conversions_table(manifest, verbose=verbose))
     for table in manifest_tables(manifest, out.width):
         out.print(table)
+    if manifest.scoring and manifest.scoring.together:
+        out.print(f"chosen: {together_line(manifest)}", soft_wrap=True)
     if verbose and manifest.variants:
         out.print(runtimes_table(manifest))
         out.print(verification_table(manifest, out.width, verbose=True))

@@ -15,6 +15,11 @@ from torchlift.cli import common
 @common.output_option
 @common.export_options
 @common.build_options
+@common.data_options
+@common.gate_options
+@common.calibration_options
+@common.keep_option
+@common.evaluations_option
 @common.verify_options
 @common.bench_options
 @click.option("--compile", "compiled", is_flag=True, help="Measure torch.compile too.")
@@ -25,38 +30,28 @@ def command(
     exporter: Any,
     opset: int | None,
     seed: int,
-    backends: tuple[str, ...],
-    precisions: str | None,
-    tolerances: tuple[str, ...],
-    batches: str | None,
-    rounds: int,
-    threads: int,
     compiled: bool,
     as_json: bool,
     verbose: bool,
-    **source: Any,
+    **given: Any,
 ) -> None:
     """Take a trained model to a bundle that is verified, measured and ready to serve without PyTorch.
 
     \b
     torchlift ship chinese-clip --checkpoint clip_cn_vit-b-16.pt -o clip/
+    torchlift ship chinese-clip --checkpoint f.pt --data muge/ --within recall@1=0.2 -o clip/
     torchlift ship my_project/net.py:build -o net/
     """
     from torchlift.export import ExportOptions
     from torchlift.ship import ShipOptions, ship
-    from torchlift.stages import BenchOptions, BuildOptions
 
-    options = ShipOptions(
-        export=ExportOptions(exporter, opset, seed),
-        build=BuildOptions(backends, common.parse_precisions(precisions)),
-        verify=common.parse_tolerances(tolerances, threads),
-        bench=BenchOptions(common.parse_batches(batches), latency=common.latency_options(rounds, threads)),
-        compiled=compiled,
-    )
+    source = common.parse_source(**{name: given.pop(name) for name in common.SOURCE})
+    options = ShipOptions(**common.parse_job(**given), export=ExportOptions(exporter, opset, seed), compiled=compiled)
     with common.progress_display() as progress:
-        bundle = ship(common.parse_source(**source), output, options, progress)
+        bundle = ship(source, output, options, progress)
     if as_json:
         common.print_json(bundle.manifest)
-        return
-    common.print_manifest(bundle.manifest, verbose)
-    common.console().print(f"{output} is ready: torchlift run {output} ...", soft_wrap=True)
+    else:
+        common.print_manifest(bundle.manifest, verbose)
+        common.console().print(f"{output} is ready: torchlift run {output} ...", soft_wrap=True)
+    common.require_gate(bundle.manifest)

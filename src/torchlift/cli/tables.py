@@ -11,7 +11,7 @@ from rich.text import Text
 
 from torchlift.bundle import Bundle
 from torchlift.doctor import Report
-from torchlift.evidence import Benchmark, Difference, Latency, Tolerance
+from torchlift.evidence import Benchmark, DataFacts, Difference, Latency, Tolerance
 from torchlift.manifest import Component, Manifest, Variant
 
 
@@ -78,6 +78,7 @@ class _Line:
     precision: str
     size: str
     difference: str
+    score: tuple[str, str]
     latencies: tuple[Latency, ...]
     verdict: str
     style: str = ""
@@ -102,7 +103,9 @@ def _component_table(manifest: Manifest, component: Component, width: int) -> Re
     table = _table(f"{manifest.name}: {component.name}", width)
     table.add_column("variant", overflow="fold")
     table.add_column("precision", no_wrap=True)
-    for name in ("size", "largest diff", *cells):
+    metric = gated_metric(manifest)
+    scored = (metric, "drop") if metric else ()
+    for name in ("size", "largest diff", *scored, *cells):
         two_lines = width < ROOMY and len(name) > _LONGEST_HEADING
         table.add_column(name.replace(" ", "\n") if two_lines else name, justify="right", no_wrap=True)
     if beside:
@@ -110,13 +113,43 @@ def _component_table(manifest: Manifest, component: Component, width: int) -> Re
     below: list[Text] = []
     for line in _lines(manifest, component, benchmark):
         numbers = [[cell(benchmark, x) for cell in cells.values()] for x in line.latencies] if benchmark else []
-        head = [line.name, line.precision, line.size, line.difference]
+        head = [line.name, line.precision, line.size, line.difference, *line.score[: len(scored)]]
         for row in numbers or [["-"] * len(cells)]:
             table.add_row(*head, *row, *([line.verdict] if beside and head[0] else []), style=line.style)
             head = [""] * len(head)
         if not beside:
             below.append(Text(f"{line.name} {line.precision}: {line.verdict}", style=line.style))
-    return Group(table, *below, Text(_caption(component, benchmark, width), style="dim"), Text(""))
+    caption = f"{_caption(component, benchmark, width)} {_score_caption(manifest, component)}"
+    return Group(table, *below, Text(caption, style="dim"), Text(""))
+
+
+def gated_metric(manifest: Manifest) -> str:
+    """The metric that tables show: the gate's first, else the task's primary; empty where the task was not scored."""
+    scoring = manifest.scoring
+    return next(iter(manifest.gate.within), scoring.primary) if scoring else ""
+
+
+def _score(manifest: Manifest, variant: Variant) -> tuple[str, str]:
+    score = manifest.scoring.scores.get(variant.name) if manifest.scoring else None
+    metric = gated_metric(manifest)
+    return (f"{score.metrics[metric].value:.2f}", f"{score.drops[metric].value:.2f}") if score else ("-", "-")
+
+
+def _score_caption(manifest: Manifest, component: Component) -> str:
+    scoring = manifest.scoring
+    if scoring is None:
+        return "The task was not scored."
+    others = [c.name for c in manifest.components if c.name != component.name]
+    rest = f", with the reference's {' and '.join(others)}" if others else ""
+    return (
+        f"{gated_metric(manifest)} in percent on {data_text(scoring.data)}, drop in points against {scoring.reference}"
+        f"{rest}."
+    )
+
+
+def data_text(data: DataFacts) -> str:
+    """A data set with its numbers of samples."""
+    return f"{data.name} ({', '.join(f'{count:,} {what}' for what, count in data.samples.items())})"
 
 
 def _lines(manifest: Manifest, component: Component, benchmark: Benchmark | None) -> Iterator[_Line]:
@@ -127,13 +160,19 @@ def _lines(manifest: Manifest, component: Component, benchmark: Benchmark | None
             role = "the reference" if name == benchmark.baseline else "a peer"
             if name in benchmark.failures:
                 role = f"not measured: {benchmark.failures[name]}"
-            yield _Line(name, "fp32", "", "", benchmark.of(name), role, "dim")
+            yield _Line(name, "fp32", "", "", _reference_score(manifest), benchmark.of(name), role, "dim")
     for variant in manifest.variants_of(component.name):
         size = size_text(manifest.size(variant)) if variant.files else "-"
         latencies = benchmark.of(variant.name) if benchmark else ()
         verdict = _verdict(manifest, variant)
         style = "bold green" if verdict == _CHOSEN else ""
-        yield _Line(variant.backend, variant.precision, size, _difference(variant), latencies, verdict, style)
+        scores = _score(manifest, variant)
+        yield _Line(variant.backend, variant.recipe, size, _difference(variant), scores, latencies, verdict, style)
+
+
+def _reference_score(manifest: Manifest) -> tuple[str, str]:
+    scoring = manifest.scoring
+    return (f"{scoring.metrics[gated_metric(manifest)].value:.2f}", "") if scoring else ("", "")
 
 
 def _difference(variant: Variant) -> str:
@@ -156,7 +195,7 @@ def _verdict(manifest: Manifest, variant: Variant) -> str:
 
 
 def _caption(component: Component, benchmark: Benchmark | None, width: int) -> str:
-    diff = "largest diff: at all goldens, as a share of the output's largest magnitude; the task was not scored."
+    diff = "largest diff: at all goldens, as a share of the output's largest magnitude."
     if benchmark is None:
         return diff
     others = {n: s for n, s in benchmark.latencies[0].sizes.items() if n != "batch"} if benchmark.latencies else {}

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 FAMILIES: dict[str, str] = {
     "chinese-clip": "torchlift.families.chinese_clip:ChineseClip",
+    "mobilevit": "torchlift.families.mobilevit:MobileViTFamily",
     "module": "torchlift.families.module:ModuleFamily",
 }
 """Name -> ``module:class``."""

@@ -12,6 +12,7 @@ import numpy as np
 from torch import nn
 
 from torchlift.errors import SignatureError
+from torchlift.graph.scales import Scales
 from torchlift.signature import Axis, Signature
 
 Sampler = Callable[[Mapping[str, int], np.random.Generator], dict[str, np.ndarray]]
@@ -59,6 +60,9 @@ class ModelComponent:
     ``reference`` is the network as published, whose answers are the truth. ``exported`` gives the same answers by a
     graph that is better to run. Both take the signature's inputs by position and return its outputs, a tensor or a
     tuple of tensors.
+
+    ``scales`` are what fake quantisation learned, by the path of a module in ``exported``; those of weights hold once
+    batch normalisation is folded into them. Empty where the network was trained without.
     """
 
     name: str
@@ -66,6 +70,7 @@ class ModelComponent:
     reference: nn.Module
     exported: nn.Module
     sample: Sampler
+    scales: Mapping[str, Scales] = field(default_factory=dict)
 
 
 class Model(ABC):
@@ -85,8 +90,9 @@ class Model(ABC):
 
     @abstractmethod
     def component(self, name: str, *, attention: str = "sdpa") -> ModelComponent:
-        """Load one component. ``attention`` is how attention is written: ``sdpa``, or ``eager`` (plain products and
-        softmax) for parsers that know no fused form. Raises SourceError.
+        """Load one component. ``attention`` is how attention is written: ``sdpa`` or ``eager``, plain products
+        and softmax of which the second is for the oldest parsers, or ``node``, which exports as one operator at opset
+        23 and later. Raises SourceError.
         """
 
 

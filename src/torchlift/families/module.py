@@ -19,6 +19,8 @@ from torchlift.bundle import key_of, sha256
 from torchlift.declare import ATTRIBUTE, ModuleDeclaration
 from torchlift.errors import ModuleSourceError, SignatureError
 from torchlift.families.base import Family, LoadOptions, Model, ModelComponent
+from torchlift.families.fake_quant import is_fake_quantised, take_scales
+from torchlift.graph.scales import Scales, to_plain
 from torchlift.processing.declared import to_settings
 from torchlift.signature import BATCH, Axis, Signature, TensorSpec, distinct_sizes
 
@@ -146,6 +148,7 @@ class _UserModel(Model):
         self.settings = to_settings(declaration.preprocess, declaration.postprocess)
         self._network = network
         self._declaration = declaration
+        self._scales = self._take_scales()
         self._signature, answers = self._with_outputs()
         self._check_processing()
         self.key = key_of(
@@ -153,7 +156,8 @@ class _UserModel(Model):
             function,
             _code(network),
             _source(declaration.sample),
-            _digest(network),
+            _digest(self._network),
+            to_plain(self._scales),
             answers,
             declaration.inputs,
             declaration.outputs,
@@ -162,7 +166,22 @@ class _UserModel(Model):
         )
 
     def component(self, name: str, *, attention: str = "sdpa") -> ModelComponent:
-        return ModelComponent(COMPONENT, self._signature, self._network, self._network, self._sample)
+        return ModelComponent(COMPONENT, self._signature, self._network, self._network, self._sample, self._scales)
+
+    def _take_scales(self) -> dict[str, Scales]:
+        """What fake quantisation left in the network, which becomes a plain one."""
+        if not is_fake_quantised(self._network):
+            return {}
+        feeds = self._sample(distinct_sizes(self._declaration.axes), np.random.default_rng(0))
+        inputs = [torch.from_numpy(feeds[spec.name]) for spec in self._declaration.inputs]
+        try:
+            self._network, scales = take_scales(self._network, inputs)
+        except (RuntimeError, TypeError, AttributeError) as error:
+            raise ModuleSourceError(
+                f"the fake-quantised network does not run: {type(error).__name__}: {error}",
+                remedy="Return it as it was trained, from torch.ao.quantization.prepare_qat.",
+            ) from error
+        return scales
 
     def _sample(self, sizes: Mapping[str, int], rng: np.random.Generator) -> dict[str, np.ndarray]:
         if self._declaration.sample is not None:

@@ -83,6 +83,15 @@ def _name(value: ir.Value, spec: TensorSpec) -> bool:
     return modified
 
 
+def infer_types(model: ir.Model) -> None:
+    """Give every value that has none the type and shape that onnx infers, where it can; weights are not read."""
+    from onnx_ir.passes.common import ShapeInferencePass
+
+    values = [value for node in model.graph.all_nodes() for value in node.outputs if value.name]
+    if any(value.dtype is None for value in values):
+        ShapeInferencePass(check_type=False, strict_mode=False)(model)
+
+
 def save_model(model: ir.Model, file: Path) -> None:
     """Write ``file`` and, beside it, all weights in one file with a relative name; any size."""
     ir.save(model, file, external_data=file.name + WEIGHTS_SUFFIX)

@@ -76,6 +76,14 @@ def _smallest_cosine(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.clip(cosines[telling], -1, 1).min(initial=1.0))
 
 
+def distance(answers: np.ndarray, reference: np.ndarray) -> float:
+    """1 - the mean cosine of the rows [rows, ...]; a row that is zero or not finite on one side counts as 1."""
+    a, b = (x.reshape(len(x), -1).astype(np.float64) if x.ndim else x.reshape(1, 1) for x in (answers, reference))
+    with np.errstate(all="ignore"):
+        cosines = np.einsum("ij,ij->i", a, b) / (np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1))
+    return 1.0 - float(np.mean(np.where(np.isfinite(cosines), cosines, 0.0)))
+
+
 def require_signal(goldens: Iterable[Golden]) -> None:
     """Raise NoSignalError where PyTorch's answers are all near zero, NaN or infinite: any comparison would pass."""
     for golden in goldens:

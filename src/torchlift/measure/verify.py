@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from torchlift.backends import SessionOptions, backend
 from torchlift.bundle import Bundle
@@ -11,7 +11,7 @@ from torchlift.errors import TorchliftError
 from torchlift.evidence import GoldenCheck, Provenance, Tolerance, Verification, now
 from torchlift.machine import this_machine
 from torchlift.manifest import Precision, Variant
-from torchlift.measure.goldens import load_goldens
+from torchlift.measure.goldens import Golden, load_goldens
 from torchlift.measure.numerics import TOLERANCES, failures, verify_goldens, verify_invariance
 from torchlift.progress import SILENT, Progress
 from torchlift.storage import without_folders
@@ -54,6 +54,18 @@ def proven_here(bundle: Bundle, variant: Variant, tolerance: Tolerance | None = 
     return proof.provenance.holds(this_machine(), version, _proven_files(bundle, variant))
 
 
+def _in_true_half(bundle: Bundle, variant: Variant, golden: Golden) -> tuple[GoldenCheck, ...]:
+    """What the variant's graph answers where every result is rounded to FP16, as a GPU does and this runtime does not."""
+    from torchlift.measure.oracle import HalfSession
+
+    graph = bundle.manifest.graph(variant.component, variant.form)
+    if graph is None:
+        return ()
+    with HalfSession(bundle.file(graph.model), bundle.manifest.component(variant.component).signature) as session:
+        checks = verify_goldens(session.run, [golden])
+    return tuple(replace(check, golden=f"{check.golden} in true half precision") for check in checks)
+
+
 def verify_variant(
     bundle: Bundle, variant: Variant, options: VerifyOptions | None = None, progress: Progress = SILENT
 ) -> Verification:
@@ -71,7 +83,7 @@ def verify_variant(
     with progress.stage(f"verify {variant.name}", len(goldens) + 1) as stage:
         try:
             with backend(variant.backend).open(
-                bundle.file(variant.model), component.signature, variant.precision, SessionOptions(options.threads)
+                bundle.file(variant.model), component.signature, variant.recipe, SessionOptions(options.threads)
             ) as session:
                 for golden in goldens.values():
                     checks += verify_goldens(session.run, [golden])
@@ -79,6 +91,8 @@ def verify_variant(
                 for corner in ("opt", "max"):
                     invariance = invariance or verify_invariance(session.run, component.signature, goldens[corner])
                 stage.advance()
+            if variant.precision in backend(variant.backend).emulates:
+                checks += _in_true_half(bundle, variant, goldens["min"])
         except TorchliftError as error:
             wrong = (without_folders(error.message),)
         except Exception as error:

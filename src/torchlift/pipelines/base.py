@@ -32,16 +32,26 @@ class OpenOptions:
 class Pipeline:
     """A bundle opened for use. Sessions are opened when first needed, and closed by :meth:`close` or ``with``.
 
+    A session in ``sessions`` serves its component instead of a variant; it is not verified, and stays open.
     A pipeline is for one thread at a time. Closed, it raises BundleError.
     """
 
-    def __init__(self, bundle: Bundle, options: OpenOptions, progress: Progress) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        options: OpenOptions,
+        progress: Progress,
+        sessions: Mapping[str, Session] | None = None,
+    ) -> None:
         self.bundle = bundle
         self.options = options
         self._progress = progress
+        self._injected = dict(sessions or {})
         self._sessions: dict[str, Session] = {}
         self._loader = Loader()
         self._closed = False
+        for component in self._injected:
+            bundle.manifest.component(component)
         for component in options.variants:
             self.variant(component)
 
@@ -66,6 +76,8 @@ class Pipeline:
         """
         if self._closed:
             raise BundleError("the pipeline is closed", remedy=f"Open {self.bundle.path} again.")
+        if component in self._injected:
+            return self._injected[component]
         if component not in self._sessions:
             variant = self.variant(component)
             self._require_unchanged(variant)
@@ -73,7 +85,7 @@ class Pipeline:
             self._sessions[component] = backend(variant.backend).open(
                 self.bundle.file(variant.model),
                 self.bundle.manifest.component(component).signature,
-                variant.precision,
+                variant.recipe,
                 SessionOptions(self.options.threads),
             )
         return self._sessions[component]
@@ -86,7 +98,7 @@ class Pipeline:
             raise BundleError(f"{self.bundle.path} changed since it was opened", remedy="Open it again.")
 
     def close(self) -> None:
-        """Free the sessions and the threads. The pipeline may not be used after."""
+        """Free the threads and the sessions that were opened here. The pipeline may not be used after."""
         self._closed = True
         self._loader.close()
         for session in self._sessions.values():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 import numpy as np
@@ -29,8 +29,14 @@ LONGEST_TEXT = 4096
 class ClipPipeline(Pipeline):
     """Encodes pictures and texts into one space. Features are float32 [N, E], L2-normalised unless asked otherwise."""
 
-    def __init__(self, bundle: Bundle, options: OpenOptions, progress: Progress) -> None:
-        super().__init__(bundle, options, progress)
+    def __init__(
+        self,
+        bundle: Bundle,
+        options: OpenOptions,
+        progress: Progress,
+        sessions: Mapping[str, Session] | None = None,
+    ) -> None:
+        super().__init__(bundle, options, progress, sessions)
         try:
             resolution = int(bundle.manifest.settings["resolution"])
             self.logit_scale = math.exp(float(bundle.manifest.settings["logit_scale"]))
@@ -67,7 +73,7 @@ class ClipPipeline(Pipeline):
         than ``LONGEST_TEXT`` characters.
         """
         texts = listed(texts, "texts")
-        tokens = self._tokens(texts)
+        tokens = self.tokens(texts)
         if any(tokens.truncated):
             cut = [i for i, t in enumerate(tokens.truncated) if t]
             self._progress.note(
@@ -87,7 +93,8 @@ class ClipPipeline(Pipeline):
             features[rows] = session.run({TEXT: filled(ids, axis)})[signature.output_names[0]][: len(rows)]
         return _finished(features, normalize)
 
-    def _tokens(self, texts: Sequence[str]) -> Tokens:
+    def tokens(self, texts: Sequence[str]) -> Tokens:
+        """The token ids of texts. Raises InputError as :meth:`encode_text` does."""
         for i, text in enumerate(texts):
             _check_text(i, text)
         tokens = self.tokenizer(texts)

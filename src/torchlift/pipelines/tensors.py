@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from torchlift.backends import Session
 from torchlift.bundle import Bundle
 from torchlift.errors import InputError, SignatureError
 from torchlift.pipelines.base import OpenOptions, Pipeline
@@ -20,8 +21,14 @@ from torchlift.signature import BATCH, Axis, Signature
 class TensorPipeline(Pipeline):
     """A bundle with one component, called like a function."""
 
-    def __init__(self, bundle: Bundle, options: OpenOptions, progress: Progress) -> None:
-        super().__init__(bundle, options, progress)
+    def __init__(
+        self,
+        bundle: Bundle,
+        options: OpenOptions,
+        progress: Progress,
+        sessions: Mapping[str, Session] | None = None,
+    ) -> None:
+        super().__init__(bundle, options, progress, sessions)
         self.component = bundle.manifest.components[0].name
         self.preprocess, self.postprocess = from_settings(bundle.manifest.settings)
         self._inputs = {spec.name: spec for spec in self.signature.inputs}
@@ -39,18 +46,20 @@ class TensorPipeline(Pipeline):
         ``size`` (default: the batch axis' optimum), unless an output has no batch axis. Raises InputError,
         SignatureError.
         """
+        return {
+            name: self.postprocess[name](array) if name in self.postprocess else array
+            for name, array in self.arrays(inputs, size=size).items()
+        }
+
+    def arrays(self, inputs: Mapping[str, Any], *, size: int | None = None) -> dict[str, np.ndarray]:
+        """As a call, but without the postprocessing: every output is an array."""
         session = self.session(self.component)
         given = {name: self._given(name, value) for name, value in inputs.items()}
         axis, count = self.signature.batch, self._count(given)
         if axis is None or count is None:
-            answers = session.run(self._feeds(given, slice(None)))
-        else:
-            batches = self._loader.ahead(partial(self._feeds, given), self._parts(axis, count, size))
-            answers = self._joined([session.run(feeds) for feeds in batches], axis, count)
-        return {
-            name: self.postprocess[name](array) if name in self.postprocess else array
-            for name, array in answers.items()
-        }
+            return session.run(self._feeds(given, slice(None)))
+        batches = self._loader.ahead(partial(self._feeds, given), self._parts(axis, count, size))
+        return self._joined([session.run(feeds) for feeds in batches], axis, count)
 
     def _given(self, name: str, value: Any) -> np.ndarray | list[Any]:
         """A value as an array, or as a list of images. Raises SignatureError for an array of another rank."""

@@ -23,11 +23,14 @@ Resample = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 Fit = Literal["stretch", "crop"]
 Scale = Literal["unit", "byte"]
 Convert = Literal["last", "first"]
+Channels = Literal["rgb", "bgr"]
 
 ImageSource = str | os.PathLike[str] | bytes | Image.Image | npt.NDArray[np.uint8]
 """A path, the bytes of an image file, a Pillow image, or pixels uint8 [H, W, 3] or [H, W]."""
 
 Floats = npt.NDArray[np.float32]
+
+_CHOICES = {"resample": Resample, "fit": Fit, "scale": Scale, "convert": Convert, "channels": Channels}
 
 _LOCKS = tuple(threading.Lock() for _ in range(61))
 """One of them, by the image's identity, is held while an image of the caller's is decoded: Pillow decodes it in place,
@@ -46,6 +49,7 @@ class ImageInput:
     - ``scale``: ``unit`` divides the pixels by 255; ``byte`` leaves them 0 to 255.
     - ``convert``: whether the image becomes RGB after resizing (Chinese-CLIP) or before (torchvision's datasets). This
       changes images with a palette or with transparency.
+    - ``channels``: the order in which the model takes them; ``mean`` and ``std`` are R, G, B in either.
 
     Raises InputError where a value is not usable.
     """
@@ -58,6 +62,7 @@ class ImageInput:
     shorter_side: int | None = None
     scale: Scale = "unit"
     convert: Convert = "last"
+    channels: Channels = "rgb"
 
     def __post_init__(self) -> None:
         for name, count in (("size", 2), ("mean", 3), ("std", 3)):
@@ -65,7 +70,7 @@ class ImageInput:
             object.__setattr__(self, name, values)
             if len(values) != count:
                 raise InputError(f"{name} is {values}", remedy=f"It takes {count} numbers.")
-        for name, kind in (("resample", Resample), ("fit", Fit), ("scale", Scale), ("convert", Convert)):
+        for name, kind in _CHOICES.items():
             if getattr(self, name) not in get_args(kind):
                 raise InputError(
                     f"{name} {getattr(self, name)!r} is unknown", remedy=f"Use one of {', '.join(get_args(kind))}."
@@ -100,11 +105,12 @@ class ImageInput:
                     remedy="It is truncated or damaged: copy it again, or leave it out.",
                 ) from error
             pixels = np.asarray(self._resized_rgb(image, what))
-        np.copyto(out, pixels.transpose(2, 0, 1))
+        order = slice(None, None, -1) if self.channels == "bgr" else slice(None)
+        np.copyto(out, pixels.transpose(2, 0, 1)[order])
         if self.scale == "unit":
             out /= np.float32(255)
-        out -= np.array(self.mean, dtype=np.float32)[:, None, None]
-        out /= np.array(self.std, dtype=np.float32)[:, None, None]
+        out -= np.array(self.mean[order], dtype=np.float32)[:, None, None]
+        out /= np.array(self.std[order], dtype=np.float32)[:, None, None]
         return out
 
     def _resized_rgb(self, image: Image.Image, what: str) -> Image.Image:

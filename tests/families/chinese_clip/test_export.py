@@ -1,6 +1,7 @@
 """Each tower goes through both exporters, and ONNX Runtime gives its answers at shapes that were not traced."""
 
 from collections import Counter
+from functools import partial
 
 import numpy as np
 import onnx
@@ -22,7 +23,7 @@ def arguments(component, **sizes):
     return tuple(map(torch.from_numpy, component.sample(sizes, np.random.default_rng(3)).values()))
 
 
-def by_dynamo(component, file):
+def by_dynamo(component, file, opset=20):
     spec = component.signature.inputs[0]
     axes = {a.name: torch.export.Dim(a.name, min=a.min, max=a.max) for a in component.signature.axes}
     shape = {i: axes[d] for i, d in enumerate(spec.shape) if isinstance(d, str)}
@@ -33,6 +34,7 @@ def by_dynamo(component, file):
         traced,
         file,
         dynamo=True,
+        opset_version=opset,
         dynamic_shapes=(shape,),
         external_data=False,
         verbose=False,
@@ -115,6 +117,13 @@ def test_dynamo_writes_a_text_transformer_without_superfluous_operators(vit, exp
     assert count["Concat"] == 2
     assert before_softmax(proto) == {"Add"}
     assert not (UNWANTED | {"Expand"}) & count.keys()
+
+
+@pytest.mark.parametrize("name", ["image", "text"])
+def test_opset_23_has_one_attention_node_a_layer(vit, exported, name):
+    count = operators(exported(vit, name, "node", partial(by_dynamo, opset=23)))
+    assert count["Attention"] == (vit.vision if name == "image" else vit.text).layers
+    assert not (UNWANTED | {"Softmax"}) & count.keys()
 
 
 def test_dynamo_writes_a_resnet(resnet, exported):

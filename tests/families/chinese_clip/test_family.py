@@ -2,14 +2,17 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from torchlift.errors import SignatureError, SourceError
-from torchlift.families.chinese_clip.samples import MEAN, STD, ImageSampler, TextSampler
+from torchlift.families.chinese_clip.samples import TextSampler
 from torchlift.families.chinese_clip.vocabulary import Vocabulary
+from torchlift.families.samples import PictureSampler
 from torchlift.pipelines import clip as pipeline
 from torchlift.processing import clip
+from torchlift.processing.clip import MEAN, STD
 from torchlift.signature import Axis
 
 
@@ -123,18 +126,16 @@ def test_samples_fit_the_signature_and_repeat(write, open_model, vit, name):
 
 @given(st.integers(1, 60), st.integers(1, 3))
 def test_images_lie_in_the_range_of_preprocessing(resolution, batch):
-    image = ImageSampler(resolution)({"batch": batch}, np.random.default_rng(0))["image"]
+    image = PictureSampler("image", resolution, MEAN, STD)({"batch": batch}, np.random.default_rng(0))["image"]
     assert image.shape == (batch, 3, resolution, resolution)
     assert image.dtype == np.float32
-    pixels = image * STD + MEAN
+    pixels = image * np.reshape(STD, (3, 1, 1)) + np.reshape(MEAN, (3, 1, 1))
     assert pixels.min() >= -1e-5
     assert pixels.max() <= 1 + 1e-5
 
 
 def test_samples_and_pipeline_prepare_pictures_alike():
     assert (clip.MEAN, clip.STD) == (pipeline.MEAN, pipeline.STD)
-    assert np.array_equal(MEAN.ravel(), np.float32(clip.MEAN))
-    assert np.array_equal(STD.ravel(), np.float32(clip.STD))
 
 
 def sampler(*entries):
@@ -165,3 +166,29 @@ def test_a_vocabulary_without_special_entries_gives_plain_texts():
 def test_a_vocabulary_of_special_entries_only_still_gives_texts():
     text = sampler("[PAD]", "[CLS]", "[SEP]")({"batch": 2, "sequence": 4}, np.random.default_rng(0))["text"]
     assert text.max() <= 2
+
+
+def test_scales_of_fake_quantisation_go_by_the_modules_that_are_exported(write, open_model, vit):
+    """Original names in the checkpoint; a fused projection's scales are parted as its weight is."""
+    width = vit.vision.width
+
+    def change(state):
+        layer = "visual.transformer.resblocks.1"
+        state["visual.conv1.input_quantizer._amax"] = torch.tensor(2.0)
+        state[f"{layer}.attn.in_proj.weight_quantizer._amax"] = torch.linspace(1, 2, 3 * width)
+        state[f"{layer}.attn.in_proj.input_quantizer._amax"] = torch.tensor(3.0)
+        state[f"{layer}.mlp.c_fc.weight_fake_quant.scale"] = torch.full((1,), 0.5)
+        state["bert.encoder.layer.0.intermediate.dense.input_quantizer._amax"] = torch.tensor(4.0)
+
+    model = open_model(write(vit, change=change))
+    image, text = (model.component(name) for name in ("image", "text"))
+    layer = "vision_model.encoder.layers.1"
+    projections = [f"{layer}.self_attn.{part}_proj" for part in "qkv"]
+    assert {*image.scales} == {"vision_model.embeddings.patch_embedding", f"{layer}.mlp.fc1", *projections}
+    assert [image.scales[path].input for path in projections] == [(-3, 3)] * 3
+    joined = np.concatenate([image.scales[path].weight for path in projections])
+    np.testing.assert_array_equal(joined, torch.linspace(1, 2, 3 * width).numpy())
+    assert image.scales[f"{layer}.mlp.fc1"].weight == pytest.approx(63.5)
+    assert {*text.scales} == {"text_model.encoder.layer.0.intermediate.dense"}
+    for component in (image, text):
+        assert {*component.scales} <= {path for path, _ in component.exported.named_modules()}

@@ -5,8 +5,6 @@ Two formats: a ``.pt`` file of the original project, and a folder that transform
 
 from __future__ import annotations
 
-import json
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,9 +14,32 @@ from typing import Any
 from torch import Tensor
 
 from torchlift.errors import CheckpointError
-from torchlift.families.chinese_clip.names import Weights, original_name, to_transformers, without_unused
-from torchlift.families.chinese_clip.torch_file import EXPECTED, load_torch_file, openai_clip
+from torchlift.families.chinese_clip.names import (
+    Weights,
+    original_name,
+    scales_to_transformers,
+    to_transformers,
+    without_unused,
+)
+from torchlift.families.fake_quant import split_scales
+from torchlift.families.torch_file import is_torchscript, load_torch_file
+from torchlift.families.transformers_folder import (
+    PREPROCESSING_FILES,
+    as_tensors,
+    download,
+    is_hub_name,
+    read_folder,
+    read_json,
+    read_weights,
+    some,
+)
+from torchlift.graph.scales import Scales
 from torchlift.processing.clip import BICUBIC, MEAN, STD
+
+EXPECTED = (
+    "A Chinese-CLIP source is a clip_cn_*.pt file, a folder saved by transformers, or a hub name such as "
+    "OFA-Sys/chinese-clip-vit-base-patch16."
+)
 
 ORIGINAL_MARKS = ("logit_scale", "text_projection", "bert.embeddings.word_embeddings.weight", "visual.conv1.weight")
 FOLDER_MARKS = (
@@ -28,14 +49,6 @@ FOLDER_MARKS = (
     "vision_model.embeddings.patch_embedding.weight",
 )
 """Weights that every checkpoint of a format has: where one is missing, it is another model's."""
-
-WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
-
-PREPROCESSING_FILES = ("preprocessor_config.json", "processor_config.json")
-"""Where transformers says how pictures are prepared; the second, with more in it, since release 5."""
-
-_HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
-_FILE_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".safetensors", ".zip")
 
 
 @dataclass(frozen=True)
@@ -53,6 +66,10 @@ class Checkpoint(ABC):
         """The weights by transformers' names, as stored, mapped into memory rather than copied where possible."""
 
     @abstractmethod
+    def read_scales(self) -> dict[str, Scales]:
+        """What fake quantisation left, by transformers' names of modules; nothing for most checkpoints."""
+
+    @abstractmethod
     def name_in_file(self, name: str) -> str:
         """What the file calls the weight that transformers calls ``name``."""
 
@@ -62,14 +79,23 @@ class OriginalFile(Checkpoint):
 
     def read(self) -> Weights:
         file = self.files[0]
-        state = _without_prefix(_state_dict(file, load_torch_file(file)))
+        state, _ = self._split()
         if "token_embedding.weight" in state and not any(name.startswith("bert.") for name in state):
-            raise openai_clip(file)
+            raise _openai_clip(file)
         _check_marks(file, state, ORIGINAL_MARKS, ("bert.", "visual."))
         try:
             return to_transformers(state)
         except CheckpointError as error:
             raise CheckpointError(f"{file}: {error.message}", remedy=EXPECTED) from error
+
+    def read_scales(self) -> dict[str, Scales]:
+        return scales_to_transformers(self._split()[1])
+
+    def _split(self) -> tuple[Weights, dict[str, Scales]]:
+        file = self.files[0]
+        if is_torchscript(file):
+            raise _openai_clip(file, " (a TorchScript archive)")
+        return split_scales(_without_prefix(_state_dict(file, load_torch_file(file, EXPECTED))))
 
     def name_in_file(self, name: str) -> str:
         return original_name(name)
@@ -79,11 +105,12 @@ class TransformersFolder(Checkpoint):
     """A folder that transformers saved: config.json and weights, perhaps in shards."""
 
     def read(self) -> Weights:
-        state: Weights = {}
-        for file in self.files:
-            state |= _load_safetensors(file) if file.suffix == ".safetensors" else _tensors(file, load_torch_file(file))
+        state, _ = split_scales(read_weights(self.files, EXPECTED))
         _check_marks(self.folder, state, FOLDER_MARKS, ("text_model.", "vision_model.", "visual_projection."))
         return without_unused(state)
+
+    def read_scales(self) -> dict[str, Scales]:
+        return split_scales(read_weights(self.files, EXPECTED))[1]
 
     def name_in_file(self, name: str) -> str:
         return name
@@ -99,8 +126,8 @@ def open_checkpoint(source: str) -> Checkpoint:
         return OriginalFile(path.parent, (path,), None)
     if path.is_dir():
         return _open_folder(path)
-    if _HUB_NAME.fullmatch(source) and not source.endswith(_FILE_SUFFIXES):
-        return _open_folder(_download(source))
+    if is_hub_name(source):
+        return _open_folder(download(source, "vocab.txt"))
     raise CheckpointError(f"{source} does not exist", remedy=EXPECTED)
 
 
@@ -114,7 +141,7 @@ def check_names(checkpoint: Checkpoint, weights: Mapping[str, Tensor], expected:
         if name in weights and tuple(weights[name].shape) != shape
     ]
     found = {"missing": missing, "unexpected": unexpected, "wrong shapes:": wrong}
-    problems = [f"{what} {_some(names)}" for what, names in found.items() if names]
+    problems = [f"{what} {some(names)}" for what, names in found.items() if names]
     if problems:
         raise CheckpointError(
             f"{checkpoint.files[-1]} does not fit Chinese-CLIP: {'; '.join(problems)}", remedy=EXPECTED
@@ -127,7 +154,7 @@ def check_preprocessing(checkpoint: Checkpoint, resolution: int) -> None:
     """
     for file in (checkpoint.folder / name for name in PREPROCESSING_FILES):
         if checkpoint.config is not None and file.is_file():
-            content = _read_json(file)
+            content = read_json(file)
             _check_pictures(file, content.get("image_processor") or content, resolution)
 
 
@@ -159,16 +186,7 @@ def _check_pictures(file: Path, stated: Mapping[str, Any], resolution: int) -> N
 def _state_dict(file: Path, content: Any) -> Weights:
     if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
         content = content["state_dict"]
-    return _tensors(file, content)
-
-
-def _tensors(file: Path, content: Any) -> Weights:
-    if not isinstance(content, Mapping) or not content or not all(isinstance(v, Tensor) for v in content.values()):
-        found = f"a {type(content).__name__}"
-        if isinstance(content, Mapping):
-            found += f" with {_some([str(name) for name in content]) or 'nothing in it'}"
-        raise CheckpointError(f"{file} holds {found}, not a state_dict", remedy=EXPECTED)
-    return {str(name): tensor for name, tensor in content.items()}
+    return as_tensors(file, content, EXPECTED)
 
 
 def _without_prefix(state: Weights) -> Weights:
@@ -179,9 +197,9 @@ def _check_marks(where: Path, state: Weights, marks: tuple[str, ...], prefixes: 
     missing = [mark for mark in marks if mark not in state]
     if missing:
         other = [name for name in state if name not in marks and not name.startswith(prefixes)]
-        unexpected = f"; unexpected {_some(other)}" if other else ""
+        unexpected = f"; unexpected {some(other)}" if other else ""
         raise CheckpointError(
-            f"{where} is not a Chinese-CLIP checkpoint: missing {_some(missing)}{unexpected}", remedy=EXPECTED
+            f"{where} is not a Chinese-CLIP checkpoint: missing {some(missing)}{unexpected}", remedy=EXPECTED
         )
 
 
@@ -189,85 +207,14 @@ def _names(checkpoint: Checkpoint, names: list[str]) -> list[str]:
     return list(dict.fromkeys(checkpoint.name_in_file(name) for name in names))
 
 
-def _some(names: list[str], limit: int = 4) -> str:
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(names[:limit]) + more
-
-
 def _open_folder(folder: Path) -> TransformersFolder:
-    file = folder / "config.json"
-    if not file.is_file():
-        checkpoints = sorted(p.name for p in folder.glob("*.pt"))
-        hint = f"Name the file itself: {folder / checkpoints[0]}." if checkpoints else EXPECTED
-        raise CheckpointError(f"{folder} has no config.json", remedy=hint)
-    config = _read_json(file)
-    kind = config.get("model_type")
-    if kind != "chinese_clip":
-        raise CheckpointError(f"{folder} holds a model of type {kind!r}, not 'chinese_clip'", remedy=EXPECTED)
-    return TransformersFolder(folder, _weight_files(folder), config)
+    config, files = read_folder(folder, "chinese_clip", EXPECTED, "*.pt")
+    return TransformersFolder(folder, files, config)
 
 
-def _weight_files(folder: Path) -> tuple[Path, ...]:
-    for name in WEIGHT_FILES:
-        if (folder / name).is_file():
-            return (folder / name,)
-        index = folder / f"{name}.index.json"
-        if index.is_file():
-            return _shards(index)
-    raise CheckpointError(f"{folder} has no weights", remedy=f"It must hold {' or '.join(WEIGHT_FILES)}.")
-
-
-def _shards(index: Path) -> tuple[Path, ...]:
-    weight_map = _read_json(index).get("weight_map")
-    if not isinstance(weight_map, dict) or not weight_map:
-        raise CheckpointError(f"{index} is damaged: it has no weight_map", remedy="Download the folder again.")
-    shards = []
-    for name in sorted({str(value) for value in weight_map.values()}):
-        if name in ("..", "") or "/" in name or "\\" in name:
-            raise CheckpointError(f"{index} points outside the folder: {name!r}", remedy="Do not use this folder.")
-        if not (index.parent / name).is_file():
-            raise CheckpointError(f"{index.parent / name} is missing", remedy="Download the folder again.")
-        shards.append(index.parent / name)
-    return tuple(shards)
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(file.read_text("utf-8"))
-    except ValueError as error:
-        raise CheckpointError(f"{file} is damaged: {error}", remedy="Download the folder again.") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{file} is damaged: it holds no object", remedy="Download the folder again.")
-    return content
-
-
-def _load_safetensors(file: Path) -> Weights:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return load_file(file)
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{file} is damaged: {error}", remedy="Download the folder again.") from error
-
-
-def _download(name: str) -> Path:
-    """The folder that the hub's model was downloaded to; weights as safetensors where it has them, else as bin."""
-    try:
-        import huggingface_hub
-    except ImportError as error:
-        raise CheckpointError(
-            f"{name} does not exist here, and huggingface_hub, which would download it, is not installed",
-            remedy="Run: pip install huggingface_hub.",
-        ) from error
-    try:
-        folder = Path(huggingface_hub.snapshot_download(name, allow_patterns=["*.json", "vocab.txt", "*.safetensors"]))
-        if not any(folder.glob("*.safetensors")):
-            folder = Path(huggingface_hub.snapshot_download(name, allow_patterns=["*.json", "vocab.txt", "*.bin"]))
-    except Exception as error:  # the hub's client raises many kinds, of two HTTP libraries and of its own
-        reason = str(error).strip().partition("\n")[0]
-        raise CheckpointError(
-            f"{name} does not exist here and could not be fetched from the hub: {type(error).__name__}: {reason}",
-            remedy="Check the name and the connection, or give a file or folder that exists.",
-        ) from error
-    return folder
+def _openai_clip(file: Path, how: str = "") -> CheckpointError:
+    """The error for a checkpoint of OpenAI's CLIP, the most common mistake."""
+    return CheckpointError(
+        f"{file} looks like a model of OpenAI's CLIP{how}, not of Chinese-CLIP: its text tower is another",
+        remedy=EXPECTED,
+    )

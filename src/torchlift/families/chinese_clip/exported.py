@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from torchlift.families.chinese_clip.attention import Attention, Heads
+from torchlift.families.attention import Attention, Heads
 from torchlift.families.chinese_clip.towers import ImageTransformer, TextTransformer
 
 MASKED = 10000.0
@@ -52,7 +52,7 @@ class ExportedImage(nn.Module):
 
     def _with_class_row(self, patches: Tensor) -> Tensor:
         """A row of zeros first. F.pad is one operator, but TorchScript's exporter makes fifteen of it."""
-        if self.heads.style == "sdpa":
+        if self.heads.style != "eager":
             return F.pad(patches, (0, 0, 1, 0))
         return torch.cat([torch.zeros_like(patches[:, :1]), patches], dim=1)
 

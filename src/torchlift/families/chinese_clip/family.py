@@ -10,12 +10,12 @@ from typing import Any, ClassVar
 
 from torchlift.bundle import key_of, sha256
 from torchlift.errors import CheckpointError, SignatureError, SourceError
+from torchlift.families.attention import STYLES
 from torchlift.families.base import Family, LoadOptions, Model, ModelComponent, Sampler
 from torchlift.families.chinese_clip.architecture import Architecture, architecture_of
-from torchlift.families.chinese_clip.attention import STYLES
 from torchlift.families.chinese_clip.checkpoint import Checkpoint, check_names, check_preprocessing, open_checkpoint
 from torchlift.families.chinese_clip.exported import exported_of
-from torchlift.families.chinese_clip.samples import ImageSampler, TextSampler
+from torchlift.families.chinese_clip.samples import TextSampler
 from torchlift.families.chinese_clip.towers import (
     POSITIONS,
     build_image,
@@ -25,6 +25,9 @@ from torchlift.families.chinese_clip.towers import (
     resize_positions,
 )
 from torchlift.families.chinese_clip.vocabulary import Vocabulary, find_vocabulary
+from torchlift.families.fake_quant import fold_norms, modules_of
+from torchlift.families.samples import PictureSampler
+from torchlift.processing.clip import MEAN, STD
 from torchlift.signature import Axis, Signature, TensorSpec
 
 CONTEXT_LENGTH = 52
@@ -122,7 +125,9 @@ class ChineseClipModel(Model):
                 weights[table] = resize_positions(weights[table], self.architecture.grid)
         fill(tower, weights)
         sample: Sampler = (
-            ImageSampler(self.architecture.resolution) if name == "image" else TextSampler(self.vocabulary)
+            PictureSampler("image", self.architecture.resolution, MEAN, STD)
+            if name == "image"
+            else TextSampler(self.vocabulary)
         )
         return ModelComponent(
             name=name,
@@ -130,6 +135,7 @@ class ChineseClipModel(Model):
             reference=tower,
             exported=exported_of(tower, style, self.settings["context_length"]),
             sample=sample,
+            scales=modules_of(tower, fold_norms(tower, self.checkpoint.read_scales())),
         )
 
 

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from torchlift.errors import CheckpointError
+from torchlift.graph.scales import Scales
 
 Weights = dict[str, Tensor]
 
@@ -118,6 +121,26 @@ def original_name(name: str) -> str:
             if part == new:
                 return f"visual.transformer.resblocks.{layer}.{old}.{kind}"
     return name
+
+
+def scales_to_transformers(scales: Mapping[str, Scales]) -> dict[str, Scales]:
+    """Rename the modules of an original checkpoint as ``to_transformers`` renames their weights; what is known of a
+    fused projection of query, key and value holds for each, with its third of the weight's scales.
+    """
+    resnet = any(path.startswith("visual.layer1.") for path in scales)
+    renamed: dict[str, Scales] = {}
+    for path, known in scales.items():
+        if resnet and path.startswith("visual."):
+            renamed[path] = known
+        elif match := _ORIGINAL_QKV.fullmatch(f"{path}.weight") or _ORIGINAL_QKV.fullmatch(f"{path}_weight"):
+            weight = known.weight
+            thirds = [weight] * 3 if weight is None or weight.ndim == 0 else np.split(weight, 3)
+            for projection, part in zip(_PROJECTIONS, thirds, strict=True):
+                new = f"vision_model.encoder.layers.{match[1]}.self_attn.{projection}"
+                renamed[new] = replace(known, weight=part)
+        else:
+            renamed[_new_name(f"{path}.weight").removesuffix(".weight")] = known
+    return renamed
 
 
 def _new_name(name: str) -> str:

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from torchlift.families.attention import Attention, Heads
 from torchlift.families.chinese_clip.architecture import ResNet
-from torchlift.families.chinese_clip.attention import Attention, Heads
 
 EXPANSION = 4
 """How many times wider a block's output is than its inner convolutions."""

@@ -1,4 +1,4 @@
-"""Random images and texts that look to the towers like real ones: for goldens, calibration of shapes, and timing."""
+"""Random texts that look to the text tower like real ones: for goldens, calibration of shapes, and timing."""
 
 from __future__ import annotations
 
@@ -8,26 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from torchlift.families.chinese_clip.vocabulary import Vocabulary
-from torchlift.processing import clip
-
-MEAN, STD = (np.array(value, np.float32).reshape(3, 1, 1) for value in (clip.MEAN, clip.STD))
-
-PATCHES = 8
-"""Patches of even colour along a side of a random image."""
-
-
-@dataclass(frozen=True)
-class ImageSampler:
-    """Draws ``image`` float32 [batch, 3, resolution, resolution]: coloured patches with noise, normalised."""
-
-    resolution: int
-
-    def __call__(self, sizes: Mapping[str, int], rng: np.random.Generator) -> dict[str, np.ndarray]:
-        patch = -(-self.resolution // PATCHES)
-        colours = rng.random((sizes["batch"], 3, PATCHES, PATCHES), dtype=np.float32)
-        image = colours.repeat(patch, axis=2).repeat(patch, axis=3)[..., : self.resolution, : self.resolution]
-        image = image + 0.1 * rng.standard_normal(image.shape, dtype=np.float32)
-        return {"image": (image.clip(0, 1) - MEAN) / STD}
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import ChineseCLIPTextConfig, ChineseCLIPTextModel, ChineseCLIPVisionConfig, ChineseCLIPVisionModel
 
-from torchlift.errors import CheckpointError, SourceError
+from torchlift.errors import SourceError
+from torchlift.families.attention import Attention
 from torchlift.families.chinese_clip.architecture import Architecture, ResNet
-from torchlift.families.chinese_clip.attention import Attention
 from torchlift.families.chinese_clip.names import Weights
 from torchlift.families.chinese_clip.resnet import ModifiedResNet
+from torchlift.families.transformers_folder import as_float32
 
 POSITIONS = ("vision_model.embeddings.position_embedding.weight", "visual.attnpool.positional_embedding")
 """The tables, one of which an image tower has, whose length follows from the resolution."""
@@ -36,7 +37,7 @@ class ImageTransformer(nn.Module):
             patch_size=vision.patch,
             hidden_act=vision.activation,
             layer_norm_eps=vision.eps,
-            attn_implementation=attention,
+            attn_implementation="eager" if attention == "eager" else "sdpa",
         )
         model = ChineseCLIPVisionModel(config)
         self.vision_model = getattr(model, "vision_model", model)
@@ -76,7 +77,7 @@ class TextTransformer(nn.Module):
             type_vocab_size=text.types,
             hidden_act=text.activation,
             layer_norm_eps=text.eps,
-            attn_implementation=attention,
+            attn_implementation="eager" if attention == "eager" else "sdpa",
         )
         self.text_model = ChineseCLIPTextModel(config, add_pooling_layer=False)
         self.text_projection = nn.Linear(text.width, architecture.embedding, bias=False)
@@ -113,7 +114,7 @@ def fill(tower: nn.Module, weights: Mapping[str, Tensor]) -> None:
 
     ``weights`` may hold more than the tower needs. Raises CheckpointError for a weight that is not finite.
     """
-    state: Weights = {name: _prepared(name, weights[name]) for name in tower.state_dict()}
+    state: Weights = {name: as_float32(name, weights[name]) for name in tower.state_dict()}
     tower.load_state_dict(state, assign=True)
     _restore_buffers(tower)
     tower.eval().requires_grad_(False)
@@ -128,18 +129,6 @@ def resize_positions(table: Tensor, grid: int) -> Tensor:
     square = table[1:].float().reshape(1, old, old, -1).permute(0, 3, 1, 2)
     resized = F.interpolate(square, size=(grid, grid), mode="bicubic", align_corners=True)
     return torch.cat([table[:1].float(), resized.permute(0, 2, 3, 1).flatten(0, 2)])
-
-
-def _prepared(name: str, tensor: Tensor) -> Tensor:
-    if not tensor.is_floating_point():
-        return tensor
-    if not torch.isfinite(tensor).all():
-        count = int((~torch.isfinite(tensor)).sum())
-        raise CheckpointError(
-            f"{name} holds {count:,} values that are NaN or infinite",
-            remedy="The training diverged or the file is damaged: give an earlier checkpoint.",
-        )
-    return tensor.float().contiguous()
 
 
 def _restore_buffers(tower: nn.Module) -> None:

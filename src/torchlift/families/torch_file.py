@@ -13,19 +13,15 @@ import torch
 
 from torchlift.errors import CheckpointError, UnsafeCheckpointError
 
-EXPECTED = (
-    "A Chinese-CLIP source is a clip_cn_*.pt file, a folder saved by transformers, or a hub name such as "
-    "OFA-Sys/chinese-clip-vit-base-patch16."
-)
 
-
-def load_torch_file(file: Path) -> Any:
+def load_torch_file(file: Path, expected: str) -> Any:
     """What torch.save wrote, read without running code: tensors mapped from the file where its format allows.
 
-    Raises UnsafeCheckpointError for a pickle that names anything but tensors and plain values, CheckpointError for a
-    file that is damaged, is TorchScript or is something else.
+    ``expected``, a sentence, says what the family reads: the remedy where the file is something else. Raises
+    UnsafeCheckpointError for a pickle that names anything but tensors and plain values, CheckpointError for a file that
+    is damaged, is TorchScript or is something else.
     """
-    zipped = _check_archive(file)
+    zipped = _check_archive(file, expected)
     try:
         return torch.load(file, map_location="cpu", weights_only=True, mmap=True if zipped else None)
     except pickle.UnpicklingError as error:
@@ -34,20 +30,22 @@ def load_torch_file(file: Path) -> Any:
                 f"{file} is a pickle that calls {called}: it was not loaded, and nothing of it ran",
                 remedy="If you trust its author, load it where it was made and save only the state_dict.",
             ) from error
-        raise _damaged(file, error) from error
+        raise _damaged(file, error, expected) from error
     except (RuntimeError, EOFError, ValueError, KeyError, UnicodeDecodeError, AttributeError, TypeError) as error:
-        raise _damaged(file, error) from error
+        raise _damaged(file, error, expected) from error
 
 
-def openai_clip(file: Path, how: str = "") -> CheckpointError:
-    """The error for a checkpoint of OpenAI's CLIP, the most common mistake."""
-    return CheckpointError(
-        f"{file} looks like a model of OpenAI's CLIP{how}, not of Chinese-CLIP: its text tower is another",
-        remedy=EXPECTED,
-    )
+def is_torchscript(file: Path) -> bool:
+    """Whether the file is an archive of torch.jit.save: a program with its weights."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            members = archive.namelist()
+    except (OSError, zipfile.BadZipFile):
+        return False
+    return any(m.endswith("/constants.pkl") for m in members) and any("/code/" in m for m in members)
 
 
-def _check_archive(file: Path) -> bool:
+def _check_archive(file: Path, expected: str) -> bool:
     """Whether the file is a zip archive with tensors in it; refuses what need not be loaded to be known as wrong."""
     try:
         with file.open("rb") as stream:
@@ -68,18 +66,18 @@ def _check_archive(file: Path) -> bool:
             f"{file} is truncated: it has {file.stat().st_size:,} bytes and its end is missing",
             remedy="Download or copy it again.",
         ) from error
-    if any(m.endswith("/constants.pkl") for m in members) and any("/code/" in m for m in members):
-        raise openai_clip(file, " (a TorchScript archive)")
+    if is_torchscript(file):
+        raise CheckpointError(f"{file} is a TorchScript archive, not weights", remedy=expected)
     if not any(m.endswith("/data.pkl") for m in members):
-        raise CheckpointError(f"{file} is a zip archive without PyTorch weights", remedy=EXPECTED)
+        raise CheckpointError(f"{file} is a zip archive without PyTorch weights", remedy=expected)
     return True
 
 
-def _damaged(file: Path, error: Exception) -> CheckpointError:
+def _damaged(file: Path, error: Exception, expected: str) -> CheckpointError:
     reason = str(error).rpartition("WeightsUnpickler error: ")[2].strip().partition("\n")[0]
     return CheckpointError(
         f"{file} is damaged or was not written by torch.save ({file.stat().st_size:,} bytes): {reason}",
-        remedy=EXPECTED,
+        remedy=expected,
     )
 
 

@@ -1,0 +1,157 @@
+"""What conversions did, what tasks were scored and what a search found, as tables for people."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from torchlift.cli.tables import data_text, gated_metric, size_text
+from torchlift.evidence import Interval, KeptNode, Score
+from torchlift.graph.units import Unit
+from torchlift.manifest import Graph, Manifest
+from torchlift.measure.bisect import Finding
+from torchlift.stages.jobs import BisectReport
+
+_SHOWN = 3
+"""Kept nodes that are named where there is no room for all."""
+
+
+def conversions_table(manifest: Manifest, *, verbose: bool = False) -> RenderableType:
+    """What each converted graph is: how much of it, on what samples, and which nodes stayed FP32 and why."""
+    table = Table(title="converted graphs", title_justify="left", title_style="bold", box=None)
+    for name in ("graph", "converted", "size", "ranges from", "stays FP32"):
+        table.add_column(name, justify="right" if name in ("converted", "size") else "left", overflow="fold")
+    for graph in manifest.graphs:
+        table.add_row(graph.name, *_conversion(manifest, graph, verbose))
+    return Group(table, Text(""))
+
+
+def _conversion(manifest: Manifest, graph: Graph, verbose: bool) -> list[str]:
+    done = graph.conversion
+    if graph.failure or done is None:
+        return ["-", "-", "-", f"not converted: {graph.failure}"]
+    size = sum(manifest.files[path].size for path in graph.files)
+    share = f"{done.converted} of {done.candidates} nodes"
+    return [share, size_text(size), done.calibration or "none needed", _kept(done.kept, verbose) + _mended(graph)]
+
+
+def _kept(kept: tuple[KeptNode, ...], verbose: bool) -> str:
+    """The nodes by reason, the rarest reason first."""
+    reasons = Counter(node.reason for node in kept)
+    said = []
+    for reason in sorted(reasons, key=lambda r: reasons[r]):
+        nodes = [node.module or node.node for node in kept if node.reason == reason]
+        shown = nodes if verbose else nodes[:_SHOWN]
+        more = f" and {len(nodes) - len(shown)} more" if len(nodes) > len(shown) else ""
+        said.append(f"{', '.join(shown)}{more}: {reason}")
+    return "; ".join(said)
+
+
+def _mended(graph: Graph) -> str:
+    repair = graph.conversion.repair if graph.conversion else None
+    if repair is None:
+        return ""
+    verdict = "mended" if repair.held else "mended in vain"
+    return (
+        f"; {verdict} after {repair.evaluations} trials: {repair.measure} went from {repair.before:.3g} to "
+        f"{repair.after:.3g}"
+    )
+
+
+def scores_table(manifest: Manifest, *, verbose: bool = False) -> RenderableType:
+    """Every variant's metrics with their intervals; ``verbose`` shows all metrics, else the one that decides."""
+    scoring = manifest.scoring
+    assert scoring is not None
+    metrics = list(scoring.metrics) if verbose else [gated_metric(manifest)]
+    table = Table(title=f"{manifest.name}: {scoring.task}", title_justify="left", title_style="bold", box=None)
+    table.add_column("variant", overflow="fold")
+    for metric in metrics:
+        table.add_column(metric, justify="right", no_wrap=True)
+        table.add_column("drop", justify="right", no_wrap=True)
+    table.add_column("gate", overflow="fold")
+    table.add_row(scoring.reference, *(cell for m in metrics for cell in (_interval(scoring.metrics[m]), "")), "")
+    for name, score in scoring.scores.items():
+        table.add_row(name, *_cells(score, metrics), _verdict(manifest, score))
+    if scoring.together is not None:
+        table.add_row("the chosen together", *_cells(scoring.together, metrics), _verdict(manifest, scoring.together))
+    skipped = f" {scoring.data.unusable} records were skipped: {'; '.join(scoring.data.skipped)}."
+    caption = (
+        f"Percent on {data_text(scoring.data)}, drop in points, with 95% intervals of a bootstrap over the queries; "
+        f"drops are paired, query by query. Of a model with several components, the others are the reference's."
+        + skipped
+        * bool(scoring.data.unusable)
+    )
+    return Group(table, Text(caption, style="dim"), Text(""))
+
+
+def _cells(score: Score, metrics: list[str]) -> list[str]:
+    return [cell for m in metrics for cell in (_interval(score.metrics[m]), _interval(score.drops[m]))]
+
+
+def _interval(interval: Interval) -> str:
+    return f"{interval.value:.2f} [{interval.low:.2f}, {interval.high:.2f}]"
+
+
+def _verdict(manifest: Manifest, score: Score) -> str:
+    if not manifest.gate.within:
+        return ""
+    breach = manifest.gate.breach(score)
+    return f"refused: {breach}" if breach else "holds"
+
+
+def together_line(manifest: Manifest) -> str:
+    """What the chosen variants achieve as they serve; empty where that is not known."""
+    scoring = manifest.scoring
+    if scoring is None or scoring.together is None:
+        return ""
+    metric = gated_metric(manifest)
+    chosen = " with ".join(choice.variant for choice in manifest.choices.values())
+    score = scoring.together
+    return (
+        f"{chosen}: {metric} {_interval(score.metrics[metric])}, drop {_interval(score.drops[metric])}"
+        f"{'; gate: ' + str(manifest.gate) if manifest.gate.within else ''}"
+    )
+
+
+def findings_tables(report: BisectReport, top: int, *, verbose: bool = False) -> Iterator[RenderableType]:
+    """The nodes by what their conversion alone costs, the options that keep the worst in FP32, and with ``verbose`` the
+    signal-to-noise of every node.
+    """
+    search = report.search
+    table = Table(
+        title=f"{report.variant}: what costs the accuracy", title_justify="left", title_style="bold", box=None
+    )
+    for name in ("cost alone", "share", "nodes", "PyTorch modules"):
+        table.add_column(name, justify="right" if name in ("cost alone", "share") else "left", overflow="fold")
+    for finding in search.findings[:top]:
+        share = f"{finding.damage / search.total:.0%}" if search.total > 0 else "-"
+        table.add_row(f"{finding.damage:.4g}", share, _span([u.node for u in finding.items]), _modules(finding))
+    caption = f"cost: {report.measure}. All together: {search.total:.4g}; {search.evaluations} evaluations."
+    yield Group(table, Text(caption, style="dim"), Text(""))
+    if report.fix:
+        yield Text(f"To keep the worst in FP32: {report.fix}")
+    if report.noise:
+        yield _noise_table(report, verbose)
+
+
+def _span(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"{names[0]} ... {names[-1]} ({len(names)})"
+
+
+def _modules(finding: Finding[Unit]) -> str:
+    return _span(list(dict.fromkeys(unit.module or "(a function)" for unit in finding.items)))
+
+
+def _noise_table(report: BisectReport, verbose: bool) -> RenderableType:
+    table = Table(title="signal-to-noise in dB, the worst first", title_justify="left", title_style="bold", box=None)
+    for name in ("weight", "activation", "node", "PyTorch module"):
+        table.add_column(name, justify="right" if name in ("weight", "activation") else "left", overflow="fold")
+    shown = report.noise if verbose else report.noise[:10]
+    for line in shown:
+        activation = "-" if line.activation is None else f"{line.activation:.1f}"
+        table.add_row(f"{line.weight:.1f}", activation, line.unit.node, line.unit.module)
+    return table

@@ -1,0 +1,58 @@
+"""``torchlift bisect``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from torchlift.cli import common
+
+
+@click.command("bisect", short_help="Find the nodes whose precision costs the accuracy.")
+@common.bundle_argument
+@click.option(
+    "--variant", required=True, metavar="COMPONENT/BACKEND/PRECISION", help="For example image/openvino/int8."
+)
+@common.data_options
+@common.evaluations_option
+@click.option("--top", type=click.IntRange(1), default=10, show_default=True, help="Print at most this many.")
+@common.threads_option
+@common.json_option
+@common.verbose_option
+def command(
+    bundle: Path,
+    variant: str,
+    evaluations: int,
+    top: int,
+    threads: int,
+    as_json: bool,
+    verbose: bool,
+    **data: Any,
+) -> None:
+    """Convert parts of a component's graph, run each, and rank the nodes by what their conversion alone costs.
+
+    Parts are tried in the variant's own runtime, on the task where --data is given and else at the golden samples. The
+    bundle is not changed.
+
+    \b
+    torchlift bisect clip/ --variant image/onnxruntime/int8 --data muge/ --limit 200
+    """
+    from torchlift.cli.accuracy import findings_tables
+    from torchlift.measure.latency import LatencyOptions
+    from torchlift.stages import BenchOptions, ConvertOptions, JobOptions, bisect_bundle
+
+    options = JobOptions(
+        data=common.parse_data(**data),
+        convert=ConvertOptions(evaluations=evaluations),
+        bench=BenchOptions(latency=LatencyOptions(threads=threads)),
+    )
+    with common.progress_display() as progress:
+        found = bisect_bundle(bundle, variant, options, progress)
+    if as_json:
+        common.print_json(found)
+        return
+    out = common.console()
+    for part in findings_tables(found, top, verbose=verbose):
+        out.print(part)

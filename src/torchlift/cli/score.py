@@ -1,0 +1,75 @@
+"""``torchlift score``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from torchlift.cli import common
+
+
+@click.command("score", short_help="Score a bundle's variants on the model's own task.")
+@common.bundle_argument
+@common.data_options
+@common.gate_options
+@click.option("--checkpoint", help="Where the model came from: PyTorch is asked, and is what drops are against.")
+@click.option("--module", "module_", metavar="FILE.py:FUNCTION", help="The same for a module of your own.")
+@click.option(
+    "--write",
+    "folder",
+    type=click.Path(path_type=Path),
+    help="Write the chosen variants' features, predictions and result in the formats of Chinese-CLIP's scripts.",
+)
+@common.threads_option
+@common.json_option
+@common.verbose_option
+def command(
+    bundle: Path,
+    within: tuple[str, ...],
+    objective: Any,
+    checkpoint: str | None,
+    module_: str | None,
+    folder: Path | None,
+    threads: int,
+    as_json: bool,
+    verbose: bool,
+    **data: Any,
+) -> None:
+    """Run every variant that is proven here over a data set, and compare with PyTorch FP32, sample by sample.
+
+    \b
+    torchlift score clip/ --data muge/
+    """
+    from torchlift.cli.accuracy import scores_table
+    from torchlift.measure.latency import LatencyOptions
+    from torchlift.stages import BenchOptions, JobOptions, score_bundle
+
+    if checkpoint and module_:
+        raise click.UsageError("give --checkpoint or --module, not both.")
+    location = checkpoint or module_
+    options = JobOptions(
+        data=common.parse_data(**data),
+        gate=common.parse_gate(within, objective),
+        bench=BenchOptions(latency=LatencyOptions(threads=threads)),
+    )
+    references = _references(bundle, location, threads) if location else None
+    with common.progress_display() as progress:
+        manifest = score_bundle(bundle, options, references, progress, folder)
+    if as_json:
+        common.print_json(manifest.scoring)
+    else:
+        out = common.console()
+        out.print(scores_table(manifest, verbose=verbose))
+        if folder is not None:
+            out.print(f"written to {folder}", soft_wrap=True)
+    common.require_gate(manifest)
+
+
+def _references(bundle: Path, location: str, threads: int) -> Any:
+    from functools import partial
+
+    from torchlift.ship import reference, source_of
+
+    return partial(reference, source_of(bundle, location), threads)

@@ -1,0 +1,61 @@
+"""Data to score and to calibrate with, read in the field's usual formats, without torch."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from torchlift.datasets.base import Images, ReadOptions, Skips
+from torchlift.datasets.labelled import ImageData, LabelledData, ZeroShotData, read_folder
+from torchlift.datasets.plain import ArrayData, TextData, read_arrays, read_texts
+from torchlift.datasets.records import DATABASE, read_records
+from torchlift.datasets.retrieval import RetrievalData, Text, read_retrieval, retrieval_splits, write_retrieval
+from torchlift.errors import DataError
+
+__all__ = [
+    "ArrayData",
+    "Data",
+    "ImageData",
+    "Images",
+    "LabelledData",
+    "ReadOptions",
+    "RetrievalData",
+    "Skips",
+    "Text",
+    "TextData",
+    "ZeroShotData",
+    "open_data",
+    "write_retrieval",
+]
+
+Data = RetrievalData | LabelledData | ImageData | TextData | ArrayData
+
+_FILES: Mapping[str, Callable[[Path, ReadOptions], Data]] = {
+    ".txt": read_texts,
+    ".jsonl": read_texts,
+    ".npz": read_arrays,
+    ".safetensors": read_arrays,
+}
+
+
+def open_data(path: str | os.PathLike[str], options: ReadOptions | None = None) -> Data:
+    """Open the data set at ``path``, of whatever kind it is; images are read later, one at a time.
+
+    Raises DataError for what is missing, empty, ambiguous or of no known kind; UnsafeDataError for pickles.
+    """
+    path, options = Path(path).resolve(), options or ReadOptions()
+    if path.is_file():
+        if path.suffix not in _FILES:
+            raise DataError(
+                f"{path} is no data set that is known",
+                remedy=f"Give a folder, or a file that ends in {', '.join(_FILES)}.",
+            )
+        return _FILES[path.suffix](path, options)
+    if not path.is_dir():
+        raise DataError(f"{path} does not exist", remedy="Give the folder or the file of a data set.")
+    if retrieval_splits(path):
+        return read_retrieval(path, options)
+    if (path / DATABASE).is_file():
+        return read_records(path, options)
+    return read_folder(path, options)

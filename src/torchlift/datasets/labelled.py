@@ -1,0 +1,180 @@
+"""Images in folders: a folder a class, with Chinese labels or without, and images that nobody labelled."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+
+from torchlift.datasets.base import SPLITS, FileImages, Images, ReadOptions, Skips, chosen_split, spread
+from torchlift.errors import DataError
+
+LABELS = "label_cn.txt"
+
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff"})
+
+PROMPTS = (
+    "{}",
+    "一张{}的照片",
+    "照片里有{}",
+    "这张图片拍的是{}",
+    "画面中可以看到{}",
+    "一幅{}的图像",
+    "一张清楚的{}图片",
+)
+"""What a label is put into for zero-shot classification, where the user gives no prompts of their own."""
+
+
+@dataclass(frozen=True)
+class ImageData:
+    """Images without labels: enough for calibration."""
+
+    kind: ClassVar[str] = "images"
+    name: str
+    images: Images
+    skips: Skips = field(default_factory=Skips)
+
+
+@dataclass(frozen=True)
+class LabelledData:
+    """Images with their class: ``labels`` int64 [N]; ``classes`` are the folders' names, sorted; empty where the data
+    only have numbers.
+    """
+
+    kind: ClassVar[str] = "classification"
+    name: str
+    images: Images
+    labels: np.ndarray
+    classes: tuple[str, ...] = ()
+    skips: Skips = field(default_factory=Skips)
+
+
+@dataclass(frozen=True)
+class ZeroShotData(LabelledData):
+    """Images with their class, the classes' Chinese ``captions``, and the ``prompts`` that a caption is put into."""
+
+    kind: ClassVar[str] = "zero-shot"
+    captions: tuple[str, ...] = ()
+    prompts: tuple[str, ...] = PROMPTS
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """Every prompt of every class: those of the first class first."""
+        return tuple(prompt.replace("{}", caption) for caption in self.captions for prompt in self.prompts)
+
+
+def read_folder(root: Path, options: ReadOptions) -> ImageData | LabelledData:
+    """A folder of images: with class folders, LabelledData; these and ``label_cn.txt``, ZeroShotData; else ImageData.
+
+    The class folders may lie in a folder a split. Raises DataError.
+    """
+    folder = _split_folder(root, options.split)
+    name = root.name if folder == root else f"{root.name}/{folder.name}"
+    classes = _folders(folder)
+    if not classes:
+        return _unlabelled(folder, name, options)
+    found = [(label, path) for label, kind in enumerate(classes) for path in _class_images(folder, kind)]
+    kept = [found[i] for i in spread(len(found), options.limit)]
+    images, labels = FileImages(folder, [path for _, path in kept]), np.array([label for label, _ in kept], np.int64)
+    captions = next((file for file in (folder / LABELS, root / LABELS) if file.is_file()), None)
+    if captions is None:
+        return LabelledData(name, images, labels, tuple(classes), Skips(options.strict))
+    return ZeroShotData(
+        name,
+        images,
+        labels,
+        tuple(classes),
+        Skips(options.strict),
+        _captions(captions, classes),
+        read_prompts(options.prompts) if options.prompts else PROMPTS,
+    )
+
+
+def read_prompts(file: Path) -> tuple[str, ...]:
+    """Prompts from a file, one a line. Raises DataError where one has no place for the label."""
+    prompts = _lines(file)
+    for number, prompt in enumerate(prompts, 1):
+        if "{}" not in prompt:
+            raise DataError(
+                f"{file}, line {number}: the prompt {prompt!r} has no {{}}", remedy="Put {} where the label goes."
+            )
+    if not prompts:
+        raise DataError(f"{file} has no prompts", remedy="Write one a line, with {} where the label goes.")
+    return tuple(prompts)
+
+
+def _captions(file: Path, classes: Sequence[str]) -> tuple[str, ...]:
+    captions = _lines(file)
+    if len(captions) != len(classes):
+        raise DataError(
+            f"{file} has {len(captions):,} labels for {len(classes):,} class folders",
+            remedy=f"Write one label a line, in the order of the sorted folders: {_some(classes)}.",
+        )
+    return tuple(captions)
+
+
+def _lines(file: Path) -> list[str]:
+    """The lines that are not blank, stripped. Raises DataError."""
+    try:
+        text = file.read_text("utf-8-sig")
+    except OSError as error:
+        raise DataError(f"{file} cannot be read: {error.strerror}", remedy="Check the path.") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{file} is not UTF-8: {error.reason}", remedy="Save it as UTF-8.") from error
+    return [line.strip() for line in text.split("\n") if line.strip()]
+
+
+def _split_folder(root: Path, asked: str) -> Path:
+    """The folder that has the class folders: ``root``, or its split."""
+    names = _folders(root)
+    if not asked and not ({*names} and {*names} <= {*SPLITS, "train"}):
+        return root
+    return root / chosen_split(root, names, asked)
+
+
+def _unlabelled(folder: Path, name: str, options: ReadOptions) -> ImageData:
+    ids = sorted(entry.name for entry in os.scandir(folder) if _is_image(entry.name))
+    if not ids:
+        raise _unknown(folder)
+    return ImageData(name, FileImages(folder, [ids[i] for i in spread(len(ids), options.limit)]), Skips(options.strict))
+
+
+def _class_images(folder: Path, kind: str) -> list[str]:
+    """The images of a class, at any depth, as paths within ``folder``, sorted."""
+    paths = [
+        Path(where, file).relative_to(folder).as_posix()
+        for where, _, files in os.walk(folder / kind)
+        for file in files
+        if _is_image(file)
+    ]
+    if not paths:
+        raise DataError(
+            f"the class folder {folder / kind} has no images",
+            remedy=f"Put images into it ({', '.join(sorted(SUFFIXES))}), or remove it: every folder is a class.",
+        )
+    return sorted(paths)
+
+
+def _folders(folder: Path) -> list[str]:
+    return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
+
+
+def _is_image(name: str) -> bool:
+    return not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES
+
+
+def _unknown(folder: Path) -> DataError:
+    found = sorted(entry.name for entry in os.scandir(folder))
+    return DataError(
+        f"{folder} is no data set that is known: it has {_some(found) if found else 'nothing'}",
+        remedy="Expected are <split>_imgs.tsv with <split>_texts.jsonl, lmdb/<split>/imgs, a folder a class (with "
+        f"{LABELS} for zero-shot), an LMDB of (image, label), or just images.",
+    )
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + f" and {len(names) - 5:,} more" * (len(names) > 5)

@@ -1,0 +1,326 @@
+"""Checkpoints and networks trained with fake quantisation: their plain weights, and the scales that were trained.
+
+Two spellings are read: torch.ao's FakeQuantize (eager mode: ``X.weight_fake_quant.*``, ``X.activation_post_process.*``)
+and modelopt's TensorQuantizer (``X.input_quantizer._amax``, ``X.weight_quantizer._amax``).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from torchlift.errors import CheckpointError
+from torchlift.graph.scales import Range, Scales
+
+INT8_MAX = 127
+"""The largest int8: a symmetric scale times this is the magnitude that is covered."""
+
+_TORCH_AO = re.compile(r"(?:(.*?)\.)?(weight_fake_quant|activation_post_process)\.(.+)")
+_MODELOPT = re.compile(r"(?:(.*?)\.)?(input|weight|output|\w+_bmm|softmax)_quantizer\.(.+)")
+_CHANGES_ANSWERS = "_pre_quant_scale"
+"""modelopt's smoothing: the input is multiplied by it, also without quantisation."""
+
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+_OWNED = ("weight_fake_quant", "activation_post_process")
+_UINT8, _INT8 = (0, 255), (-128, 127)
+
+
+def split_scales(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Scales]]:
+    """Part a state_dict into the weights, untouched, and the scales, by module path.
+
+    A quantiser that was switched off, or that saw no data, counts as none. torch.ao observes what a module gives
+    (``output``), modelopt what it takes (``input``). Ranges are those that the observer saw; where the scale was
+    learned, or no observer is stored, they follow from scale and zero point, as of uint8 (int8 where the zero point is
+    negative). Quantisers of attention products are left out: those stay in floating point. So are the observers of
+    torch.ao's graph mode (``activation_post_process_0``), whose tensors no name tells. Raises CheckpointError for
+    scales that cannot be kept.
+    """
+    weights: dict[str, Tensor] = {}
+    found: dict[tuple[str, str], dict[str, Tensor]] = {}
+    for name, tensor in state.items():
+        if match := _TORCH_AO.fullmatch(name) or _MODELOPT.fullmatch(name):
+            found.setdefault((match[1] or "", match[2]), {})[match[3]] = tensor
+        elif not re.match(r"(?:.*\.)?activation_post_process_\d+\.", name):
+            weights[name] = tensor
+    scales: dict[str, Scales] = {}
+    for (path, role), values in found.items():
+        read = _READERS.get(role)
+        known = read(path, values) if read else None
+        if known is not None:
+            scales[path] = _joined(scales.get(path, Scales()), known)
+    return weights, scales
+
+
+def is_fake_quantised(network: nn.Module) -> bool:
+    """Whether torch.ao's fake quantisation is in the network."""
+    return any(_is_quantiser(module) for module in network.modules())
+
+
+def take_scales(network: nn.Module, feeds: Sequence[Tensor]) -> tuple[nn.Module, dict[str, Scales]]:
+    """Turn a network with torch.ao's fake quantisation into a float one, in place, and return it with its scales.
+
+    Quantised layers become plain ones; one that was fused becomes ``.0`` with its activation as ``.1``, and its batch
+    normalisation is folded into the weights, which is what its scales are of. The network runs once on ``feeds``, still
+    fake-quantised, to see which layer takes which quantised tensor: so the ranges of inputs are known also where no
+    module's output tells them. Raises CheckpointError for scales that cannot be kept.
+    """
+    quantisers = {path: module for path, module in network.named_modules() if _is_quantiser(module)}
+    for path, module in quantisers.items():
+        module.disable_observer()
+        _check_kind(path, module)
+    _, scales = split_scales({f"{p}.{k}": v for p, m in _hosts(network).items() for k, v in _own_state(m).items()})
+    for path, taken in _inputs(network, quantisers, feeds).items():
+        scales[path] = replace(scales.get(path, Scales()), input=taken)
+    network, scales = _to_float(network, scales)
+    return network, fold_norms(network, scales)
+
+
+def modules_of(network: nn.Module, scales: Mapping[str, Scales]) -> dict[str, Scales]:
+    """Those scales whose path is a module of ``network``."""
+    paths = {path for path, _ in network.named_modules()}
+    return {path: known for path, known in scales.items() if path in paths}
+
+
+def fold_norms(network: nn.Module, scales: Mapping[str, Scales]) -> dict[str, Scales]:
+    """The scales of convolutions whose batch normalisation is folded into them, as exporters do.
+
+    A convolution's norm is the module that its parent defines after it. The folded node carries the name of the one or
+    of the other, by exporter: both paths get its input, its new weight and the norm's output.
+    """
+    folded = dict(scales)
+    for parent, module in network.named_modules():
+        for (name, first), (after, norm) in itertools.pairwise(module.named_children()):
+            paths = [f"{parent}.{child}" if parent else child for child in (name, after)]
+            if isinstance(first, _CONVOLUTIONS) and isinstance(norm, _NORMS) and any(p in scales for p in paths):
+                before, behind = (scales.get(path, Scales()) for path in paths)
+                joined = replace(before.folded(_factor(norm)), output=behind.output)
+                folded |= dict.fromkeys(paths, joined)
+    return folded
+
+
+def _factor(norm: nn.Module) -> np.ndarray:
+    """What a batch normalisation multiplies each channel by: float32 [channels]."""
+    factor = torch.rsqrt(norm.running_var + norm.eps)
+    factor = factor if norm.weight is None else factor * norm.weight
+    return factor.detach().float().numpy()
+
+
+# State dicts ----------------------------------------------------------------------------------------------------------
+
+
+def _torch_weight(path: str, values: Mapping[str, Tensor]) -> Scales | None:
+    if _is_off(values) or "scale" not in values:
+        return None
+    if "zero_point" in values and values["zero_point"].count_nonzero():
+        raise CheckpointError(
+            f"{path}.weight_fake_quant has zero points other than 0",
+            remedy="Weights are quantised symmetrically: train with a symmetric qscheme for weights.",
+        )
+    scale = _positive(f"{path}.weight_fake_quant.scale", values["scale"])
+    return Scales(weight=scale * np.float32(INT8_MAX))
+
+
+def _torch_output(path: str, values: Mapping[str, Tensor]) -> Scales | None:
+    found = None if _is_off(values) else _torch_range(f"{path}.activation_post_process", values)
+    return found and Scales(output=found)
+
+
+def _torch_range(path: str, values: Mapping[str, Tensor]) -> Range | None:
+    low, high = (values.get(f"activation_post_process.{end}", torch.empty(0)) for end in ("min_val", "max_val"))
+    learned = "learning_enabled" in values
+    if not learned and low.numel() and high.numel():
+        if not (torch.isfinite(low).all() and torch.isfinite(high).all()):
+            return None  # it saw no data
+        return min(0.0, float(low.min())), max(0.0, float(high.max()))
+    if "scale" not in values or values["scale"].numel() != 1:
+        return None
+    scale = float(_positive(f"{path}.scale", values["scale"]).max())
+    zero = float(values["zero_point"].max()) if "zero_point" in values else 0.0
+    bottom, top = _INT8 if zero < 0 else _UINT8
+    return (bottom - zero) * scale, (top - zero) * scale
+
+
+def _is_off(values: Mapping[str, Tensor]) -> bool:
+    """Whether the quantiser changed nothing in the end."""
+    return "fake_quant_enabled" in values and not values["fake_quant_enabled"].any()
+
+
+def _amax(role: str, path: str, values: Mapping[str, Tensor]) -> np.ndarray | None:
+    if _CHANGES_ANSWERS in values:
+        raise CheckpointError(
+            f"{path}.{role}_quantizer multiplies its input by {_CHANGES_ANSWERS}: the weights alone answer otherwise",
+            remedy="Train or calibrate without smoothing (SmoothQuant, AWQ).",
+        )
+    return _positive(f"{path}.{role}_quantizer._amax", values["_amax"]) if "_amax" in values else None
+
+
+def _modelopt_weight(path: str, values: Mapping[str, Tensor]) -> Scales | None:
+    amax = _amax("weight", path, values)
+    return None if amax is None else Scales(weight=amax)
+
+
+def _modelopt_input(path: str, values: Mapping[str, Tensor]) -> Scales | None:
+    amax = _amax("input", path, values)
+    return None if amax is None else Scales(input=(-float(amax.max()), float(amax.max())))
+
+
+def _modelopt_output(path: str, values: Mapping[str, Tensor]) -> Scales | None:
+    amax = _amax("output", path, values)
+    return None if amax is None else Scales(output=(-float(amax.max()), float(amax.max())))
+
+
+_READERS = {
+    "weight_fake_quant": _torch_weight,
+    "activation_post_process": _torch_output,
+    "weight": _modelopt_weight,
+    "input": _modelopt_input,
+    "output": _modelopt_output,
+}
+
+
+def _positive(name: str, tensor: Tensor) -> np.ndarray:
+    """A scale as float32 [] or [channels]. Raises CheckpointError where one is not above 0."""
+    values = np.atleast_1d(tensor.detach().float().cpu().numpy().squeeze())
+    if values.ndim != 1:
+        raise CheckpointError(
+            f"{name} has shape {list(tensor.shape)}: it is not one scale, nor one for each channel",
+            remedy="Train with a scale per tensor or per output channel.",
+        )
+    if not (np.isfinite(values) & (values > 0)).all():
+        raise CheckpointError(
+            f"{name} holds {values[~(np.isfinite(values) & (values > 0))][0]}, which is no scale",
+            remedy="Run the network on data before it is saved, so that its observers see values.",
+        )
+    return values.reshape(()) if len(values) == 1 else values
+
+
+def _joined(first: Scales, second: Scales) -> Scales:
+    return Scales(
+        input=first.input or second.input,
+        output=first.output or second.output,
+        weight=first.weight if second.weight is None else second.weight,
+    )
+
+
+# Networks -------------------------------------------------------------------------------------------------------------
+
+
+def _is_quantiser(module: object) -> bool:
+    """Whether it is one of torch.ao's FakeQuantize modules, by what they all have."""
+    return isinstance(module, nn.Module) and hasattr(module, "fake_quant_enabled") and hasattr(module, "quant_max")
+
+
+def _hosts(network: nn.Module) -> dict[str, nn.Module]:
+    """The modules that own a quantiser under one of torch.ao's names, and explicit ones, by path."""
+    return {
+        path: module
+        for path, module in network.named_modules()
+        if any(isinstance(getattr(module, name, None), nn.Module) for name in _OWNED)
+        and path.rpartition(".")[2] not in _OWNED
+    }
+
+
+def _own_state(module: nn.Module) -> dict[str, Tensor]:
+    return {
+        k: v
+        for name in _OWNED
+        if (child := getattr(module, name, None)) is not None
+        for k, v in child.state_dict(prefix=f"{name}.").items()
+    }
+
+
+def _check_kind(path: str, quantiser: nn.Module) -> None:
+    span = int(quantiser.quant_max) - int(quantiser.quant_min)
+    if span not in (127, 254, 255):
+        raise CheckpointError(
+            f"{path} quantises to {span + 1} steps", remedy="Train with 8 bits: only int8 can be built from it."
+        )
+
+
+def _inputs(network: nn.Module, quantisers: Mapping[str, nn.Module], feeds: Sequence[Tensor]) -> dict[str, Range]:
+    """Layer with weights -> range of what it takes, where a quantiser gave it: seen in one run.
+
+    A view of a quantised tensor (reshaped, transposed) counts as it.
+    """
+    given: dict[int, tuple[Tensor, Range]] = {}
+    taken: dict[str, Range] = {}
+
+    def remember(path: str):  # type: ignore[no-untyped-def]
+        def hook(module: nn.Module, _: object, output: Tensor) -> None:
+            found = _range_of(path, module)
+            if found is not None:
+                given[output.untyped_storage().data_ptr()] = (output, found)
+
+        return hook
+
+    def look(path: str):  # type: ignore[no-untyped-def]
+        def hook(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            if inputs and (known := given.get(inputs[0].untyped_storage().data_ptr())):
+                taken[path] = known[1]
+
+        return hook
+
+    weight_quantisers = {path for path in quantisers if path.endswith("weight_fake_quant")}
+    handles = [m.register_forward_hook(remember(p)) for p, m in quantisers.items() if p not in weight_quantisers]
+    handles += [
+        module.register_forward_pre_hook(look(path))
+        for path, module in network.named_modules()
+        if isinstance(module, (*_CONVOLUTIONS, nn.Linear))
+    ]
+    try:
+        with torch.no_grad():
+            network(*feeds)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return taken
+
+
+def _range_of(path: str, quantiser: nn.Module) -> Range | None:
+    values = quantiser.state_dict()
+    return None if _is_off(values) else _torch_range(path, values)
+
+
+def _to_float(network: nn.Module, scales: Mapping[str, Scales]) -> tuple[nn.Module, dict[str, Scales]]:
+    """Replace fake-quantised layers by float ones; returns the scales by the paths that the layers now have."""
+    moved = dict(scales)
+    for path, module in list(network.named_modules()):
+        _drop_observers(module)
+        if hasattr(module, "weight_fake_quant") and hasattr(module, "to_float"):
+            plain = module.to_float().eval().requires_grad_(False)
+            network = _replaced(network, path, plain)
+            if isinstance(plain, nn.Sequential) and path in moved:
+                whole, prefix = moved.pop(path), f"{path}." if path else ""
+                moved[f"{prefix}0"] = Scales(input=whole.input, weight=whole.weight)
+                moved[f"{prefix}{len(plain) - 1}"] = Scales(output=whole.output)
+        elif _is_quantiser(module) and path.rpartition(".")[2] not in _OWNED:
+            network = _replaced(network, path, nn.Identity())
+    return network, moved
+
+
+def _drop_observers(module: nn.Module) -> None:
+    """Take off what torch.ao's eager mode hangs on a module: the observer and the hook that calls it."""
+    for hooks in (module._forward_hooks, module._forward_pre_hooks):
+        for handle, hook in list(hooks.items()):
+            if getattr(hook, "__name__", "").startswith("_observer_forward_"):
+                del hooks[handle]
+    if _is_quantiser(module._modules.get("activation_post_process")):
+        del module._modules["activation_post_process"]
+
+
+def _replaced(network: nn.Module, path: str, module: nn.Module) -> nn.Module:
+    """The network with another module at ``path``, where there still is one."""
+    parent, _, name = path.rpartition(".")
+    if not path:
+        return module
+    with contextlib.suppress(AttributeError):
+        setattr(network.get_submodule(parent), name, module)
+    return network

@@ -1,0 +1,5 @@
+"""MobileViT: a classifier of convolutions and small transformers, from two sources of checkpoints."""
+
+from torchlift.families.mobilevit.family import MobileViTFamily
+
+__all__ = ["MobileViTFamily"]

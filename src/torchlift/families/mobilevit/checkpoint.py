@@ -1,0 +1,148 @@
+"""Finding and reading MobileViT's weights: a ``.pth.tar`` file of the reference project, or transformers' folder."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from torchlift.errors import CheckpointError
+from torchlift.families.fake_quant import split_scales
+from torchlift.families.torch_file import load_torch_file
+from torchlift.families.transformers_folder import (
+    as_tensors,
+    download,
+    is_hub_name,
+    read_folder,
+    read_weights,
+    some,
+)
+from torchlift.graph.scales import Scales
+
+EXPECTED = (
+    "A MobileViT source is a .pth.tar file with a state_dict (stem.*, stage1.* to stage4.*, fc.*), a folder that "
+    "transformers saved from MobileViTForImageClassification, or a hub name such as apple/mobilevit-small."
+)
+
+LABELS_FILE = "labels.txt"
+"""The names of the classes, a line each, beside a ``.pth.tar``."""
+
+MARKS = ("stem.0.weight", "stage1.0.conv.2.weight", "stage2.1.local_representation.1.conv.weight", "fc.weight")
+FOLDER_MARKS = ("mobilevit.conv_stem.convolution.weight", "classifier.weight")
+"""Weights that every checkpoint of a format has: where none is there, it is another model's."""
+
+OTHERS = {
+    "conv_1.block.conv.weight": "Apple's ml-cvnets",
+    "stages.0.0.conv1_1x1.conv.weight": "timm",
+    "mobilevit.conv_stem.convolution.weight": "transformers",
+}
+"""A weight by which another implementation's checkpoint is known -> whose it is."""
+
+
+@dataclass(frozen=True)
+class Weights:
+    """``tensors`` by name, as stored, and what fake quantisation left ``scales`` of, by module."""
+
+    tensors: dict[str, Tensor]
+    scales: dict[str, Scales]
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        return {name: tuple(tensor.shape) for name, tensor in self.tensors.items()}
+
+
+@dataclass(frozen=True)
+class Checkpoint(ABC):
+    """Weights on disk: ``files`` are what they are read from, ``folder`` is where labels and preprocessing lie."""
+
+    folder: Path
+    files: tuple[Path, ...]
+
+    @abstractmethod
+    def read(self) -> Weights:
+        """The weights, mapped into memory rather than copied where possible. Raises CheckpointError."""
+
+
+class ReferenceFile(Checkpoint):
+    """A dict with ``state_dict``, or a bare state_dict; names may start with ``module.``."""
+
+    def read(self) -> Weights:
+        file = self.files[0]
+        content = load_torch_file(file, EXPECTED)
+        if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
+            content = content["state_dict"]
+        state = as_tensors(file, content, EXPECTED)
+        return _weights(file, {name.removeprefix("module."): tensor for name, tensor in state.items()}, MARKS)
+
+
+@dataclass(frozen=True)
+class TransformersFolder(Checkpoint):
+    """``config`` is the content of config.json."""
+
+    config: Mapping[str, Any]
+
+    def read(self) -> Weights:
+        return _weights(self.folder, read_weights(self.files, EXPECTED), FOLDER_MARKS)
+
+
+def open_checkpoint(source: str) -> ReferenceFile | TransformersFolder:
+    """Find out what ``source`` is: a file, a folder, or a name on the hub, which is downloaded.
+
+    Raises CheckpointError where there is nothing, or something else.
+    """
+    path = Path(source).expanduser()
+    if path.is_file():
+        return ReferenceFile(path.parent, (path,))
+    if not path.is_dir():
+        if not is_hub_name(source):
+            raise CheckpointError(f"{source} does not exist", remedy=EXPECTED)
+        path = download(source)
+    config, files = read_folder(path, "mobilevit", EXPECTED, "*.pth*")
+    return TransformersFolder(path, files, config)
+
+
+def check_weights(checkpoint: Checkpoint, found: Weights, expected: Mapping[str, tuple[int, ...]]) -> None:
+    """Compare names and shapes with those expected; raises CheckpointError that names some that differ."""
+    shapes = found.shapes
+    wrong = [f"{n} is {list(shapes[n])}, not {list(s)}" for n, s in expected.items() if n in shapes and shapes[n] != s]
+    problems = {
+        "missing": [name for name in expected if name not in shapes],
+        "unexpected": [name for name in shapes if name not in expected],
+        "wrong shapes:": wrong,
+    }
+    text = "; ".join(f"{what} {some(names)}" for what, names in problems.items() if names)
+    if text:
+        raise CheckpointError(f"{checkpoint.files[-1]} does not fit MobileViT: {text}", remedy=EXPECTED)
+
+
+def read_labels(file: Path, classes: int) -> tuple[str, ...] | None:
+    """The names of the classes, or None where there is no file. Raises CheckpointError for another number of names."""
+    if not file.is_file():
+        return None
+    try:
+        names = tuple(line.strip() for line in file.read_text("utf-8").splitlines() if line.strip())
+    except UnicodeDecodeError as error:
+        raise CheckpointError(f"{file} is not UTF-8: {error}", remedy="Save it as UTF-8.") from error
+    if len(names) != classes:
+        raise CheckpointError(
+            f"{file} names {len(names):,} classes; the checkpoint has {classes:,}",
+            remedy="Write a name a line, in the order of the classes, or remove the file.",
+        )
+    return names
+
+
+def _weights(where: Path, state: dict[str, Tensor], marks: tuple[str, ...]) -> Weights:
+    tensors, scales = split_scales(state)
+    missing = [mark for mark in marks if mark not in tensors]
+    if len(missing) > len(marks) // 2:
+        author = next((author for mark, author in OTHERS.items() if mark in tensors and mark not in marks), None)
+        detail = f"it is the MobileViT of {author}" if author else f"it has {some(list(tensors))}"
+        raise CheckpointError(
+            f"{where} is not a MobileViT checkpoint that can be read: missing {some(missing)}; {detail}",
+            remedy=EXPECTED,
+        )
+    return Weights(tensors, scales)

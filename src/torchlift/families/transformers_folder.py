@@ -1,0 +1,153 @@
+"""Folders that transformers saved, on disk or on the hub, and the tensors in their files."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from torchlift.errors import CheckpointError
+from torchlift.families.torch_file import load_torch_file
+
+WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
+
+PREPROCESSING_FILES = ("preprocessor_config.json", "processor_config.json")
+"""Where transformers says how pictures are prepared; the second, with more in it, since release 5."""
+
+_HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+_FILE_SUFFIXES = (".pt", ".pth", ".tar", ".bin", ".ckpt", ".safetensors", ".zip")
+
+
+def is_hub_name(source: str) -> bool:
+    """Whether ``source`` could name a model on the hub, such as apple/mobilevit-small."""
+    return _HUB_NAME.fullmatch(source) is not None and not source.endswith(_FILE_SUFFIXES)
+
+
+def read_folder(folder: Path, model_type: str, expected: str, pattern: str) -> tuple[dict[str, Any], tuple[Path, ...]]:
+    """The config.json of a folder and the files of its weights; ``pattern`` finds files of another format in it.
+
+    Raises CheckpointError, with ``expected`` as its remedy, for a folder of another kind of model.
+    """
+    file = folder / "config.json"
+    if not file.is_file():
+        checkpoints = sorted(p.name for p in folder.glob(pattern))
+        hint = f"Name the file itself: {folder / checkpoints[0]}." if checkpoints else expected
+        raise CheckpointError(f"{folder} has no config.json", remedy=hint)
+    config = read_json(file)
+    kind = config.get("model_type")
+    if kind != model_type:
+        raise CheckpointError(f"{folder} holds a model of type {kind!r}, not {model_type!r}", remedy=expected)
+    return config, _weight_files(folder)
+
+
+def read_weights(files: Sequence[Path], expected: str) -> dict[str, Tensor]:
+    """The tensors of all files, by name. Raises CheckpointError for one that is damaged or holds something else."""
+    state: dict[str, Tensor] = {}
+    for file in files:
+        content = _load_safetensors(file) if file.suffix == ".safetensors" else load_torch_file(file, expected)
+        state |= as_tensors(file, content, expected)
+    return state
+
+
+def as_tensors(file: Path, content: Any, expected: str) -> dict[str, Tensor]:
+    """A state_dict, checked to be one. Raises CheckpointError that says what the file holds instead."""
+    if not isinstance(content, Mapping) or not content or not all(isinstance(v, Tensor) for v in content.values()):
+        found = f"a {type(content).__name__}"
+        if isinstance(content, Mapping):
+            found += f" with {some([str(name) for name in content]) or 'nothing in it'}"
+        raise CheckpointError(f"{file} holds {found}, not a state_dict", remedy=expected)
+    return {str(name): tensor for name, tensor in content.items()}
+
+
+def as_float32(name: str, tensor: Tensor) -> Tensor:
+    """A weight as float32, without a copy where it is; integers stay. Raises CheckpointError where it is not finite."""
+    if not tensor.is_floating_point():
+        return tensor
+    if not torch.isfinite(tensor).all():
+        count = int((~torch.isfinite(tensor)).sum())
+        raise CheckpointError(
+            f"{name} holds {count:,} values that are NaN or infinite",
+            remedy="The training diverged or the file is damaged: give an earlier checkpoint.",
+        )
+    return tensor.float().contiguous()
+
+
+def some(names: Sequence[str], limit: int = 4) -> str:
+    """The first names, and how many more there are."""
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """The object in a JSON file. Raises CheckpointError where there is none."""
+    try:
+        content = json.loads(file.read_text("utf-8"))
+    except ValueError as error:
+        raise CheckpointError(f"{file} is damaged: {error}", remedy="Download the folder again.") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{file} is damaged: it holds no object", remedy="Download the folder again.")
+    return content
+
+
+def download(name: str, *extra: str) -> Path:
+    """The folder that the hub's model was downloaded to; weights as safetensors where it has them, else as bin.
+
+    ``extra`` are further file names to fetch. Raises CheckpointError where there is no such model, or no connection.
+    """
+    try:
+        import huggingface_hub
+    except ImportError as error:
+        raise CheckpointError(
+            f"{name} does not exist here, and huggingface_hub, which would download it, is not installed",
+            remedy="Run: pip install huggingface_hub.",
+        ) from error
+    try:
+        folder = Path(huggingface_hub.snapshot_download(name, allow_patterns=["*.json", *extra, "*.safetensors"]))
+        if not any(folder.glob("*.safetensors")):
+            folder = Path(huggingface_hub.snapshot_download(name, allow_patterns=["*.json", *extra, "*.bin"]))
+    except Exception as error:  # the hub's client raises many kinds, of two HTTP libraries and of its own
+        reason = str(error).strip().partition("\n")[0]
+        raise CheckpointError(
+            f"{name} does not exist here and could not be fetched from the hub: {type(error).__name__}: {reason}",
+            remedy="Check the name and the connection, or give a file or folder that exists.",
+        ) from error
+    return folder
+
+
+def _weight_files(folder: Path) -> tuple[Path, ...]:
+    for name in WEIGHT_FILES:
+        if (folder / name).is_file():
+            return (folder / name,)
+        index = folder / f"{name}.index.json"
+        if index.is_file():
+            return _shards(index)
+    raise CheckpointError(f"{folder} has no weights", remedy=f"It must hold {' or '.join(WEIGHT_FILES)}.")
+
+
+def _shards(index: Path) -> tuple[Path, ...]:
+    weight_map = read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise CheckpointError(f"{index} is damaged: it has no weight_map", remedy="Download the folder again.")
+    shards = []
+    for name in sorted({str(value) for value in weight_map.values()}):
+        if name in ("..", "") or "/" in name or "\\" in name:
+            raise CheckpointError(f"{index} points outside the folder: {name!r}", remedy="Do not use this folder.")
+        if not (index.parent / name).is_file():
+            raise CheckpointError(f"{index.parent / name} is missing", remedy="Download the folder again.")
+        shards.append(index.parent / name)
+    return tuple(shards)
+
+
+def _load_safetensors(file: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(file)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{file} is damaged: {error}", remedy="Download the folder again.") from error

@@ -1,0 +1,180 @@
+"""Attention written as MatMul, Softmax and MatMul becomes ONNX Runtime's MultiHeadAttention."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from torchlift.graph.fusion.base import CONTRIB, FLOATS, Fusion, Tape
+from torchlift.graph.fusion.pattern import Found, OneOf, Op, Pattern, Scalar, attribute, same_sizes, scalar
+
+_SPLIT = (0, 2, 1, 3)
+"""[batch, length, heads, width] -> [batch, heads, length, width], and back."""
+
+
+def _scaled(pattern: Pattern, name: str) -> OneOf:
+    """The pattern as it is, times a number or divided by one."""
+    return OneOf(Op("Mul", pattern, Scalar(f"{name}*")), Op("Div", pattern, Scalar(f"{name}/")), pattern)
+
+
+_KEY = OneOf(
+    Op("Transpose", "key", perm=(0, 2, 3, 1)),
+    Op("Transpose", Op("Transpose", "key", perm=_SPLIT), perm=(0, 1, 3, 2)),
+)
+_SCORES = _scaled(Op("MatMul", _scaled("query", "query"), _scaled(_KEY, "key")), "scores")
+
+
+@dataclass(frozen=True)
+class _Heads:
+    """A value [batch, length, count, width], or with one position also [batch, count, 1, width]: the same memory."""
+
+    value: ir.Value
+    batch: int | ir.SymbolicDim
+    length: int | ir.SymbolicDim
+    count: int
+    width: int
+
+    def rows(self, tape: Tape) -> ir.Value:
+        """It as [batch, length, count * width]: what it was split from where that is certain, else reshaped."""
+        source = self.value.producer()
+        if source is not None and source.op_type == "Reshape" and not source.domain:
+            shape = source.inputs[0].shape
+            if shape is not None and same_sizes(list(shape), [self.batch, self.length, self.count * self.width]):
+                return source.inputs[0]
+        length = 1 if self.length == 1 else 0
+        return tape.op("Reshape", self.value, tape.integers(0, length, self.count * self.width))
+
+
+class FuseAttention(Fusion):
+    """softmax(scale * query @ key^T + bias) @ value -> com.microsoft::MultiHeadAttention.
+
+    Requires heads split from [batch, length, heads * width] by Reshape and Transpose (one query may be split by Reshape
+    alone), float or half precision, sizes of the heads that are known, one batch, a scale of one number and a bias
+    that broadcasts to [batch, heads, query's length, key's length]. A bias that is the same for every query is expanded
+    once for all layers, since the operator does not broadcast that axis. Needs opset 15.
+    """
+
+    name = "attention"
+    patterns = (
+        Op(
+            "MatMul",
+            Op("Softmax", OneOf(Op("Add", _SCORES, "bias"), _SCORES), name="softmax"),
+            Op("Transpose", "value", perm=_SPLIT),
+        ),
+    )
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Returns whether anything was replaced."""
+        self._expanded: dict[tuple[ir.Value, object, object], ir.Value] = {}
+        if model.graph.opset_imports.get("", 0) < 15:
+            self.count = 0
+            return ir.passes.PassResult(model, modified=False)
+        return super().call(model)
+
+    def replace(self, found: Found, tape: Tape) -> dict[ir.Value, ir.Value] | None:
+        query = _query_heads(found.values["query"])
+        key, value = (_split_heads(found.values[name]) for name in ("key", "value"))
+        softmax = found.named["softmax"]
+        if query is None or key is None or value is None or not found.is_private():
+            return None
+        if attribute(softmax, "axis") not in (None, -1, 3) or softmax.outputs[0].dtype not in FLOATS:
+            return None
+        if not (query.count == key.count == value.count and query.width == key.width):
+            return None
+        if not (_alike(query.batch, key.batch) and _alike(value.batch, key.batch)):
+            return None
+        bias = found.values.get("bias")
+        if bias is not None and not _fits(bias, query.count):
+            return None
+        inputs = [heads.rows(tape) for heads in (query, key, value)]
+        if bias is not None:
+            inputs += [None, None, self._full(bias, query, key, tape)]
+        mixed = tape.op("MultiHeadAttention", *inputs, domain=CONTRIB, num_heads=query.count, scale=_scale(found))
+        return _merged(found.output, mixed, query, value, tape)
+
+    def _full(self, bias: ir.Value, query: _Heads, key: _Heads, tape: Tape) -> ir.Value:
+        """The bias with the axes of the query's and the key's length in full."""
+        if len(bias.shape) == 4 and same_sizes(list(bias.shape)[2:], [query.length, key.length]):
+            return bias
+        place = (bias, *(getattr(length, "value", length) for length in (query.length, key.length)))
+        if None in place or place not in self._expanded:
+            one = tape.integers(1)
+            lengths = [one if h.length == 1 else tape.op("Shape", h.value, start=1, end=2) for h in (query, key)]
+            self._expanded[place] = tape.op("Expand", bias, tape.op("Concat", one, one, *lengths, axis=0))
+        return self._expanded[place]
+
+
+def _scale(found: Found) -> float:
+    scale = 1.0
+    for name, value in found.values.items():
+        number = scalar(value) if name[-1] in "*/" else None
+        if number is not None:
+            scale = scale * number if name[-1] == "*" else scale / number
+    return scale
+
+
+def _alike(a: int | ir.SymbolicDim, b: int | ir.SymbolicDim) -> bool:
+    """Whether two batches are the same number or both vary. Where they vary apart, the operator refuses to run."""
+    return a == b or not (isinstance(a, int) or isinstance(b, int))
+
+
+def _fits(bias: ir.Value, heads: int) -> bool:
+    """Whether a bias has at most four axes, of which the heads' is 1, complete, or not known: else the original is no
+    attention over so many heads, and the operator refuses to run.
+    """
+    if bias.shape is None or len(bias.shape) > 4:
+        return False
+    size = bias.shape[-3] if len(bias.shape) > 2 else 1
+    return not isinstance(size, int) or size in (1, heads)
+
+
+def _split_heads(value: ir.Value) -> _Heads | None:
+    """The heads of a value [batch, length, heads, width]. Where only the width is known, what was split tells."""
+    if value.shape is None or len(value.shape) != 4:
+        return None
+    batch, length, count, width = value.shape
+    source = value.producer()
+    if isinstance(width, int) and not isinstance(count, int) and source is not None and source.op_type == "Reshape":
+        rows = source.inputs[0].shape
+        if rows is not None and same_sizes(list(rows)[:-1], [batch, length]) and isinstance(rows[-1], int):
+            count = rows[-1] // width
+    if isinstance(count, int) and isinstance(width, int):
+        return _Heads(value, batch, length, count, width)
+    return None
+
+
+def _query_heads(value: ir.Value) -> _Heads | None:
+    """The heads of a query [batch, heads, length, width]: split by Transpose, or only one position."""
+    source = value.producer()
+    if source is not None and source.op_type == "Transpose" and attribute(source, "perm") == _SPLIT:
+        return _split_heads(source.inputs[0])
+    if value.shape is None or len(value.shape) != 4:
+        return None
+    batch, count, length, width = value.shape
+    if length == 1 and isinstance(count, int) and isinstance(width, int):
+        return _Heads(value, batch, 1, count, width)
+    return None
+
+
+def _merged(output: ir.Value, mixed: ir.Value, query: _Heads, value: _Heads, tape: Tape) -> dict[ir.Value, ir.Value]:
+    """What takes the place of ``output`` [batch, heads, length, width], or of what it was merged to, is ``mixed``
+    [batch, length, heads * width].
+    """
+    if query.length == 1:
+        return {output: tape.op("Reshape", mixed, tape.integers(0, query.count, 1, value.width))}
+    rows = [query.batch, query.length, query.count * value.width]
+    turned = _only_reader(output)
+    if turned is not None and turned.op_type == "Transpose" and attribute(turned, "perm") == _SPLIT:
+        merged = _only_reader(turned.outputs[0])
+        if merged is not None and merged.op_type == "Reshape":
+            shape = merged.outputs[0].shape
+            if shape is not None and same_sizes(list(shape), rows):
+                return {merged.outputs[0]: mixed}
+    heads = tape.op("Reshape", mixed, tape.integers(0, 0, query.count, value.width))
+    return {output: tape.op("Transpose", heads, perm=_SPLIT)}
+
+
+def _only_reader(value: ir.Value) -> ir.Node | None:
+    readers = [use.node for use in value.uses()]
+    return readers[0] if len(readers) == 1 and not value.is_graph_output() else None

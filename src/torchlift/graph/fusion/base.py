@@ -1,0 +1,103 @@
+"""What a fusion is: a pass that replaces every occurrence of a pattern, and counts them."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+import onnx_ir as ir
+
+from torchlift.graph.fusion.pattern import Found, Pattern, find
+
+CONTRIB = "com.microsoft"
+"""The domain of ONNX Runtime's own operators (docs/ContribOperators.md of its repository)."""
+
+FLOATS = frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16})
+
+
+class Tape:
+    """The nodes of one replacement, named after the value ``prefix`` that it computes."""
+
+    def __init__(self, graph: ir.Graph, prefix: str, metadata: Mapping[str, str]) -> None:
+        self.nodes: list[ir.Node] = []
+        self._graph, self._prefix, self._metadata = graph, prefix, metadata
+
+    def node(self, op: str, *inputs: ir.Value | None, domain: str = "", outputs: int = 1, **attributes: Any) -> ir.Node:
+        """Append a node; ``domain`` is declared to the model."""
+        name = f"{self._prefix}/{op}_{len(self.nodes)}"
+        values = [ir.Value(name=name if number == 0 else f"{name}.{number}") for number in range(outputs)]
+        node = ir.node(
+            op, inputs, attributes, domain=domain, outputs=values, name=name, metadata_props=dict(self._metadata)
+        )
+        self.nodes.append(node)
+        self._graph.opset_imports.setdefault(domain, 1)
+        return node
+
+    def op(self, op: str, *inputs: ir.Value | None, domain: str = "", **attributes: Any) -> ir.Value:
+        """Append a node, and return its first output."""
+        return self.node(op, *inputs, domain=domain, **attributes).outputs[0]
+
+    def integers(self, *numbers: int) -> ir.Value:
+        """An int64 vector as an initialiser, shared by all that ask for the same numbers."""
+        name = f"torchlift/{'_'.join(map(str, numbers))}"
+        if name not in self._graph.initializers:
+            tensor = ir.tensor(np.array(numbers, np.int64), name=name)
+            self._graph.register_initializer(
+                ir.Value(name=name, const_value=tensor, type=ir.TensorType(tensor.dtype), shape=ir.Shape(tensor.shape))
+            )
+        return self._graph.initializers[name]
+
+
+class Fusion(ir.passes.InPlacePass):
+    """Replaces every occurrence of ``patterns`` in the main graph that nobody else reads the inside of; the longest
+    pattern stands first.
+
+    Requires that values have types and shapes where they can be inferred, as :func:`torchlift.graph.fusion.fuse` sees
+    to: what cannot be proven from them is left as it is. Ensures the same outputs up to rounding, an order in which
+    nodes follow what they read, and that the new nodes carry the module scopes of the node that they replace.
+    ``count`` is the number of occurrences that the last call replaced.
+    """
+
+    name: ClassVar[str]
+    patterns: ClassVar[tuple[Pattern, ...]]
+    count: int = 0
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Returns whether anything was replaced."""
+        self.count = sum(
+            self._replace_at(node, pattern, model.graph)
+            for pattern in self.patterns
+            for node in list(model.graph)
+            if node.graph is not None and node.outputs
+        )
+        if self.count:
+            model.graph.sort()
+        return ir.passes.PassResult(model, modified=self.count > 0)
+
+    def _replace_at(self, node: ir.Node, pattern: Pattern, graph: ir.Graph) -> bool:
+        found = find(pattern, node.outputs[0])
+        if found is None:
+            return False
+        tape = Tape(graph, str(node.outputs[0].name), node.metadata_props)
+        replaced = self.replace(found, tape)
+        if not replaced:
+            return False
+        ir.convenience.replace_nodes_and_values(graph, node, [], tape.nodes, list(replaced), list(replaced.values()))
+        _remove_unread([node, *(value.producer() for value in replaced)])
+        return True
+
+    @abstractmethod
+    def replace(self, found: Found, tape: Tape) -> dict[ir.Value, ir.Value] | None:
+        """Write the replacement on the tape; returns which value takes the place of which, None to leave all as is."""
+
+
+def _remove_unread(nodes: list[ir.Node | None]) -> None:
+    """Remove those of ``nodes`` that nothing reads, and then what only they read."""
+    while nodes:
+        node = nodes.pop()
+        if node is None or node.graph is None or any(v.uses() or v.is_graph_output() for v in node.outputs):
+            continue
+        nodes += [value.producer() for value in node.inputs if value is not None]
+        node.graph.remove(node, safe=True)

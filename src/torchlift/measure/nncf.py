@@ -1,0 +1,142 @@
+"""INT8 by NNCF, Intel's own quantiser, where it is installed: from FP32 ONNX to the IR that OpenVINO opens."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import os
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx_ir as ir
+
+from torchlift.backends import backend
+from torchlift.backends.base import Availability
+from torchlift.errors import BackendUnavailableError, ConversionError, DataError
+from torchlift.graph.schemes import has_attention, is_stem
+from torchlift.graph.units import name_nodes
+from torchlift.machine import installed_version
+from torchlift.progress import SILENT, Progress
+
+if TYPE_CHECKING:
+    import openvino as ov
+
+_NO_TELEMETRY = "NNCF_CI"
+"""Environment variable that must be set when NNCF is imported, so that it sends nothing."""
+
+
+def nncf_available() -> Availability:
+    """Whether NNCF is installed, and OpenVINO works."""
+    release = installed_version("nncf")
+    if release is None:
+        return Availability(False, "nncf is not installed", "pip install nncf")
+    state = backend("openvino").available()
+    return Availability(True, f"nncf {release}") if state.ok else state
+
+
+def quantize_with_nncf(
+    source: Path,
+    folder: Path,
+    feeds: Sequence[Mapping[str, np.ndarray]],
+    *,
+    keep: Collection[str] = (),
+    progress: Progress = SILENT,
+) -> str:
+    """Quantise the ONNX file ``source`` after training and write IR to ``folder``; returns the file's name there.
+
+    All ``feeds`` are run, several times. What has attention is quantised as a transformer, which leaves more of it in
+    floating point. The nodes named by ``keep`` stay there, and the convolutions that read the graph's inputs. NNCF
+    sends no telemetry and prints nothing.
+
+    Raises BackendUnavailableError where nncf or openvino is missing, DataError without feeds, ConversionError for a
+    name in ``keep`` that the graph lacks and where NNCF fails.
+    """
+    state = nncf_available()
+    if not state.ok:
+        raise BackendUnavailableError(f"int8-nncf cannot be made: {state.detail}", remedy=state.remedy)
+    if not feeds:
+        raise DataError("there are no calibration samples", remedy="Give data that the model will see: --calibration.")
+    graph = ir.load(source)
+    outputs = _written_by(graph, keep)
+    try:
+        with _quiet():
+            import openvino as ov
+
+            model = _quantized(ov.Core().read_model(source), feeds, outputs, has_attention(graph), progress)
+            ov.save_model(model, folder / "model.xml", compress_to_fp16=False)
+    except Exception as error:
+        raise ConversionError(
+            f"NNCF cannot quantise {source.name}: {error}", remedy="Use int8, which torchlift writes itself."
+        ) from error
+    return "model.xml"
+
+
+def _written_by(model: ir.Model, keep: Collection[str]) -> set[str]:
+    """The names of the tensors that the nodes to keep write; those hold in OpenVINO too, names of nodes need not."""
+    name_nodes(model)
+    unknown = sorted({*keep} - {node.name for node in model.graph})
+    if unknown:
+        raise ConversionError(
+            f"the graph has no node {', '.join(unknown[:5])}" + (" ..." if len(unknown) > 5 else ""),
+            remedy="Name nodes as `torchlift bisect` prints them for this very graph.",
+        )
+    nodes = [node for node in model.graph if node.name in keep or is_stem(node)]
+    return {value.name for node in nodes for value in node.outputs if value.name}
+
+
+def _quantized(
+    model: ov.Model,
+    feeds: Sequence[Mapping[str, np.ndarray]],
+    kept: Collection[str],
+    transformer: bool,
+    progress: Progress,
+) -> ov.Model:
+    import nncf  # type: ignore[import-untyped]
+
+    names = [op.get_friendly_name() for op in model.get_ops() if _writes(op, kept)]
+    with progress.stage("calibrate with NNCF") as stage:
+
+        def advancing(feed: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+            stage.advance()
+            return dict(feed)
+
+        quantized = nncf.quantize(
+            model,
+            nncf.Dataset(feeds, advancing),
+            subset_size=len(feeds),
+            model_type=nncf.ModelType.TRANSFORMER if transformer else None,
+            ignored_scope=nncf.IgnoredScope(names=names, validate=False) if names else None,
+        )
+    if quantized.has_rt_info(["nncf"]):
+        quantized.set_rt_info("", ["nncf"])
+    return quantized
+
+
+def _writes(op: Any, tensors: Collection[str]) -> bool:
+    return any(not output.get_names().isdisjoint(tensors) for output in op.outputs())
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """NNCF logs errors only while the block runs, shows no bars, and was imported so that it sends no telemetry."""
+    before = os.environ.get(_NO_TELEMETRY)
+    os.environ[_NO_TELEMETRY] = "1"
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            import nncf  # noqa: F401
+
+            logger = logging.getLogger("nncf")
+            level = logger.level
+            logger.setLevel(logging.ERROR)
+            try:
+                yield
+            finally:
+                logger.setLevel(level)
+    finally:
+        if before is None:
+            del os.environ[_NO_TELEMETRY]
+        else:
+            os.environ[_NO_TELEMETRY] = before

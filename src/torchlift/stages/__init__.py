@@ -1,0 +1,56 @@
+"""The stages on a bundle that has its sources: convert, build, verify, score, mend, measure, choose; no torch.
+
+Each does only what is not yet done: what it finds in the manifest with the same key, or proven on this machine, it
+keeps.
+"""
+
+from torchlift.stages.bench import BenchOptions, bench_component, contender_of, open_session, workloads
+from torchlift.stages.build import build_and_verify, build_variant, verify_all
+from torchlift.stages.choose import choose
+from torchlift.stages.convert import ConvertOptions, convert_component
+from torchlift.stages.jobs import (
+    DataOptions,
+    JobOptions,
+    bench_and_choose,
+    bench_bundle,
+    bisect_bundle,
+    build_bundle,
+    make_variants,
+    materials_of,
+    no_peers,
+    score_bundle,
+    verify_bundle,
+)
+from torchlift.stages.plan import RANKS, BuildOptions, Materials, plan
+from torchlift.stages.samples import CalibrationData, train_split
+
+__all__ = [
+    "RANKS",
+    "BenchOptions",
+    "BuildOptions",
+    "CalibrationData",
+    "ConvertOptions",
+    "DataOptions",
+    "JobOptions",
+    "Materials",
+    "bench_and_choose",
+    "bench_bundle",
+    "bench_component",
+    "bisect_bundle",
+    "build_and_verify",
+    "build_bundle",
+    "build_variant",
+    "choose",
+    "contender_of",
+    "convert_component",
+    "make_variants",
+    "materials_of",
+    "no_peers",
+    "open_session",
+    "plan",
+    "score_bundle",
+    "train_split",
+    "verify_all",
+    "verify_bundle",
+    "workloads",
+]

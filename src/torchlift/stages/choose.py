@@ -1,0 +1,148 @@
+"""Picks the variant of each component that serves: the best by the objective of those that agree and hold the gate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, replace
+
+from torchlift.bundle import Bundle
+from torchlift.errors import BackendUnavailableError
+from torchlift.evidence import Benchmark, Choice, Gate, Objective
+from torchlift.manifest import Component, Variant
+from torchlift.measure.verify import proven_here
+from torchlift.stages.plan import RANKS
+from torchlift.stages.score import score_here
+
+_TIE = 1.02
+"""Variants whose costs are within this ratio are equally good: less than this a run cannot tell apart."""
+
+
+@dataclass(frozen=True)
+class _Costs:
+    """What each variant that may serve costs by the objective: the lower the better, in ``unit``."""
+
+    of: Mapping[str, float]
+    unit: str
+    best: str
+    """How the least cost is praised."""
+
+
+def choose(
+    bundle: Bundle,
+    component: Component,
+    benchmark: Benchmark,
+    excluded: Mapping[str, str] | None = None,
+    reserve: Collection[str] = (),
+) -> Choice:
+    """Pick the best proven variant that holds the bundle's gate, and say why not the others.
+
+    Among those that are equally good (2%) the more precise wins, then the faster. Where none holds the gate, the most
+    precise that agrees with PyTorch serves, and the choice says so. ``excluded`` gives reasons of its own by variant
+    name; variants in ``reserve`` were not asked for, and serve only where none that was holds the gate. Raises
+    BackendUnavailableError where none can serve.
+    """
+    gate = bundle.manifest.gate
+    ours = bundle.manifest.variants_of(component.name)
+    costs = _COSTS[gate.objective](bundle, benchmark, [v for v in ours if proven_here(bundle, v)])
+    if not costs.of:
+        raise BackendUnavailableError(
+            f"no variant of {component.name} can serve: none was both verified and measured",
+            remedy=f"`torchlift inspect {bundle.path}` says what failed.",
+        )
+    refused = {**_breaches(bundle, ours, gate), **(excluded or {})}
+    holding = {name: cost for name, cost in costs.of.items() if name not in refused and name not in reserve}
+    winner = _winner(bundle, benchmark, holding or _most_precise(bundle, costs.of))
+    reason = f"{costs.best} of those that agree with PyTorch" + (f" and hold {gate}" if gate.within else "")
+    choice = Choice(
+        variant=winner,
+        reason=reason if holding else f"none of what was asked for holds {gate}; this is the most precise",
+        others={v.name: _why_not(v, costs, winner, refused, reserve, benchmark) for v in ours if v.name != winner},
+        held=bool(holding),
+    )
+    bundle.commit(replace(bundle.manifest, choices={**bundle.manifest.choices, component.name: choice}))
+    return choice
+
+
+def _breaches(bundle: Bundle, variants: Collection[Variant], gate: Gate) -> dict[str, str]:
+    """Variant name -> why it does not hold the gate. Of FP32 that agrees with PyTorch it is known without a score."""
+    if not gate.within:
+        return {}
+    found = {}
+    for variant in variants:
+        score = score_here(bundle, variant)
+        if score is None and variant.precision != "fp32":
+            found[variant.name] = f"not scored here: {gate} is not known to hold"
+        elif score is not None and (breach := gate.breach(score)):
+            found[variant.name] = breach
+    return found
+
+
+def _most_precise(bundle: Bundle, costs: Mapping[str, float]) -> dict[str, float]:
+    least = min(RANKS[bundle.manifest.variant(name).precision] for name in costs)
+    return {n: c for n, c in costs.items() if RANKS[bundle.manifest.variant(n).precision] == least}
+
+
+def _winner(bundle: Bundle, benchmark: Benchmark, costs: Mapping[str, float]) -> str:
+    bar = _TIE * min(costs.values())
+    tied = [name for name, cost in costs.items() if cost <= bar]
+    return min(tied, key=lambda n: (RANKS[bundle.manifest.variant(n).precision], _median(benchmark, n)))
+
+
+def _median(benchmark: Benchmark, variant: str) -> float:
+    found = benchmark.at_batch(variant, _decisive(benchmark))
+    return found.median if found else float("inf")
+
+
+def _decisive(benchmark: Benchmark) -> int:
+    return benchmark.latencies[0].batch if benchmark.latencies else 0
+
+
+def _by_latency(bundle: Bundle, benchmark: Benchmark, variants: Collection[Variant]) -> _Costs:
+    batch = _decisive(benchmark)
+    found = {v.name: x.median for v in _measured(benchmark, variants) if (x := benchmark.at_batch(v.name, batch))}
+    return _Costs(found, "the time", f"the fastest at batch {batch}")
+
+
+def _by_throughput(bundle: Bundle, benchmark: Benchmark, variants: Collection[Variant]) -> _Costs:
+    found = {v.name: 1 / max(x.throughput for x in benchmark.of(v.name)) for v in _measured(benchmark, variants)}
+    return _Costs(found, "the time a sample", "the highest throughput")
+
+
+def _by_size(bundle: Bundle, benchmark: Benchmark, variants: Collection[Variant]) -> _Costs:
+    found = {v.name: float(bundle.manifest.size(v)) for v in _measured(benchmark, variants)}
+    return _Costs(found, "the size", "the smallest")
+
+
+_COSTS: dict[Objective, Callable[[Bundle, Benchmark, Collection[Variant]], _Costs]] = {
+    "latency": _by_latency,
+    "throughput": _by_throughput,
+    "size": _by_size,
+}
+
+
+def _measured(benchmark: Benchmark, variants: Collection[Variant]) -> list[Variant]:
+    return [v for v in variants if v.name not in benchmark.failures and benchmark.of(v.name)]
+
+
+def _why_not(
+    variant: Variant,
+    costs: _Costs,
+    winner: str,
+    refused: Mapping[str, str],
+    reserve: Collection[str],
+    benchmark: Benchmark,
+) -> str:
+    if variant.failure:
+        return f"not built: {variant.failure}"
+    if variant.name in benchmark.failures:
+        return f"not measured: {benchmark.failures[variant.name]}"
+    if variant.verification is not None and not variant.verification.passed:
+        return f"refused: {variant.verification.failures[0]}"
+    if variant.name not in costs.of:
+        return "not verified on this machine"
+    if variant.name in refused:
+        return f"refused: {refused[variant.name]}"
+    if variant.name in reserve:
+        return "not asked for: kept for where no other holds the gate"
+    ratio = costs.of[variant.name] / costs.of[winner]
+    return f"{ratio:.2f} times {costs.unit}" if ratio > _TIE else f"as good within {_TIE - 1:.0%}, not more precise"

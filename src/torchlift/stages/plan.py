@@ -1,0 +1,94 @@
+"""Which variants to make on this machine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torchlift.backends import BACKENDS, backend
+from torchlift.errors import BackendUnavailableError, InputError
+from torchlift.manifest import Precision, precision_of
+
+RANKS: dict[Precision, int] = {"fp32": 0, "bf16": 1, "fp16": 2, "int8": 3}
+"""From the most precise on; a tie goes to the more precise."""
+
+UNSCORED: tuple[Precision, ...] = ("fp32", "bf16")
+"""The precisions that are made without being named where there is no data: what is lost by the others, only a task
+tells."""
+
+CALIBRATED = frozenset({"int8-u8s8", "int8-s8s8", "int8-nncf"})
+"""Forms whose ranges come from real samples."""
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """Which variants to make: those of every available backend and every precision that the machine has instructions
+    for, unless named. ``precisions`` names precisions or single recipes (int8, int8-dynamic). A backend or precision
+    that is named and not available is an error.
+    """
+
+    backends: tuple[str, ...] = ()
+    precisions: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Materials:
+    """What there is to make variants from: data to score them on, samples to calibrate on, graphs of these forms."""
+
+    data: bool = False
+    samples: bool = False
+    graphs: frozenset[str] = frozenset()
+
+    def allow(self, form: str) -> bool:
+        """Whether graphs of a form are there or can be made."""
+        return self.samples or form in self.graphs or form not in CALIBRATED
+
+
+def plan(options: BuildOptions, materials: Materials | None = None) -> list[tuple[str, str]]:
+    """The (backend, recipe) pairs to build here. Raises BackendUnavailableError for what was named and cannot be,
+    InputError for what was named and has no samples to be calibrated on.
+    """
+    materials = materials or Materials()
+    for name in options.backends:
+        backend(name).require()
+    names = options.backends or tuple(n for n in BACKENDS if backend(n).available().ok)
+    for asked in options.precisions:
+        states = [backend(n).supports(r) for n in names for r in _recipes_of(n, asked)]
+        if not any(s.ok for s in states):
+            details = dict.fromkeys(s.detail for s in states or [backend(n).supports(asked) for n in names])
+            raise BackendUnavailableError(
+                f"no backend here runs {asked}: {'; '.join(details)}",
+                remedy="See `torchlift doctor` for what this machine runs.",
+            )
+    pairs = [(n, r) for n in names for r in backend(n).recipes if _wanted(n, r, options, materials)]
+    for name in options.backends:
+        if not any(n == name for n, _ in pairs):
+            raise BackendUnavailableError(
+                f"{name} runs none of {', '.join(options.precisions)} here",
+                remedy=f"Its precisions are {', '.join(backend(name).recipes)}.",
+            )
+    _require_samples(pairs, options, materials)
+    return [(n, r) for n, r in pairs if materials.allow(backend(n).recipes[r])]
+
+
+def _recipes_of(name: str, asked: str) -> list[str]:
+    return [r for r in backend(name).recipes if asked in (r, precision_of(r))]
+
+
+def _wanted(name: str, recipe: str, options: BuildOptions, materials: Materials) -> bool:
+    runtime = backend(name)
+    if not runtime.supports(recipe).ok:
+        return False
+    if options.precisions:
+        return recipe in options.precisions or precision_of(recipe) in options.precisions
+    return recipe not in runtime.on_request and (materials.data or precision_of(recipe) in UNSCORED)
+
+
+def _require_samples(pairs: list[tuple[str, str]], options: BuildOptions, materials: Materials) -> None:
+    for asked in options.precisions:
+        meant = [backend(n).recipes[r] for n, r in pairs if asked in (r, precision_of(r))]
+        if not all(materials.allow(form) for form in meant):
+            raise InputError(
+                f"{asked} needs samples to calibrate on, and none are given",
+                remedy="Give --calibration FOLDER with some hundred real inputs, or ask for int8-dynamic, which finds "
+                "its ranges as it runs.",
+            )

@@ -1,0 +1,244 @@
+"""Finds the nodes whose conversion costs the accuracy, and moves them back to FP32 until the graph holds."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from torchlift.backends import Session, SessionOptions, backend
+from torchlift.bundle import Bundle
+from torchlift.errors import InputError
+from torchlift.evidence import Gate, Repair
+from torchlift.graph.units import Unit
+from torchlift.manifest import SOURCE_FORM, Graph, Variant
+from torchlift.measure.bisect import Finding, Search, bisect
+from torchlift.measure.goldens import load_goldens
+from torchlift.measure.numerics import distance
+from torchlift.measure.oracle import HalfSession
+from torchlift.measure.verify import VerifyOptions
+from torchlift.progress import SILENT, Progress
+from torchlift.stages.build import build_variant, verify_all
+from torchlift.stages.convert import write_graph
+from torchlift.stages.forms import FORMS, GRAPH, Converted, converter_of
+from torchlift.stages.score import Scorer, score_variant
+
+_SEARCH_SHARE = 0.75
+"""How much of the evaluations may go into finding the nodes; the rest proves the mended graph."""
+
+_LEAST_SHARE = 0.5
+"""A graph of which less than this stays converted is not worth mending."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What a graph in which only some nodes are converted loses.
+
+    ``points`` are those lost on the task, 0 where the bootstrap cannot tell them from chance or there is no task;
+    ``distance`` is 1 - the mean cosine between its answers and the reference's.
+    """
+
+    points: float
+    distance: float
+
+    @property
+    def damage(self) -> float:
+        """Orders trials: by points lost, and among equals by the distance, which is below 1 where anything works."""
+        return self.points + self.distance
+
+
+class Workbench:
+    """Tries graphs of one variant's form in the runtime that will run it, without looking inside: what a compiler fuses
+    depends on which tensors are observed.
+
+    FP16 that the runtime only emulates is tried in true half precision, on the smallest golden.
+    """
+
+    def __init__(self, bundle: Bundle, variant: Variant, scorer: Scorer | None, metric: str, threads: int = 0) -> None:
+        self.bundle = bundle
+        self.variant = variant
+        self.component = bundle.manifest.component(variant.component)
+        graph = bundle.manifest.graph(variant.component, variant.form)
+        if graph is None or graph.failure or variant.form not in FORMS:
+            raise InputError(
+                f"{variant.name} is not converted node by node",
+                remedy="Bisect an INT8 or FP16 variant that torchlift converted: `torchlift inspect` lists them.",
+            )
+        self.graph = graph
+        folder = bundle.file(graph.model).parent
+        self.converter = converter_of(variant.form, bundle.file(self.component.model), folder)
+        self.runtime = backend(variant.backend)
+        self.emulated = variant.precision in self.runtime.emulates
+        self._scorer = None if self.emulated else scorer
+        self._metric = metric
+        self._threads = threads
+
+    @property
+    def measure(self) -> str:
+        """What :attr:`Trial.damage` is made of, in words."""
+        where = "in true half precision" if self.emulated else f"in {self.runtime.name}"
+        points = f"points of {self._metric} lost + " if self._scorer else ""
+        return f"{points}1 - cosine to the reference, {where}"
+
+    def trial(self, converted: Sequence[Unit]) -> Trial:
+        """What is lost where just ``converted`` are converted."""
+        chosen = {unit.node for unit in converted}
+        keep = {unit.node: "left out of this trial" for unit in self.converter.candidates if unit.node not in chosen}
+        with self._session(keep) as session:
+            return self._judge(session)
+
+    @contextmanager
+    def _session(self, keep: Mapping[str, str]) -> Iterator[Session]:
+        signature = self.component.signature
+        with tempfile.TemporaryDirectory(dir=self.bundle.path, prefix=".trial-") as temporary:
+            graph, built = Path(temporary) / "graph", Path(temporary) / "built"
+            for folder in (graph, built):
+                folder.mkdir()
+            self.converter.write(graph, keep)
+            if self.emulated:
+                yield HalfSession(graph / GRAPH, signature)
+                return
+            file = self.runtime.build(graph / GRAPH, built, signature)
+            with self.runtime.open(
+                built / file, signature, self.variant.recipe, SessionOptions(self._threads)
+            ) as session:
+                yield session
+
+    def _judge(self, session: Session) -> Trial:
+        if self._scorer is None:
+            return Trial(0.0, self._distance_at_goldens(session))
+        answers = self._scorer.answers(self.component.name, session, f"{self.variant.name}, in part")
+        lost = self._scorer.drop(self.component.name, answers, self._metric)
+        return Trial(
+            points=max(lost.value, 0.0) if lost.low > 0 else 0.0,
+            distance=self._scorer.distance(self.component.name, answers),
+        )
+
+    def _distance_at_goldens(self, session: Session) -> float:
+        goldens = load_goldens(self.bundle, self.component)
+        golden = goldens["min" if self.emulated else "opt"]
+        answers = session.run(golden.inputs)
+        return max(distance(answers[name], expected) for name, expected in golden.outputs.items())
+
+
+def find_culprits(bench: Workbench, evaluations: int, progress: Progress = SILENT) -> Search[Unit]:
+    """Rank the nodes of a variant's graph by the damage that their conversion does."""
+    with progress.stage(f"bisect {bench.variant.name}", evaluations) as stage:
+
+        def damage(units: Sequence[Unit]) -> float:
+            found = bench.trial(units).damage
+            stage.advance()
+            return found
+
+        return bisect(bench.converter.candidates, damage, evaluations)
+
+
+@dataclass(frozen=True)
+class RepairOptions:
+    """``metric`` is the gate's first, or the task's primary; ``evaluations`` bounds the graphs that are tried."""
+
+    metric: str
+    evaluations: int = 40
+    threads: int = 0
+
+
+def repair(
+    bundle: Bundle,
+    variant: Variant,
+    scorer: Scorer | None,
+    verify: VerifyOptions,
+    options: RepairOptions,
+    progress: Progress = SILENT,
+) -> None:
+    """Move the worst nodes of the variant's graph back to FP32, 1, 2, 4, ... sets of them, until it agrees with
+    PyTorch and holds the gate, or half of the graph or the evaluations are spent.
+
+    The graph in the bundle, and every variant that is built from it, is replaced; its conversion says what was done.
+    """
+    before = _problem(bundle, variant, scorer, bundle.manifest.gate)
+    if not before or options.evaluations < 2:
+        return
+    bench = Workbench(bundle, variant, scorer, options.metric, options.threads)
+    search = find_culprits(bench, int(_SEARCH_SHARE * options.evaluations), progress)
+    spent, count = search.evaluations, 1
+    while spent < options.evaluations:
+        worst = search.findings[:count]
+        moved = {unit.node: _reason(finding) for finding in worst for unit in finding.items}
+        if len(moved) > (1 - _LEAST_SHARE) * len(bench.converter.candidates):
+            progress.note(f"{variant.name} is not mended: half of its nodes would have to stay FP32 ({before})")
+            return
+        problem, spent = _mend(bench, moved, search, scorer, verify, options, spent + 1, progress), spent + 1
+        if not problem:
+            progress.note(f"{variant.name} is mended: {len(moved)} nodes stay FP32 ({before})")
+            return
+        if count >= len(search.findings):
+            break
+        count *= 2
+    progress.note(f"{variant.name} is not mended within {options.evaluations} evaluations ({before})")
+
+
+def _mend(
+    bench: Workbench,
+    moved: Mapping[str, str],
+    search: Search[Unit],
+    scorer: Scorer | None,
+    verify: VerifyOptions,
+    options: RepairOptions,
+    spent: int,
+    progress: Progress,
+) -> str:
+    """Put the graph with ``moved`` in FP32 into the bundle, and say what is still wrong with the variant."""
+    bundle, variant = bench.bundle, bench.variant
+    rest = [unit for unit in bench.converter.candidates if unit.node not in moved]
+    after = bench.trial(rest).damage
+
+    def record(converted: Converted) -> Repair:
+        share = converted.count / (converted.count + len(converted.kept))
+        return Repair(tuple(moved), bench.measure, search.total, after, share, spent, held=False)
+
+    assert bench.graph.conversion is not None
+    graph = write_graph(
+        bundle,
+        bench.graph,
+        bench.converter,
+        moved,
+        calibration=bench.graph.conversion.calibration,
+        repair=record,
+    )
+    component = bundle.manifest.component(variant.component)
+    for other in bundle.manifest.variants_of(component.name):
+        if other.form == variant.form and backend(other.backend).available().ok:
+            build_variant(bundle, component, other.backend, other.recipe, progress)
+            if scorer is not None:
+                scorer.forget(other)
+    verify_all(bundle, bundle.manifest.variants_of(component.name), verify, progress)
+    problem = _problem(bundle, bundle.manifest.variant(variant.name), scorer, bundle.manifest.gate)
+    if not problem:
+        _note_held(bundle, graph)
+    return problem
+
+
+def _note_held(bundle: Bundle, graph: Graph) -> None:
+    conversion = graph.conversion
+    assert conversion is not None
+    assert conversion.repair is not None
+    mended = replace(graph, conversion=replace(conversion, repair=replace(conversion.repair, held=True)))
+    bundle.commit(bundle.manifest.with_graph(mended))
+
+
+def _problem(bundle: Bundle, variant: Variant, scorer: Scorer | None, gate: Gate) -> str:
+    """Why a variant may not serve, where moving nodes back may help; empty where it may serve."""
+    if variant.failure or variant.form == SOURCE_FORM or variant.verification is None:
+        return ""
+    if not variant.verification.passed:
+        return variant.verification.failures[0]
+    if scorer is None or not gate.within:
+        return ""
+    return gate.breach(score_variant(scorer, variant))
+
+
+def _reason(finding: Finding[Unit]) -> str:
+    among = f"{len(finding.items)} nodes that together cost" if len(finding.items) > 1 else "alone it costs"
+    return f"moved back: {among} {finding.damage:.3g}"

@@ -1,0 +1,96 @@
+"""Inputs of each component to find ranges on: from a user's data, or where there is none the goldens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from torchlift.backends import Session
+from torchlift.bundle import Bundle
+from torchlift.datasets import ReadOptions
+from torchlift.datasets.retrieval import retrieval_splits
+from torchlift.manifest import Component
+from torchlift.measure.goldens import load_goldens
+from torchlift.progress import SILENT, Progress
+from torchlift.signature import Signature
+from torchlift.tasks.feeds import drive
+
+TRAIN = "train"
+
+Feeds = list[dict[str, np.ndarray]]
+"""Batches: input name -> array of the signature's dtype and shape."""
+
+
+@dataclass(frozen=True)
+class CalibrationData:
+    """``path`` is a data set of any kind that the model takes, ``read`` says which part of it."""
+
+    path: Path
+    read: ReadOptions
+
+
+def train_split(data: Path | None, read: ReadOptions, scored: str) -> CalibrationData | None:
+    """The split ``train`` of a data set, unless it is not there or is what is scored."""
+    if data is None or scored == TRAIN:
+        return None
+    folder = data / TRAIN
+    has_classes = folder.is_dir() and any(child.is_dir() for child in folder.iterdir())
+    if not has_classes and TRAIN not in retrieval_splits(data):
+        return None
+    return CalibrationData(data, replace(read, split=TRAIN))
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Where samples are from, in words, with a ``key`` that changes with them, and how to get a component's; ``drawn``
+    at random, and not met in life.
+    """
+
+    said: str
+    key: str
+    of: Callable[[Component], Feeds]
+    drawn: bool = False
+
+
+def goldens_as_samples(bundle: Bundle) -> Samples:
+    """The goldens' inputs."""
+
+    def feeds(component: Component) -> Feeds:
+        return [dict(golden.inputs) for golden in load_goldens(bundle, component).values()]
+
+    return Samples("the golden samples, which are drawn at random", "goldens", feeds, drawn=True)
+
+
+def data_as_samples(bundle: Bundle, data: CalibrationData, progress: Progress = SILENT) -> Samples:
+    """Samples of a data set, prepared as the pipeline prepares them. Raises DataError where it cannot be read."""
+    run = drive(bundle, data.path, data.read, progress)
+
+    def feeds(component: Component) -> Feeds:
+        recorder = _Recorder(component.signature)
+        with progress.stage(f"read samples for {component.name}"):
+            run(component.name, recorder)
+        return recorder.feeds
+
+    return Samples(run.said, run.fingerprint, feeds)
+
+
+class _Recorder(Session):
+    """Keeps what it is fed, and answers zeros."""
+
+    def __init__(self, signature: Signature) -> None:
+        super().__init__(signature, "a recorder")
+        self.feeds: Feeds = []
+
+    def _run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        self.feeds.append({name: np.array(array) for name, array in feeds.items()})
+        sizes = self.signature.check(feeds)
+        return {
+            spec.name: np.zeros([sizes.get(d, 1) if isinstance(d, str) else d or 1 for d in spec.shape], spec.dtype)
+            for spec in self.signature.outputs
+        }
+
+    def _prepare(self, feeds: Mapping[str, np.ndarray]) -> Callable[[], None]:
+        raise NotImplementedError("a recorder is not timed")

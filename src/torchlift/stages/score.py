@@ -1,0 +1,194 @@
+"""Scores variants on the model's own task, against the reference, sample by sample."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from torchlift.backends import Session, SessionOptions, backend
+from torchlift.bundle import Bundle
+from torchlift.errors import InputError
+from torchlift.evidence import Interval, Score, Scoring
+from torchlift.manifest import Component, Variant
+from torchlift.measure.numerics import distance
+from torchlift.measure.verify import proven_here, provenance
+from torchlift.pipelines import of_bundle
+from torchlift.progress import SILENT, Progress
+from torchlift.tasks import RetrievalTask, Task
+from torchlift.tasks.statistics import estimate, paired_drop
+
+OpenReference = Callable[[str], Session]
+"""Opens the reference of a component, by name."""
+
+PYTORCH = "PyTorch FP32"
+ANSWERS = "answers.safetensors"
+
+Answers = Mapping[str, np.ndarray]
+"""Component name -> its answers over a data set, a row a sample."""
+
+
+class Scorer:
+    """One task on one bundle. Answers of the reference, and of each variant, are computed once and kept.
+
+    ``references`` opens PyTorch where it is at hand. Where it is not, its answers of an earlier run on the same data
+    are taken from the bundle; failing that, the reference is the component's FP32 graph in ONNX Runtime.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        task: Task,
+        references: OpenReference | None = None,
+        threads: int = 0,
+        progress: Progress = SILENT,
+    ) -> None:
+        self.bundle = bundle
+        self.task = task
+        self._threads = threads
+        self._progress = progress
+        self._known: dict[str, np.ndarray] = {}
+        kept = None if references else self._kept()
+        if kept is not None:
+            self.reference, self._reference = kept
+        else:
+            self.reference = PYTORCH if references else "the FP32 graph in ONNX Runtime"
+            self._reference = self._ask(references or self._source)
+        self.outcomes = task.outcomes(self._reference)
+
+    def _kept(self) -> tuple[str, Answers] | None:
+        from safetensors.numpy import load_file
+
+        scoring = self.bundle.manifest.scoring
+        if scoring is None or (scoring.task, scoring.data.fingerprint) != (
+            self.task.name,
+            self.task.data.fingerprint,
+        ):
+            return None
+        return scoring.reference, load_file(self.bundle.file(scoring.answers))
+
+    def _source(self, component: str) -> Session:
+        found = self.bundle.manifest.component(component)
+        return backend("onnxruntime").open(self.bundle.file(found.model), found.signature, "fp32", self._options)
+
+    @property
+    def _options(self) -> SessionOptions:
+        return SessionOptions(self._threads)
+
+    def _ask(self, references: OpenReference) -> dict[str, np.ndarray]:
+        found = {}
+        for component in self.task.components:
+            with references(component) as session:
+                found[component] = self.answers(component, session, self.reference)
+        return found
+
+    def answers(self, component: str, session: Session, said: str) -> np.ndarray:
+        """What a session answers to all samples of a component; ``said`` names it in the progress."""
+        with self._progress.stage(f"{self.task.name}: {component} by {said}"):
+            pipeline = of_bundle(self.bundle, {component: session}, progress=self._progress)
+            return self.task.answers(component, pipeline, self._progress)
+
+    def answers_of(self, variant: Variant) -> np.ndarray:
+        """What a variant answers to all samples of its component."""
+        if variant.name not in self._known:
+            component = self.bundle.manifest.component(variant.component)
+            with backend(variant.backend).open(
+                self.bundle.file(variant.model), component.signature, variant.recipe, self._options
+            ) as session:
+                self._known[variant.name] = self.answers(component.name, session, variant.name)
+        return self._known[variant.name]
+
+    def forget(self, variant: Variant) -> None:
+        """Ask a variant anew: it was built again."""
+        self._known.pop(variant.name, None)
+
+    def drop(self, component: str, answers: np.ndarray, metric: str) -> Interval:
+        """Points of ``metric`` lost where ``answers`` of a component replace the reference's."""
+        outcomes = self.task.outcomes({**self._reference, component: answers})
+        return paired_drop(self.outcomes[metric], outcomes[metric])
+
+    def distance(self, component: str, answers: np.ndarray) -> float:
+        """How far answers are from the reference's; see :func:`torchlift.measure.numerics.distance`."""
+        return distance(answers, self._reference[component])
+
+    def score(self, variants: Mapping[str, Variant]) -> Score:
+        """Score variants, by component, with the reference for the components that are not given."""
+        answers = {component: self.answers_of(variant) for component, variant in variants.items()}
+        outcomes = self.task.outcomes({**self._reference, **answers})
+        proofs = [provenance(self.bundle, variant) for variant in variants.values()]
+        files = {path: digest for proof in proofs for path, digest in proof.files.items()}
+        runtimes = ", ".join(dict.fromkeys(proof.runtime for proof in proofs))
+        return Score(
+            provenance=replace(proofs[0], runtime=runtimes, files=files),
+            metrics={metric: estimate(values) for metric, values in outcomes.items()},
+            drops={metric: paired_drop(self.outcomes[metric], values) for metric, values in outcomes.items()},
+        )
+
+    def save(self, folder: Path, variants: Mapping[str, Variant]) -> None:
+        """Write the variants' answers in the formats of the task's own scripts. Raises InputError for a task that has
+        none.
+        """
+        if not isinstance(self.task, RetrievalTask):
+            raise InputError(f"{self.task.name} has no files of its own", remedy="Leave --write out, or use --json.")
+        self.task.save(folder, {name: self.answers_of(variant) for name, variant in variants.items()})
+
+    def begin(self) -> Scoring:
+        """The bundle's scoring on this data, with what was scored before on it; started anew on other data."""
+        before = self.bundle.manifest.scoring
+        data, task = self.task.data, self.task
+        if before is not None and (before.task, before.data, before.reference) == (task.name, data, self.reference):
+            return before
+        from safetensors.numpy import save_file
+
+        with self.bundle.adding("scores") as added:
+            save_file(dict(self._reference), added.path / ANSWERS)
+            Path(added.path / ANSWERS).chmod(0o644)
+        scoring = Scoring(
+            task=task.name,
+            primary=task.primary,
+            data=data,
+            reference=self.reference,
+            metrics={metric: estimate(values) for metric, values in self.outcomes.items()},
+            answers=f"{added.folder}/{ANSWERS}",
+        )
+        self.bundle.commit(replace(self.bundle.manifest, scoring=scoring), added.files)
+        return scoring
+
+
+def score_component(scorer: Scorer, component: Component, *, again: bool = False) -> None:
+    """Score every variant of a component that is proven here, and was not scored here before with these files."""
+    bundle = scorer.bundle
+    for variant in bundle.manifest.variants_of(component.name):
+        if proven_here(bundle, variant):
+            score_variant(scorer, variant, again=again)
+
+
+def score_variant(scorer: Scorer, variant: Variant, *, again: bool = False) -> Score:
+    """Score one variant, or return what was found before where it still holds."""
+    scoring = scorer.begin()
+    before = score_here(scorer.bundle, variant)
+    if before and not again:
+        return before
+    found = scorer.score({variant.component: variant})
+    scoring = replace(scoring, scores={**scoring.scores, variant.name: found})
+    scorer.bundle.commit(replace(scorer.bundle.manifest, scoring=scoring))
+    return found
+
+
+def score_here(bundle: Bundle, variant: Variant) -> Score | None:
+    """What the variant scored with these files, this runtime's release and this processor; None where it was not."""
+    scoring = bundle.manifest.scoring
+    found = scoring.scores.get(variant.name) if scoring else None
+    if found is None or variant.failure:
+        return None
+    here = provenance(bundle, variant)
+    return found if found.provenance.holds(here.machine, here.runtime, here.files) else None
+
+
+def record_together(scorer: Scorer, variants: Mapping[str, Variant]) -> Score:
+    """Score variants as they serve, one for each component, and put it into the manifest."""
+    found = scorer.score(variants)
+    scorer.bundle.commit(replace(scorer.bundle.manifest, scoring=replace(scorer.begin(), together=found)))
+    return found

@@ -1,0 +1,3 @@
+"""What the tests of tasks share."""
+
+from colours import classifier, clip, muge, progress  # noqa: F401
