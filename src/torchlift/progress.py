@@ -26,3 +26,19 @@ class Stage:
 
 
 SILENT = Progress()
+
+
+class Named(Progress):
+    """Says in front of each stage's title what it belongs to."""
+
+    def __init__(self, watched: Progress, name: str) -> None:
+        self._watched = watched
+        self._name = name
+
+    @contextlib.contextmanager
+    def stage(self, title: str, total: int | None = None) -> Iterator[Stage]:
+        with self._watched.stage(f"{self._name}: {title}", total) as stage:
+            yield stage
+
+    def note(self, text: str) -> None:
+        self._watched.note(text)

@@ -385,6 +385,14 @@ def test_learnt_weights_are_used():
     assert [n.op_type for n in made.graph if "Quantize" in n.op_type] == []
 
 
+def test_learnt_weights_of_another_layer():
+    with pytest.raises(
+        ConversionError, match="learnt scales of matmul do not fit: 3 ranges for the 5 channels"
+    ) as error:
+        quantized(WEIGHTS, learnt={"matmul": np.ones(3, np.float32)})
+    assert "output channel" in error.value.remedy
+
+
 @pytest.mark.parametrize("keep", [set(), {"second"}])
 def test_a_weight_that_two_nodes_read(keep):
     made = model()

@@ -34,8 +34,6 @@ class Heads:
         ``shape`` is (batch, length), of which one may be -1; given by the caller, it is in the graph once, or constant.
         ``bias`` [batch, 1, 1, length] is added to the scores.
         """
-        if self.count == 1 and bias is None:
-            return self._mix_one_head(query, key, value)
         query = query.view(*shape, self.count, self.width).transpose(1, 2)
         mixed = self._mix(query, key, value, shape, bias)
         return mixed.transpose(1, 2).reshape(*shape, self.count * self.width)
@@ -47,6 +45,12 @@ class Heads:
         query = query.view(-1, self.count, 1, self.width)
         return self._mix(query, key, value, shape, bias).view(-1, self.count * self.width)
 
+    def attend_apart(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Attention of every position where tensors are apart as heads are: [batch, count, length, width], also out."""
+        if self.style == "node":
+            return self._node(query, key, value, None)
+        return self._scores(query, key.transpose(2, 3)).softmax(dim=-1) @ value
+
     def _mix(self, query: Tensor, key: Tensor, value: Tensor, shape: tuple[int, int], bias: Tensor | None) -> Tensor:
         key = key.view(*shape, self.count, self.width)
         value = value.view(*shape, self.count, self.width).transpose(1, 2)
@@ -57,12 +61,6 @@ class Heads:
         if bias is not None:
             scores = scores + bias
         return scores.softmax(dim=-1) @ value
-
-    def _mix_one_head(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """The same for one head, whose tensors [batch, length, width] need not be taken apart."""
-        if self.style == "node":
-            return self._node(query.unsqueeze(1), key.unsqueeze(1), value.unsqueeze(1), None).squeeze(1)
-        return self._scores(query, key.transpose(1, 2)).softmax(dim=-1) @ value
 
     def _scores(self, query: Tensor, key: Tensor) -> Tensor:
         """``key`` comes transposed."""

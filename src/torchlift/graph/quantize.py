@@ -63,7 +63,7 @@ class Quantize(ir.passes.InPlacePass):
     Ensures: a tensor has one pair for all quantised nodes that read it, others read it as before; a quantised weight
     is an int8 initializer, its scales are float32; quantised nodes keep their names; with all nodes kept, nothing
     changes. Weights are read one at a time. Returns :class:`QuantizeResult`; raises ConversionError for a name in
-    ``keep`` that the graph lacks, and for a range that is missing or not finite.
+    ``keep`` that the graph lacks, for a range that is missing or not finite, and for learnt scales of another size.
     """
 
     def __init__(
@@ -146,7 +146,7 @@ class _Writer:
         data, weight = node.inputs[:2]
         read = self._plain.get(data, data.name)
         values = weight.const_value.numpy()
-        linear = for_weight(values, channel_axis(node), self._learnt.get(node.name))
+        linear = self._weight_scales(node, values)
         integers = linear.quantize(values)
         done = QuantizedUnit(unit_of(node), read, self._inputs.get(read), linear, signal_to_noise(values, linear))
         if self._scheme.dynamic:
@@ -155,6 +155,15 @@ class _Writer:
             self._write_pairs(node, integers, linear)
         self._forget(weight)
         return done
+
+    def _weight_scales(self, node: ir.Node, values: np.ndarray) -> Linear:
+        try:
+            return for_weight(values, channel_axis(node), self._learnt.get(node.name))
+        except ValueError as error:
+            raise ConversionError(
+                f"the learnt scales of {node.name} do not fit: {error}",
+                remedy="Scales of a weight are one, or one for each output channel; import the checkpoint again.",
+            ) from error
 
     def _write_pairs(self, node: ir.Node, integers: np.ndarray, linear: Linear) -> None:
         scale = self._constant(f"{node.name}.weight.scale", linear.scale)

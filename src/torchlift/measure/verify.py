@@ -13,6 +13,7 @@ from torchlift.machine import this_machine
 from torchlift.manifest import Precision, Variant
 from torchlift.measure.goldens import Golden, load_goldens
 from torchlift.measure.numerics import TOLERANCES, failures, verify_goldens, verify_invariance
+from torchlift.measure.oracle import HalfSession
 from torchlift.progress import SILENT, Progress
 from torchlift.storage import without_folders
 
@@ -55,9 +56,7 @@ def proven_here(bundle: Bundle, variant: Variant, tolerance: Tolerance | None = 
 
 
 def _in_true_half(bundle: Bundle, variant: Variant, golden: Golden) -> tuple[GoldenCheck, ...]:
-    """What the variant's graph answers where every result is rounded to FP16, as a GPU does and this runtime does not."""
-    from torchlift.measure.oracle import HalfSession
-
+    """What the variant's graph answers where every result is rounded to FP16: GPUs do so, this runtime does not."""
     graph = bundle.manifest.graph(variant.component, variant.form)
     if graph is None:
         return ()

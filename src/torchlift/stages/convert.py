@@ -108,9 +108,9 @@ def _key(component: Component, form: str, samples: Samples, options: ConvertOpti
 
 
 def _is_made(bundle: Bundle, component: Component, form: str, key: str, samples: Samples) -> bool:
-    """Whether the bundle has the graph; one that was made from real samples is not made again from drawn ones."""
+    """Whether the bundle has the graph; without samples to calibrate on, any that is there is the best there is."""
     graph = bundle.manifest.graph(component.name, form)
-    return graph is not None and not graph.failure and (graph.key == key or samples.drawn)
+    return graph is not None and not graph.failure and (graph.key == key or not samples.given)
 
 
 def kept_nodes(source: Path, patterns: Sequence[str]) -> dict[str, str]:

@@ -90,8 +90,17 @@ class IntegerConverter(Converter):
 
     def _convert(self, model: ir.Model, keep: Mapping[str, str]) -> Converted:
         report = Quantize(self._scheme, self.ranges, keep=keep)(model).report
-        reasons = {unit.node: f"{self._scheme.name} does not take it" for unit in report.kept} | dict(keep)
-        return Converted(len(report.quantized), tuple(_kept(unit, reasons[unit.node]) for unit in report.kept))
+        kept = tuple(_kept(unit, keep.get(unit.node, self._refusal(unit))) for unit in report.kept)
+        return Converted(len(report.quantized), kept)
+
+    def _refusal(self, unit: Unit) -> str:
+        if unit.operator not in self._scheme.operators:
+            return f"{self._scheme.name} has no {unit.operator}"
+        return (
+            "it reads the input itself, where integers lose most and gain least"
+            if unit.operator == "Conv"
+            else ("it has no form in integers")
+        )
 
 
 def _load(source: Path) -> ir.Model:

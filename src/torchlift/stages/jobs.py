@@ -130,10 +130,16 @@ def open_scorer(
 
 
 def samples_of(bundle: Bundle, options: JobOptions, progress: Progress) -> Samples:
-    """Where the samples come from that ranges are found on."""
-    if options.data.calibration is None:
-        return goldens_as_samples(bundle)
-    return data_as_samples(bundle, options.data.calibration, progress)
+    """Where the samples come from that ranges are found on: without calibration data, what FP16 must hold is looked up
+    in the data to score, or in the goldens.
+    """
+    if options.data.calibration is not None:
+        return data_as_samples(bundle, options.data.calibration, progress)
+    if options.data.path is not None:
+        limit = min(options.data.read.limit or options.convert.calibration.samples, options.convert.calibration.samples)
+        scored = CalibrationData(options.data.path, replace(options.data.read, limit=limit))
+        return data_as_samples(bundle, scored, progress, given=False)
+    return goldens_as_samples(bundle)
 
 
 def _mend(bundle: Bundle, component: Component, scorer: Scorer | None, options: JobOptions, progress: Progress) -> None:

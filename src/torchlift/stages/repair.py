@@ -109,7 +109,7 @@ class Workbench:
     def _judge(self, session: Session) -> Trial:
         if self._scorer is None:
             return Trial(0.0, self._distance_at_goldens(session))
-        answers = self._scorer.answers(self.component.name, session, f"{self.variant.name}, in part")
+        answers = self._scorer.answers(self.component.name, session)
         lost = self._scorer.drop(self.component.name, answers, self._metric)
         return Trial(
             points=max(lost.value, 0.0) if lost.low > 0 else 0.0,

@@ -45,14 +45,14 @@ def train_split(data: Path | None, read: ReadOptions, scored: str) -> Calibratio
 
 @dataclass(frozen=True)
 class Samples:
-    """Where samples are from, in words, with a ``key`` that changes with them, and how to get a component's; ``drawn``
-    at random, and not met in life.
+    """Where samples are from, in words, with a ``key`` that changes with them, and how to get a component's; ``given``
+    by the user to calibrate on.
     """
 
     said: str
     key: str
     of: Callable[[Component], Feeds]
-    drawn: bool = False
+    given: bool = False
 
 
 def goldens_as_samples(bundle: Bundle) -> Samples:
@@ -61,10 +61,12 @@ def goldens_as_samples(bundle: Bundle) -> Samples:
     def feeds(component: Component) -> Feeds:
         return [dict(golden.inputs) for golden in load_goldens(bundle, component).values()]
 
-    return Samples("the golden samples, which are drawn at random", "goldens", feeds, drawn=True)
+    return Samples("the golden samples, which are drawn at random", "goldens", feeds)
 
 
-def data_as_samples(bundle: Bundle, data: CalibrationData, progress: Progress = SILENT) -> Samples:
+def data_as_samples(
+    bundle: Bundle, data: CalibrationData, progress: Progress = SILENT, *, given: bool = True
+) -> Samples:
     """Samples of a data set, prepared as the pipeline prepares them. Raises DataError where it cannot be read."""
     run = drive(bundle, data.path, data.read, progress)
 
@@ -74,7 +76,7 @@ def data_as_samples(bundle: Bundle, data: CalibrationData, progress: Progress = 
             run(component.name, recorder)
         return recorder.feeds
 
-    return Samples(run.said, run.fingerprint, feeds)
+    return Samples(run.said, run.fingerprint, feeds, given)
 
 
 class _Recorder(Session):

@@ -16,7 +16,7 @@ from torchlift.manifest import Component, Variant
 from torchlift.measure.numerics import distance
 from torchlift.measure.verify import proven_here, provenance
 from torchlift.pipelines import of_bundle
-from torchlift.progress import SILENT, Progress
+from torchlift.progress import SILENT, Named, Progress
 from torchlift.tasks import RetrievalTask, Task
 from torchlift.tasks.statistics import estimate, paired_drop
 
@@ -81,14 +81,14 @@ class Scorer:
         found = {}
         for component in self.task.components:
             with references(component) as session:
-                found[component] = self.answers(component, session, self.reference)
+                found[component] = self.answers(component, session, f"{component} by {self.reference}")
         return found
 
-    def answers(self, component: str, session: Session, said: str) -> np.ndarray:
-        """What a session answers to all samples of a component; ``said`` names it in the progress."""
-        with self._progress.stage(f"{self.task.name}: {component} by {said}"):
-            pipeline = of_bundle(self.bundle, {component: session}, progress=self._progress)
-            return self.task.answers(component, pipeline, self._progress)
+    def answers(self, component: str, session: Session, said: str = "") -> np.ndarray:
+        """What a session answers to all samples of a component; ``said`` names it in the progress, silent without."""
+        progress = Named(self._progress, f"score {said}") if said else SILENT
+        with of_bundle(self.bundle, {component: session}, progress=progress) as pipeline:
+            return self.task.answers(component, pipeline, progress)
 
     def answers_of(self, variant: Variant) -> np.ndarray:
         """What a variant answers to all samples of its component."""

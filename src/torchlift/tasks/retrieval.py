@@ -76,7 +76,8 @@ class RetrievalTask(Task):
         """L2-normalised features float32 [N, E] of all images or of all texts."""
         assert isinstance(pipeline, ClipPipeline)
         if component == TEXT:
-            return pipeline.encode_text(self._texts)
+            with progress.stage("texts"):
+                return pipeline.encode_text(self._texts)
         signature = pipeline.bundle.manifest.component(IMAGE).signature
         return np.concatenate([*in_chunks(self._images, pipeline.encode_image, signature, progress)])
 

@@ -17,7 +17,7 @@ pytestmark = [
 ]
 
 LAYERS = 4
-UNWANTED = {"Shape", "Where", "IsNaN", "If", "BatchNormalization", "Dropout", "Expand", "Gather"}
+UNWANTED = {"Shape", "Where", "IsNaN", "If", "BatchNormalization", "Dropout", "Expand", "Gather", "Unsqueeze"}
 
 
 @pytest.fixture

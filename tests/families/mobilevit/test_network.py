@@ -94,11 +94,12 @@ def test_attention_has_one_head_and_is_scaled_by_the_width_of_the_tokens(network
 def test_tokens_hold_one_place_of_every_patch():
     x = torch.arange(2 * 3 * 4 * 6).view(2, 3, 4, 6)
     tokens = to_tokens(x)
-    assert tokens.shape == (8, 6, 3)
+    assert tokens.shape == (2, 4, 6, 3)
     for place, (row, column) in enumerate([(0, 0), (0, 1), (1, 0), (1, 1)]):
         expected = x[1, :, row::2, column::2].flatten(1).T
-        assert torch.equal(tokens[4 + place], expected)
+        assert torch.equal(tokens[1, place], expected)
     assert torch.equal(to_map(tokens, 4, 6), x)
+    assert torch.equal(to_map(tokens.flatten(0, 1), 4, 6), x)
 
 
 def test_the_stem_has_neither_norm_nor_activation_and_the_widening_has_no_activation(network):

@@ -1,7 +1,7 @@
 """MobileViT as it is exported: the published weights and answers, by a smaller graph.
 
-Tokens stay three-dimensional, every reshape is constant but for the batch, and attention is written as the runtimes
-take it. Modules keep the names that they have in the checkpoint.
+Every reshape is constant but for the batch, and attention is written as the runtimes take it; the four places in a
+patch, which attend apart, stand where the heads do. Modules keep the names that they have in the checkpoint.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from torchlift.families.attention import Attention, Heads
+from torchlift.families.mobilevit.architecture import PATCH
 from torchlift.families.mobilevit.network import MobileViT, MobileViTBlock, Transformer, to_map, to_tokens
 from torchlift.families.mobilevit.transformers_network import TransformersMobileViT
 
@@ -45,13 +46,12 @@ class ExportedMobileViT(nn.Module):
         return mixed
 
     def _transformed(self, tokens: Tensor, transformer: Transformer) -> Tensor:
-        length = tokens.shape[1]
         for layer in transformer.layers:
             first, second = layer  # type: ignore[misc]
             to = first.fn
             query, key, value = to.to_qvk(first.norm(tokens)).chunk(3, dim=-1)
-            heads = Heads(1, query.shape[-1], self.attention, scale=to.scale)
-            tokens = tokens + to.w_out(heads.attend(query, key, value, (-1, length), None))
+            heads = Heads(PATCH * PATCH, query.shape[-1], self.attention, scale=to.scale)
+            tokens = tokens + to.w_out(heads.attend_apart(query, key, value))
             tokens = tokens + second(tokens)
         return tokens
 
@@ -77,6 +77,7 @@ class ExportedTransformersMobileViT(nn.Module):
     def _mixed(self, x: Tensor, block: nn.Module) -> Tensor:
         local = block.conv_1x1(block.conv_kxk(x))
         tokens = to_tokens(local)
+        tokens = tokens.reshape(-1, *tokens.shape[2:])
         for layer in block.transformer.layer:
             to, normal = layer.attention.attention, layer.layernorm_before(tokens)
             heads = Heads(to.num_attention_heads, to.attention_head_size, self.attention)

@@ -166,14 +166,14 @@ class MobileViT(nn.Module):
 
 
 def to_tokens(x: Tensor) -> Tensor:
-    """A map [batch, width, H, W] as sequences [batch * 4, H * W / 4, width], one for each place in a 2 x 2 patch."""
+    """A map [batch, width, H, W] as sequences [batch, 4, H * W / 4, width], one for each place in a 2 x 2 patch."""
     width, rows, columns = x.shape[1], x.shape[2] // PATCH, x.shape[3] // PATCH
     split = x.reshape(-1, width, rows, PATCH, columns, PATCH)
-    return split.permute(0, 3, 5, 2, 4, 1).reshape(-1, rows * columns, width)
+    return split.permute(0, 3, 5, 2, 4, 1).reshape(-1, PATCH * PATCH, rows * columns, width)
 
 
 def to_map(tokens: Tensor, height: int, across: int) -> Tensor:
-    """The inverse of ``to_tokens``, to a map [batch, width, height, across]."""
+    """The inverse of ``to_tokens``, also where it was flattened to [batch * 4, ...]: [batch, width, height, across]."""
     width, rows, columns = tokens.shape[-1], height // PATCH, across // PATCH
     split = tokens.reshape(-1, PATCH, PATCH, rows, columns, width)
     return split.permute(0, 5, 3, 1, 4, 2).reshape(-1, width, height, across)
