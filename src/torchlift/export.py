@@ -27,6 +27,7 @@ from torchlift.evidence import GoldenCheck
 from torchlift.families.base import Model, ModelComponent
 from torchlift.graph.edit import ForgetOrigin, NameAxes, save_model
 from torchlift.graph.inspect import baked_in, read_facts
+from torchlift.graph.scales import save_scales
 from torchlift.machine import installed_version
 from torchlift.manifest import Component
 from torchlift.measure.goldens import Golden, save_goldens
@@ -105,7 +106,7 @@ def export_component(
     options = options or ExportOptions()
     with progress.stage(f"load {name}"):
         part = model.component(name, attention=options.attention)
-    signature, parameters = part.signature, sum(p.numel() for p in part.reference.parameters())
+    signature, scales, parameters = part.signature, part.scales, sum(p.numel() for p in part.reference.parameters())
     require_space(bundle.path, 4 * parameters * _COPIES[options.exporter])
     goldens = _goldens(part, options.seed, progress)
     with bundle.adding(f"{name}/{SOURCE}") as added:
@@ -115,6 +116,7 @@ def export_component(
         del part
         gc.collect()  # the exporters leave cycles that hold the weights
         save_goldens(added.path / "goldens.safetensors", goldens)
+        save_scales(added.path, scales)
         _prove(file, signature, options, goldens, progress)
     component = Component(
         name=name,

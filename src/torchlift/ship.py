@@ -19,7 +19,7 @@ from torchlift.machine import installed_version
 from torchlift.manifest import Manifest, read_manifest
 from torchlift.measure.latency import Contender
 from torchlift.progress import SILENT, Progress
-from torchlift.stages import JobOptions, make_variants, materials_of, plan
+from torchlift.stages import JobOptions, Materials, make_variants, materials_of, plan
 
 _MAKERS = ("torchlift", "torch", "transformers", "onnx", "onnxscript", "onnxruntime", "openvino", "nncf")
 
@@ -50,9 +50,11 @@ def ship(source: Source, output: Path, options: ShipOptions | None = None, progr
     Run again after a kill, it goes on from what was finished. Raises TorchliftError.
     """
     options = options or ShipOptions()
-    pairs = plan(options.build, materials_of(options))
+    plan(options.build, Materials(data=True, samples=True))  # what is named and not here is an error before the export
     threads = options.bench.latency.threads
-    with _exported(source, output, options.export, pairs, progress) as bundle:
+    with _exported(source, output, options.export, progress) as bundle:
+        pairs = plan(options.build, materials_of(options, bundle.manifest))
+        _keep_only(bundle, pairs)
         make_variants(
             bundle,
             pairs,
@@ -66,15 +68,13 @@ def ship(source: Source, output: Path, options: ShipOptions | None = None, progr
 
 def export(source: Source, output: Path, options: ExportOptions | None = None, progress: Progress = SILENT) -> Bundle:
     """Make a bundle that holds the graphs, the goldens and the assets, and no variant yet."""
-    with _exported(source, output, options or ExportOptions(), (), progress) as bundle:
-        pass
+    with _exported(source, output, options or ExportOptions(), progress) as bundle:
+        _keep_only(bundle, ())
     return Bundle(output, bundle.manifest)
 
 
 @contextmanager
-def _exported(
-    source: Source, output: Path, options: ExportOptions, pairs: Sequence[tuple[str, str]], progress: Progress
-) -> Iterator[Bundle]:
+def _exported(source: Source, output: Path, options: ExportOptions, progress: Progress) -> Iterator[Bundle]:
     with progress.stage(f"read {Path(source.location).name}"):
         model = source.load()
     empty = Manifest(
@@ -92,7 +92,6 @@ def _exported(
                 progress.note(f"{name} was exported before: kept")
             else:
                 export_component(model, name, bundle, options, progress)
-        _keep_only(bundle, pairs)
         yield bundle
 
 

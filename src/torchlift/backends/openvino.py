@@ -67,7 +67,7 @@ class OpenVino(Backend):
         import openvino as ov
 
         try:
-            model = ov.convert_model(source)
+            model = ov.Core().read_model(source) if source.suffix == ".xml" else ov.convert_model(source)
             _forget_origin(model)
             ov.save_model(model, folder / "model.xml", compress_to_fp16=False)
         except Exception as error:

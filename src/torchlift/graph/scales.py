@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+SCALES = "scales.json"
 
 Range = tuple[float, float]
 """Lowest and highest value that the quantised type covers; it holds 0."""
@@ -42,6 +47,18 @@ class Scales:
         if self.weight is None:
             return self
         return Scales(self.input, self.output, np.abs(factor).astype(np.float32) * self.weight)
+
+
+def save_scales(folder: Path, scales: Mapping[str, Scales]) -> None:
+    """Write the scales by module beside a component's own graph; nothing where there are none."""
+    if scales:
+        (folder / SCALES).write_text(json.dumps(to_plain(dict(scales))))
+
+
+def load_scales(folder: Path) -> dict[str, Scales]:
+    """The inverse of :func:`save_scales`; empty where a network was trained without fake quantisation."""
+    file = folder / SCALES
+    return from_plain(json.loads(file.read_text())) if file.is_file() else {}
 
 
 def to_plain(scales: dict[str, Scales]) -> dict[str, dict[str, Any]]:

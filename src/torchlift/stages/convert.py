@@ -1,4 +1,4 @@
-"""Makes the graphs that lossy variants are built from: FP16 and INT8 out of a component's FP32, with their ranges."""
+"""Makes the graphs that lossy variants are built from: FP16 and INT8 out of a component's FP32."""
 
 from __future__ import annotations
 
@@ -16,10 +16,9 @@ from torchlift.evidence import Conversion, Repair
 from torchlift.graph.units import module_of, name_nodes
 from torchlift.machine import installed_version
 from torchlift.manifest import SOURCE_FORM, Component, Graph
-from torchlift.measure.calibration import CalibrationOptions, calibrate
-from torchlift.measure.ranges import ranges_of
+from torchlift.measure.calibration import CalibrationOptions
 from torchlift.progress import SILENT, Progress
-from torchlift.stages.forms import FORMS, GRAPH, Converted, Converter, Ranges
+from torchlift.stages.forms import FORMS, Converted, Draw, FormOptions
 from torchlift.stages.samples import Feeds, Samples
 from torchlift.storage import require_space, without_folders
 
@@ -54,20 +53,22 @@ def convert_component(
     as a failure. Raises InputError for a node to keep that is not there.
     """
     options = options or ConvertOptions()
-    keys = {form: _key(component, form, samples, options) for form in forms if form != SOURCE_FORM}
-    missing = [form for form, key in keys.items() if not _is_made(bundle, component, form, key, samples)]
-    if not missing:
-        return
-    keep = kept_nodes(bundle.file(component.model), options.patterns(component.name))
-    feeds = samples.of(component)
-    for form in missing:
-        graph = Graph(component.name, form, keys[form])
+    source = bundle.file(component.model)
+    settings = FormOptions(options.calibration, kept_nodes(source, options.patterns(component.name)), options.threads)
+    drawn: list[Feeds] = []
+
+    def draw() -> Feeds:
+        if not drawn:
+            drawn.append(samples.of(component))
+        return drawn[0]
+
+    for form in forms:
+        graph = Graph(component.name, form, _key(component, form, samples, options))
+        if form == SOURCE_FORM or _is_made(bundle, graph, samples):
+            continue
         try:
-            ranges = _ranges(bundle.file(component.model), form, feeds, options, progress)
-            converter = FORMS[form].converter(bundle.file(component.model), ranges, keep)
-            said = f"{sum(map(_rows, feeds))} of {samples.said}" if ranges else ""
             with progress.stage(f"convert {component.name} to {form}"):
-                write_graph(bundle, graph, converter, {}, calibration=said)
+                put_graph(bundle, graph, _maker(source, form, samples, draw, settings, progress))
         except StorageError:
             raise
         except TorchliftError as error:
@@ -75,29 +76,33 @@ def convert_component(
             bundle.commit(bundle.manifest.with_graph(failed))
 
 
-def write_graph(
-    bundle: Bundle,
-    graph: Graph,
-    converter: Converter,
-    keep: Mapping[str, str],
-    *,
-    calibration: str,
-    repair: Callable[[Converted], Repair] | None = None,
-) -> Graph:
-    """Put the converter's graph into the bundle, in the place of the one of the same form."""
-    weights = converter.source.with_name(f"{converter.source.name}.data")
-    require_space(bundle.path, weights.stat().st_size if weights.exists() else 0)
+def _maker(
+    source: Path, form: str, samples: Samples, draw: Draw, options: FormOptions, progress: Progress
+) -> Callable[[Path], Conversion]:
+    usable = draw if samples.given or not FORMS[form].calibrated else None
+
+    def make(folder: Path) -> Conversion:
+        converted = FORMS[form].make(source, folder, usable, options, progress)
+        calibration = f"{sum(map(_rows, draw()))} of {samples.said}" if converted.sampled else ""
+        return conversion_of(converted, calibration)
+
+    return make
+
+
+def conversion_of(converted: Converted, calibration: str, repair: Repair | None = None) -> Conversion:
+    """What was converted, as evidence."""
+    return Conversion(converted.count, converted.count + len(converted.kept), converted.kept, calibration, repair)
+
+
+def put_graph(bundle: Bundle, graph: Graph, make: Callable[[Path], Conversion]) -> Graph:
+    """Put the graph that ``make`` writes into the bundle, in the place of the one of the same form."""
+    component = bundle.manifest.component(graph.component)
+    folder = Path(component.model).parent
+    require_space(bundle.path, sum(r.size for p, r in bundle.manifest.files.items() if Path(p).parent == folder))
     with bundle.adding(f"{graph.component}/{graph.form}") as added:
-        converted = converter.write(added.path, keep)
-    candidates = converted.count + len(converted.kept)
-    made = replace(
-        graph,
-        model=f"{added.folder}/{GRAPH}",
-        files=tuple(added.files),
-        conversion=Conversion(
-            converted.count, candidates, converted.kept, calibration, repair(converted) if repair else None
-        ),
-    )
+        conversion = make(added.path)
+    model = f"{added.folder}/{FORMS[graph.form].model}"
+    made = replace(graph, model=model, files=tuple(added.files), conversion=conversion)
     bundle.commit(bundle.manifest.with_graph(made), added.files)
     return made
 
@@ -107,10 +112,10 @@ def _key(component: Component, form: str, samples: Samples, options: ConvertOpti
     return key_of(installed_version("torchlift"), component.key, form, samples.key, options.calibration, patterns)
 
 
-def _is_made(bundle: Bundle, component: Component, form: str, key: str, samples: Samples) -> bool:
+def _is_made(bundle: Bundle, graph: Graph, samples: Samples) -> bool:
     """Whether the bundle has the graph; without samples to calibrate on, any that is there is the best there is."""
-    graph = bundle.manifest.graph(component.name, form)
-    return graph is not None and not graph.failure and (graph.key == key or not samples.given)
+    there = bundle.manifest.graph(graph.component, graph.form)
+    return there is not None and not there.failure and (there.key == graph.key or not samples.given)
 
 
 def kept_nodes(source: Path, patterns: Sequence[str]) -> dict[str, str]:
@@ -134,16 +139,6 @@ def kept_nodes(source: Path, patterns: Sequence[str]) -> dict[str, str]:
 def _matches(pattern: str, node: ir.Node) -> bool:
     names, wanted = (node.name or "", module_of(node)), (pattern, f"{pattern}.*")
     return any(fnmatch.fnmatchcase(name, glob) for name in names for glob in wanted)
-
-
-def _ranges(source: Path, form: str, feeds: Feeds, options: ConvertOptions, progress: Progress) -> Ranges:
-    names = FORMS[form].tensors(source)
-    if not names:
-        return {}
-    if FORMS[form].calibrated:
-        return calibrate(source, names, feeds, options.calibration, progress=progress, threads=options.threads)
-    found = ranges_of(source, feeds, names, threads=options.threads, progress=progress, total=len(feeds))
-    return {name: (ends.low, ends.high) for name, ends in found.items()}
 
 
 def _rows(feed: Mapping[str, object]) -> int:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import onnx_ir as ir
@@ -14,13 +13,22 @@ import onnx_ir as ir
 from torchlift.evidence import KeptNode
 from torchlift.graph.edit import save_model
 from torchlift.graph.half import ToHalf, half_candidates
+from torchlift.graph.learnt import learnt_ranges
 from torchlift.graph.quantize import Quantize, QuantizeReport
+from torchlift.graph.scales import load_scales
 from torchlift.graph.schemes import SCHEMES, observed, quantizable
 from torchlift.graph.units import Unit, name_nodes
-from torchlift.measure.ranges import Range, float_tensors, overflowing
+from torchlift.measure.calibration import CalibrationOptions, calibrate
+from torchlift.measure.nncf import quantize_with_nncf
+from torchlift.measure.ranges import Range, float_tensors, overflowing, ranges_of
+from torchlift.progress import Progress
+from torchlift.stages.samples import Feeds
 
 Ranges = Mapping[str, tuple[float, float]]
 """Tensor name -> the smallest and the largest value."""
+
+Draw = Callable[[], Feeds]
+"""Gets samples, once they are needed."""
 
 GRAPH = "model.onnx"
 SETTINGS = "conversion.json"
@@ -30,10 +38,13 @@ in part."""
 
 @dataclass(frozen=True)
 class Converted:
-    """How many nodes were converted, and which of those that could have been were not, with why."""
+    """How many nodes were converted, and which of those that compute were not, with why; ``sampled`` where ranges were
+    found on samples.
+    """
 
     count: int
     kept: tuple[KeptNode, ...]
+    sampled: bool = False
 
 
 class Converter(ABC):
@@ -77,30 +88,50 @@ class HalfConverter(Converter):
 
 
 class IntegerConverter(Converter):
-    """INT8 by a scheme of :data:`torchlift.graph.schemes.SCHEMES`."""
+    """INT8 by a scheme of :data:`torchlift.graph.schemes.SCHEMES`, at the scales that the network was trained with
+    where it was. A node of which no range is known stays FP32.
+    """
 
     def __init__(self, source: Path, ranges: Ranges, keep: Mapping[str, str], scheme: str) -> None:
         super().__init__(source, ranges, keep)
         self._scheme = SCHEMES[scheme]
-        self.candidates = tuple(u for u in quantizable(_load(source), self._scheme) if u.node not in keep)
+        model = _load(source)
+        learnt = learnt_ranges(load_scales(source.parent), model, self._scheme)
+        self._known, self._weights = {**ranges, **learnt.ranges}, learnt.weights
+        self._unknown = self._without_range(model)
+        barred = {*keep, *self._unknown}
+        self.candidates = tuple(u for u in quantizable(model, self._scheme) if u.node not in barred)
+
+    def _without_range(self, model: ir.Model) -> dict[str, str]:
+        nodes = quantizable(model, self._scheme)
+        everything = {unit.node for unit in nodes}
+        reason = "neither training nor calibration gave a range"
+        return {
+            unit.node: reason
+            for unit in nodes
+            if not self._known.keys() >= {*observed(model, self._scheme, everything - {unit.node})}
+        }
 
     def report(self) -> QuantizeReport:
         """How each node is quantised, without writing a graph."""
-        return Quantize(self._scheme, self.ranges, keep=self.keep)(_load(self.source)).report
+        return self._quantize(_load(self.source), {**self._unknown, **self.keep})
 
     def _convert(self, model: ir.Model, keep: Mapping[str, str]) -> Converted:
-        report = Quantize(self._scheme, self.ranges, keep=keep)(model).report
+        keep = {**self._unknown, **keep}
+        report = self._quantize(model, keep)
         kept = tuple(_kept(unit, keep.get(unit.node, self._refusal(unit))) for unit in report.kept)
         return Converted(len(report.quantized), kept)
+
+    def _quantize(self, model: ir.Model, keep: Mapping[str, str]) -> QuantizeReport:
+        weights = {node: amax for node, amax in self._weights.items() if node not in keep}
+        return Quantize(self._scheme, self._known, keep=keep, learnt=weights)(model).report
 
     def _refusal(self, unit: Unit) -> str:
         if unit.operator not in self._scheme.operators:
             return f"{self._scheme.name} has no {unit.operator}"
-        return (
-            "it reads the input itself, where integers lose most and gain least"
-            if unit.operator == "Conv"
-            else ("it has no form in integers")
-        )
+        if unit.operator == "Conv":
+            return "it reads the input itself, where integers lose most and gain least"
+        return "it has no form in integers"
 
 
 def _load(source: Path) -> ir.Model:
@@ -113,35 +144,111 @@ def _kept(unit: Unit, reason: str) -> KeptNode:
     return KeptNode(unit.node, unit.operator, unit.module, reason)
 
 
-@dataclass(frozen=True)
-class Form:
-    """How a form is made: by which converter, and of which tensors of the source it must know the ranges;
-    ``calibrated`` where those are refined by a calibrator, and so need real samples.
-    """
+class Form(ABC):
+    """How a form is made from the FP32 graph; ``calibrated`` where its ranges are of samples that a user gives."""
 
-    converter: Callable[[Path, Ranges, Mapping[str, str]], Converter]
-    tensors: Callable[[Path], list[str]]
     calibrated: bool
+    model = GRAPH
+    """The name of the graph's file."""
+
+    @abstractmethod
+    def make(
+        self, source: Path, folder: Path, samples: Draw | None, options: FormOptions, progress: Progress
+    ) -> Converted:
+        """Write the graph and all that belongs to it to ``folder``; ``samples`` are drawn only where they are needed,
+        and None where a calibrated form has none.
+
+        Raises ConversionError, DataError where samples are needed and not there, and what drawing them raises.
+        """
 
 
-def _quantized(source: Path, scheme: str) -> list[str]:
-    return observed(_load(source), SCHEMES[scheme])
+@dataclass(frozen=True)
+class FormOptions:
+    """How ranges are found, and which nodes stay FP32 (with the reason)."""
+
+    calibration: CalibrationOptions = field(default_factory=CalibrationOptions)
+    keep: Mapping[str, str] = field(default_factory=dict)
+    threads: int = 0
+
+
+@dataclass(frozen=True)
+class Half(Form):
+    """FP16, looked up on samples."""
+
+    calibrated: bool = False
+
+    def make(
+        self, source: Path, folder: Path, samples: Draw | None, options: FormOptions, progress: Progress
+    ) -> Converted:
+        feeds = samples() if samples else []
+        found = ranges_of(
+            source, feeds, float_tensors(source), threads=options.threads, progress=progress, total=len(feeds)
+        )
+        ranges = {name: (r.low, r.high) for name, r in found.items()}
+        return replace(self.converter(source, ranges, options.keep).write(folder), sampled=True)
+
+    def converter(self, source: Path, ranges: Ranges, keep: Mapping[str, str]) -> Converter:
+        return HalfConverter(source, ranges, keep)
+
+
+@dataclass(frozen=True)
+class Integers(Form):
+    """INT8 by one of our schemes. A network whose training quantised its weights alone gets just that."""
+
+    scheme: str
+    calibrated: bool = True
+
+    def make(
+        self, source: Path, folder: Path, samples: Draw | None, options: FormOptions, progress: Progress
+    ) -> Converted:
+        model, scheme, scales = _load(source), SCHEMES[self._scheme_of(source)], load_scales(source.parent)
+        learnt = learnt_ranges(scales, model, scheme).ranges
+        names = [name for name in observed(model, scheme, options.keep) if name not in learnt]
+        if not names or samples is None:
+            return self.converter(source, {}, options.keep).write(folder)
+        ranges = calibrate(source, names, samples(), options.calibration, progress=progress, threads=options.threads)
+        return replace(self.converter(source, ranges, options.keep).write(folder), sampled=True)
+
+    def converter(self, source: Path, ranges: Ranges, keep: Mapping[str, str]) -> Converter:
+        return IntegerConverter(source, ranges, keep, self._scheme_of(source))
+
+    def _scheme_of(self, source: Path) -> str:
+        scales = load_scales(source.parent).values()
+        weights_only = bool(scales) and all(known.input is None and known.output is None for known in scales)
+        return "int8-weights" if weights_only else self.scheme
+
+
+@dataclass(frozen=True)
+class Nncf(Form):
+    """INT8 by Intel's NNCF: OpenVINO's own format, which cannot be made in part."""
+
+    calibrated: bool = True
+    model = "model.xml"
+
+    def make(
+        self, source: Path, folder: Path, samples: Draw | None, options: FormOptions, progress: Progress
+    ) -> Converted:
+        quantize_with_nncf(source, folder, samples() if samples else [], keep=options.keep, progress=progress)
+        return Converted(0, (), sampled=True)
 
 
 FORMS: dict[str, Form] = {
-    "fp16": Form(HalfConverter, float_tensors, calibrated=False),
-    **{
-        name: Form(
-            partial(IntegerConverter, scheme=name), partial(_quantized, scheme=name), calibrated=name != "int8-dynamic"
-        )
-        for name in ("int8-u8s8", "int8-s8s8", "int8-dynamic")
-    },
+    "fp16": Half(),
+    "int8-u8s8": Integers("int8-u8s8"),
+    "int8-s8s8": Integers("int8-s8s8"),
+    "int8-dynamic": Integers("int8-dynamic", calibrated=False),
+    "int8-nncf": Nncf(),
 }
-"""Form -> how it is made from the FP32 graph."""
+"""By name."""
 
 
-def converter_of(form: str, source: Path, folder: Path) -> Converter:
-    """The converter that made the graph in ``folder``, with its ranges and the nodes that it keeps."""
+def converter_of(form: str, source: Path, folder: Path) -> Converter | None:
+    """The converter that made the graph in ``folder``, with its ranges and the nodes that it keeps; None for a form
+    that cannot be made in part.
+    """
+    made = FORMS[form]
+    if not isinstance(made, (Half, Integers)):
+        return None
     settings = json.loads((folder / SETTINGS).read_text())
     ranges = {name: (low, high) for name, (low, high) in settings["ranges"].items()}
-    return FORMS[form].converter(source, ranges, settings["keep"])
+    return made.converter(source, ranges, settings["keep"])

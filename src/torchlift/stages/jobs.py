@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from torchlift.backends import backend
 from torchlift.bundle import Bundle, locked
 from torchlift.datasets import ReadOptions
 from torchlift.errors import InputError
 from torchlift.evidence import Choice, Gate, Score
+from torchlift.graph.scales import SCALES
 from torchlift.graph.units import Unit
 from torchlift.manifest import SOURCE_FORM, Component, Manifest, Variant
 from torchlift.measure.bisect import Search
@@ -225,8 +226,10 @@ def build_bundle(path: Path, options: JobOptions | None = None, progress: Progre
 def materials_of(options: JobOptions, manifest: Manifest | None = None) -> Materials:
     """What there is to make variants from; a bundle may have graphs that were calibrated before."""
     graphs = {g.form for g in manifest.graphs if not g.failure} if manifest else set()
+    learnt = manifest is not None and any(PurePosixPath(path).name == SCALES for path in manifest.files)
     return Materials(
-        data=options.data.path is not None or bool(graphs),
+        data=options.data.path is not None or bool(graphs) or learnt,
+        learnt=learnt,
         samples=options.data.calibration is not None,
         graphs=frozenset(graphs),
     )

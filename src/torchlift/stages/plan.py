@@ -19,6 +19,10 @@ CALIBRATED = frozenset({"int8-u8s8", "int8-s8s8", "int8-nncf"})
 """Forms whose ranges come from real samples."""
 
 
+LEARNT = frozenset({"int8-u8s8", "int8-s8s8"})
+"""Forms that take the scales of a network that was trained with fake quantisation."""
+
+
 @dataclass(frozen=True)
 class BuildOptions:
     """Which variants to make: those of every available backend and every precision that the machine has instructions
@@ -32,15 +36,18 @@ class BuildOptions:
 
 @dataclass(frozen=True)
 class Materials:
-    """What there is to make variants from: data to score them on, samples to calibrate on, graphs of these forms."""
+    """What there is to make variants from: data to score them on, samples to calibrate on, scales that were learnt in
+    training, graphs of these forms.
+    """
 
     data: bool = False
     samples: bool = False
+    learnt: bool = False
     graphs: frozenset[str] = frozenset()
 
     def allow(self, form: str) -> bool:
         """Whether graphs of a form are there or can be made."""
-        return self.samples or form in self.graphs or form not in CALIBRATED
+        return self.samples or form in self.graphs or form not in CALIBRATED or (self.learnt and form in LEARNT)
 
 
 def plan(options: BuildOptions, materials: Materials | None = None) -> list[tuple[str, str]]:

@@ -11,9 +11,9 @@ from pathlib import Path
 from torchlift.backends import Session, SessionOptions, backend
 from torchlift.bundle import Bundle
 from torchlift.errors import InputError
-from torchlift.evidence import Gate, Repair
+from torchlift.evidence import Conversion, Gate, Repair
 from torchlift.graph.units import Unit
-from torchlift.manifest import SOURCE_FORM, Graph, Variant
+from torchlift.manifest import Graph, Variant
 from torchlift.measure.bisect import Finding, Search, bisect
 from torchlift.measure.goldens import load_goldens
 from torchlift.measure.numerics import distance
@@ -21,8 +21,8 @@ from torchlift.measure.oracle import HalfSession
 from torchlift.measure.verify import VerifyOptions
 from torchlift.progress import SILENT, Progress
 from torchlift.stages.build import build_variant, verify_all
-from torchlift.stages.convert import write_graph
-from torchlift.stages.forms import FORMS, GRAPH, Converted, converter_of
+from torchlift.stages.convert import conversion_of, put_graph
+from torchlift.stages.forms import FORMS, GRAPH, Half, Integers, converter_of
 from torchlift.stages.score import Scorer, score_variant
 
 _SEARCH_SHARE = 0.75
@@ -61,14 +61,16 @@ class Workbench:
         self.variant = variant
         self.component = bundle.manifest.component(variant.component)
         graph = bundle.manifest.graph(variant.component, variant.form)
-        if graph is None or graph.failure or variant.form not in FORMS:
+        source = bundle.file(self.component.model)
+        made = graph is not None and not graph.failure
+        converter = converter_of(variant.form, source, bundle.file(graph.model).parent) if graph and made else None
+        if graph is None or converter is None:
             raise InputError(
                 f"{variant.name} is not converted node by node",
                 remedy="Bisect an INT8 or FP16 variant that torchlift converted: `torchlift inspect` lists them.",
             )
         self.graph = graph
-        folder = bundle.file(graph.model).parent
-        self.converter = converter_of(variant.form, bundle.file(self.component.model), folder)
+        self.converter = converter
         self.runtime = backend(variant.backend)
         self.emulated = variant.precision in self.runtime.emulates
         self._scorer = None if self.emulated else scorer
@@ -194,19 +196,16 @@ def _mend(
     rest = [unit for unit in bench.converter.candidates if unit.node not in moved]
     after = bench.trial(rest).damage
 
-    def record(converted: Converted) -> Repair:
-        share = converted.count / (converted.count + len(converted.kept))
-        return Repair(tuple(moved), bench.measure, search.total, after, share, spent, held=False)
-
     assert bench.graph.conversion is not None
-    graph = write_graph(
-        bundle,
-        bench.graph,
-        bench.converter,
-        moved,
-        calibration=bench.graph.conversion.calibration,
-        repair=record,
-    )
+    calibration = bench.graph.conversion.calibration
+
+    def make(folder: Path) -> Conversion:
+        converted = bench.converter.write(folder, moved)
+        share = converted.count / (converted.count + len(converted.kept))
+        record = Repair(tuple(moved), bench.measure, search.total, after, share, spent, held=False)
+        return conversion_of(converted, calibration, record)
+
+    graph = put_graph(bundle, bench.graph, make)
     component = bundle.manifest.component(variant.component)
     for other in bundle.manifest.variants_of(component.name):
         if other.form == variant.form and backend(other.backend).available().ok:
@@ -230,7 +229,7 @@ def _note_held(bundle: Bundle, graph: Graph) -> None:
 
 def _problem(bundle: Bundle, variant: Variant, scorer: Scorer | None, gate: Gate) -> str:
     """Why a variant may not serve, where moving nodes back may help; empty where it may serve."""
-    if variant.failure or variant.form == SOURCE_FORM or variant.verification is None:
+    if variant.failure or variant.verification is None or not isinstance(FORMS.get(variant.form), (Half, Integers)):
         return ""
     if not variant.verification.passed:
         return variant.verification.failures[0]
