@@ -35,7 +35,7 @@ def _conversion(manifest: Manifest, graph: Graph, verbose: bool) -> list[str]:
     if graph.failure or done is None:
         return ["-", "-", "-", f"not converted: {graph.failure}"]
     size = sum(manifest.files[path].size for path in graph.files)
-    share = f"{done.converted} of {done.candidates} nodes"
+    share = f"{done.converted} of {done.candidates} nodes" if done.candidates else "as NNCF does"
     return [share, size_text(size), done.calibration or "none needed", _kept(done.kept, verbose) + _mended(graph)]
 
 

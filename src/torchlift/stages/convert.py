@@ -83,7 +83,8 @@ def _maker(
 
     def make(folder: Path) -> Conversion:
         converted = FORMS[form].make(source, folder, usable, options, progress)
-        calibration = f"{sum(map(_rows, draw()))} of {samples.said}" if converted.sampled else ""
+        found = converted.ranges
+        calibration = f"{sum(map(_rows, draw()))} samples of {samples.said}, {found}" if found else ""
         return conversion_of(converted, calibration)
 
     return make

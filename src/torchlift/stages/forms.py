@@ -38,13 +38,13 @@ in part."""
 
 @dataclass(frozen=True)
 class Converted:
-    """How many nodes were converted, and which of those that compute were not, with why; ``sampled`` where ranges were
-    found on samples.
+    """How many nodes were converted, and which of those that compute were not, with why; ``ranges`` is how they were
+    found on samples, empty where none were needed.
     """
 
     count: int
     kept: tuple[KeptNode, ...]
-    sampled: bool = False
+    ranges: str = ""
 
 
 class Converter(ABC):
@@ -185,7 +185,7 @@ class Half(Form):
             source, feeds, float_tensors(source), threads=options.threads, progress=progress, total=len(feeds)
         )
         ranges = {name: (r.low, r.high) for name, r in found.items()}
-        return replace(self.converter(source, ranges, options.keep).write(folder), sampled=True)
+        return replace(self.converter(source, ranges, options.keep).write(folder), ranges="extremes")
 
     def converter(self, source: Path, ranges: Ranges, keep: Mapping[str, str]) -> Converter:
         return HalfConverter(source, ranges, keep)
@@ -207,7 +207,7 @@ class Integers(Form):
         if not names or samples is None:
             return self.converter(source, {}, options.keep).write(folder)
         ranges = calibrate(source, names, samples(), options.calibration, progress=progress, threads=options.threads)
-        return replace(self.converter(source, ranges, options.keep).write(folder), sampled=True)
+        return replace(self.converter(source, ranges, options.keep).write(folder), ranges=options.calibration.method)
 
     def converter(self, source: Path, ranges: Ranges, keep: Mapping[str, str]) -> Converter:
         return IntegerConverter(source, ranges, keep, self._scheme_of(source))
@@ -229,7 +229,7 @@ class Nncf(Form):
         self, source: Path, folder: Path, samples: Draw | None, options: FormOptions, progress: Progress
     ) -> Converted:
         quantize_with_nncf(source, folder, samples() if samples else [], keep=options.keep, progress=progress)
-        return Converted(0, (), sampled=True)
+        return Converted(0, (), ranges="NNCF")
 
 
 FORMS: dict[str, Form] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
@@ -29,6 +30,9 @@ from torchlift.stages.repair import RepairOptions, Workbench, find_culprits, rep
 from torchlift.stages.samples import CalibrationData, Feeds, Samples, data_as_samples, goldens_as_samples
 from torchlift.stages.score import OpenReference, Scorer, record_together, score_component
 from torchlift.tasks import metric_of, open_task
+
+_TRIAL_SAMPLES = 256
+"""Samples that a graph is tried on in a search, unless their number is asked for."""
 
 _NOISE_SAMPLES = 32
 """Samples that the noise of activations is measured on."""
@@ -94,7 +98,7 @@ def make_variants(
     for component in bundle.manifest.components:
         if scorer is not None:
             score_component(scorer, component)
-        _mend(bundle, component, scorer, options, progress)
+        _mend(bundle, component, scorer, references, options, progress)
     bench_and_choose(bundle, peers, options.bench, progress, scorer=scorer, reserve=reserve)
 
 
@@ -143,14 +147,33 @@ def samples_of(bundle: Bundle, options: JobOptions, progress: Progress) -> Sampl
     return goldens_as_samples(bundle)
 
 
-def _mend(bundle: Bundle, component: Component, scorer: Scorer | None, options: JobOptions, progress: Progress) -> None:
+def _mend(
+    bundle: Bundle,
+    component: Component,
+    scorer: Scorer | None,
+    references: OpenReference | None,
+    options: JobOptions,
+    progress: Progress,
+) -> None:
     """Mend each form by the first of its variants that can run here."""
     settings = RepairOptions(_metric(bundle, scorer), options.convert.evaluations, options.bench.latency.threads)
+    fewer = functools.cache(lambda: _on_fewer(scorer, references, options, progress))
     seen = {SOURCE_FORM}
     for variant in bundle.manifest.variants_of(component.name):
         if variant.form not in seen and not variant.failure and backend(variant.backend).available().ok:
             seen.add(variant.form)
-            repair(bundle, variant, scorer, options.verify, settings, progress)
+            repair(bundle, variant, scorer, fewer, options.verify, settings, progress)
+
+
+def _on_fewer(
+    scorer: Scorer | None, references: OpenReference | None, options: JobOptions, progress: Progress
+) -> Scorer | None:
+    """The same task on as many samples as a trial is worth, unless their number was asked for."""
+    path, read = options.data.path, options.data.read
+    if scorer is None or path is None or read.limit or max(scorer.task.data.samples.values()) <= _TRIAL_SAMPLES:
+        return scorer
+    task = open_task(scorer.bundle, path, replace(read, limit=_TRIAL_SAMPLES), progress)
+    return Scorer(scorer.bundle, task, references, options.bench.latency.threads, progress)
 
 
 def _metric(bundle: Bundle, scorer: Scorer | None) -> str:
@@ -296,7 +319,7 @@ def bisect_bundle(path: Path, name: str, options: JobOptions, progress: Progress
     with locked(path):
         bundle = Bundle.open(path, progress)
         variant = bundle.manifest.variant(name)
-        scorer = open_scorer(bundle, options, None, progress)
+        scorer = _on_fewer(open_scorer(bundle, options, None, progress), None, options, progress)
         bench = Workbench(bundle, variant, scorer, _metric(bundle, scorer), options.bench.latency.threads)
         search = find_culprits(bench, options.convert.evaluations, progress)
         return BisectReport(name, bench.measure, search, _fix(variant, search), _noise(bench, options, progress))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -150,6 +150,7 @@ def repair(
     bundle: Bundle,
     variant: Variant,
     scorer: Scorer | None,
+    fewer: Callable[[], Scorer | None],
     verify: VerifyOptions,
     options: RepairOptions,
     progress: Progress = SILENT,
@@ -157,12 +158,14 @@ def repair(
     """Move the worst nodes of the variant's graph back to FP32, 1, 2, 4, ... sets of them, until it agrees with
     PyTorch and holds the gate, or half of the graph or the evaluations are spent.
 
-    The graph in the bundle, and every variant that is built from it, is replaced; its conversion says what was done.
+    What disagrees with PyTorch is searched at the goldens, what breaks the gate on the samples of ``fewer``. The graph
+    in the bundle, and every variant that is built from it, is replaced; its conversion says what was done.
     """
     before = _problem(bundle, variant, scorer, bundle.manifest.gate)
     if not before or options.evaluations < 2:
         return
-    bench = Workbench(bundle, variant, scorer, options.metric, options.threads)
+    agrees = variant.verification is not None and variant.verification.passed
+    bench = Workbench(bundle, variant, fewer() if agrees else None, options.metric, options.threads)
     search = find_culprits(bench, int(_SEARCH_SHARE * options.evaluations), progress)
     spent, count = search.evaluations, 1
     while spent < options.evaluations:

@@ -61,7 +61,7 @@ def goldens_as_samples(bundle: Bundle) -> Samples:
     def feeds(component: Component) -> Feeds:
         return [dict(golden.inputs) for golden in load_goldens(bundle, component).values()]
 
-    return Samples("the golden samples, which are drawn at random", "goldens", feeds)
+    return Samples("the goldens", "goldens", feeds)
 
 
 def data_as_samples(
@@ -76,7 +76,7 @@ def data_as_samples(
             run(component.name, recorder)
         return recorder.feeds
 
-    return Samples(run.said, run.fingerprint, feeds, given)
+    return Samples(run.name, run.fingerprint, feeds, given)
 
 
 class _Recorder(Session):

@@ -51,11 +51,12 @@ class _Part:
 
 @dataclass(frozen=True)
 class Feeder:
-    """Runs sessions over samples, prepared and batched as the pipeline does it. ``said`` names the samples in words,
-    ``fingerprint`` is a SHA-256 over them.
+    """Runs sessions over samples, prepared and batched as the pipeline does it. ``name`` is the data set's, ``said``
+    names the samples in words, ``fingerprint`` is a SHA-256 over them.
     """
 
     bundle: Bundle
+    name: str
     said: str
     fingerprint: str
     parts: Mapping[str, _Part]
@@ -96,7 +97,7 @@ def drive(
     found = facts(data.name, data.kind, counts, [[name, part.identity] for name, part in parts.items()], skips)
     if skips.count:
         progress.note(f"{skips.count:,} records of {data.name} are skipped: {skips}")
-    return Feeder(bundle, f"{said} of {data.name}", found.fingerprint, parts, progress)
+    return Feeder(bundle, data.name, f"{said} of {data.name}", found.fingerprint, parts, progress)
 
 
 def _of_images(pipeline: AnyPipeline, data: Data, progress: Progress) -> dict[str, _Part]:
