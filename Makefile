@@ -18,9 +18,12 @@ $(READY): pyproject.toml
 
 demo: $(READY)
 	$(BIN)/python examples/shapes/train.py $(DEMO)
-	$(BIN)/torchlift ship chinese-clip --checkpoint $(DEMO)/shapes.pt -o $(DEMO)/clip
+	$(BIN)/python examples/shapes/evaluation.py $(DEMO)/muge
+	$(BIN)/torchlift ship chinese-clip --checkpoint $(DEMO)/shapes.pt --data $(DEMO)/muge --within recall@1=0.2 \
+		-o $(DEMO)/clip
 	$(BIN)/torchlift run $(DEMO)/clip --image $(DEMO)/never-seen.png \
 		--text 紫色的五角星 --text 红色的五角星 --text 紫色的圆形 --text 蓝色的三角形 --text 绿色的心形 --text 黄色的方形
+	$(BIN)/torchlift score $(DEMO)/clip --data $(DEMO)/muge
 
 test: $(READY)
 	$(BIN)/python -m pytest -m "not full and not gpu"

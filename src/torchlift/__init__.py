@@ -12,13 +12,16 @@ if TYPE_CHECKING:
     from torchlift.archive import pack as pack
     from torchlift.archive import unpack as unpack
     from torchlift.bundle import Bundle as Bundle
+    from torchlift.datasets import ReadOptions as ReadOptions
     from torchlift.declare import module as module
     from torchlift.errors import TorchliftError as TorchliftError
+    from torchlift.evidence import Gate as Gate
     from torchlift.evidence import Tolerance as Tolerance
     from torchlift.export import ExportOptions as ExportOptions
     from torchlift.families.base import LoadOptions as LoadOptions
     from torchlift.manifest import Manifest as Manifest
     from torchlift.manifest import Variant as Variant
+    from torchlift.measure.calibration import CalibrationOptions as CalibrationOptions
     from torchlift.measure.latency import LatencyOptions as LatencyOptions
     from torchlift.measure.verify import VerifyOptions as VerifyOptions
     from torchlift.pipelines import OpenOptions as OpenOptions
@@ -37,8 +40,14 @@ if TYPE_CHECKING:
     from torchlift.signature import TensorSpec as TensorSpec
     from torchlift.stages import BenchOptions as BenchOptions
     from torchlift.stages import BuildOptions as BuildOptions
+    from torchlift.stages import CalibrationData as CalibrationData
+    from torchlift.stages import ConvertOptions as ConvertOptions
+    from torchlift.stages import DataOptions as DataOptions
+    from torchlift.stages import JobOptions as JobOptions
     from torchlift.stages import bench_bundle as bench_bundle
+    from torchlift.stages import bisect_bundle as bisect_bundle
     from torchlift.stages import build_bundle as build_bundle
+    from torchlift.stages import score_bundle as score_bundle
     from torchlift.stages import verify_bundle as verify_bundle
 
 __version__ = "0.1.0"
@@ -48,15 +57,22 @@ _NAMES = {
     "BenchOptions": "torchlift.stages",
     "BuildOptions": "torchlift.stages",
     "Bundle": "torchlift.bundle",
+    "CalibrationData": "torchlift.stages",
+    "CalibrationOptions": "torchlift.measure.calibration",
     "ClipPipeline": "torchlift.pipelines.clip",
+    "ConvertOptions": "torchlift.stages",
+    "DataOptions": "torchlift.stages",
     "ExportOptions": "torchlift.export",
+    "Gate": "torchlift.evidence",
     "ImageInput": "torchlift.processing.image",
+    "JobOptions": "torchlift.stages",
     "Labels": "torchlift.processing.labels",
     "LatencyOptions": "torchlift.measure.latency",
     "LoadOptions": "torchlift.families.base",
     "Manifest": "torchlift.manifest",
     "OpenOptions": "torchlift.pipelines",
     "Progress": "torchlift.progress",
+    "ReadOptions": "torchlift.datasets",
     "ShipOptions": "torchlift.ship",
     "Signature": "torchlift.signature",
     "Source": "torchlift.ship",
@@ -67,11 +83,13 @@ _NAMES = {
     "Variant": "torchlift.manifest",
     "VerifyOptions": "torchlift.measure.verify",
     "bench_bundle": "torchlift.stages",
+    "bisect_bundle": "torchlift.stages",
     "build_bundle": "torchlift.stages",
     "export_bundle": "torchlift.ship:export",
     "module": "torchlift.declare",
     "open": "torchlift.pipelines:open_bundle",
     "pack": "torchlift.archive",
+    "score_bundle": "torchlift.stages",
     "ship_model": "torchlift.ship:ship",
     "unpack": "torchlift.archive",
     "verify_bundle": "torchlift.stages",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -86,6 +86,15 @@ def scores_table(manifest: Manifest, *, verbose: bool = False) -> RenderableType
         * bool(scoring.data.unusable)
     )
     return Group(table, Text(caption, style="dim"), Text(""))
+
+
+def metrics_table(title: str, metrics: Mapping[str, Interval]) -> RenderableType:
+    """Metrics of whatever ``title`` names, in percent with their intervals."""
+    table = Table(title=title, title_justify="left", title_style="bold", box=None)
+    for metric in metrics:
+        table.add_column(metric, justify="right", no_wrap=True)
+    table.add_row(*map(_interval, metrics.values()))
+    return table
 
 
 def _cells(score: Score, metrics: list[str]) -> list[str]:

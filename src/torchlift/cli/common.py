@@ -115,7 +115,8 @@ gate_options = options(
         "--within",
         multiple=True,
         metavar="METRIC=DROP",
-        help="Choose only what loses at most DROP points against PyTorch FP32, for example recall@1=0.2.",
+        help="Choose only what loses at most DROP points against PyTorch FP32, for example recall@1=0.2. "
+        "[default, with --data: 1 point of the task's primary metric]",
     ),
     click.option(
         "--objective",

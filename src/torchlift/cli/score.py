@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from torchlift.cli import common
+
+if TYPE_CHECKING:
+    from torchlift.stages import JobOptions
 
 
 @click.command("score", short_help="Score a bundle's variants on the model's own task.")
@@ -22,6 +25,11 @@ from torchlift.cli import common
     type=click.Path(path_type=Path),
     help="Write the chosen variants' features, predictions and result in the formats of Chinese-CLIP's scripts.",
 )
+@click.option(
+    "--predictions",
+    type=click.Path(path_type=Path),
+    help="Score this file of predictions, in the format of Chinese-CLIP's scripts, in place of the variants.",
+)
 @common.threads_option
 @common.json_option
 @common.verbose_option
@@ -32,6 +40,7 @@ def command(
     checkpoint: str | None,
     module_: str | None,
     folder: Path | None,
+    predictions: Path | None,
     threads: int,
     as_json: bool,
     verbose: bool,
@@ -54,6 +63,9 @@ def command(
         gate=common.parse_gate(within, objective),
         bench=BenchOptions(latency=LatencyOptions(threads=threads)),
     )
+    if predictions is not None:
+        _print_predictions(bundle, predictions, options, as_json)
+        return
     references = _references(bundle, location, threads) if location else None
     with common.progress_display() as progress:
         manifest = score_bundle(bundle, options, references, progress, folder)
@@ -65,6 +77,18 @@ def command(
         if folder is not None:
             out.print(f"written to {folder}", soft_wrap=True)
     common.require_gate(manifest)
+
+
+def _print_predictions(bundle: Path, file: Path, options: JobOptions, as_json: bool) -> None:
+    from torchlift.cli.accuracy import metrics_table
+    from torchlift.stages import score_predictions
+
+    with common.progress_display() as progress:
+        found = score_predictions(bundle, file, options, progress)
+    if as_json:
+        common.print_json(found)
+    else:
+        common.console().print(metrics_table(file.name, found))
 
 
 def _references(bundle: Path, location: str, threads: int) -> Any:

@@ -59,6 +59,22 @@ def write_predictions(file: Path, query: Side, predictions: Iterable[tuple[int, 
     write_json_lines(file, ({f"{query}_id": number, other: [*found]} for number, found in predictions))
 
 
+def side_of(file: Path) -> Side:
+    """Whether a file of predictions answers texts or images. Raises DataError where its first line tells neither."""
+    found: list[Side] = []
+
+    def parse(record: Any) -> None:
+        if not found and isinstance(record, dict):
+            found.extend(side for side in OTHER if f"{side}_id" in record)
+
+    _read_json_lines(file, parse)
+    if not found:
+        raise DataError(
+            f"{file} has no predictions", remedy='Lines are {"text_id": 1, "image_ids": [...]}, or the other way round.'
+        )
+    return found[0]
+
+
 def read_predictions(
     file: Path, query: Side, queries: Collection[int], gallery: Collection[int], k: int = 10
 ) -> dict[int, list[int]]:

@@ -19,6 +19,7 @@ from torchlift.stages.jobs import (
     materials_of,
     no_peers,
     score_bundle,
+    score_predictions,
     verify_bundle,
 )
 from torchlift.stages.plan import RANKS, BuildOptions, Materials, plan
@@ -49,6 +50,7 @@ __all__ = [
     "open_session",
     "plan",
     "score_bundle",
+    "score_predictions",
     "train_split",
     "verify_all",
     "verify_bundle",

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import onnx_ir as ir
 
+from torchlift.errors import ConversionError
 from torchlift.evidence import KeptNode
 from torchlift.graph.edit import save_model
-from torchlift.graph.half import ToHalf, half_candidates
+from torchlift.graph.half import ToHalf, half_candidates, require_half
 from torchlift.graph.learnt import learnt_ranges
 from torchlift.graph.quantize import Quantize, QuantizeReport
 from torchlift.graph.scales import load_scales
@@ -68,6 +69,10 @@ class Converter(ABC):
         (folder / SETTINGS).write_text(json.dumps(settings))
         return converted
 
+    def _is_whole(self, keep: Mapping[str, str]) -> bool:
+        """Whether no more is kept than belongs to the form: parts may be as small as a search likes."""
+        return keep.keys() <= self.keep.keys()
+
     @abstractmethod
     def _convert(self, model: ir.Model, keep: Mapping[str, str]) -> Converted: ...
 
@@ -84,6 +89,8 @@ class HalfConverter(Converter):
 
     def _convert(self, model: ir.Model, keep: Mapping[str, str]) -> Converted:
         report = ToHalf({**keep, **self._large})(model).report
+        if self._is_whole(keep):
+            require_half(report)
         return Converted(len(report.converted), tuple(_kept(k.unit, k.reason) for k in report.kept))
 
 
@@ -117,8 +124,13 @@ class IntegerConverter(Converter):
         return self._quantize(_load(self.source), {**self._unknown, **self.keep})
 
     def _convert(self, model: ir.Model, keep: Mapping[str, str]) -> Converted:
-        keep = {**self._unknown, **keep}
+        whole, keep = self._is_whole(keep), {**self._unknown, **keep}
         report = self._quantize(model, keep)
+        if whole and not report.quantized:
+            raise ConversionError(
+                f"no node would compute in integers, of {len(report.kept)} that could",
+                remedy="Such a variant is FP32 in all but name: keep fewer nodes, or use FP32.",
+            )
         kept = tuple(_kept(unit, keep.get(unit.node, self._refusal(unit))) for unit in report.kept)
         return Converted(len(report.quantized), kept)
 
@@ -132,6 +144,18 @@ class IntegerConverter(Converter):
         if unit.operator == "Conv":
             return "it reads the input itself, where integers lose most and gain least"
         return "it has no form in integers"
+
+
+class MixedConverter(IntegerConverter):
+    """INT8 where a node can, FP16 for the rest. Nodes that are kept stay FP32."""
+
+    def _convert(self, model: ir.Model, keep: Mapping[str, str]) -> Converted:
+        kept = {unit.node: unit for unit in super()._convert(model, keep).kept}
+        quantised = quantizable(_load(self.source), self._scheme)
+        done = {unit.node for unit in quantised if unit.node not in kept}
+        half = ToHalf(keep)(model).report
+        stays = tuple(_kept(k.unit, k.reason) for k in half.kept if k.unit.node not in done)
+        return Converted(len(half.converted) + len(half.kept) - len(stays), stays)
 
 
 def _load(source: Path) -> ir.Model:

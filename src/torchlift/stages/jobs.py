@@ -10,8 +10,9 @@ from pathlib import Path, PurePosixPath
 from torchlift.backends import backend
 from torchlift.bundle import Bundle, locked
 from torchlift.datasets import ReadOptions
+from torchlift.datasets.results import OTHER, read_predictions, side_of
 from torchlift.errors import InputError
-from torchlift.evidence import Choice, Gate, Score
+from torchlift.evidence import Choice, Gate, Interval, Score
 from torchlift.graph.scales import SCALES
 from torchlift.graph.units import Unit
 from torchlift.manifest import SOURCE_FORM, Component, Manifest, Variant
@@ -29,7 +30,11 @@ from torchlift.stages.plan import BuildOptions, Materials, plan
 from torchlift.stages.repair import RepairOptions, Workbench, find_culprits, repair
 from torchlift.stages.samples import CalibrationData, Feeds, Samples, data_as_samples, goldens_as_samples
 from torchlift.stages.score import OpenReference, Scorer, record_together, score_component
-from torchlift.tasks import metric_of, open_task
+from torchlift.tasks import RetrievalTask, metric_of, open_task
+from torchlift.tasks.statistics import estimate
+
+DEFAULT_DROP = 1.0
+"""Points of a task's primary metric that may be lost where nothing was said."""
 
 _TRIAL_SAMPLES = 256
 """Samples that a graph is tried on in a search, unless their number is asked for."""
@@ -55,7 +60,7 @@ class DataOptions:
 
 @dataclass(frozen=True)
 class JobOptions:
-    """What each stage is told; without a ``gate`` the bundle's own holds."""
+    """What each stage is told; without a ``gate`` the bundle's own holds, or with data the default."""
 
     build: BuildOptions = field(default_factory=BuildOptions)
     data: DataOptions = field(default_factory=DataOptions)
@@ -119,12 +124,15 @@ def _reserve(bundle: Bundle, pairs: Sequence[tuple[str, str]]) -> list[tuple[str
 def open_scorer(
     bundle: Bundle, options: JobOptions, references: OpenReference | None, progress: Progress
 ) -> Scorer | None:
-    """Read the data, ask the reference, and hold the bundle to the gate that is asked for, from now on.
+    """Read the data, ask the reference, and hold the bundle to the gate that is asked for, from now on; where none is,
+    to a drop of ``DEFAULT_DROP`` of the task's primary metric.
 
     Raises DataError, and InputError for a metric that the task lacks.
     """
-    gate = options.gate or bundle.manifest.gate
     task = open_task(bundle, options.data.path, options.data.read, progress) if options.data.path else None
+    gate = options.gate or bundle.manifest.gate
+    if task is not None and not gate.within:
+        gate = replace(gate, within={task.primary: DEFAULT_DROP})
     for metric in gate.within if task else ():
         metric_of(task, metric)  # type: ignore[arg-type]
     if gate != bundle.manifest.gate:
@@ -299,6 +307,21 @@ def score_bundle(
         if write is not None:
             scorer.save(write, {c: bundle.manifest.variant(x.variant) for c, x in bundle.manifest.choices.items()})
     return bundle.manifest
+
+
+def score_predictions(path: Path, file: Path, options: JobOptions, progress: Progress = SILENT) -> dict[str, Interval]:
+    """The metrics, in percent, of a file of predictions in the format of Chinese-CLIP's scripts, of any origin.
+
+    Raises DataError where it does not fit the data, InputError where the data is not for retrieval.
+    """
+    if options.data.path is None:
+        raise InputError("there is no data to score on", remedy="Give --data.")
+    task = open_task(Bundle.open(path, progress), options.data.path, options.data.read, progress)
+    if not isinstance(task, RetrievalTask):
+        raise InputError(f"{task.name} has no files of predictions", remedy="Give --data of retrieval.")
+    side = side_of(file)
+    predictions = read_predictions(file, side, task.ids[side], task.ids[OTHER[side]])
+    return {metric: estimate(values) for metric, values in task.outcomes_of(side, predictions).items()}
 
 
 @dataclass(frozen=True)
