@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import io
+import os
+import shutil
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from PIL import Image
@@ -23,6 +27,11 @@ from torchlift.pipelines.clip import MEAN, STD
 from torchlift.ship import ShipOptions, Source, ship
 from torchlift.signature import Signature
 from torchlift.stages import BenchOptions
+
+Feeds = Sequence[Mapping[str, np.ndarray]]
+"""Batches: input name -> array."""
+
+Result = TypeVar("Result")
 
 
 class Job(Session):
@@ -88,6 +97,92 @@ def on_same_onnx(bundle: Bundle, component: str) -> list[Contender]:
         Contender("openvino, plain f32", partial(PlainOpenVino, model, part.signature, "f32")),
         Contender("openvino, plain default", partial(PlainOpenVino, model, part.signature, "")),
     ]
+
+
+def in_one_piece(source: Path, file: Path) -> Path:
+    """Write an ONNX file with its weights inside and without value_info, for ONNX Runtime's quantisers.
+
+    The dynamo exporter folds transposes of weights and leaves the old shapes in value_info, at which the quantisers'
+    shape inference stops: "Inferred shape and existing shape differ".
+    """
+    import onnx
+
+    model = onnx.load(source)
+    del model.graph.value_info[:]
+    onnx.save(model, file)
+    return file
+
+
+def quantized_dynamically(source: Path, folder: Path, feeds: Feeds) -> None:
+    """Run onnxruntime's quantize_dynamic, of products only: ONNX Runtime has no convolution for its int8 weights."""
+    from onnxruntime.quantization import quantize_dynamic
+
+    plain = in_one_piece(source, folder / "plain.onnx")
+    quantize_dynamic(plain, folder / "model.onnx", op_types_to_quantize=["MatMul"])
+    plain.unlink()
+
+
+def quantized_statically(source: Path, folder: Path, feeds: Feeds) -> None:
+    """Run onnxruntime's quantize_static after its quant_pre_process: Q/DQ, uint8 activations, int8 weights per channel.
+
+    Symbolic shapes are left out of quant_pre_process, which cannot infer them for the text tower.
+    """
+    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    class Reader(CalibrationDataReader):
+        def __init__(self) -> None:
+            self._feeds = iter(feeds)
+
+        def get_next(self) -> dict[str, np.ndarray] | None:
+            feed = next(self._feeds, None)
+            return None if feed is None else dict(feed)
+
+    plain, prepared = in_one_piece(source, folder / "plain.onnx"), folder / "prepared.onnx"
+    quant_pre_process(plain, prepared, skip_symbolic_shape=True)
+    quantize_static(
+        prepared,
+        folder / "model.onnx",
+        Reader(),
+        quant_format=QuantFormat.QDQ,
+        per_channel=True,
+        activation_type=QuantType.QUInt8,
+        weight_type=QuantType.QInt8,
+    )
+    plain.unlink()
+    prepared.unlink()
+
+
+def quantized_by_nncf(source: Path, folder: Path, feeds: Feeds, *, transformer: bool) -> None:
+    """Run nncf.quantize on OpenVINO's model of the file; ``transformer`` is its model type. It sends no telemetry."""
+    os.environ["NNCF_CI"] = "1"
+    import nncf  # type: ignore[import-untyped]
+    import openvino as ov
+
+    quantized = nncf.quantize(
+        ov.Core().read_model(source),
+        nncf.Dataset(feeds, dict),
+        subset_size=len(feeds),
+        model_type=nncf.ModelType.TRANSFORMER if transformer else None,
+    )
+    ov.save_model(quantized, folder / "model.xml")
+
+
+def made_once(folder: Path, make: Callable[[Path], None]) -> Path:
+    """``folder``, filled by ``make`` in a process of its own where it is not there yet."""
+    if not folder.is_dir():
+        partial_folder = folder.with_name(f".{folder.name}.partial")
+        shutil.rmtree(partial_folder, ignore_errors=True)
+        partial_folder.mkdir(parents=True)
+        apart(make, partial_folder)
+        partial_folder.rename(folder)
+    return folder
+
+
+def apart(call: Callable[..., Result], *arguments: object) -> Result:
+    """Call in a process of its own, whose memory and threads are gone after."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(call, *arguments).result()
 
 
 def shipped(size: str, work: Path) -> Bundle:

@@ -1,6 +1,8 @@
-"""Writes a Chinese-CLIP checkpoint of a published size with random weights, in the original format, with a vocabulary.
+"""Writes a checkpoint of a published size with random weights: Chinese-CLIP in the original format, with a vocabulary,
+or MobileViT as a ``.pth.tar``.
 
     python benchmarks/random_checkpoint.py ViT-B-16 /tmp/vit-b-16.pt
+    python benchmarks/random_checkpoint.py mobilevit-s /tmp/mobilevit-s.pth.tar
 
 Random weights run exactly as fast as trained ones; they say nothing about accuracy.
 """
@@ -11,10 +13,13 @@ import argparse
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from torchlift.families.chinese_clip.architecture import PUBLISHED, Architecture
 from torchlift.families.chinese_clip.names import to_original
 from torchlift.families.chinese_clip.towers import expected_shapes
+from torchlift.families.mobilevit.architecture import PUBLISHED as MOBILEVIT
+from torchlift.families.mobilevit.network import MobileViT
 
 
 def write_checkpoint(name: str, file: Path, seed: int = 0) -> Path:
@@ -26,6 +31,28 @@ def write_checkpoint(name: str, file: Path, seed: int = 0) -> Path:
     content = {"epoch": 0, "step": 0, "name": name, "state_dict": {f"module.{k}": v for k, v in state.items()}}
     torch.save(content, file)
     (file.parent / "vocab.txt").write_text("\n".join(_vocabulary(architecture)) + "\n", encoding="utf-8")
+    return file
+
+
+def write_mobilevit(name: str, file: Path, seed: int = 0, resolution: int = 256) -> Path:
+    """Write the checkpoint ``file``; ``name`` is a published size such as mobilevit-s.
+
+    BatchNorm has the statistics of random pictures: with those that it starts with, the network answers 1e-42 to all.
+    """
+    torch.manual_seed(seed)
+    network = MobileViT(MOBILEVIT[name])
+    for module in network.modules():
+        if isinstance(module, (nn.Conv2d, nn.Linear)):
+            nn.init.kaiming_normal_(module.weight)
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.bias, std=0.2)
+            module.momentum = 1.0
+    with torch.no_grad():
+        network.train()(torch.randn(16, 3, resolution, resolution))
+    file.parent.mkdir(parents=True, exist_ok=True)
+    state = {f"module.{key}": value for key, value in network.eval().state_dict().items()}
+    torch.save({"epoch": 0, "state_dict": state, "best_acc1": 0.0}, file)
     return file
 
 
@@ -56,7 +83,8 @@ def _vocabulary(architecture: Architecture) -> list[str]:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("size", choices=PUBLISHED)
+    parser.add_argument("size", choices=[*PUBLISHED, *MOBILEVIT])
     parser.add_argument("file", type=Path)
     arguments = parser.parse_args()
-    print(write_checkpoint(arguments.size, arguments.file))
+    write = write_mobilevit if arguments.size in MOBILEVIT else write_checkpoint
+    print(write(arguments.size, arguments.file))

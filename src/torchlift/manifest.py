@@ -75,7 +75,7 @@ class Variant:
 
     ``model`` is the path that the backend opens, ``files`` all that it needs, ``key`` the hash of everything that the
     build depended on, ``form`` the graph that it was built from. A variant that could not be built has no files, and
-    says why in ``failure``.
+    says why in ``failure``. One in ``reserve`` was not asked for: it serves where none that was holds the gate.
     """
 
     component: str
@@ -88,6 +88,7 @@ class Variant:
     verification: Verification | None = None
     method: str = ""
     form: str = SOURCE_FORM
+    reserve: bool = False
 
     @property
     def recipe(self) -> str:

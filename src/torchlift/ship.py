@@ -20,6 +20,7 @@ from torchlift.manifest import Manifest, read_manifest
 from torchlift.measure.latency import Contender
 from torchlift.progress import SILENT, Progress
 from torchlift.stages import JobOptions, Materials, make_variants, materials_of, plan
+from torchlift.stages.jobs import gate_without_data
 
 _MAKERS = ("torchlift", "torch", "transformers", "onnx", "onnxscript", "onnxruntime", "openvino", "nncf")
 
@@ -38,10 +39,14 @@ class Source:
 
 @dataclass(frozen=True)
 class ShipOptions(JobOptions):
-    """What each stage is told; ``compiled`` adds torch.compile as a peer."""
+    """What each stage is told; ``compiled`` adds torch.compile as a peer. Raises InputError for a gate without data."""
 
     export: ExportOptions = field(default_factory=ExportOptions)
     compiled: bool = False
+
+    def __post_init__(self) -> None:
+        if self.gate is not None and self.gate.within and self.data.path is None:
+            raise gate_without_data(self.gate)
 
 
 def ship(source: Source, output: Path, options: ShipOptions | None = None, progress: Progress = SILENT) -> Bundle:

@@ -11,31 +11,11 @@ import zipfile
 import numpy as np
 import pytest
 import torch
-from shipped import MAIN, REFUSE_TORCH, checkpoint, in_process, torchlift
+from shipped import MAIN, REFUSE_TORCH, checkpoint, in_process, misused, refused, torchlift
 
 from torchlift.backends import backend
 from torchlift.bundle import Bundle
 from torchlift.cli import _COMMANDS
-
-
-def refused(finished, code=1):
-    """The message and the remedy of an error: two lines and no traceback, after what progress said."""
-    assert finished.code == code, finished.out + finished.err
-    assert "Traceback" not in finished.err
-    assert finished.out == ""
-    lines = finished.err.splitlines()
-    start = next(i for i, line in enumerate(lines) if line.startswith("error: "))
-    assert len(lines) == start + 2, lines
-    assert lines[-1].startswith("  ")
-    return lines[-2].removeprefix("error: "), lines[-1].strip()
-
-
-def misused(finished):
-    """The message of wrong usage."""
-    assert finished.code == 2, finished.out + finished.err
-    assert "Traceback" not in finished.err
-    assert finished.out == ""
-    return next(line for line in finished.err.splitlines() if line.startswith("Error: "))
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +72,7 @@ def test_a_backend_that_is_not_here_says_what_to_install(bundle):
         (("--tolerance", "fp32=0.1,nan"), ("--tolerance fp32=0.1,nan", "PRECISION=SCALED")),
         (("--batch", "one"), ("--batch one", "1,8")),
         (("--batch", "4,0"), ("--batch 4,0", "at least one row")),
-        (("--precision", "fp64"), ("--precision fp64", "fp32, bf16")),
+        (("--precision", "fp64"), ("--precision fp64", "fp32, fp16, int8, int8-dynamic")),
         (("--rounds", "0"), ("'--rounds'", "0 is not in the range x>=2")),
         (("--threads", "-1"), ("'--threads'", "x>=0")),
         (("--exporter", "magic"), ("'--exporter'", "dynamo")),
@@ -395,6 +375,7 @@ def test_an_interruption_promises_to_go_on_only_where_that_is_so(command, monkey
         "export": ("net.py:build", "-o", "out"),
         "unpack": ("a.zip", "-o", "out"),
         "doctor": (),
+        "bisect": ("bundle", "--variant", "model/onnxruntime/int8"),
     }
     said = torchlift(command, *arguments.get(command, ("bundle",)))
     assert said.code == 130

@@ -73,7 +73,7 @@ def build():
 
 @declared
 def overflowing():
-    return Colours(peak=1e6)
+    return Colours(peak=2.0**23)
 """
 
 
@@ -94,3 +94,17 @@ def write_pictures(folder, each, seed):
             pixels = np.asarray(colour) + draw.normal(0, 25, 3) + draw.normal(0, 20, (SIDE, SIDE, 3))
             Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(target / f"{index}.png")
     return folder
+
+
+def feeds(count=8, scale=0.5, seed=3):
+    """One batch of noise within -``scale``..``scale``, as the network takes it."""
+    draw = np.random.default_rng(seed)
+    return [{"image": draw.uniform(-scale, scale, (count, 3, SIDE, SIDE)).astype(np.float32)}]
+
+
+def images(each=4, seed=5):
+    """Pictures of all colours as the network takes them, float32 [8 * each, 3, SIDE, SIDE]."""
+    draw = np.random.default_rng(seed)
+    colours = np.repeat(np.asarray(COLOURS, np.float32), each, 0)
+    noise = draw.normal(0, 0.05, (len(colours), 3, SIDE, SIDE))
+    return (colours[..., None, None] / 255 - 0.5 + noise).astype(np.float32)

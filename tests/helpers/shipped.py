@@ -120,6 +120,26 @@ def in_process(*arguments, prelude="", **options):
     return Finished(finished.returncode, finished.stdout, finished.stderr)
 
 
+def refused(finished, code=1, printed=False):
+    """The message and the remedy of an error: two lines and no traceback, after what progress said."""
+    assert finished.code == code, finished.out + finished.err
+    assert "Traceback" not in finished.err
+    assert bool(finished.out) == printed
+    lines = finished.err.splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith("error: "))
+    assert len(lines) == start + 2, lines
+    assert lines[-1].startswith("  ")
+    return lines[-2].removeprefix("error: "), lines[-1].strip()
+
+
+def misused(finished):
+    """The message of wrong usage."""
+    assert finished.code == 2, finished.out + finished.err
+    assert "Traceback" not in finished.err
+    assert finished.out == ""
+    return next(line for line in finished.err.splitlines() if line.startswith("Error: "))
+
+
 def checkpoint(folder):
     """Write a random Chinese-CLIP of the original format, with its vocabulary, and return the file."""
     import torch

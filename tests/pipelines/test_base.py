@@ -59,7 +59,7 @@ def test_another_than_the_chosen_variant_can_be_named(ready, name, progress):
 @pytest.mark.parametrize(
     ("variants", "message", "remedy"),
     [
-        ({"model": "onnxruntime/fp16"}, "no variant 'model/onnxruntime/fp16'", ORT),
+        ({"model": "onnxruntime/int4"}, "no variant 'model/onnxruntime/int4'", ORT),
         ({"model": "model/tensorrt/fp32"}, "no variant 'model/tensorrt/fp32'", ORT),
         ({"onnxruntime": "onnxruntime/fp32"}, "no component 'onnxruntime'", "model"),
     ],

@@ -1,17 +1,53 @@
-"""A classifier of colours, exported once, and pictures to score and to calibrate it on."""
+"""The tiny bundle, built and proven; a classifier of colours, exported once, and pictures to score and calibrate on."""
 
 import shutil
+from dataclasses import replace
 
 import gated
 import pytest
+import staged
+from colours import clip as clip_without_graphs  # noqa: F401
+from colours import muge  # noqa: F401
 
 from torchlift.bundle import Bundle
 from torchlift.datasets import ReadOptions
 from torchlift.measure.latency import LatencyOptions
+from torchlift.measure.numerics import TOLERANCES
 from torchlift.ship import Source, export
-from torchlift.stages import BenchOptions, BuildOptions, CalibrationData, ConvertOptions, DataOptions, JobOptions
+from torchlift.stages import (
+    BenchOptions,
+    BuildOptions,
+    CalibrationData,
+    ConvertOptions,
+    DataOptions,
+    JobOptions,
+    verify_all,
+)
 
 QUICK = BenchOptions((1,), latency=LatencyOptions(rounds=2, turn_seconds=0.01, max_runs=3, pause_seconds=0))
+
+
+@pytest.fixture(scope="session")
+def proven_once(built_once, tmp_path_factory):
+    """The tiny bundle, verified, with a bf16 variant on any machine: it shares the files of fp32. Not to be changed."""
+    bundle = Bundle.open(shutil.copytree(built_once.path, tmp_path_factory.mktemp("proven") / "bundle"))
+    verify_all(bundle, bundle.manifest.variants)
+    fp32 = bundle.manifest.variant(staged.OV)
+    proof = replace(fp32.verification, tolerance=TOLERANCES["bf16"])
+    bundle.commit(bundle.manifest.with_variant(replace(fp32, precision="bf16", verification=proof)))
+    return bundle
+
+
+@pytest.fixture
+def proven(proven_once, tmp_path):
+    """A copy of the proven bundle that a test may change."""
+    return Bundle.open(shutil.copytree(proven_once.path, tmp_path / "proven"))
+
+
+@pytest.fixture
+def unmeasured(monkeypatch):
+    """Times are made up."""
+    monkeypatch.setattr("torchlift.stages.bench.measure_latency", staged.made_up)
 
 
 @pytest.fixture(scope="session")
@@ -54,11 +90,12 @@ def overflowing(exported, tmp_path):
 def job(pictures):
     """Maker of options for a job on ``pictures`` with ONNX Runtime."""
 
-    def make(*precisions, gate=None, calibrated=True, backends=("onnxruntime",), evaluations=40, keep=()):
+    def make(*precisions, gate=None, calibrated=True, backends=("onnxruntime",), evaluations=40, keep=(), data=True):
         samples = CalibrationData(pictures, ReadOptions(split="train")) if calibrated else None
+        scored = DataOptions(pictures / "val", ReadOptions(), samples) if data else DataOptions(calibration=samples)
         return JobOptions(
             build=BuildOptions(backends, precisions),
-            data=DataOptions(pictures, ReadOptions(split="val"), samples),
+            data=scored,
             convert=ConvertOptions(keep=keep, evaluations=evaluations),
             gate=gate,
             bench=QUICK,

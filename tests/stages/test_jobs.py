@@ -1,23 +1,28 @@
 """The whole way on a model that lossy precisions break: converted, scored, mended or refused, and chosen."""
 
-import pytest
+from dataclasses import replace
 
-from torchlift.bundle import Bundle
+import pytest
+from staged import Recorder, benchmark, component_of, latency, put_scores, score
+
+from torchlift.bundle import Bundle, record_of
 from torchlift.errors import DataError, InputError
 from torchlift.evidence import Gate
-from torchlift.progress import Progress
-from torchlift.stages import JobOptions, bench_bundle, bisect_bundle, build_bundle, score_bundle
+from torchlift.graph.scales import Scales, save_scales
+from torchlift.ship import ShipOptions
+from torchlift.stages import (
+    JobOptions,
+    bench_bundle,
+    bisect_bundle,
+    build_bundle,
+    score_bundle,
+)
+from torchlift.stages.jobs import choose_all
 
 INT8, FP16, FP32 = (f"model/onnxruntime/{p}" for p in ("int8", "fp16", "fp32"))
 TIGHT = Gate({"top1": 2.0})
 
-
-class Notes(Progress):
-    def __init__(self):
-        self.said = []
-
-    def note(self, text):
-        self.said.append(text)
+pytestmark = pytest.mark.usefixtures("unmeasured")
 
 
 def kept_of(manifest, form):
@@ -43,7 +48,7 @@ def test_int8_that_breaks_the_task_is_refused_with_the_reason(broken):
 
 
 def test_the_node_that_does_it_is_found_and_moved_back(colours, job):
-    notes = Notes()
+    notes = Recorder()
     manifest = build_bundle(colours.path, job("fp32", "int8", gate=TIGHT), notes)
     assert kept_of(manifest, "int8-u8s8")["fragile"].startswith("moved back: ")
     assert "widen" not in kept_of(manifest, "int8-u8s8")
@@ -52,17 +57,17 @@ def test_the_node_that_does_it_is_found_and_moved_back(colours, job):
     assert (repair.held, repair.before > 40, repair.after < 1) == (True, True, True)
     assert repair.evaluations <= 40
     assert INT8 not in [n for n, why in manifest.choices["model"].others.items() if "refused" in why]
-    assert any(f"{INT8} is mended: 1 nodes stay FP32" in said for said in notes.said)
+    assert any(f"{INT8} is mended by FP32 for fragile" in said for said in notes.notes)
     Bundle.open(colours.path)
 
 
 def test_a_mended_graph_is_not_searched_again(colours, job):
     build_bundle(colours.path, job("int8", gate=TIGHT))
-    notes = Notes()
+    notes = Recorder()
     before = Bundle.open(colours.path).manifest
     again = build_bundle(colours.path, job("int8", gate=TIGHT), notes)
     assert again.graphs == before.graphs
-    assert not any("mended" in said for said in notes.said)
+    assert not any("mended" in said for said in notes.notes)
 
 
 def test_bisect_names_the_module_and_the_options_that_keep_it(broken, job):
@@ -119,9 +124,11 @@ def test_int8_is_not_made_without_samples_to_calibrate_on(colours, job):
     assert "--calibration" in error.value.remedy
 
 
-def test_a_gate_needs_data():
+def test_a_gate_needs_data(colours):
     with pytest.raises(InputError, match="top1 within 2 cannot be held without data"):
-        JobOptions(gate=TIGHT)
+        build_bundle(colours.path, JobOptions(gate=TIGHT))
+    with pytest.raises(InputError, match="top1 within 2 cannot be held without data"):
+        ShipOptions(gate=TIGHT)
 
 
 def test_an_unknown_metric_is_an_error_that_leaves_the_gate_as_it_was(colours, job):
@@ -147,3 +154,144 @@ def test_later_machines_use_the_graphs_that_are_there(colours, job):
     later = build_bundle(colours.path, job("int8", calibrated=False))
     assert later.graphs == made
     assert not later.variant(INT8).failure
+
+
+def test_a_build_without_data_leaves_the_gate_and_the_score_alone(broken, job):
+    before, path = broken
+    later = build_bundle(path, job("fp32", "int8", data=False, calibrated=False, evaluations=0))
+    assert later.gate == TIGHT
+    assert later.scoring == before.scoring
+    assert later.choices == before.choices
+
+
+def test_with_data_and_no_gate_little_of_the_primary_metric_may_be_lost(colours, job):
+    manifest = build_bundle(colours.path, job("fp32", "int8", evaluations=0))
+    assert manifest.gate == Gate({"top1": 1.0})
+    assert manifest.choices["model"].variant == FP32
+    assert manifest.choices["model"].others[INT8].startswith("refused: ")
+
+
+def test_another_objective_leaves_the_limits_as_they_were(broken, job):
+    _, path = broken
+    assert score_bundle(path, job(gate=Gate({}, "size"))).gate == Gate({"top1": 2.0}, "size")
+
+
+def test_a_choice_that_was_not_scored_together_has_no_score_together(broken, monkeypatch, job):
+    manifest, path = broken
+    assert manifest.scoring.together.drops["top1"].value == 0
+    bundle = Bundle.open(path)
+    bundle.commit(replace(manifest, gate=Gate({"top1": 100.0})))
+    later = bench_bundle(path, job().bench)
+    assert later.choices["model"].variant != FP32
+    assert later.scoring.together is None
+
+
+def test_a_network_that_was_trained_for_int8_holds_the_gate_without_samples_and_without_repair(colours, job):
+    limits = {"widen": 0.5, "louden": 1.0, "fragile": 2.0, "head": 1.0}
+    folder = colours.file(component_of(colours).model).parent
+    save_scales(folder, {name: Scales(input=(-limit, limit)) for name, limit in limits.items()})
+    path = (folder / "scales.json").relative_to(colours.path).as_posix()
+    colours.commit(colours.manifest, {path: record_of(folder / "scales.json")})
+    manifest = build_bundle(colours.path, job("int8", gate=TIGHT, calibrated=False, evaluations=0))
+    assert manifest.choices["model"].held
+    assert manifest.scoring.scores[INT8].drops["top1"].value <= 2
+    done = manifest.graph("model", "int8-u8s8").conversion
+    assert (done.converted, done.repair) == (4, None)
+
+
+# two components
+
+
+class Additive:
+    """A scorer by which components together lose the sum of what each loses."""
+
+    def __init__(self, bundle, drops):
+        self.bundle = bundle
+        self.drops = drops
+
+    def begin(self):
+        return self.bundle.manifest.scoring
+
+    def score(self, variants):
+        lost = sum(self.drops.get(variant.name, 0.0) for variant in variants.values())
+        return score(self.bundle, next(iter(variants.values())).name, top1=lost)
+
+
+def recipe_of(bundle):
+    """Component -> the precision that serves."""
+    return {name: bundle.manifest.variant(choice.variant).precision for name, choice in bundle.manifest.choices.items()}
+
+
+@pytest.fixture
+def pair(proven):
+    """Maker of a bundle of some components, each with a fast bf16 variant that loses as many points as given."""
+
+    def make(limit, **drops):
+        bundle, whole = proven, proven.manifest
+        variants = [whole.variant("model/openvino/fp32"), whole.variant("model/openvino/bf16")]
+        components = tuple(replace(whole.component("model"), name=name) for name in drops)
+        ours = tuple(replace(variant, component=name) for name in drops for variant in variants)
+        bundle.commit(replace(whole, components=components, variants=ours))
+        lost = {f"{name}/openvino/bf16": drop for name, drop in drops.items()}
+        put_scores(bundle, Gate({"top1": limit}), {name: score(bundle, name, top1=drop) for name, drop in lost.items()})
+        times = {
+            name: benchmark(latency(f"{name}/openvino/fp32", 2.0), latency(f"{name}/openvino/bf16", 1.0))
+            for name in drops
+        }
+        bundle.commit(replace(bundle.manifest, benchmarks=times))
+        return bundle, Additive(bundle, lost)
+
+    return make
+
+
+def test_what_holds_alone_and_together_serves(pair):
+    bundle, scorer = pair(2.0, image=1.2, text=0.8)
+    choose_all(bundle, scorer)
+    assert recipe_of(bundle) == {"image": "bf16", "text": "bf16"}
+    assert bundle.manifest.scoring.together.drops["top1"].value == pytest.approx(2.0)
+
+
+def test_what_holds_alone_and_not_together_makes_room_the_worst_first(pair):
+    bundle, scorer = pair(2.0, text=0.8, image=1.5)
+    choose_all(bundle, scorer)
+    assert recipe_of(bundle) == {"text": "bf16", "image": "fp32"}
+    choice = bundle.manifest.choices["image"]
+    assert choice.held
+    assert choice.others["image/openvino/bf16"] == (
+        "refused: with the other components' choices, top1 drops by 2.30 [1.30, 3.30], at most 2 may"
+    )
+    assert bundle.manifest.scoring.together.drops["top1"].value == pytest.approx(0.8)
+    assert Bundle.open(bundle.path).manifest == bundle.manifest
+
+
+def test_of_three_that_are_too_much_together_as_many_make_room_as_must(pair):
+    bundle, scorer = pair(1.0, image=0.9, text=0.8, sound=0.2)
+    choose_all(bundle, scorer)
+    assert recipe_of(bundle) == {"image": "fp32", "text": "bf16", "sound": "bf16"}
+
+
+def test_without_a_scorer_choices_are_taken_to_lose_the_sum(pair):
+    bundle, _ = pair(2.0, image=1.5, text=0.8)
+    choose_all(bundle)
+    assert recipe_of(bundle) == {"image": "fp32", "text": "bf16"}
+    assert "top1 may drop by 2.30 (the sum)" in bundle.manifest.choices["image"].others["image/openvino/bf16"]
+    assert bundle.manifest.scoring.together is None
+
+
+def test_without_a_scorer_choices_that_were_scored_together_stay(pair):
+    bundle, scorer = pair(2.3, image=1.5, text=0.8)
+    choose_all(bundle, scorer)
+    together = bundle.manifest.scoring.together
+    bundle.commit(replace(bundle.manifest, gate=Gate({"top1": 2.0})))
+    choose_all(bundle)
+    assert recipe_of(bundle) == {"image": "bf16", "text": "bf16"}
+    assert bundle.manifest.scoring.together == together
+
+
+def test_what_is_in_reserve_serves_in_place_of_the_worst(pair):
+    bundle, scorer = pair(2.0, image=1.5, text=0.8)
+    in_reserve = tuple(replace(v, reserve=v.precision == "fp32") for v in bundle.manifest.variants)
+    bundle.commit(replace(bundle.manifest, variants=in_reserve))
+    choose_all(bundle, scorer)
+    assert recipe_of(bundle) == {"image": "fp32", "text": "bf16"}
+    assert {name: choice.held for name, choice in bundle.manifest.choices.items()} == {"image": False, "text": True}

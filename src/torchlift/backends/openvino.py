@@ -17,11 +17,18 @@ if TYPE_CHECKING:
     import openvino as ov
 
 _DEVICE = "CPU"
-_HINTS: dict[str, str] = {"fp32": "f32", "bf16": "bf16", "int8": "f32", "int8-bf16": "bf16", "int8-nncf": "bf16"}
+_HINTS: dict[str, str] = {
+    "fp32": "f32",
+    "bf16": "bf16",
+    "int8": "f32",
+    "int8-bf16": "bf16",
+    "int8-nncf": "f32",
+    "int8-nncf-bf16": "bf16",
+}
 """Recipe -> INFERENCE_PRECISION_HINT, the type of what the graph leaves in floating point. OpenVINO computes in bf16
 wherever the processor can, unless told f32."""
 
-_SHARED = {"bf16": "fp32", "int8-bf16": "int8"}
+_SHARED = {"bf16": "fp32", "int8-bf16": "int8", "int8-nncf-bf16": "int8-nncf"}
 """Recipes that are served by the files of another, and differ when they are opened."""
 
 _BF16_INSTRUCTIONS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
@@ -37,6 +44,7 @@ class OpenVino(Backend):
         "int8": "int8-s8s8",
         "int8-bf16": "int8-s8s8",
         "int8-nncf": "int8-nncf",
+        "int8-nncf-bf16": "int8-nncf",
     }
 
     def available(self) -> Availability:

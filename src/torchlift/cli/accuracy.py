@@ -68,16 +68,16 @@ def scores_table(manifest: Manifest, *, verbose: bool = False) -> RenderableType
     assert scoring is not None
     metrics = list(scoring.metrics) if verbose else [gated_metric(manifest)]
     table = Table(title=f"{manifest.name}: {scoring.task}", title_justify="left", title_style="bold", box=None)
-    table.add_column("variant", overflow="fold")
+    for name in ("variant", "metric", "score", "drop", "gate"):
+        right = "right" if name in ("score", "drop") else "left"
+        table.add_column(name, justify=right, no_wrap=name in ("metric", "score", "drop"), overflow="fold")
     for metric in metrics:
-        table.add_column(metric, justify="right", no_wrap=True)
-        table.add_column("drop", justify="right", no_wrap=True)
-    table.add_column("gate", overflow="fold")
-    table.add_row(scoring.reference, *(cell for m in metrics for cell in (_interval(scoring.metrics[m]), "")), "")
-    for name, score in scoring.scores.items():
-        table.add_row(name, *_cells(score, metrics), _verdict(manifest, score))
-    if scoring.together is not None:
-        table.add_row("the chosen together", *_cells(scoring.together, metrics), _verdict(manifest, scoring.together))
+        table.add_row(scoring.reference, metric, _interval(scoring.metrics[metric]), "", "")
+    together = {"the chosen together": scoring.together} if scoring.together else {}
+    for name, score in {**scoring.scores, **together}.items():
+        for number, metric in enumerate(metrics):
+            cells = (metric, _interval(score.metrics[metric]), _interval(score.drops[metric]))
+            table.add_row("" if number else name, *cells, "" if number else _verdict(manifest, score))
     skipped = f" {scoring.data.unusable} records were skipped: {'; '.join(scoring.data.skipped)}."
     caption = (
         f"Percent on {data_text(scoring.data)}, drop in points, with 95% intervals of a bootstrap over the queries; "
@@ -95,10 +95,6 @@ def metrics_table(title: str, metrics: Mapping[str, Interval]) -> RenderableType
         table.add_column(metric, justify="right", no_wrap=True)
     table.add_row(*map(_interval, metrics.values()))
     return table
-
-
-def _cells(score: Score, metrics: list[str]) -> list[str]:
-    return [cell for m in metrics for cell in (_interval(score.metrics[m]), _interval(score.drops[m]))]
 
 
 def _interval(interval: Interval) -> str:
@@ -139,7 +135,8 @@ def findings_tables(report: BisectReport, top: int, *, verbose: bool = False) ->
     for finding in search.findings[:top]:
         share = f"{finding.damage / search.total:.0%}" if search.total > 0 else "-"
         table.add_row(f"{finding.damage:.4g}", share, _span([u.node for u in finding.items]), _modules(finding))
-    caption = f"cost: {report.measure}. All together: {search.total:.4g}; {search.evaluations} evaluations."
+    spent = f"{search.evaluations} evaluations in {report.seconds:.0f} s"
+    caption = f"cost: {report.measure}. All together: {search.total:.4g}; {spent}."
     yield Group(table, Text(caption, style="dim"), Text(""))
     if report.fix:
         yield Text(f"To keep the worst in FP32: {report.fix}")

@@ -26,7 +26,7 @@ def command(bundle: Path, as_json: bool, verbose: bool, **given: Any) -> None:
     """Make the variants that this machine runs, verify, score and measure them, and choose; without torch."""
     from torchlift.stages import JobOptions, build_bundle
 
-    options = JobOptions(**common.parse_job(**given))
+    options = JobOptions(**common.parse_job(bundle=bundle, **given))
     with common.progress_display() as progress:
         manifest = build_bundle(bundle, options, progress)
     if as_json:

@@ -212,9 +212,10 @@ def parse_precisions(text: str | None) -> tuple[str, ...]:
     return names
 
 
-def parse_gate(within: tuple[str, ...], objective: Any) -> Gate | None:
-    """What the gate's options say; None where they say nothing."""
+def parse_gate(within: tuple[str, ...], objective: Any, bundle: Path | None = None) -> Gate | None:
+    """What the gate's options say, None where nothing; what they leave out stays as in the gate of ``bundle``."""
     from torchlift.evidence import Gate
+    from torchlift.manifest import read_manifest
 
     limits: dict[str, float] = {}
     for text in within:
@@ -225,7 +226,10 @@ def parse_gate(within: tuple[str, ...], objective: Any) -> Gate | None:
             limits[metric] = math.nan
         if not metric or not 0 <= limits[metric] <= 100:
             raise click.UsageError(f"--within {text}: write METRIC=DROP in points from 0 to 100, e.g. recall@1=0.2.")
-    return Gate(limits, objective or "latency") if limits or objective else None
+    if not (limits or objective):
+        return None
+    before = read_manifest(bundle).gate if bundle is not None else Gate()
+    return Gate(limits, objective or before.objective)
 
 
 def parse_data(
@@ -236,19 +240,15 @@ def parse_data(
     strict: bool,
     trust_pickle: bool,
     calibration: Path | None = None,
-    calibration_samples: int | None = None,
 ) -> DataOptions:
     """What the options say of the data to score and to calibrate on."""
     from torchlift.datasets import ReadOptions
-    from torchlift.stages import CalibrationData, DataOptions, train_split
+    from torchlift.stages import CalibrationData, DataOptions
 
-    read = ReadOptions(split, limit, strict, trust_pickle, prompts)
-    samples = None
-    if calibration_samples:
-        samples = replace(read, split="", limit=calibration_samples)
-        found = CalibrationData(calibration, samples) if calibration else train_split(data, samples, split)
-        return DataOptions(data, read, found)
-    return DataOptions(data, read)
+    samples = ReadOptions(strict=strict, trust_pickle=trust_pickle, prompts=prompts)
+    return DataOptions(
+        data, replace(samples, split=split, limit=limit), CalibrationData(calibration, samples) if calibration else None
+    )
 
 
 def parse_job(
@@ -265,17 +265,18 @@ def parse_job(
     batches: str | None,
     rounds: int,
     threads: int,
+    bundle: Path | None = None,
     **data: Any,
 ) -> dict[str, Any]:
-    """What a command that makes variants is told, as the fields of JobOptions."""
+    """What a command that makes variants is told, as the fields of JobOptions; ``bundle`` is the one that is there."""
     from torchlift.stages import BenchOptions, BuildOptions
 
     return {
         "build": BuildOptions(backends, parse_precisions(precisions)),
-        "data": parse_data(calibration_samples=calibration_samples, **data),
+        "data": parse_data(**data),
         "convert": parse_conversion(calibrator, calibration_samples, keep, evaluations, threads),
         "verify": parse_tolerances(tolerances, threads),
-        "gate": parse_gate(within, objective),
+        "gate": parse_gate(within, objective, bundle),
         "bench": BenchOptions(parse_batches(batches), latency=latency_options(rounds, threads)),
     }
 

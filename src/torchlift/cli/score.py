@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path),
     help="Score this file of predictions, in the format of Chinese-CLIP's scripts, in place of the variants.",
 )
+@click.option("--report", is_flag=True, help="Only print: the bundle's scores, gate and choices stay as they are.")
 @common.threads_option
 @common.json_option
 @common.verbose_option
@@ -41,6 +42,7 @@ def command(
     module_: str | None,
     folder: Path | None,
     predictions: Path | None,
+    report: bool,
     threads: int,
     as_json: bool,
     verbose: bool,
@@ -53,14 +55,14 @@ def command(
     """
     from torchlift.cli.accuracy import scores_table
     from torchlift.measure.latency import LatencyOptions
-    from torchlift.stages import BenchOptions, JobOptions, score_bundle
+    from torchlift.stages import BenchOptions, JobOptions, report_bundle, score_bundle
 
     if checkpoint and module_:
         raise click.UsageError("give --checkpoint or --module, not both.")
     location = checkpoint or module_
     options = JobOptions(
         data=common.parse_data(**data),
-        gate=common.parse_gate(within, objective),
+        gate=common.parse_gate(within, objective, bundle),
         bench=BenchOptions(latency=LatencyOptions(threads=threads)),
     )
     if predictions is not None:
@@ -68,7 +70,7 @@ def command(
         return
     references = _references(bundle, location, threads) if location else None
     with common.progress_display() as progress:
-        manifest = score_bundle(bundle, options, references, progress, folder)
+        manifest = (report_bundle if report else score_bundle)(bundle, options, references, progress, folder)
     if as_json:
         common.print_json(manifest.scoring)
     else:

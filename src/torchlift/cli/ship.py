@@ -53,5 +53,6 @@ def command(
         common.print_json(bundle.manifest)
     else:
         common.print_manifest(bundle.manifest, verbose)
-        common.console().print(f"{output} is ready: torchlift run {output} ...", soft_wrap=True)
     common.require_gate(bundle.manifest)
+    if not as_json:
+        common.console().print(f"{output} is ready: torchlift run {output} ...", soft_wrap=True)

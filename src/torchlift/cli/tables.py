@@ -104,7 +104,7 @@ def _component_table(manifest: Manifest, component: Component, width: int) -> Re
     table.add_column("variant", overflow="fold")
     table.add_column("precision", no_wrap=True)
     metric = gated_metric(manifest)
-    scored = (metric, "drop") if metric else ()
+    scored = (metric, "drop") if metric and beside else ()
     for name in ("size", "largest diff", *scored, *cells):
         two_lines = width < ROOMY and len(name) > _LONGEST_HEADING
         table.add_column(name.replace(" ", "\n") if two_lines else name, justify="right", no_wrap=True)
@@ -118,7 +118,9 @@ def _component_table(manifest: Manifest, component: Component, width: int) -> Re
             table.add_row(*head, *row, *([line.verdict] if beside and head[0] else []), style=line.style)
             head = [""] * len(head)
         if not beside:
-            below.append(Text(f"{line.name} {line.precision}: {line.verdict}", style=line.style))
+            score, drop = line.score
+            said = f"{metric} {score}{f', drop {drop}' if drop else ''}; " if score not in ("", "-") else ""
+            below.append(Text(f"{line.name} {line.precision}: {said}{line.verdict}", style=line.style))
     caption = f"{_caption(component, benchmark, width)} {_score_caption(manifest, component)}"
     return Group(table, *below, Text(caption, style="dim"), Text(""))
 

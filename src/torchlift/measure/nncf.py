@@ -60,12 +60,12 @@ def quantize_with_nncf(
     if not feeds:
         raise DataError("there are no calibration samples", remedy="Give data that the model will see: --calibration.")
     graph = ir.load(source)
-    outputs = _written_by(graph, keep)
+    kept = _kept(graph, keep)
     try:
         with _quiet():
             import openvino as ov
 
-            model = _quantized(ov.Core().read_model(source), feeds, outputs, has_attention(graph), progress)
+            model = _quantized(ov.Core().read_model(source), feeds, kept, has_attention(graph), progress)
             ov.save_model(model, folder / "model.xml", compress_to_fp16=False)
     except Exception as error:
         raise ConversionError(
@@ -74,8 +74,8 @@ def quantize_with_nncf(
     return "model.xml"
 
 
-def _written_by(model: ir.Model, keep: Collection[str]) -> set[str]:
-    """The names of the tensors that the nodes to keep write; those hold in OpenVINO too, names of nodes need not."""
+def _kept(model: ir.Model, keep: Collection[str]) -> tuple[ir.Node, ...]:
+    """The nodes that stay in floating point. Raises ConversionError for a name that the graph lacks."""
     name_nodes(model)
     unknown = sorted({*keep} - {node.name for node in model.graph})
     if unknown:
@@ -83,20 +83,20 @@ def _written_by(model: ir.Model, keep: Collection[str]) -> set[str]:
             f"the graph has no node {', '.join(unknown[:5])}" + (" ..." if len(unknown) > 5 else ""),
             remedy="Name nodes as `torchlift bisect` prints them for this very graph.",
         )
-    nodes = [node for node in model.graph if node.name in keep or is_stem(node)]
-    return {value.name for node in nodes for value in node.outputs if value.name}
+    return tuple(node for node in model.graph if node.name in keep or is_stem(node))
 
 
 def _quantized(
     model: ov.Model,
     feeds: Sequence[Mapping[str, np.ndarray]],
-    kept: Collection[str],
+    kept: Sequence[ir.Node],
     transformer: bool,
     progress: Progress,
 ) -> ov.Model:
     import nncf  # type: ignore[import-untyped]
 
-    names = [op.get_friendly_name() for op in model.get_ops() if _writes(op, kept)]
+    tensors = {value.name for node in kept for value in node.outputs}
+    names = [op.get_friendly_name() for op in model.get_ops() if _writes(op, tensors) or _is_part(op, kept)]
     with progress.stage("calibrate with NNCF") as stage:
 
         def advancing(feed: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -115,7 +115,12 @@ def _quantized(
     return quantized
 
 
-def _writes(op: Any, tensors: Collection[str]) -> bool:
+def _is_part(op: Any, nodes: Sequence[ir.Node]) -> bool:
+    """Whether OpenVINO made ``op`` of one of ``nodes``, as it makes a product and a sum of a Gemm."""
+    return any(op.get_friendly_name().startswith(f"{node.name}/") for node in nodes)
+
+
+def _writes(op: Any, tensors: Collection[str | None]) -> bool:
     return any(not output.get_names().isdisjoint(tensors) for output in op.outputs())
 
 

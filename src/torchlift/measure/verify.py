@@ -12,7 +12,7 @@ from torchlift.evidence import GoldenCheck, Provenance, Tolerance, Verification,
 from torchlift.machine import this_machine
 from torchlift.manifest import Precision, Variant
 from torchlift.measure.goldens import Golden, load_goldens
-from torchlift.measure.numerics import TOLERANCES, failures, verify_goldens, verify_invariance
+from torchlift.measure.numerics import SCORED, TOLERANCES, failures, verify_goldens, verify_invariance
 from torchlift.measure.oracle import HalfSession
 from torchlift.progress import SILENT, Progress
 from torchlift.storage import without_folders
@@ -20,13 +20,20 @@ from torchlift.storage import without_folders
 
 @dataclass(frozen=True)
 class VerifyOptions:
-    """``tolerances`` replaces the default of a precision."""
+    """``tolerances`` replaces the default of a precision; ``scored`` where a task judges the variants too."""
 
     tolerances: Mapping[Precision, Tolerance] = field(default_factory=dict)
     threads: int = 0
+    scored: bool = False
 
     def tolerance(self, precision: Precision) -> Tolerance:
-        return self.tolerances.get(precision, TOLERANCES[precision])
+        return self.tolerances.get(precision, (SCORED if self.scored else TOLERANCES)[precision])
+
+    def as_before(self, variant: Variant) -> VerifyOptions:
+        """The same, with the tolerance that ``variant`` was last held to where none is given for its precision."""
+        if variant.verification is None:
+            return self
+        return replace(self, tolerances={variant.precision: variant.verification.tolerance, **self.tolerances})
 
 
 def provenance(bundle: Bundle, variant: Variant) -> Provenance:

@@ -11,7 +11,6 @@ from torchlift.backends import Session, SessionOptions, backend
 from torchlift.bundle import Bundle, locked
 from torchlift.errors import BundleError, StorageError, VerificationError
 from torchlift.manifest import Variant, read_manifest
-from torchlift.measure.numerics import TOLERANCES
 from torchlift.measure.verify import VerifyOptions, proven_here, verify_variant
 from torchlift.pipelines.batches import Loader
 from torchlift.progress import Progress
@@ -125,7 +124,7 @@ def require_verified(bundle: Bundle, variant: Variant, progress: Progress) -> No
         raise VerificationError(f"{variant.name} was not built: {variant.failure}", remedy="Choose another variant.")
     if not proven_here(bundle, variant):
         progress.note(f"{variant.name} was not verified on this machine with these releases: verifying it now")
-        proof = verify_variant(bundle, variant, _as_before(variant, progress), progress)
+        proof = verify_variant(bundle, variant, _as_before(bundle, variant, progress), progress)
         variant = replace(variant, verification=proof)
         try:
             with locked(bundle.path):
@@ -142,14 +141,13 @@ def require_verified(bundle: Bundle, variant: Variant, progress: Progress) -> No
         )
 
 
-def _as_before(variant: Variant, progress: Progress) -> VerifyOptions:
+def _as_before(bundle: Bundle, variant: Variant, progress: Progress) -> VerifyOptions:
     """The tolerance that the variant was last held to, where it was; one that is looser than the default is noted."""
-    if variant.verification is None:
-        return VerifyOptions()
-    kept, default = variant.verification.tolerance, TOLERANCES[variant.precision]
-    if kept.scaled > default.scaled or kept.cosine < default.cosine:
+    default = VerifyOptions(scored=bundle.manifest.scoring is not None)
+    kept, usual = (o.tolerance(variant.precision) for o in (default.as_before(variant), default))
+    if kept.scaled > usual.scaled or kept.cosine < usual.cosine:
         progress.note(
             f"{variant.name} is held to the tolerance of before: off by at most {kept.scaled:g} of the scale, cosine "
-            f"at least {kept.cosine:g}; the default is {default.scaled:g} and {default.cosine:g}"
+            f"at least {kept.cosine:g}; the default is {usual.scaled:g} and {usual.cosine:g}"
         )
-    return VerifyOptions({variant.precision: kept})
+    return default.as_before(variant)

@@ -32,14 +32,12 @@ def choose(
     component: Component,
     benchmark: Benchmark,
     excluded: Mapping[str, str] | None = None,
-    reserve: Collection[str] = (),
 ) -> Choice:
     """Pick the best proven variant that holds the bundle's gate, and say why not the others.
 
     Among those that are equally good (2%) the more precise wins, then the faster. Where none holds the gate, the most
     precise that agrees with PyTorch serves, and the choice says so. ``excluded`` gives reasons of its own by variant
-    name; variants in ``reserve`` were not asked for, and serve only where none that was holds the gate. Raises
-    BackendUnavailableError where none can serve.
+    name. Raises BackendUnavailableError where none can serve.
     """
     gate = bundle.manifest.gate
     ours = bundle.manifest.variants_of(component.name)
@@ -50,6 +48,7 @@ def choose(
             remedy=f"`torchlift inspect {bundle.path}` says what failed.",
         )
     refused = {**_breaches(bundle, ours, gate), **(excluded or {})}
+    reserve = {v.name for v in ours if v.reserve}
     holding = {name: cost for name, cost in costs.of.items() if name not in refused and name not in reserve}
     winner = _winner(bundle, benchmark, holding or _most_precise(bundle, costs.of))
     reason = f"{costs.best} of those that agree with PyTorch" + (f" and hold {gate}" if gate.within else "")

@@ -147,15 +147,12 @@ class IntegerConverter(Converter):
 
 
 class MixedConverter(IntegerConverter):
-    """INT8 where a node can, FP16 for the rest. Nodes that are kept stay FP32."""
+    """INT8, and FP16 for what that leaves in floating point; counts both. A node that is kept stays FP32."""
 
     def _convert(self, model: ir.Model, keep: Mapping[str, str]) -> Converted:
-        kept = {unit.node: unit for unit in super()._convert(model, keep).kept}
-        quantised = quantizable(_load(self.source), self._scheme)
-        done = {unit.node for unit in quantised if unit.node not in kept}
-        half = ToHalf(keep)(model).report
-        stays = tuple(_kept(k.unit, k.reason) for k in half.kept if k.unit.node not in done)
-        return Converted(len(half.converted) + len(half.kept) - len(stays), stays)
+        super()._convert(model, keep)
+        report = ToHalf(keep)(model).report
+        return Converted(len(report.converted), tuple(_kept(k.unit, k.reason) for k in report.kept))
 
 
 def _load(source: Path) -> ir.Model:
@@ -205,26 +202,35 @@ class Half(Form):
         self, source: Path, folder: Path, samples: Draw | None, options: FormOptions, progress: Progress
     ) -> Converted:
         feeds = samples() if samples else []
-        found = ranges_of(
-            source, feeds, float_tensors(source), threads=options.threads, progress=progress, total=len(feeds)
-        )
-        ranges = {name: (r.low, r.high) for name, r in found.items()}
+        ranges = {name: (r.low, r.high) for name, r in _extremes(source, feeds, options, progress).items()}
         return replace(self.converter(source, ranges, options.keep).write(folder), ranges="extremes")
 
     def converter(self, source: Path, ranges: Ranges, keep: Mapping[str, str]) -> Converter:
         return HalfConverter(source, ranges, keep)
 
 
+def _extremes(source: Path, feeds: Feeds, options: FormOptions, progress: Progress) -> dict[str, Range]:
+    """The range of every float tensor."""
+    names = float_tensors(source)
+    return ranges_of(source, feeds, names, threads=options.threads, progress=progress, total=len(feeds))
+
+
 @dataclass(frozen=True)
 class Integers(Form):
-    """INT8 by one of our schemes. A network whose training quantised its weights alone gets just that."""
+    """INT8 by one of our schemes; a network whose training quantised its weights alone gets just that. ``half``: the
+    rest is FP16, but for the nodes whose tensors that cannot hold, which stay FP32 whole.
+    """
 
     scheme: str
     calibrated: bool = True
+    half: bool = False
 
     def make(
         self, source: Path, folder: Path, samples: Draw | None, options: FormOptions, progress: Progress
     ) -> Converted:
+        if self.half and samples is not None:
+            large = overflowing(_extremes(source, samples(), options, progress), _load(source))
+            options = replace(options, keep={**large, **options.keep})
         model, scheme, scales = _load(source), SCHEMES[self._scheme_of(source)], load_scales(source.parent)
         learnt = learnt_ranges(scales, model, scheme).ranges
         names = [name for name in observed(model, scheme, options.keep) if name not in learnt]
@@ -234,7 +240,8 @@ class Integers(Form):
         return replace(self.converter(source, ranges, options.keep).write(folder), ranges=options.calibration.method)
 
     def converter(self, source: Path, ranges: Ranges, keep: Mapping[str, str]) -> Converter:
-        return IntegerConverter(source, ranges, keep, self._scheme_of(source))
+        kind = MixedConverter if self.half else IntegerConverter
+        return kind(source, ranges, keep, self._scheme_of(source))
 
     def _scheme_of(self, source: Path) -> str:
         scales = load_scales(source.parent).values()
@@ -260,6 +267,7 @@ FORMS: dict[str, Form] = {
     "fp16": Half(),
     "int8-u8s8": Integers("int8-u8s8"),
     "int8-s8s8": Integers("int8-s8s8"),
+    "int8-s8s8-fp16": Integers("int8-s8s8", half=True),
     "int8-dynamic": Integers("int8-dynamic", calibrated=False),
     "int8-nncf": Nncf(),
 }

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
@@ -12,14 +13,14 @@ from torchlift.bundle import Bundle, locked
 from torchlift.datasets import ReadOptions
 from torchlift.datasets.results import OTHER, read_predictions, side_of
 from torchlift.errors import InputError
-from torchlift.evidence import Choice, Gate, Interval, Score
+from torchlift.evidence import Choice, Gate, Interval
 from torchlift.graph.scales import SCALES
 from torchlift.graph.units import Unit
 from torchlift.manifest import SOURCE_FORM, Component, Manifest, Variant
 from torchlift.measure.bisect import Search
 from torchlift.measure.calibration import UnitNoise, collect, noise_by_unit
 from torchlift.measure.latency import Contender
-from torchlift.measure.verify import VerifyOptions
+from torchlift.measure.verify import VerifyOptions, proven_here
 from torchlift.progress import SILENT, Progress
 from torchlift.stages.bench import BenchOptions, bench_component
 from torchlift.stages.build import build_and_verify, verify_all
@@ -28,9 +29,16 @@ from torchlift.stages.convert import ConvertOptions, convert_component
 from torchlift.stages.forms import IntegerConverter
 from torchlift.stages.plan import BuildOptions, Materials, plan
 from torchlift.stages.repair import RepairOptions, Workbench, find_culprits, repair
-from torchlift.stages.samples import CalibrationData, Feeds, Samples, data_as_samples, goldens_as_samples
+from torchlift.stages.samples import (
+    CalibrationData,
+    Feeds,
+    Samples,
+    data_as_samples,
+    goldens_as_samples,
+    train_split,
+)
 from torchlift.stages.score import OpenReference, Scorer, record_together, score_component
-from torchlift.tasks import RetrievalTask, metric_of, open_task
+from torchlift.tasks import RetrievalTask, Task, metric_of, open_task
 from torchlift.tasks.statistics import estimate
 
 DEFAULT_DROP = 1.0
@@ -50,7 +58,7 @@ Peers = Callable[[str], Sequence[Contender]]
 class DataOptions:
     """The data that variants are scored on, and the data that they are calibrated on: a path, and what of it to read.
 
-    Without ``calibration`` the split ``train`` beside the one that is scored is taken, where there is one.
+    Without ``calibration`` the split ``train`` of the data to score is taken, where there is one.
     """
 
     path: Path | None = None
@@ -60,7 +68,7 @@ class DataOptions:
 
 @dataclass(frozen=True)
 class JobOptions:
-    """What each stage is told; without a ``gate`` the bundle's own holds, or with data the default."""
+    """What each stage is told. Without a ``gate``, or limits in it, the bundle's own hold, or with data the default."""
 
     build: BuildOptions = field(default_factory=BuildOptions)
     data: DataOptions = field(default_factory=DataOptions)
@@ -69,12 +77,13 @@ class JobOptions:
     gate: Gate | None = None
     bench: BenchOptions = field(default_factory=BenchOptions)
 
-    def __post_init__(self) -> None:
-        if self.gate is not None and self.gate.within and self.data.path is None:
-            raise InputError(
-                f"{self.gate} cannot be held without data",
-                remedy="Give --data with a data set of the model's task, or leave --within out.",
-            )
+    def calibration(self) -> CalibrationData | None:
+        """What to calibrate on, and how much of it; None where there is nothing."""
+        data, limit = self.data, self.convert.calibration.samples
+        found = data.calibration or train_split(data.path, replace(data.read, split="", limit=None), data.read.split)
+        if found is None:
+            return None
+        return replace(found, read=replace(found.read, limit=min(found.read.limit or limit, limit)))
 
 
 def no_peers(component: str) -> Sequence[Contender]:
@@ -95,16 +104,20 @@ def make_variants(
     forms = list(dict.fromkeys(backend(n).recipes[r] for n, r in pairs))
     _check_kept(bundle, options)
     scorer = open_scorer(bundle, options, references, progress)
-    reserve = _reserve(bundle, pairs)
     samples = samples_of(bundle, options, progress)
     for component in bundle.manifest.components:
         convert_component(bundle, component, forms, samples, options.convert, progress)
+    options = replace(options, verify=replace(options.verify, scored=scorer is not None))
+    reserve = _reserve(bundle, pairs)
     build_and_verify(bundle, [*pairs, *reserve], options.verify, progress)
+    _mark(bundle, pairs, reserve)
     for component in bundle.manifest.components:
         if scorer is not None:
             score_component(scorer, component)
         _mend(bundle, component, scorer, references, options, progress)
-    bench_and_choose(bundle, peers, options.bench, progress, scorer=scorer, reserve=reserve)
+        if scorer is not None:
+            score_component(scorer, component)
+    bench_and_choose(bundle, peers, options.bench, progress, scorer=scorer)
 
 
 def _check_kept(bundle: Bundle, options: JobOptions) -> None:
@@ -121,33 +134,56 @@ def _reserve(bundle: Bundle, pairs: Sequence[tuple[str, str]]) -> list[tuple[str
     return [(pairs[0][0], "fp32")]
 
 
+def _mark(bundle: Bundle, pairs: Sequence[tuple[str, str]], reserve: Sequence[tuple[str, str]]) -> None:
+    """Note which variants were asked for, and which are there in reserve."""
+    marks = {**dict.fromkeys(pairs, False), **dict.fromkeys(reserve, True)}
+    variants = tuple(replace(v, reserve=marks.get((v.backend, v.recipe), v.reserve)) for v in bundle.manifest.variants)
+    if variants != bundle.manifest.variants:
+        bundle.commit(replace(bundle.manifest, variants=variants))
+
+
 def open_scorer(
     bundle: Bundle, options: JobOptions, references: OpenReference | None, progress: Progress
 ) -> Scorer | None:
     """Read the data, ask the reference, and hold the bundle to the gate that is asked for, from now on; where none is,
     to a drop of ``DEFAULT_DROP`` of the task's primary metric.
 
-    Raises DataError, and InputError for a metric that the task lacks.
+    Raises DataError, also for a metric that the task lacks, InputError for a gate without data.
     """
     task = open_task(bundle, options.data.path, options.data.read, progress) if options.data.path else None
-    gate = options.gate or bundle.manifest.gate
-    if task is not None and not gate.within:
-        gate = replace(gate, within={task.primary: DEFAULT_DROP})
-    for metric in gate.within if task else ():
-        metric_of(task, metric)  # type: ignore[arg-type]
+    gate = _gate(bundle, options, task)
     if gate != bundle.manifest.gate:
         bundle.commit(replace(bundle.manifest, gate=gate))
+    return Scorer(bundle, task, references, options.bench.latency.threads, progress) if task else None
+
+
+def _gate(bundle: Bundle, options: JobOptions, task: Task | None) -> Gate:
+    before = bundle.manifest.gate
+    gate = options.gate or before
     if task is None:
-        return None
-    return Scorer(bundle, task, references, options.bench.latency.threads, progress)
+        if gate.within not in ({}, before.within):
+            raise gate_without_data(gate)
+        return replace(gate, within=before.within)
+    gate = replace(gate, within=gate.within or before.within or {task.primary: DEFAULT_DROP})
+    for metric in gate.within:
+        metric_of(task, metric)
+    return gate
+
+
+def gate_without_data(gate: Gate) -> InputError:
+    return InputError(
+        f"{gate} cannot be held without data",
+        remedy="Give --data with a data set of the model's task, or leave --within out.",
+    )
 
 
 def samples_of(bundle: Bundle, options: JobOptions, progress: Progress) -> Samples:
     """Where the samples come from that ranges are found on: without calibration data, what FP16 must hold is looked up
     in the data to score, or in the goldens.
     """
-    if options.data.calibration is not None:
-        return data_as_samples(bundle, options.data.calibration, progress)
+    calibration = options.calibration()
+    if calibration is not None:
+        return data_as_samples(bundle, calibration, progress)
     if options.data.path is not None:
         limit = min(options.data.read.limit or options.convert.calibration.samples, options.convert.calibration.samples)
         scored = CalibrationData(options.data.path, replace(options.data.read, limit=limit))
@@ -196,40 +232,51 @@ def bench_and_choose(
     progress: Progress = SILENT,
     *,
     scorer: Scorer | None = None,
-    reserve: Sequence[tuple[str, str]] = (),
     again: bool = False,
 ) -> None:
     """Measure every component's variants with its peers, and choose."""
     for component in bundle.manifest.components:
         bench_component(bundle, component, peers(component.name), options, progress, again=again)
-    choose_all(bundle, scorer, reserve)
+    choose_all(bundle, scorer)
 
 
-def choose_all(bundle: Bundle, scorer: Scorer | None = None, reserve: Sequence[tuple[str, str]] = ()) -> None:
+def choose_all(bundle: Bundle, scorer: Scorer | None = None) -> None:
     """Choose for every component among what was measured, and score the choices together.
 
     Where each holds the gate and together they do not, the one that loses most by itself makes room for the next best.
+    Without a scorer, choices that were not scored together before are taken to lose the sum of what each loses.
     """
-    excluded: dict[str, str] = {}
-    components = bundle.manifest.components
-    kept = {f"{c.name}/{name}/{recipe}" for c in components for name, recipe in reserve}
+    before, excluded = bundle.manifest.choices, dict[str, str]()
     while True:
-        choices = {c.name: choose(bundle, c, bundle.manifest.benchmarks[c.name], excluded, kept) for c in components}
-        together = _together(bundle, scorer, choices)
-        breach = bundle.manifest.gate.breach(together) if together else ""
+        benchmarks = bundle.manifest.benchmarks
+        choices = {c.name: choose(bundle, c, benchmarks[c.name], excluded) for c in bundle.manifest.components}
+        breach = _breach_together(bundle, scorer, before, choices)
         worst = _worst(bundle, choices) if breach else None
         if worst is None:
             return
         excluded[worst] = f"with the other components' choices, {breach}"
 
 
-def _together(bundle: Bundle, scorer: Scorer | None, choices: dict[str, Choice]) -> Score | None:
-    if scorer is None:
-        return None
-    return record_together(scorer, {name: bundle.manifest.variant(choice.variant) for name, choice in choices.items()})
+def _breach_together(
+    bundle: Bundle, scorer: Scorer | None, before: Mapping[str, Choice], now: Mapping[str, Choice]
+) -> str:
+    """Why choices may not serve together; notes their score, or that there is none."""
+    gate = bundle.manifest.gate
+    if scorer is not None:
+        variants = {name: bundle.manifest.variant(choice.variant) for name, choice in now.items()}
+        return gate.breach(record_together(scorer, variants))
+    scoring = bundle.manifest.scoring
+    if scoring is None or {n: c.variant for n, c in before.items()} == {n: c.variant for n, c in now.items()}:
+        return ""
+    bundle.commit(replace(bundle.manifest, scoring=replace(scoring, together=None)))
+    for metric, limit in gate.within.items():
+        lost = [scoring.scores[c.variant].drops[metric].value for c in now.values() if c.variant in scoring.scores]
+        if sum(lost) > limit and len(lost) > 1:
+            return f"{metric} may drop by {sum(lost):.2f} (the sum), at most {limit:g} may"
+    return ""
 
 
-def _worst(bundle: Bundle, choices: dict[str, Choice]) -> str | None:
+def _worst(bundle: Bundle, choices: Mapping[str, Choice]) -> str | None:
     """The chosen variant that loses most by itself, as a share of what may be lost; None where none loses anything."""
     scores = bundle.manifest.scoring.scores if bundle.manifest.scoring else {}
     limits = bundle.manifest.gate.within
@@ -261,7 +308,7 @@ def materials_of(options: JobOptions, manifest: Manifest | None = None) -> Mater
     return Materials(
         data=options.data.path is not None or bool(graphs) or learnt,
         learnt=learnt,
-        samples=options.data.calibration is not None,
+        samples=options.calibration() is not None,
         graphs=frozenset(graphs),
     )
 
@@ -297,16 +344,54 @@ def score_bundle(
     """
     with locked(path):
         bundle = Bundle.open(path, progress)
+        _require_data(options)
         scorer = open_scorer(bundle, options, references, progress)
-        if scorer is None:
-            raise InputError("there is no data to score on", remedy="Give --data.")
+        assert scorer is not None
         for component in bundle.manifest.components:
             score_component(scorer, component, again=True)
         if bundle.manifest.benchmarks.keys() >= {c.name for c in bundle.manifest.components}:
             choose_all(bundle, scorer)
-        if write is not None:
-            scorer.save(write, {c: bundle.manifest.variant(x.variant) for c, x in bundle.manifest.choices.items()})
+        _save(scorer, write)
     return bundle.manifest
+
+
+def report_bundle(
+    path: Path,
+    options: JobOptions,
+    references: OpenReference | None = None,
+    progress: Progress = SILENT,
+    write: Path | None = None,
+) -> Manifest:
+    """What :func:`score_bundle` finds, for data that shall decide nothing: the bundle stays as it is, the manifest that
+    is returned has the scores.
+    """
+    _require_data(options)
+    bundle = Bundle.open(path, progress)
+    scorer = _scorer(bundle, options, references, progress)
+    proven = [v for v in bundle.manifest.variants if proven_here(bundle, v)]
+    scores = {v.name: scorer.score({v.component: v}) for v in proven}
+    chosen = {name: bundle.manifest.variant(choice.variant) for name, choice in bundle.manifest.choices.items()}
+    together = scorer.score(chosen) if chosen and all(v.name in scores for v in chosen.values()) else None
+    _save(scorer, write)
+    return replace(bundle.manifest, scoring=replace(scorer.scoring(), scores=scores, together=together))
+
+
+def _require_data(options: JobOptions) -> None:
+    if options.data.path is None:
+        raise InputError("there is no data to score on", remedy="Give --data.")
+
+
+def _scorer(bundle: Bundle, options: JobOptions, references: OpenReference | None, progress: Progress) -> Scorer:
+    """The task on all of the data; the bundle's gate stays as it is."""
+    assert options.data.path is not None
+    task = open_task(bundle, options.data.path, options.data.read, progress)
+    return Scorer(bundle, task, references, options.bench.latency.threads, progress)
+
+
+def _save(scorer: Scorer, folder: Path | None) -> None:
+    manifest = scorer.bundle.manifest
+    if folder is not None:
+        scorer.save(folder, {name: manifest.variant(choice.variant) for name, choice in manifest.choices.items()})
 
 
 def score_predictions(path: Path, file: Path, options: JobOptions, progress: Progress = SILENT) -> dict[str, Interval]:
@@ -314,8 +399,8 @@ def score_predictions(path: Path, file: Path, options: JobOptions, progress: Pro
 
     Raises DataError where it does not fit the data, InputError where the data is not for retrieval.
     """
-    if options.data.path is None:
-        raise InputError("there is no data to score on", remedy="Give --data.")
+    _require_data(options)
+    assert options.data.path is not None
     task = open_task(Bundle.open(path, progress), options.data.path, options.data.read, progress)
     if not isinstance(task, RetrievalTask):
         raise InputError(f"{task.name} has no files of predictions", remedy="Give --data of retrieval.")
@@ -326,13 +411,14 @@ def score_predictions(path: Path, file: Path, options: JobOptions, progress: Pro
 
 @dataclass(frozen=True)
 class BisectReport:
-    """What a search for the costly nodes of a variant found. ``measure`` says what the damage is, ``fix`` are options
-    that keep the worst nodes in FP32, ``noise`` is empty but for INT8.
+    """What a search for the costly nodes of a variant found, in ``seconds``. ``measure`` says what the damage is,
+    ``fix`` are options that keep the worst nodes in FP32, ``noise`` is empty but for INT8.
     """
 
     variant: str
     measure: str
     search: Search[Unit]
+    seconds: float
     fix: str
     noise: tuple[UnitNoise, ...] = ()
 
@@ -342,10 +428,21 @@ def bisect_bundle(path: Path, name: str, options: JobOptions, progress: Progress
     with locked(path):
         bundle = Bundle.open(path, progress)
         variant = bundle.manifest.variant(name)
-        scorer = _on_fewer(open_scorer(bundle, options, None, progress), None, options, progress)
+        scorer = _trial_scorer(bundle, options, progress)
         bench = Workbench(bundle, variant, scorer, _metric(bundle, scorer), options.bench.latency.threads)
+        start = time.monotonic()
         search = find_culprits(bench, options.convert.evaluations, progress)
-        return BisectReport(name, bench.measure, search, _fix(variant, search), _noise(bench, options, progress))
+        seconds = time.monotonic() - start
+        return BisectReport(
+            name, bench.measure, search, seconds, _fix(variant, search), _noise(bench, options, progress)
+        )
+
+
+def _trial_scorer(bundle: Bundle, options: JobOptions, progress: Progress) -> Scorer | None:
+    """The task on as many samples as a trial is worth; the bundle's gate stays as it is."""
+    if options.data.path is None:
+        return None
+    return _on_fewer(_scorer(bundle, options, None, progress), None, options, progress)
 
 
 def _noise(bench: Workbench, options: JobOptions, progress: Progress) -> tuple[UnitNoise, ...]:
@@ -357,7 +454,9 @@ def _noise(bench: Workbench, options: JobOptions, progress: Progress) -> tuple[U
     names = list(dict.fromkeys(unit.activation for unit in report.quantized if unit.input is not None))
     found = collect(converter.source, names, _few_samples(bench, options, progress), _NOISE_SAMPLES, progress=progress)
     lines = noise_by_unit(report, found)
-    return tuple(sorted(lines, key=lambda line: min(line.weight, line.activation or line.weight)))
+    return tuple(
+        sorted(lines, key=lambda line: min(line.weight, line.weight if line.activation is None else line.activation))
+    )
 
 
 def _few_samples(bench: Workbench, options: JobOptions, progress: Progress) -> Feeds:

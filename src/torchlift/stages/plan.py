@@ -7,20 +7,17 @@ from dataclasses import dataclass
 from torchlift.backends import BACKENDS, backend
 from torchlift.errors import BackendUnavailableError, InputError
 from torchlift.manifest import Precision, precision_of
+from torchlift.measure.nncf import nncf_available
+from torchlift.stages.forms import FORMS, Integers
 
 RANKS: dict[Precision, int] = {"fp32": 0, "bf16": 1, "fp16": 2, "int8": 3}
 """From the most precise on; a tie goes to the more precise."""
 
+_NNCF = "int8-nncf"
+
 UNSCORED: tuple[Precision, ...] = ("fp32", "bf16")
 """The precisions that are made without being named where there is no data: what is lost by the others, only a task
 tells."""
-
-CALIBRATED = frozenset({"int8-u8s8", "int8-s8s8", "int8-nncf"})
-"""Forms whose ranges come from real samples."""
-
-
-LEARNT = frozenset({"int8-u8s8", "int8-s8s8"})
-"""Forms that take the scales of a network that was trained with fake quantisation."""
 
 
 @dataclass(frozen=True)
@@ -45,9 +42,16 @@ class Materials:
     learnt: bool = False
     graphs: frozenset[str] = frozenset()
 
+    @property
+    def has_nncf(self) -> bool:
+        """Whether graphs of NNCF are there or can be made."""
+        return _NNCF in self.graphs or nncf_available().ok
+
     def allow(self, form: str) -> bool:
         """Whether graphs of a form are there or can be made."""
-        return self.samples or form in self.graphs or form not in CALIBRATED or (self.learnt and form in LEARNT)
+        made = FORMS.get(form)
+        needs_samples = made is not None and made.calibrated and not (self.learnt and isinstance(made, Integers))
+        return self.samples or form in self.graphs or not needs_samples
 
 
 def plan(options: BuildOptions, materials: Materials | None = None) -> list[tuple[str, str]]:
@@ -73,6 +77,9 @@ def plan(options: BuildOptions, materials: Materials | None = None) -> list[tupl
                 f"{name} runs none of {', '.join(options.precisions)} here",
                 remedy=f"Its precisions are {', '.join(backend(name).recipes)}.",
             )
+    if any(backend(n).recipes[r] == _NNCF for n, r in pairs) and not materials.has_nncf:
+        state = nncf_available()
+        raise BackendUnavailableError(f"int8-nncf cannot be made: {state.detail}", remedy=state.remedy)
     _require_samples(pairs, options, materials)
     return [(n, r) for n, r in pairs if materials.allow(backend(n).recipes[r])]
 
@@ -84,6 +91,8 @@ def _recipes_of(name: str, asked: str) -> list[str]:
 def _wanted(name: str, recipe: str, options: BuildOptions, materials: Materials) -> bool:
     runtime = backend(name)
     if not runtime.supports(recipe).ok:
+        return False
+    if runtime.recipes[recipe] == _NNCF and recipe not in options.precisions and not materials.has_nncf:
         return False
     if options.precisions:
         return recipe in options.precisions or precision_of(recipe) in options.precisions

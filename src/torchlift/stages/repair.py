@@ -176,7 +176,7 @@ def repair(
             return
         problem, spent = _mend(bench, moved, search, scorer, verify, options, spent + 1, progress), spent + 1
         if not problem:
-            progress.note(f"{variant.name} is mended: {len(moved)} nodes stay FP32 ({before})")
+            progress.note(f"{variant.name} is mended by FP32 for {', '.join(_names(bench, moved))} ({before})")
             return
         if count >= len(search.findings):
             break
@@ -215,7 +215,8 @@ def _mend(
             build_variant(bundle, component, other.backend, other.recipe, progress)
             if scorer is not None:
                 scorer.forget(other)
-    verify_all(bundle, bundle.manifest.variants_of(component.name), verify, progress)
+    ours = [v for v in bundle.manifest.variants_of(component.name) if v.form == variant.form]
+    verify_all(bundle, ours, verify, progress)
     problem = _problem(bundle, bundle.manifest.variant(variant.name), scorer, bundle.manifest.gate)
     if not problem:
         _note_held(bundle, graph)
@@ -239,6 +240,11 @@ def _problem(bundle: Bundle, variant: Variant, scorer: Scorer | None, gate: Gate
     if scorer is None or not gate.within:
         return ""
     return gate.breach(score_variant(scorer, variant))
+
+
+def _names(bench: Workbench, nodes: Mapping[str, str]) -> list[str]:
+    """Nodes by the modules that they came from."""
+    return list(dict.fromkeys(u.module or u.node for u in bench.converter.candidates if u.node in nodes))
 
 
 def _reason(finding: Finding[Unit]) -> str:

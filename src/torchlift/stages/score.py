@@ -134,10 +134,21 @@ class Scorer:
             raise InputError(f"{self.task.name} has no files of its own", remedy="Leave --write out, or use --json.")
         self.task.save(folder, {name: self.answers_of(variant) for name, variant in variants.items()})
 
+    def scoring(self) -> Scoring:
+        """What the reference achieves, with no variant scored and its answers not kept."""
+        return Scoring(
+            task=self.task.name,
+            primary=self.task.primary,
+            data=self.task.data,
+            reference=self.reference,
+            metrics={metric: estimate(values) for metric, values in self.outcomes.items()},
+            answers="",
+        )
+
     def begin(self) -> Scoring:
         """The bundle's scoring on this data, with what was scored before on it; started anew on other data."""
         before = self.bundle.manifest.scoring
-        data, task = self.task.data, self.task
+        task, data = self.task, self.task.data
         if before is not None and (before.task, before.data, before.reference) == (task.name, data, self.reference):
             return before
         from safetensors.numpy import save_file
@@ -145,14 +156,7 @@ class Scorer:
         with self.bundle.adding("scores") as added:
             save_file(dict(self._reference), added.path / ANSWERS)
             Path(added.path / ANSWERS).chmod(0o644)
-        scoring = Scoring(
-            task=task.name,
-            primary=task.primary,
-            data=data,
-            reference=self.reference,
-            metrics={metric: estimate(values) for metric, values in self.outcomes.items()},
-            answers=f"{added.folder}/{ANSWERS}",
-        )
+        scoring = replace(self.scoring(), answers=f"{added.folder}/{ANSWERS}")
         self.bundle.commit(replace(self.bundle.manifest, scoring=scoring), added.files)
         return scoring
 

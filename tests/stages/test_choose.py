@@ -1,0 +1,286 @@
+"""Which variant serves, by made-up times and scores: the best by the objective of those that hold the gate."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from staged import BF16, ORT, OV, benchmark, component_of, latency, put_scores, score, top1
+
+from torchlift.bundle import Bundle
+from torchlift.errors import BackendUnavailableError
+from torchlift.evidence import Gate, Interval, Tolerance
+from torchlift.machine import this_machine
+from torchlift.measure.verify import VerifyOptions
+from torchlift.stages import choose, verify_all
+from torchlift.tasks.statistics import paired_drop
+
+IMPOSSIBLE = Tolerance(scaled=-1.0, cosine=0.9)
+
+
+def choice(bundle, *latencies, excluded=None, reserve=(), **options):
+    variants = tuple(replace(v, reserve=v.name in reserve) for v in bundle.manifest.variants)
+    bundle.commit(replace(bundle.manifest, variants=variants))
+    found = choose(bundle, component_of(bundle), benchmark(*latencies, **options), excluded)
+    assert Bundle.open(bundle.path).manifest.choices == {"model": found}
+    return found
+
+
+BF16_IS_FASTEST = (latency(ORT, 4.0), latency(OV, 2.0), latency(BF16, 1.0))
+"""By a factor of two over OpenVINO in FP32, and of four over ONNX Runtime."""
+
+
+def test_the_fastest_is_chosen_and_the_others_are_told_how_much_slower(proven):
+    found = choice(proven, latency(ORT, 4.0), latency(OV, 2.0), latency(BF16, 3.0))
+    assert found.variant == OV
+    assert found.reason == "the fastest at batch 1 of those that agree with PyTorch"
+    assert found.others == {ORT: "2.00 times the time", BF16: "1.50 times the time"}
+
+
+def test_the_first_batch_decides(proven):
+    times = [latency(ORT, 1.0, 4), latency(OV, 2.0, 4), latency(ORT, 9.0), latency(OV, 2.0)]
+    found = choice(proven, *times)
+    assert (found.variant, found.reason.split(" of ")[0]) == (ORT, "the fastest at batch 4")
+    assert choice(proven, *reversed(times)).variant == OV
+
+
+def test_a_tie_goes_to_the_more_precise(proven):
+    found = choice(proven, latency(ORT, 3.0), latency(OV, 1.019), latency(BF16, 1.0))
+    assert found.variant == OV
+    assert found.others[BF16] == "as good within 2%, not more precise"
+
+
+def test_beyond_two_percent_there_is_no_tie(proven):
+    found = choice(proven, latency(OV, 1.021), latency(BF16, 1.0))
+    assert found.variant == BF16
+    assert found.others[OV] == "1.02 times the time"
+
+
+def test_among_equally_precise_ones_a_tie_goes_to_the_faster(proven):
+    assert choice(proven, latency(ORT, 1.01), latency(OV, 1.0)).variant == OV
+    assert choice(proven, latency(ORT, 1.0), latency(OV, 1.01)).variant == ORT
+
+
+def test_a_contender_that_failed_is_not_chosen(proven):
+    found = choice(
+        proven,
+        latency(ORT, 5.0),
+        latency(OV, 1.0),
+        latency(BF16, 9.0),
+        failures={OV: "the process died (exit status 9)"},
+    )
+    assert found.variant == ORT
+    assert found.others[OV] == "not measured: the process died (exit status 9)"
+
+
+def test_a_variant_that_was_refused_is_not_chosen_and_says_why(proven):
+    verify_all(proven, [proven.manifest.variant(OV)], VerifyOptions({"fp32": IMPOSSIBLE}))
+    found = choice(proven, latency(ORT, 5.0), latency(OV, 1.0))
+    assert found.variant == ORT
+    assert found.others[OV].startswith("refused: y at min: off by")
+
+
+def test_a_variant_that_was_not_built_is_not_chosen_and_says_why(proven):
+    failed = replace(proven.manifest.variant(OV), failure="no such operator")
+    proven.commit(proven.manifest.with_variant(failed))
+    found = choice(proven, latency(ORT, 5.0), latency(OV, 1.0))
+    assert found.variant == ORT
+    assert found.others[OV] == "not built: no such operator"
+
+
+def test_a_variant_that_is_not_verified_here_is_not_chosen(proven):
+    proven.commit(proven.manifest.with_variant(replace(proven.manifest.variant(OV), verification=None)))
+    found = choice(proven, latency(ORT, 5.0), latency(OV, 1.0))
+    assert (found.variant, found.others[OV]) == (ORT, "not verified on this machine")
+
+
+@pytest.mark.parametrize("times", [[], ["model/another/fp32"]])
+def test_where_nothing_can_serve_there_is_no_choice(proven, times):
+    with pytest.raises(BackendUnavailableError, match="no variant of model can serve") as caught:
+        choose(proven, component_of(proven), benchmark(*(latency(name, 1.0) for name in times)))
+    assert "torchlift inspect" in caught.value.remedy
+    assert proven.manifest.choices == {}
+
+
+# the gate
+
+
+def test_what_holds_the_gate_is_chosen_and_the_reason_names_the_gate(proven):
+    put_scores(proven, top1(2), {BF16: score(proven, BF16, top1=1.5)})
+    found = choice(proven, *BF16_IS_FASTEST)
+    assert (found.variant, found.held) == (BF16, True)
+    assert found.reason == "the fastest at batch 1 of those that agree with PyTorch and hold top1 within 2"
+
+
+def test_what_loses_more_is_refused_with_the_drop_its_interval_and_the_limit(proven):
+    put_scores(proven, top1(2), {BF16: score(proven, BF16, top1=3.25)})
+    found = choice(proven, *BF16_IS_FASTEST)
+    assert (found.variant, found.held) == (OV, True)
+    assert found.others[BF16] == "refused: top1 drops by 3.25 [2.25, 4.25], at most 2 may"
+
+
+def test_every_metric_of_the_gate_must_hold(proven):
+    gate = Gate({"top1": 2.0, "top5": 0.5})
+    put_scores(proven, gate, {BF16: score(proven, BF16, top1=0.0, top5=1.0)})
+    assert choice(proven, *BF16_IS_FASTEST).others[BF16].startswith("refused: top5 drops by 1.00 [0.00, 2.00]")
+    put_scores(proven, gate, {BF16: score(proven, BF16, top1=2.0, top5=0.5)})
+    found = choice(proven, *BF16_IS_FASTEST)
+    assert found.variant == BF16
+    assert found.reason.endswith("and hold top1 within 2, top5 within 0.5")
+
+
+def test_without_a_gate_a_score_refuses_nothing(proven):
+    put_scores(proven, Gate(), {BF16: score(proven, BF16, top1=60.0)})
+    assert choice(proven, *BF16_IS_FASTEST).variant == BF16
+
+
+def test_a_lossy_variant_that_was_not_scored_is_refused_and_fp32_is_not(proven):
+    put_scores(proven, top1(2), {})
+    found = choice(proven, *BF16_IS_FASTEST)
+    assert (found.variant, found.held) == (OV, True)
+    assert found.others == {
+        BF16: "refused: not scored here: top1 within 2 is not known to hold",
+        ORT: "2.00 times the time",
+    }
+
+
+def test_fp32_that_scored_too_low_is_refused_too(proven):
+    scores = {OV: score(proven, OV, top1=3.0), BF16: score(proven, BF16, top1=1.0)}
+    put_scores(proven, top1(2), scores)
+    found = choice(proven, latency(ORT, 4.0), latency(OV, 1.0), latency(BF16, 2.0))
+    assert found.variant == BF16
+    assert found.others[OV].startswith("refused: top1 drops by 3.00")
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"files": {"model/openvino-fp32/model.xml": "of another build"}},
+        {"runtime": "openvino 1999.1"},
+        {"machine": replace(this_machine(), processor="another")},
+        {"machine": replace(this_machine(), instructions=("another",))},
+    ],
+    ids=["files", "runtime", "processor", "instructions"],
+)
+def test_a_score_of_something_else_does_not_count(proven, changed):
+    good = score(proven, BF16, top1=0.0)
+    put_scores(proven, top1(2), {BF16: good})
+    assert choice(proven, *BF16_IS_FASTEST).variant == BF16
+    put_scores(proven, top1(2), {BF16: replace(good, provenance=replace(good.provenance, **changed))})
+    found = choice(proven, *BF16_IS_FASTEST)
+    assert found.variant == OV
+    assert found.others[BF16].startswith("refused: not scored here")
+
+
+def test_a_bad_score_of_something_else_does_not_count_against_fp32(proven):
+    bad = score(proven, OV, top1=50.0)
+    elsewhere = replace(bad, provenance=replace(bad.provenance, runtime="openvino 1999.1"))
+    put_scores(proven, top1(2), {OV: elsewhere})
+    assert choice(proven, *BF16_IS_FASTEST).variant == OV
+
+
+def test_a_drop_of_exactly_the_limit_holds(proven):
+    right = np.ones(1000)
+    for lost in (1, 3, 7, 29, 57, 58):
+        wrong = np.where(np.arange(1000) < lost, 0.0, 1.0)
+        drop = replace(score(proven, BF16, top1=0.0), drops={"top1": paired_drop(right, wrong)})
+        put_scores(proven, top1(lost / 10), {BF16: drop})
+        assert choice(proven, *BF16_IS_FASTEST).variant == BF16, lost
+        put_scores(proven, top1((lost - 0.1) / 10), {BF16: drop})
+        assert choice(proven, *BF16_IS_FASTEST).variant == OV, lost
+
+
+def test_a_drop_that_only_rounding_lifts_over_the_limit_holds(proven):
+    drop = 0.1 + 0.2
+    assert drop > 0.3, "in binary"
+    scored = replace(score(proven, BF16, top1=0.0), drops={"top1": Interval(drop, 0.0, 0.5)})
+    put_scores(proven, top1(0.3), {BF16: scored})
+    assert choice(proven, *BF16_IS_FASTEST).variant == BF16
+
+
+def test_what_gains_holds_a_gate_that_allows_nothing(proven):
+    put_scores(proven, top1(0), {BF16: score(proven, BF16, top1=-1.0)})
+    assert choice(proven, *BF16_IS_FASTEST).variant == BF16
+
+
+# where nothing holds
+
+
+def test_what_was_not_asked_for_serves_only_where_nothing_else_holds(proven):
+    put_scores(proven, top1(2), {BF16: score(proven, BF16, top1=1.0)})
+    found = choice(proven, latency(OV, 1.0), latency(ORT, 2.0), latency(BF16, 9.0), reserve={OV, ORT})
+    assert (found.variant, found.held) == (BF16, True), "however fast FP32 is"
+    assert found.others == dict.fromkeys((OV, ORT), "not asked for: kept for where no other holds the gate")
+
+
+def test_where_nothing_holds_the_reserve_serves_and_that_is_said(proven):
+    put_scores(proven, top1(2), {BF16: score(proven, BF16, top1=30.0)})
+    found = choice(proven, *BF16_IS_FASTEST, reserve={ORT, OV})
+    assert (found.variant, found.held) == (OV, False)
+    assert found.reason == "none of what was asked for holds top1 within 2; this is the most precise"
+    assert found.others[BF16].startswith("refused: top1 drops by 30.00")
+
+
+def test_where_nothing_holds_the_most_precise_serves_even_if_it_was_refused(proven):
+    put_scores(proven, top1(2), {name: score(proven, name, top1=30.0) for name in (ORT, OV, BF16)})
+    found = choice(proven, *BF16_IS_FASTEST)
+    assert (found.variant, found.held) == (OV, False)
+    assert found.others[ORT].startswith("refused: top1 drops by 30.00")
+
+
+def test_what_is_excluded_is_refused_for_the_reason_given(proven):
+    put_scores(proven, top1(2), {BF16: score(proven, BF16, top1=0.0)})
+    found = choice(proven, *BF16_IS_FASTEST, excluded={BF16: "with the others it is too much"})
+    assert found.variant == OV
+    assert found.others[BF16] == "refused: with the others it is too much"
+    found = choice(proven, *BF16_IS_FASTEST, excluded=dict.fromkeys((BF16, OV), "too much"))
+    assert (found.variant, found.held) == (ORT, True)
+
+
+# objectives
+
+
+def test_by_throughput_the_best_batch_of_each_counts(proven):
+    put_scores(proven, top1(2, "throughput"), {BF16: score(proven, BF16, top1=9.0)})
+    times = [latency(ORT, 1.0), latency(OV, 2.0), latency(BF16, 0.1), latency(ORT, 8.0, 8), latency(OV, 4.0, 8)]
+    found = choice(proven, *times)
+    assert (found.variant, found.held) == (OV, True)
+    assert found.reason.startswith("the highest throughput of those that agree")
+    assert found.others[ORT] == "2.00 times the time a sample"
+    assert found.others[BF16].startswith("refused: top1 drops by 9.00")
+
+
+def sized(bundle, sizes):
+    """A bundle whose variants need so many bytes, as its manifest says."""
+    files = dict(bundle.manifest.files)
+    for name, size in sizes.items():
+        first, *rest = bundle.manifest.variant(name).files
+        files[first] = replace(files[first], size=size - sum(files[path].size for path in rest))
+    return Bundle(bundle.path, replace(bundle.manifest, files=files))
+
+
+def by_size(bundle, *latencies):
+    return choose(bundle, component_of(bundle), benchmark(*latencies))
+
+
+def test_by_size_the_smallest_is_chosen(proven):
+    put_scores(proven, top1(100, "size"), {BF16: score(proven, BF16, top1=0.0)})
+    small = sized(proven, {ORT: 1_000_000, OV: 3_000_000})
+    found = by_size(small, latency(ORT, 9.0), latency(OV, 1.0), latency(BF16, 1.0))
+    assert found.variant == ORT
+    assert found.reason.startswith("the smallest of those that agree")
+    assert found.others == {OV: "3.00 times the size", BF16: "3.00 times the size"}
+
+
+def test_by_size_a_tie_goes_to_the_more_precise_and_then_to_the_faster(proven):
+    put_scores(proven, top1(100, "size"), {BF16: score(proven, BF16, top1=0.0)})
+    alike = sized(proven, {ORT: 1_010_000, OV: 1_000_000})
+    assert by_size(alike, latency(ORT, 2.0), latency(OV, 3.0), latency(BF16, 1.0)).variant == ORT
+    found = by_size(alike, latency(ORT, 4.0), latency(OV, 3.0), latency(BF16, 1.0))
+    assert found.variant == OV
+    assert found.others[BF16] == "as good within 2%, not more precise"
+
+
+def test_by_size_what_was_not_measured_is_not_chosen(proven):
+    put_scores(proven, top1(2, "size"), {})
+    found = by_size(sized(proven, {ORT: 10_000, OV: 1_000_000}), latency(OV, 1.0))
+    assert (found.variant, {*found.others}) == (OV, {ORT, BF16})
