@@ -312,8 +312,7 @@ def print_verdicts(benchmark: Benchmark, entries: Sequence[Entry], chosen: str, 
             print(f"- no variant is {what}")
             continue
         x = min((x for _, x in found), key=lambda x: x.median)
-        state = "held" if x.speedup and goal and x.speedup.value >= goal else "missed"
-        print(f"- fastest {what}: {x.contender}, {said(x.speedup)} times {BASELINE}; goal {goal}: {state}")
+        print(f"- fastest {what}: {x.contender}, {said(x.speedup)} times {BASELINE}; {judged(x.speedup, goal)}")
 
 
 def ratio(contender: Latency, rival: Latency) -> Interval:
@@ -329,6 +328,13 @@ def ratio(contender: Latency, rival: Latency) -> Interval:
 def _log(speedup: Interval | None) -> tuple[float, float]:
     """The logarithm with half the width of its interval; 0 for the baseline itself."""
     return (float(np.log(speedup.value)), float(np.log(speedup.high / speedup.low) / 2)) if speedup else (0.0, 0.0)
+
+
+def judged(speedup: Interval | None, goal: float | None) -> str:
+    if speedup is None or goal is None:
+        return "no goal"
+    noise = "" if goal <= speedup.low or goal > speedup.high else " within noise"
+    return f"goal {goal}: {'held' if speedup.value >= goal else 'missed'}{noise}"
 
 
 def verdict(against: Interval) -> str:

@@ -33,7 +33,7 @@ def source(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def built_once(tmp_path_factory):
-    """The tiny bundle with every variant that ONNX Runtime and OpenVINO make here of its own graph; not to be changed."""
+    """The tiny bundle with every variant that the runtimes here make of its own graph; not to be changed."""
     bundle = tiny.make_bundle(tmp_path_factory.mktemp("bundles") / "tiny")
     for name in ("onnxruntime", "openvino"):
         for recipe, form in backend(name).recipes.items():

@@ -90,7 +90,7 @@ def test_a_gate_that_nothing_passes_exits_with_3_also_with_v(colours_copy, colou
 def test_what_was_broken_is_mended_and_serves(colours_copy, coloured):
     said = build(colours_copy, "--precision", "int8", "--data", coloured, "--within", "top1=2")
     assert said.code == 0, said.err
-    assert "is mended: 1 nodes stay FP32" in said.err
+    assert f"{INT8} is mended by FP32 for fragile (" in said.err
     assert "fragile: moved back: " in " ".join(said.out.split())
     assert "mended after" in " ".join(said.out.split())
     assert Bundle.open(colours_copy).manifest.variant(INT8).verification.passed
@@ -143,8 +143,8 @@ def test_arrays_can_calibrate(colours_copy, tmp_path):
 def test_score_prints_every_variant_with_its_drop_and_the_gate(colours_copy, coloured):
     said = torchlift("score", colours_copy, "--data", coloured)
     assert said.code == 0, said.err
-    assert row_of(said.out, "PyTorch", "FP32").startswith("PyTorch FP32 100.00 [100.00, 100.00]")
-    assert row_of(said.out, FP32) == f"{FP32} 100.00 [100.00, 100.00] 0.00 [0.00, 0.00] holds"
+    assert row_of(said.out, "PyTorch", "FP32").startswith("PyTorch FP32 top1 100.00 [100.00, 100.00]")
+    assert row_of(said.out, FP32) == f"{FP32} top1 100.00 [100.00, 100.00] 0.00 [0.00, 0.00] holds"
     assert row_of(said.out, "the", "chosen", "together").endswith("0.00 [0.00, 0.00] holds")
     manifest = Bundle.open(colours_copy).manifest
     for name in manifest.scoring.scores.keys() - {FP32}:
@@ -156,7 +156,8 @@ def test_score_prints_every_variant_with_its_drop_and_the_gate(colours_copy, col
 def test_score_with_v_shows_every_metric(colours_copy, coloured):
     said = torchlift("score", colours_copy, "--data", coloured, "-v")
     assert said.code == 0, said.err
-    assert row_of(said.out, "variant") == "variant top1 drop top5 drop gate"
+    assert row_of(said.out, "variant") == "variant metric score drop gate"
+    assert len([line for line in said.out.splitlines() if line.split()[:1] == ["top5"]]) == 4, "of each variant"
 
 
 def test_score_prints_json(colours_copy, coloured):
@@ -181,6 +182,23 @@ def test_score_chooses_again_by_another_gate(colours_copy, coloured):
     manifest = Bundle.open(colours_copy).manifest
     assert manifest.gate == Gate({"top1": 100.0})
     assert not any("drops by" in reason for reason in manifest.choices["model"].others.values())
+
+
+def test_another_objective_leaves_the_limits_as_they_were(colours_copy, coloured):
+    assert torchlift("score", colours_copy, "--data", coloured, "--objective", "size").code == 0
+    assert Bundle.open(colours_copy).manifest.gate == Gate({"top1": 2.0}, "size")
+    assert torchlift("score", colours_copy, "--data", coloured, "--within", "top1=3").code == 0
+    assert Bundle.open(colours_copy).manifest.gate == Gate({"top1": 3.0}, "size")
+
+
+def test_a_report_changes_nothing(colours_copy, coloured):
+    before = Bundle.open(colours_copy).manifest
+    said = torchlift("score", colours_copy, "--data", coloured, "--split", "train", "--report", "--json")
+    assert said.code == 0, said.err
+    scoring = json.loads(said.out)
+    assert scoring["data"]["samples"]["images"] == 32
+    assert scoring["scores"].keys() == before.scoring.scores.keys()
+    assert Bundle.open(colours_copy).manifest == before
 
 
 def test_a_classifier_has_no_files_to_write(colours_copy, coloured, tmp_path):

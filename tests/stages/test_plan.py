@@ -126,6 +126,18 @@ def test_a_network_that_was_trained_for_int8_needs_no_samples(with_bf16):
     assert recipes(Materials(learnt=True), precisions=("int8",)) == {"int8", "int8-dynamic"}
 
 
+@pytest.mark.parametrize(
+    ("materials", "made"),
+    [
+        (Materials(learnt=True), {"onnxruntime": {"int8", "int8-dynamic"}, "openvino": {"int8"}}),
+        (Materials(graphs=frozenset({"int8-s8s8"})), {"onnxruntime": {"int8-dynamic"}, "openvino": {"int8"}}),
+    ],
+    ids=["learnt", "graphs"],
+)
+def test_a_precision_that_is_named_is_made_in_the_forms_that_need_no_samples(without_bf16, materials, made):
+    assert recipes(materials, backends=BOTH, precisions=("int8",)) == made
+
+
 def test_graphs_that_were_calibrated_before_serve_their_backend_alone(without_bf16):
     found = recipes(Materials(data=True, graphs=frozenset({"int8-u8s8"})), backends=BOTH)
     assert found == {"onnxruntime": {"fp32", "int8", "int8-dynamic"}, "openvino": {"fp32"}}

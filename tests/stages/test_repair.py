@@ -253,7 +253,7 @@ def test_a_graph_that_could_not_be_made_cannot_be_searched(colours):
 
 
 def test_bisect_changes_nothing_in_a_bundle_that_has_no_gate(colours, job):
-    build_bundle(colours.path, job("int8", data=False))
+    build_bundle(colours.path, job("int8", data=False, evaluations=0))
     before = Bundle.open(colours.path).manifest
     assert before.gate == Gate()
     assert bisect_bundle(colours.path, INT8, job()).fix == "--keep model:fragile"

@@ -89,8 +89,8 @@ class Backend(ABC):
     on_request: ClassVar[frozenset[str]] = frozenset()
     """Recipes that are made only when they are named: nobody gains speed by them."""
 
-    emulates: ClassVar[frozenset[Precision]] = frozenset()
-    """Precisions that it computes in FP32 in between, so that what they cannot hold does not show."""
+    emulates: ClassVar[frozenset[str]] = frozenset()
+    """Recipes whose FP16 it computes in FP32 in between, so that what that cannot hold does not show."""
 
     @property
     def precisions(self) -> tuple[Precision, ...]:

@@ -11,7 +11,6 @@ import numpy as np
 from torchlift.backends.base import Arrays, Availability, Backend, Session, SessionOptions
 from torchlift.errors import BackendError, ProviderError
 from torchlift.machine import installed_version
-from torchlift.manifest import Precision
 from torchlift.signature import Signature
 
 if TYPE_CHECKING:
@@ -140,9 +139,10 @@ class OnnxRuntimeCpu(OnnxRuntime):
         "fp16": "fp16",
         "int8": "int8-u8s8",
         "int8-dynamic": "int8-dynamic",
+        "int8-fp16": "int8-s8s8-fp16",
     }
-    on_request = frozenset({"fp16"})
-    emulates: ClassVar[frozenset[Precision]] = frozenset({"fp16"})
+    on_request = frozenset({"fp16", "int8-fp16"})
+    emulates = on_request
     provider = "CPUExecutionProvider"
     disabled_optimizers = ("SkipLayerNormFusion",)
     distributions = ("onnxruntime", "onnxruntime-gpu")

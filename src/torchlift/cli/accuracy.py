@@ -69,8 +69,12 @@ def scores_table(manifest: Manifest, *, verbose: bool = False) -> RenderableType
     metrics = list(scoring.metrics) if verbose else [gated_metric(manifest)]
     table = Table(title=f"{manifest.name}: {scoring.task}", title_justify="left", title_style="bold", box=None)
     for name in ("variant", "metric", "score", "drop", "gate"):
-        right = "right" if name in ("score", "drop") else "left"
-        table.add_column(name, justify=right, no_wrap=name in ("metric", "score", "drop"), overflow="fold")
+        table.add_column(
+            name,
+            justify="right" if name in ("score", "drop") else "left",
+            no_wrap=name in ("metric", "score", "drop"),
+            overflow="fold",
+        )
     for metric in metrics:
         table.add_row(scoring.reference, metric, _interval(scoring.metrics[metric]), "", "")
     together = {"the chosen together": scoring.together} if scoring.together else {}

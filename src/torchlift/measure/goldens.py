@@ -12,10 +12,12 @@ from torchlift.bundle import Bundle
 from torchlift.manifest import Component
 from torchlift.signature import CORNERS, Signature
 
+GOLDENS = "goldens.safetensors"
+
 
 @dataclass(frozen=True)
 class Golden:
-    """``name`` is the corner (min, opt, max); arrays have the signature's dtypes and shapes."""
+    """``name`` is the corner (min, opt, max), or says what is in it; arrays have the signature's dtypes and shapes."""
 
     name: str
     inputs: Mapping[str, np.ndarray]
@@ -38,14 +40,20 @@ def save_goldens(file: Path, goldens: Iterable[Golden]) -> None:
 
 def load_goldens(bundle: Bundle, component: Component) -> dict[str, Golden]:
     """The component's goldens by name, in the order min, opt, max."""
+    found = read_goldens(bundle.file(component.goldens))
+    return {corner: found[corner] for corner in CORNERS if corner in found}
+
+
+def read_goldens(file: Path) -> dict[str, Golden]:
+    """The inverse of :func:`save_goldens`, by name."""
     from safetensors.numpy import load_file
 
     found: dict[str, Golden] = {}
-    for key, array in load_file(bundle.file(component.goldens)).items():
-        corner, role, name = key.split("/", 2)
-        golden = found.setdefault(corner, Golden(corner, {}, {}))
+    for key, array in load_file(file).items():
+        golden_name, role, name = key.split("/", 2)
+        golden = found.setdefault(golden_name, Golden(golden_name, {}, {}))
         getattr(golden, role)[name] = array
-    return {corner: found[corner] for corner in CORNERS if corner in found}
+    return found
 
 
 def cut(signature: Signature, inputs: Mapping[str, np.ndarray], sizes: Mapping[str, int]) -> dict[str, np.ndarray]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import PurePosixPath
 
 from torchlift.backends import SessionOptions, backend
 from torchlift.bundle import Bundle
@@ -11,8 +12,8 @@ from torchlift.errors import TorchliftError
 from torchlift.evidence import GoldenCheck, Provenance, Tolerance, Verification, now
 from torchlift.machine import this_machine
 from torchlift.manifest import Precision, Variant
-from torchlift.measure.goldens import Golden, load_goldens
-from torchlift.measure.numerics import SCORED, TOLERANCES, failures, verify_goldens, verify_invariance
+from torchlift.measure.goldens import GOLDENS, Golden, load_goldens, read_goldens
+from torchlift.measure.numerics import TOLERANCES, UNBOUNDED, failures, verify_goldens, verify_invariance
 from torchlift.measure.oracle import HalfSession
 from torchlift.progress import SILENT, Progress
 from torchlift.storage import without_folders
@@ -20,14 +21,13 @@ from torchlift.storage import without_folders
 
 @dataclass(frozen=True)
 class VerifyOptions:
-    """``tolerances`` replaces the default of a precision; ``scored`` where a task judges the variants too."""
+    """``tolerances`` replaces the default of a precision."""
 
     tolerances: Mapping[Precision, Tolerance] = field(default_factory=dict)
     threads: int = 0
-    scored: bool = False
 
     def tolerance(self, precision: Precision) -> Tolerance:
-        return self.tolerances.get(precision, (SCORED if self.scored else TOLERANCES)[precision])
+        return self.tolerances.get(precision, TOLERANCES[precision])
 
     def as_before(self, variant: Variant) -> VerifyOptions:
         """The same, with the tolerance that ``variant`` was last held to where none is given for its precision."""
@@ -47,8 +47,22 @@ def provenance(bundle: Bundle, variant: Variant) -> Provenance:
 
 
 def _proven_files(bundle: Bundle, variant: Variant) -> dict[str, str]:
-    component = bundle.manifest.component(variant.component)
-    return bundle.manifest.hashes((*variant.files, component.goldens))
+    goldens = (bundle.manifest.component(variant.component).goldens, _own_goldens(bundle, variant))
+    return bundle.manifest.hashes((*variant.files, *(path for path in goldens if path)))
+
+
+def _own_goldens(bundle: Bundle, variant: Variant) -> str:
+    """The path of the samples that the variant's graph was calibrated on, with PyTorch's answers; empty without."""
+    graph = bundle.manifest.graph(variant.component, variant.form)
+    return next((path for path in (graph.files if graph else ()) if PurePosixPath(path).name == GOLDENS), "")
+
+
+def judged_goldens(bundle: Bundle, variant: Variant) -> dict[str, Golden]:
+    """The goldens at which the variant is held to its tolerance: real samples where its ranges are calibrated, since it
+    need not know what it will never meet; else the component's.
+    """
+    own = _own_goldens(bundle, variant)
+    return read_goldens(bundle.file(own)) if own else load_goldens(bundle, bundle.manifest.component(variant.component))
 
 
 def proven_here(bundle: Bundle, variant: Variant, tolerance: Tolerance | None = None) -> bool:
@@ -62,6 +76,58 @@ def proven_here(bundle: Bundle, variant: Variant, tolerance: Tolerance | None = 
     return proof.provenance.holds(this_machine(), version, _proven_files(bundle, variant))
 
 
+def runs_here(bundle: Bundle, variant: Variant) -> bool:
+    """Whether the variant gave finite answers with these files, this runtime's release and this processor, right or
+    wrong.
+    """
+    proof = variant.verification
+    if variant.failure or proof is None or any(check.difference.nonfinite_mismatch for check in proof.checks):
+        return False
+    version = backend(variant.backend).version()
+    return bool(proof.checks) and proof.provenance.holds(this_machine(), version, _proven_files(bundle, variant))
+
+
+def verify_variant(
+    bundle: Bundle, variant: Variant, options: VerifyOptions | None = None, progress: Progress = SILENT
+) -> Verification:
+    """Run the variant at all goldens and in other company, and judge it by its precision's tolerance; at goldens that
+    are unlike what it was calibrated on, it must be finite and of the right shape.
+
+    A runtime that fails to run it is a failed verification, not an exception.
+    """
+    options = options or VerifyOptions()
+    tolerance = options.tolerance(variant.precision)
+    component = bundle.manifest.component(variant.component)
+    drawn, judged = load_goldens(bundle, component), judged_goldens(bundle, variant)
+    goldens = {**drawn, **judged}
+    checks: dict[str, tuple[GoldenCheck, ...]] = {}
+    invariance: tuple[GoldenCheck, ...] = ()
+    wrong: tuple[str, ...] = ()
+    with progress.stage(f"verify {variant.name}", len(goldens) + 1) as stage:
+        try:
+            with backend(variant.backend).open(
+                bundle.file(variant.model), component.signature, variant.recipe, SessionOptions(options.threads)
+            ) as session:
+                for name, golden in goldens.items():
+                    checks[name] = verify_goldens(session.run, [golden])
+                    stage.advance()
+                for corner in ("opt", "max"):
+                    invariance = invariance or verify_invariance(session.run, component.signature, drawn[corner])
+                stage.advance()
+            if variant.recipe in backend(variant.backend).emulates:
+                smallest = next(iter(judged))
+                checks[smallest] += _in_true_half(bundle, variant, judged[smallest])
+        except TorchliftError as error:
+            wrong = (without_folders(error.message),)
+        except Exception as error:
+            wrong = (without_folders(f"{variant.backend} failed: {type(error).__name__}: {error}"),)
+    held = tuple(check for name in judged for check in checks.get(name, ()))
+    finite = tuple(check for name in goldens if name not in judged for check in checks.get(name, ()))
+    wrong += failures(held, tolerance) + failures(finite, UNBOUNDED)
+    wrong += tuple(f"rows depend on their neighbours: {f}" for f in failures(invariance, tolerance))
+    return Verification(provenance(bundle, variant), tolerance, held, invariance, wrong)
+
+
 def _in_true_half(bundle: Bundle, variant: Variant, golden: Golden) -> tuple[GoldenCheck, ...]:
     """What the variant's graph answers where every result is rounded to FP16: GPUs do so, this runtime does not."""
     graph = bundle.manifest.graph(variant.component, variant.form)
@@ -70,39 +136,3 @@ def _in_true_half(bundle: Bundle, variant: Variant, golden: Golden) -> tuple[Gol
     with HalfSession(bundle.file(graph.model), bundle.manifest.component(variant.component).signature) as session:
         checks = verify_goldens(session.run, [golden])
     return tuple(replace(check, golden=f"{check.golden} in true half precision") for check in checks)
-
-
-def verify_variant(
-    bundle: Bundle, variant: Variant, options: VerifyOptions | None = None, progress: Progress = SILENT
-) -> Verification:
-    """Run the variant at all goldens and in other company, and judge it by its precision's tolerance.
-
-    A runtime that fails to run it is a failed verification, not an exception.
-    """
-    options = options or VerifyOptions()
-    tolerance = options.tolerance(variant.precision)
-    component = bundle.manifest.component(variant.component)
-    goldens = load_goldens(bundle, component)
-    checks: tuple[GoldenCheck, ...] = ()
-    invariance: tuple[GoldenCheck, ...] = ()
-    wrong: tuple[str, ...] = ()
-    with progress.stage(f"verify {variant.name}", len(goldens) + 1) as stage:
-        try:
-            with backend(variant.backend).open(
-                bundle.file(variant.model), component.signature, variant.recipe, SessionOptions(options.threads)
-            ) as session:
-                for golden in goldens.values():
-                    checks += verify_goldens(session.run, [golden])
-                    stage.advance()
-                for corner in ("opt", "max"):
-                    invariance = invariance or verify_invariance(session.run, component.signature, goldens[corner])
-                stage.advance()
-            if variant.precision in backend(variant.backend).emulates:
-                checks += _in_true_half(bundle, variant, goldens["min"])
-        except TorchliftError as error:
-            wrong = (without_folders(error.message),)
-        except Exception as error:
-            wrong = (without_folders(f"{variant.backend} failed: {type(error).__name__}: {error}"),)
-    wrong += failures(checks, tolerance)
-    wrong += tuple(f"rows depend on their neighbours: {f}" for f in failures(invariance, tolerance))
-    return Verification(provenance(bundle, variant), tolerance, checks, invariance, wrong)

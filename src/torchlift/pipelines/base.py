@@ -124,7 +124,7 @@ def require_verified(bundle: Bundle, variant: Variant, progress: Progress) -> No
         raise VerificationError(f"{variant.name} was not built: {variant.failure}", remedy="Choose another variant.")
     if not proven_here(bundle, variant):
         progress.note(f"{variant.name} was not verified on this machine with these releases: verifying it now")
-        proof = verify_variant(bundle, variant, _as_before(bundle, variant, progress), progress)
+        proof = verify_variant(bundle, variant, _as_before(variant, progress), progress)
         variant = replace(variant, verification=proof)
         try:
             with locked(bundle.path):
@@ -141,9 +141,9 @@ def require_verified(bundle: Bundle, variant: Variant, progress: Progress) -> No
         )
 
 
-def _as_before(bundle: Bundle, variant: Variant, progress: Progress) -> VerifyOptions:
+def _as_before(variant: Variant, progress: Progress) -> VerifyOptions:
     """The tolerance that the variant was last held to, where it was; one that is looser than the default is noted."""
-    default = VerifyOptions(scored=bundle.manifest.scoring is not None)
+    default = VerifyOptions()
     kept, usual = (o.tolerance(variant.precision) for o in (default.as_before(variant), default))
     if kept.scaled > usual.scaled or kept.cosine < usual.cosine:
         progress.note(

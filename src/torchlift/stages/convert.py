@@ -8,8 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
 import onnx_ir as ir
 
+from torchlift.backends import backend
 from torchlift.bundle import Bundle, key_of
 from torchlift.errors import InputError, StorageError, TorchliftError
 from torchlift.evidence import Conversion, Repair
@@ -17,6 +19,7 @@ from torchlift.graph.units import module_of, name_nodes
 from torchlift.machine import installed_version
 from torchlift.manifest import SOURCE_FORM, Component, Graph
 from torchlift.measure.calibration import CalibrationOptions
+from torchlift.measure.goldens import GOLDENS, Golden, save_goldens
 from torchlift.progress import SILENT, Progress
 from torchlift.stages.forms import FORMS, Converted, Draw, FormOptions
 from torchlift.stages.samples import Feeds, Samples
@@ -68,7 +71,7 @@ def convert_component(
             continue
         try:
             with progress.stage(f"convert {component.name} to {form}"):
-                put_graph(bundle, graph, _maker(source, form, samples, draw, settings, progress))
+                put_graph(bundle, graph, _maker(source, component, form, samples, draw, settings, progress))
         except StorageError:
             raise
         except TorchliftError as error:
@@ -77,17 +80,31 @@ def convert_component(
 
 
 def _maker(
-    source: Path, form: str, samples: Samples, draw: Draw, options: FormOptions, progress: Progress
+    source: Path,
+    component: Component,
+    form: str,
+    samples: Samples,
+    draw: Draw,
+    options: FormOptions,
+    progress: Progress,
 ) -> Callable[[Path], Conversion]:
     usable = draw if samples.given or not FORMS[form].calibrated else None
 
     def make(folder: Path) -> Conversion:
         converted = FORMS[form].make(source, folder, usable, options, progress)
+        if FORMS[form].calibrated and samples.real:
+            save_goldens(folder / GOLDENS, [_answered(source, component, draw()[0])])
         found = converted.ranges
         calibration = f"{sum(map(_rows, draw()))} samples of {samples.said}, {found}" if found else ""
         return conversion_of(converted, calibration)
 
     return make
+
+
+def _answered(source: Path, component: Component, inputs: Mapping[str, np.ndarray]) -> Golden:
+    """Samples with the answers of the FP32 graph, which are PyTorch's: the export proved it."""
+    with backend("onnxruntime").open(source, component.signature) as session:
+        return Golden("samples", inputs, session.run(inputs))
 
 
 def conversion_of(converted: Converted, calibration: str, repair: Repair | None = None) -> Conversion:

@@ -107,7 +107,6 @@ def make_variants(
     samples = samples_of(bundle, options, progress)
     for component in bundle.manifest.components:
         convert_component(bundle, component, forms, samples, options.convert, progress)
-    options = replace(options, verify=replace(options.verify, scored=scorer is not None))
     reserve = _reserve(bundle, pairs)
     build_and_verify(bundle, [*pairs, *reserve], options.verify, progress)
     _mark(bundle, pairs, reserve)

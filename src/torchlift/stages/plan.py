@@ -95,14 +95,16 @@ def _wanted(name: str, recipe: str, options: BuildOptions, materials: Materials)
     if runtime.recipes[recipe] == _NNCF and recipe not in options.precisions and not materials.has_nncf:
         return False
     if options.precisions:
-        return recipe in options.precisions or precision_of(recipe) in options.precisions
+        by_precision = precision_of(recipe) in options.precisions and recipe not in runtime.on_request
+        return recipe in options.precisions or by_precision
     return recipe not in runtime.on_request and (materials.data or precision_of(recipe) in UNSCORED)
 
 
 def _require_samples(pairs: list[tuple[str, str]], options: BuildOptions, materials: Materials) -> None:
     for asked in options.precisions:
         meant = [backend(n).recipes[r] for n, r in pairs if asked in (r, precision_of(r))]
-        if not all(materials.allow(form) for form in meant):
+        calibrated = [form for form in meant if form in FORMS and FORMS[form].calibrated]
+        if calibrated and not any(materials.allow(form) for form in calibrated):
             raise InputError(
                 f"{asked} needs samples to calibrate on, and none are given",
                 remedy="Give --calibration FOLDER with some hundred real inputs, or ask for int8-dynamic, which finds "

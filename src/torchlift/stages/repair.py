@@ -15,10 +15,9 @@ from torchlift.evidence import Conversion, Gate, Repair
 from torchlift.graph.units import Unit
 from torchlift.manifest import Graph, Variant
 from torchlift.measure.bisect import Finding, Search, bisect
-from torchlift.measure.goldens import load_goldens
 from torchlift.measure.numerics import distance
 from torchlift.measure.oracle import HalfSession
-from torchlift.measure.verify import VerifyOptions
+from torchlift.measure.verify import VerifyOptions, judged_goldens, runs_here
 from torchlift.progress import SILENT, Progress
 from torchlift.stages.build import build_variant, verify_all
 from torchlift.stages.convert import conversion_of, put_graph
@@ -72,7 +71,7 @@ class Workbench:
         self.graph = graph
         self.converter = converter
         self.runtime = backend(variant.backend)
-        self.emulated = variant.precision in self.runtime.emulates
+        self.emulated = variant.recipe in self.runtime.emulates
         self._scorer = None if self.emulated else scorer
         self._metric = metric
         self._threads = threads
@@ -119,8 +118,8 @@ class Workbench:
         )
 
     def _distance_at_goldens(self, session: Session) -> float:
-        goldens = load_goldens(self.bundle, self.component)
-        golden = goldens["min" if self.emulated else "opt"]
+        goldens = judged_goldens(self.bundle, self.variant)
+        golden = goldens.get("opt", next(iter(goldens.values()))) if not self.emulated else next(iter(goldens.values()))
         answers = session.run(golden.inputs)
         return max(distance(answers[name], expected) for name, expected in golden.outputs.items())
 
@@ -164,24 +163,23 @@ def repair(
     before = _problem(bundle, variant, scorer, bundle.manifest.gate)
     if not before or options.evaluations < 2:
         return
-    agrees = variant.verification is not None and variant.verification.passed
-    bench = Workbench(bundle, variant, fewer() if agrees else None, options.metric, options.threads)
+    bench = Workbench(bundle, variant, fewer() if before.on_task else None, options.metric, options.threads)
     search = find_culprits(bench, int(_SEARCH_SHARE * options.evaluations), progress)
     spent, count = search.evaluations, 1
     while spent < options.evaluations:
         worst = search.findings[:count]
         moved = {unit.node: _reason(finding) for finding in worst for unit in finding.items}
         if len(moved) > (1 - _LEAST_SHARE) * len(bench.converter.candidates):
-            progress.note(f"{variant.name} is not mended: half of its nodes would have to stay FP32 ({before})")
+            progress.note(f"{variant.name} is not mended: half of its nodes would have to stay FP32 ({before.said})")
             return
         problem, spent = _mend(bench, moved, search, scorer, verify, options, spent + 1, progress), spent + 1
         if not problem:
-            progress.note(f"{variant.name} is mended by FP32 for {', '.join(_names(bench, moved))} ({before})")
+            progress.note(f"{variant.name} is mended by FP32 for {', '.join(_names(bench, moved))} ({before.said})")
             return
         if count >= len(search.findings):
             break
         count *= 2
-    progress.note(f"{variant.name} is not mended within {options.evaluations} evaluations ({before})")
+    progress.note(f"{variant.name} is not mended within {options.evaluations} evaluations ({before.said})")
 
 
 def _mend(
@@ -193,7 +191,7 @@ def _mend(
     options: RepairOptions,
     spent: int,
     progress: Progress,
-) -> str:
+) -> _Problem | None:
     """Put the graph with ``moved`` in FP32 into the bundle, and say what is still wrong with the variant."""
     bundle, variant = bench.bundle, bench.variant
     rest = [unit for unit in bench.converter.candidates if unit.node not in moved]
@@ -231,15 +229,21 @@ def _note_held(bundle: Bundle, graph: Graph) -> None:
     bundle.commit(bundle.manifest.with_graph(mended))
 
 
-def _problem(bundle: Bundle, variant: Variant, scorer: Scorer | None, gate: Gate) -> str:
-    """Why a variant may not serve, where moving nodes back may help; empty where it may serve."""
+@dataclass(frozen=True)
+class _Problem:
+    """Why a variant may not serve, in words, and whether it is the task that it fails, or the goldens."""
+
+    said: str
+    on_task: bool
+
+
+def _problem(bundle: Bundle, variant: Variant, scorer: Scorer | None, gate: Gate) -> _Problem | None:
+    """Why a variant may not serve, where moving nodes back may help; None where it may serve."""
     if variant.failure or variant.verification is None or not isinstance(FORMS.get(variant.form), (Half, Integers)):
-        return ""
-    if not variant.verification.passed:
-        return variant.verification.failures[0]
-    if scorer is None or not gate.within:
-        return ""
-    return gate.breach(score_variant(scorer, variant))
+        return None
+    if scorer is not None and runs_here(bundle, variant) and (breach := gate.breach(score_variant(scorer, variant))):
+        return _Problem(breach, on_task=True)
+    return None if variant.verification.passed else _Problem(variant.verification.failures[0], on_task=False)
 
 
 def _names(bench: Workbench, nodes: Mapping[str, str]) -> list[str]:

@@ -46,13 +46,14 @@ def train_split(data: Path | None, read: ReadOptions, scored: str) -> Calibratio
 @dataclass(frozen=True)
 class Samples:
     """Where samples are from, in words, with a ``key`` that changes with them, and how to get a component's; ``given``
-    by the user to calibrate on.
+    by the user to calibrate on; ``real`` where they are of a data set.
     """
 
     said: str
     key: str
     of: Callable[[Component], Feeds]
     given: bool = False
+    real: bool = False
 
 
 def goldens_as_samples(bundle: Bundle) -> Samples:
@@ -76,7 +77,7 @@ def data_as_samples(
             run(component.name, recorder)
         return recorder.feeds
 
-    return Samples(run.name, run.fingerprint, feeds, given)
+    return Samples(run.name, run.fingerprint, feeds, given, real=True)
 
 
 class _Recorder(Session):
