@@ -236,7 +236,9 @@ def peers_of(subject: Subject, count: int, failed: dict[str, str]) -> list[Entry
 
 
 def ours_of(subject: Subject, failed: dict[str, str]) -> list[Entry]:
-    """Every variant that was built and could be verified."""
+    """Every variant that was built and runs, at the same goldens as the peers; what its own proof failed in counts too:
+    a calibrated variant is proven on samples like those that it was calibrated on.
+    """
     bundle, component = opened(subject)
     found = []
     for variant in bundle.manifest.variants_of(component.name):
@@ -244,8 +246,11 @@ def ours_of(subject: Subject, failed: dict[str, str]) -> list[Entry]:
         if proof is None or not proof.checks:
             failed[variant.name] = variant.failure or (proof.failures[0] if proof else "it was not verified")
             continue
-        agreement = replace(_summary(proof.checks, variant.precision), failures=proof.failures)
-        found.append(Entry(contender_of(bundle, variant), agreement, variant))
+        say(f"{subject.title}: {variant.name}")
+        contender = contender_of(bundle, variant)
+        agreement = apart(agreement_of, contender.open, subject, variant.precision)
+        agreement = replace(agreement, failures=(*proof.failures, *agreement.failures))
+        found.append(Entry(contender, agreement, variant))
     return found
 
 

@@ -186,18 +186,18 @@ def _difference(variant: Variant) -> str:
 def _verdict(manifest: Manifest, variant: Variant) -> str:
     if variant.failure:
         return f"not built: {variant.failure}"
-    if variant.verification is not None and not variant.verification.passed:
-        return f"refused: {variant.verification.failures[0]}"
     choice = manifest.choices.get(variant.component)
     if choice is not None and choice.variant == variant.name:
         return _CHOSEN
     if choice is not None and variant.name in choice.others:
         return choice.others[variant.name]
+    if variant.verification is not None and not variant.verification.passed:
+        return f"refused: {variant.verification.failures[0]}"
     return "not verified" if variant.verification is None else "verified"
 
 
 def _caption(component: Component, benchmark: Benchmark | None, width: int) -> str:
-    diff = "largest diff: at all goldens, as a share of the output's largest magnitude."
+    diff = "largest diff: at the goldens (calibrated: at samples), as a share of the output's largest magnitude."
     if benchmark is None:
         return diff
     others = {n: s for n, s in benchmark.latencies[0].sizes.items() if n != "batch"} if benchmark.latencies else {}

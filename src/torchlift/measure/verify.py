@@ -47,11 +47,11 @@ def provenance(bundle: Bundle, variant: Variant) -> Provenance:
 
 
 def _proven_files(bundle: Bundle, variant: Variant) -> dict[str, str]:
-    goldens = (bundle.manifest.component(variant.component).goldens, _own_goldens(bundle, variant))
+    goldens = (bundle.manifest.component(variant.component).goldens, own_goldens(bundle, variant))
     return bundle.manifest.hashes((*variant.files, *(path for path in goldens if path)))
 
 
-def _own_goldens(bundle: Bundle, variant: Variant) -> str:
+def own_goldens(bundle: Bundle, variant: Variant) -> str:
     """The path of the samples that the variant's graph was calibrated on, with PyTorch's answers; empty without."""
     graph = bundle.manifest.graph(variant.component, variant.form)
     return next((path for path in (graph.files if graph else ()) if PurePosixPath(path).name == GOLDENS), "")
@@ -61,7 +61,7 @@ def judged_goldens(bundle: Bundle, variant: Variant) -> dict[str, Golden]:
     """The goldens at which the variant is held to its tolerance: real samples where its ranges are calibrated, since it
     need not know what it will never meet; else the component's.
     """
-    own = _own_goldens(bundle, variant)
+    own = own_goldens(bundle, variant)
     return read_goldens(bundle.file(own)) if own else load_goldens(bundle, bundle.manifest.component(variant.component))
 
 

@@ -69,7 +69,7 @@ def _breaches(bundle: Bundle, variants: Collection[Variant], gate: Gate) -> dict
     found = {}
     for variant in variants:
         score = score_here(bundle, variant)
-        if score is None and variant.precision != "fp32":
+        if score is None and variant.precision != "fp32" and proven_here(bundle, variant):
             found[variant.name] = f"not scored here: {gate} is not known to hold"
         elif score is not None and (breach := gate.breach(score)):
             found[variant.name] = breach
@@ -135,12 +135,12 @@ def _why_not(
         return f"not built: {variant.failure}"
     if variant.name in benchmark.failures:
         return f"not measured: {benchmark.failures[variant.name]}"
+    if variant.name in refused:
+        return f"refused: {refused[variant.name]}"
     if variant.verification is not None and not variant.verification.passed:
         return f"refused: {variant.verification.failures[0]}"
     if variant.name not in costs.of:
         return "not verified on this machine"
-    if variant.name in refused:
-        return f"refused: {refused[variant.name]}"
     if variant.name in reserve:
         return "not asked for: kept for where no other holds the gate"
     ratio = costs.of[variant.name] / costs.of[winner]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ from torchlift.manifest import Graph, Variant
 from torchlift.measure.bisect import Finding, Search, bisect
 from torchlift.measure.numerics import distance
 from torchlift.measure.oracle import HalfSession
-from torchlift.measure.verify import VerifyOptions, judged_goldens, runs_here
+from torchlift.measure.verify import VerifyOptions, judged_goldens, own_goldens, runs_here
 from torchlift.progress import SILENT, Progress
 from torchlift.stages.build import build_variant, verify_all
 from torchlift.stages.convert import conversion_of, put_graph
@@ -202,6 +203,8 @@ def _mend(
 
     def make(folder: Path) -> Conversion:
         converted = bench.converter.write(folder, moved)
+        if own := own_goldens(bundle, variant):
+            shutil.copy(bundle.file(own), folder)
         share = converted.count / (converted.count + len(converted.kept))
         record = Repair(tuple(moved), bench.measure, search.total, after, share, spent, held=False)
         return conversion_of(converted, calibration, record)
