@@ -20,7 +20,7 @@ from torchlift.manifest import SOURCE_FORM, Component, Manifest, Variant
 from torchlift.measure.bisect import Search
 from torchlift.measure.calibration import UnitNoise, collect, noise_by_unit
 from torchlift.measure.latency import Contender
-from torchlift.measure.verify import VerifyOptions, proven_here
+from torchlift.measure.verify import VerifyOptions, runs_here
 from torchlift.progress import SILENT, Progress
 from torchlift.stages.bench import BenchOptions, bench_component
 from torchlift.stages.build import build_and_verify, verify_all
@@ -367,8 +367,8 @@ def report_bundle(
     _require_data(options)
     bundle = Bundle.open(path, progress)
     scorer = _scorer(bundle, options, references, progress)
-    proven = [v for v in bundle.manifest.variants if proven_here(bundle, v)]
-    scores = {v.name: scorer.score({v.component: v}) for v in proven}
+    ours = [v for v in bundle.manifest.variants if runs_here(bundle, v)]
+    scores = {v.name: scorer.score({v.component: v}) for v in ours}
     chosen = {name: bundle.manifest.variant(choice.variant) for name, choice in bundle.manifest.choices.items()}
     together = scorer.score(chosen) if chosen and all(v.name in scores for v in chosen.values()) else None
     _save(scorer, write)
