@@ -280,7 +280,9 @@ class Gate:
     def breach(self, score: Score) -> str:
         """Which limit a score exceeds, in words; empty where it holds all."""
         for metric, limit in self.within.items():
-            drop = score.drops[metric]
+            drop = score.drops.get(metric)
+            if drop is None:
+                return f"{metric} was not scored"
             if drop.value > limit + _ROUNDING:
                 return f"{metric} drops by {drop.value:.2f} [{drop.low:.2f}, {drop.high:.2f}], at most {limit:g} may"
         return ""

@@ -6,8 +6,8 @@ from dataclasses import replace
 import gated
 import pytest
 import staged
-from colours import clip as clip_without_graphs  # noqa: F401
-from colours import muge  # noqa: F401
+from colour_models import clip as clip_without_graphs  # noqa: F401
+from colour_models import muge  # noqa: F401
 
 from torchlift.bundle import Bundle
 from torchlift.datasets import ReadOptions

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from colours import sessions
+from colour_models import sessions
 from staged import component_of
 
 from torchlift.backends import Session

@@ -1,3 +1,3 @@
 """What the tests of tasks share."""
 
-from colours import classifier, clip, muge, progress  # noqa: F401
+from colour_models import classifier, clip, muge, progress  # noqa: F401

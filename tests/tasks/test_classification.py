@@ -2,7 +2,7 @@ import pickle
 
 import numpy as np
 import pytest
-from colours import COLOURS, ask, picture, scores, sessions, write_folders, write_muge
+from colour_models import COLOURS, ask, picture, scores, sessions, write_folders, write_muge
 from datafiles import database
 
 from torchlift.errors import DataError

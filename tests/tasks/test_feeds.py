@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import tiny
-from colours import COLOURS, picture, sessions, write_folders, write_muge
+from colour_models import COLOURS, picture, sessions, write_folders, write_muge
 
 from torchlift.backends import Session
 from torchlift.datasets import ReadOptions
@@ -43,7 +43,7 @@ def test_retrieval_data_feed_images_and_texts(clip, muge):
 
 
 def test_what_is_fed_is_what_a_task_feeds(clip, muge):
-    from colours import ask
+    from colour_models import ask
 
     from torchlift.tasks import open_task
 

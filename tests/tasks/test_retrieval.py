@@ -2,7 +2,7 @@ import json
 
 import numpy as np
 import pytest
-from colours import COLOURS, TEXTS, Numpy, ask, picture, read, scores, see, sessions, write_muge
+from colour_models import COLOURS, TEXTS, Numpy, ask, picture, read, scores, see, sessions, write_muge
 
 from torchlift.datasets import ReadOptions
 from torchlift.datasets.results import read_features, read_predictions

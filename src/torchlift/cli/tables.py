@@ -128,7 +128,7 @@ def _component_table(manifest: Manifest, component: Component, width: int) -> Re
 def gated_metric(manifest: Manifest) -> str:
     """The metric that tables show: the gate's first, else the task's primary; empty where the task was not scored."""
     scoring = manifest.scoring
-    return next(iter(manifest.gate.within), scoring.primary) if scoring else ""
+    return next((m for m in manifest.gate.within if m in scoring.metrics), scoring.primary) if scoring else ""
 
 
 def _score(manifest: Manifest, variant: Variant) -> tuple[str, str]:
@@ -187,12 +187,13 @@ def _verdict(manifest: Manifest, variant: Variant) -> str:
     if variant.failure:
         return f"not built: {variant.failure}"
     choice = manifest.choices.get(variant.component)
+    why_not = choice.others.get(variant.name, "") if choice is not None else ""
+    if variant.verification is not None and not variant.verification.passed:
+        return why_not if why_not.startswith("refused: ") else f"refused: {variant.verification.failures[0]}"
     if choice is not None and choice.variant == variant.name:
         return _CHOSEN
-    if choice is not None and variant.name in choice.others:
-        return choice.others[variant.name]
-    if variant.verification is not None and not variant.verification.passed:
-        return f"refused: {variant.verification.failures[0]}"
+    if why_not:
+        return why_not
     return "not verified" if variant.verification is None else "verified"
 
 

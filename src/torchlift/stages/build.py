@@ -84,9 +84,7 @@ def verify_all(
     *,
     again: bool = False,
 ) -> None:
-    """Verify each variant that is not yet proven here at the asked tolerance; ``again``: each, at the tolerance that it
-    was held to before, where none is asked for.
-    """
+    """Verify each variant that is not yet proven here at the asked tolerance (``again``: each)."""
     options = options or VerifyOptions()
     for variant in variants:
         if variant.failure:
@@ -97,7 +95,7 @@ def verify_all(
             continue
         if not again and proven_here(bundle, variant, options.tolerance(variant.precision)):
             continue
-        proof = verify_variant(bundle, variant, options.as_before(variant) if again else options, progress)
+        proof = verify_variant(bundle, variant, options, progress)
         bundle.commit(bundle.manifest.with_variant(replace(variant, verification=proof)))
 
 

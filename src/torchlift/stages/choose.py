@@ -41,7 +41,8 @@ def choose(
     """
     gate = bundle.manifest.gate
     ours = bundle.manifest.variants_of(component.name)
-    costs = _COSTS[gate.objective](bundle, benchmark, [v for v in ours if proven_here(bundle, v)])
+    proven = {v.name: v for v in ours if proven_here(bundle, v)}
+    costs = _COSTS[gate.objective](bundle, benchmark, proven.values())
     if not costs.of:
         raise BackendUnavailableError(
             f"no variant of {component.name} can serve: none was both verified and measured",
@@ -55,7 +56,9 @@ def choose(
     choice = Choice(
         variant=winner,
         reason=reason if holding else f"none of what was asked for holds {gate}; this is the most precise",
-        others={v.name: _why_not(v, costs, winner, refused, reserve, benchmark) for v in ours if v.name != winner},
+        others={
+            v.name: _why_not(v, costs, winner, refused, reserve, proven, benchmark) for v in ours if v.name != winner
+        },
         held=bool(holding),
     )
     bundle.commit(replace(bundle.manifest, choices={**bundle.manifest.choices, component.name: choice}))
@@ -129,6 +132,7 @@ def _why_not(
     winner: str,
     refused: Mapping[str, str],
     reserve: Collection[str],
+    proven: Collection[str],
     benchmark: Benchmark,
 ) -> str:
     if variant.failure:
@@ -140,7 +144,7 @@ def _why_not(
     if variant.verification is not None and not variant.verification.passed:
         return f"refused: {variant.verification.failures[0]}"
     if variant.name not in costs.of:
-        return "not verified on this machine"
+        return "not measured" if variant.name in proven else "not verified on this machine"
     if variant.name in reserve:
         return "not asked for: kept for where no other holds the gate"
     ratio = costs.of[variant.name] / costs.of[winner]

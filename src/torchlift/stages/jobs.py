@@ -221,7 +221,9 @@ def _on_fewer(
 
 def _metric(bundle: Bundle, scorer: Scorer | None) -> str:
     """What the search for culprits looks at: the gate's first metric, else the task's primary."""
-    return next(iter(bundle.manifest.gate.within), scorer.task.primary if scorer else "")
+    if scorer is None:
+        return ""
+    return next((metric for metric in bundle.manifest.gate.within if metric in scorer.outcomes), scorer.task.primary)
 
 
 def bench_and_choose(

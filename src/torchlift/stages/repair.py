@@ -94,7 +94,7 @@ class Workbench:
     @contextmanager
     def _session(self, keep: Mapping[str, str]) -> Iterator[Session]:
         signature = self.component.signature
-        with tempfile.TemporaryDirectory(dir=self.bundle.path, prefix=".trial-") as temporary:
+        with tempfile.TemporaryDirectory(prefix="torchlift-") as temporary:
             graph, built = Path(temporary) / "graph", Path(temporary) / "built"
             for folder in (graph, built):
                 folder.mkdir()
