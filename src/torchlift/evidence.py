@@ -264,7 +264,7 @@ class Scoring:
 
 Objective = Literal["latency", "throughput", "size"]
 
-_ROUNDING = 1e-9
+ROUNDING = 1e-9
 """Points by which a drop may exceed its limit: shares of counts are not exact in binary."""
 
 
@@ -283,7 +283,7 @@ class Gate:
             drop = score.drops.get(metric)
             if drop is None:
                 return f"{metric} was not scored"
-            if drop.value > limit + _ROUNDING:
+            if drop.value > limit + ROUNDING:
                 return f"{metric} drops by {drop.value:.2f} [{drop.low:.2f}, {drop.high:.2f}], at most {limit:g} may"
         return ""
 

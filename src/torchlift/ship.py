@@ -11,6 +11,7 @@ from pathlib import Path
 from torchlift.backends import Session, backend
 from torchlift.bundle import Bundle, staging
 from torchlift.errors import CheckpointError
+from torchlift.evidence import Gate
 from torchlift.export import ExportOptions, export_component, export_key
 from torchlift.families import family
 from torchlift.families.base import LoadOptions, Model
@@ -105,9 +106,12 @@ def _keep_only(bundle: Bundle, pairs: Sequence[tuple[str, str]]) -> None:
     manifest = bundle.manifest
     forms = {backend(name).recipes[recipe] for name, recipe in pairs}
     graphs = tuple(g for g in manifest.graphs if g.form in forms)
-    variants = tuple(v for v in manifest.variants if (v.backend, v.recipe) in pairs)
+    variants = tuple(v for v in manifest.variants if (v.backend, v.recipe) in pairs or v.reserve)
     if (graphs, variants) != (manifest.graphs, manifest.variants):
-        bundle.commit(replace(manifest, graphs=graphs, variants=variants, benchmarks={}, choices={}))
+        manifest = replace(manifest, graphs=graphs, variants=variants, benchmarks={}, choices={})
+    kept = replace(manifest, gate=Gate())
+    if kept != bundle.manifest:
+        bundle.commit(kept)
 
 
 def _write_assets(bundle: Bundle, model: Model) -> None:

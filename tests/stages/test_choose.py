@@ -216,7 +216,7 @@ def test_where_nothing_holds_the_reserve_serves_and_that_is_said(proven):
     put_scores(proven, top1(2), {BF16: score(proven, BF16, top1=30.0)})
     found = choice(proven, *BF16_IS_FASTEST, reserve={ORT, OV})
     assert (found.variant, found.held) == (OV, False)
-    assert found.reason == "none of what was asked for holds top1 within 2; this is the most precise"
+    assert found.reason == "none of what was asked for holds top1 within 2: FP32 serves"
     assert found.others[BF16].startswith("refused: top1 drops by 30.00")
 
 
@@ -284,3 +284,23 @@ def test_by_size_what_was_not_measured_is_not_chosen(proven):
     put_scores(proven, top1(2, "size"), {})
     found = by_size(sized(proven, {ORT: 10_000, OV: 1_000_000}), latency(OV, 1.0))
     assert (found.variant, {*found.others}) == (OV, {ORT, BF16})
+
+
+def test_what_is_refused_never_serves_not_even_alone(proven):
+    put_scores(proven, top1(2), {BF16: score(proven, BF16, top1=30.0)})
+    with pytest.raises(
+        BackendUnavailableError, match="no variant may serve, and FP32 was not made or measured"
+    ) as error:
+        choose(proven, component_of(proven), benchmark(latency(BF16, 1.0)))
+    assert f"{BF16}: top1 drops by 30.00" in error.value.message
+
+
+def test_times_of_another_machine_or_of_other_files_decide_nothing(proven):
+    times = benchmark(latency(ORT, 4.0), latency(OV, 2.0))
+    elsewhere = replace(times, machine=replace(this_machine(), processor="another"))
+    with pytest.raises(BackendUnavailableError, match="none was both verified and measured"):
+        choose(proven, component_of(proven), elsewhere)
+    path = proven.manifest.variant(OV).files[0]
+    found = choose(proven, component_of(proven), replace(times, files={path: "0" * 64}))
+    assert found.variant == ORT
+    assert found.others[OV] == "not measured"

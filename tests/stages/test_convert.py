@@ -340,3 +340,26 @@ def test_nncf_makes_a_graph_of_its_own(colours):
     assert colours.file(graph.model).with_suffix(".bin").is_file()
     assert graph.conversion.calibration.startswith("8 samples of noise")
     assert graph.conversion.candidates == 0, "it does not say what it did to which node"
+
+
+def test_nodes_to_keep_hold_later_too_at_the_ranges_that_are_there(colours):
+    made = convert(colours, NODE_BY_NODE[1:3], given())
+    options = ConvertOptions(keep=("model:fragile",))
+    later = convert(colours, NODE_BY_NODE[1:3], nothing_given(), options)
+    for form, graph in later.items():
+        assert "fragile" in {node.module for node in graph.conversion.kept}
+        assert graph.conversion.converted == made[form].conversion.converted - 1
+        assert graph.conversion.calibration == made[form].conversion.calibration
+    assert convert(colours, NODE_BY_NODE[1:3], nothing_given(), options) == later
+
+
+def test_a_graph_that_cannot_be_made_again_stays_as_it_was(colours, monkeypatch):
+    made = convert(colours, ["int8-s8s8"], given("a"))
+
+    def fail(*_, **__):
+        raise DataError("the samples are gone", remedy="Give others.")
+
+    recorder = Recorder()
+    monkeypatch.setattr("torchlift.stages.forms.calibrate", fail)
+    assert convert(colours, ["int8-s8s8"], given("b"), progress=recorder) == made
+    assert recorder.notes == ["model/int8-s8s8 stays as it was: the samples are gone"]

@@ -15,6 +15,9 @@ from torchlift.storage import storage_errors
 
 Side = Literal["image", "text"]
 
+PREDICTED = 10
+"""How many are predicted for a query, where the gallery has as many."""
+
 OTHER: Mapping[Side, Side] = {"image": "text", "text": "image"}
 
 
@@ -76,7 +79,7 @@ def side_of(file: Path) -> Side:
 
 
 def read_predictions(
-    file: Path, query: Side, queries: Collection[int], gallery: Collection[int], k: int = 10
+    file: Path, query: Side, queries: Collection[int], gallery: Collection[int], k: int = PREDICTED
 ) -> dict[int, list[int]]:
     """The ``k`` best of each query, best first.
 

@@ -15,6 +15,7 @@ from torchlift.graph.quantize import QuantizeReport
 from torchlift.graph.units import Unit
 from torchlift.measure.ranges import Tap
 from torchlift.progress import SILENT, Progress
+from torchlift.signature import BATCH, Signature
 
 Method = Literal["minmax", "percentile", "entropy"]
 
@@ -202,6 +203,11 @@ def collect(
     if not done:
         raise DataError("there are no calibration samples", remedy="Give data that the model will see: --calibration.")
     return histograms
+
+
+def count_rows(signature: Signature, feed: Mapping[str, np.ndarray]) -> int:
+    """How many samples a feed has: the size of the batch axis, 1 without one."""
+    return signature.check(feed).get(BATCH, 1)
 
 
 def _count(histogram: Histogram, name: str, values: np.ndarray) -> None:

@@ -31,7 +31,8 @@ def build_variant(
     model, problem = graph_file(bundle, component, form)
     if problem:
         return _failed(bundle, variant, problem)
-    source = bundle.manifest.files[model].sha256
+    graph = bundle.manifest.graph(component.name, form)
+    source = sorted(bundle.manifest.hashes(graph.files if graph else (model,)).items())
     key = key_of(installed_version("torchlift"), component.key, source, runtime.version(), artifact)
     made = {
         v.recipe: v

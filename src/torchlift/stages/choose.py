@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from torchlift.bundle import Bundle
 from torchlift.errors import BackendUnavailableError
 from torchlift.evidence import Benchmark, Choice, Gate, Objective
+from torchlift.machine import this_machine
 from torchlift.manifest import Component, Variant
 from torchlift.measure.verify import proven_here
 from torchlift.stages.plan import RANKS
@@ -51,11 +52,11 @@ def choose(
     refused = {**_breaches(bundle, ours, gate), **(excluded or {})}
     reserve = {v.name for v in ours if v.reserve}
     holding = {name: cost for name, cost in costs.of.items() if name not in refused and name not in reserve}
-    winner = _winner(bundle, benchmark, holding or _most_precise(bundle, costs.of))
+    winner = _winner(bundle, benchmark, holding or _fallback(bundle, costs.of, refused))
     reason = f"{costs.best} of those that agree with PyTorch" + (f" and hold {gate}" if gate.within else "")
     choice = Choice(
         variant=winner,
-        reason=reason if holding else f"none of what was asked for holds {gate}; this is the most precise",
+        reason=reason if holding else f"none of what was asked for holds {gate}: FP32 serves",
         others={
             v.name: _why_not(v, costs, winner, refused, reserve, proven, benchmark) for v in ours if v.name != winner
         },
@@ -79,9 +80,16 @@ def _breaches(bundle: Bundle, variants: Collection[Variant], gate: Gate) -> dict
     return found
 
 
-def _most_precise(bundle: Bundle, costs: Mapping[str, float]) -> dict[str, float]:
-    least = min(RANKS[bundle.manifest.variant(name).precision] for name in costs)
-    return {n: c for n, c in costs.items() if RANKS[bundle.manifest.variant(n).precision] == least}
+def _fallback(bundle: Bundle, costs: Mapping[str, float], refused: Mapping[str, str]) -> dict[str, float]:
+    """The FP32 variants, which agree with PyTorch. Raises BackendUnavailableError where there is none."""
+    found = {n: c for n, c in costs.items() if bundle.manifest.variant(n).precision == "fp32"}
+    if not found:
+        said = "; ".join(f"{name}: {reason}" for name, reason in refused.items())
+        raise BackendUnavailableError(
+            f"no variant may serve, and FP32 was not made or measured ({said})",
+            remedy="Build fp32 too, or allow a larger drop with --within.",
+        )
+    return found
 
 
 def _winner(bundle: Bundle, benchmark: Benchmark, costs: Mapping[str, float]) -> str:
@@ -101,17 +109,21 @@ def _decisive(benchmark: Benchmark) -> int:
 
 def _by_latency(bundle: Bundle, benchmark: Benchmark, variants: Collection[Variant]) -> _Costs:
     batch = _decisive(benchmark)
-    found = {v.name: x.median for v in _measured(benchmark, variants) if (x := benchmark.at_batch(v.name, batch))}
+    found = {
+        v.name: x.median for v in _measured(bundle, benchmark, variants) if (x := benchmark.at_batch(v.name, batch))
+    }
     return _Costs(found, "the time", f"the fastest at batch {batch}")
 
 
 def _by_throughput(bundle: Bundle, benchmark: Benchmark, variants: Collection[Variant]) -> _Costs:
-    found = {v.name: 1 / max(x.throughput for x in benchmark.of(v.name)) for v in _measured(benchmark, variants)}
+    found = {
+        v.name: 1 / max(x.throughput for x in benchmark.of(v.name)) for v in _measured(bundle, benchmark, variants)
+    }
     return _Costs(found, "the time a sample", "the highest throughput")
 
 
 def _by_size(bundle: Bundle, benchmark: Benchmark, variants: Collection[Variant]) -> _Costs:
-    found = {v.name: float(bundle.manifest.size(v)) for v in _measured(benchmark, variants)}
+    found = {v.name: float(bundle.manifest.size(v)) for v in _measured(bundle, benchmark, variants)}
     return _Costs(found, "the size", "the smallest")
 
 
@@ -122,8 +134,19 @@ _COSTS: dict[Objective, Callable[[Bundle, Benchmark, Collection[Variant]], _Cost
 }
 
 
-def _measured(benchmark: Benchmark, variants: Collection[Variant]) -> list[Variant]:
-    return [v for v in variants if v.name not in benchmark.failures and benchmark.of(v.name)]
+def _measured(bundle: Bundle, benchmark: Benchmark, variants: Collection[Variant]) -> list[Variant]:
+    """Those that were measured on this machine with the files that they have now."""
+    here = this_machine()
+    where = (benchmark.machine.processor, benchmark.machine.instructions, benchmark.machine.system)
+    if where != (here.processor, here.instructions, here.system):
+        return []
+    return [
+        v
+        for v in variants
+        if v.name not in benchmark.failures
+        and benchmark.of(v.name)
+        and all(benchmark.files.get(path, digest) == digest for path, digest in bundle.manifest.hashes(v.files).items())
+    ]
 
 
 def _why_not(

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import onnx_ir as ir
@@ -18,10 +19,10 @@ from torchlift.evidence import Conversion, Repair
 from torchlift.graph.units import module_of, name_nodes
 from torchlift.machine import installed_version
 from torchlift.manifest import SOURCE_FORM, Component, Graph
-from torchlift.measure.calibration import CalibrationOptions
+from torchlift.measure.calibration import CalibrationOptions, count_rows
 from torchlift.measure.goldens import GOLDENS, Golden, save_goldens
 from torchlift.progress import SILENT, Progress
-from torchlift.stages.forms import FORMS, Converted, Draw, FormOptions
+from torchlift.stages.forms import FORMS, Converted, Converter, Draw, FormOptions, converter_of
 from torchlift.stages.samples import Feeds, Samples
 from torchlift.storage import require_space, without_folders
 
@@ -67,16 +68,27 @@ def convert_component(
 
     for form in forms:
         graph = Graph(component.name, form, _key(component, form, samples, options))
-        if form == SOURCE_FORM or _is_made(bundle, graph, samples):
+        there = bundle.manifest.graph(component.name, form)
+        made = there if there is not None and not there.failure else None
+        if form == SOURCE_FORM or (made and made.key == graph.key):
             continue
         try:
+            make = _maker(source, component, form, samples, draw, settings, progress)
+            if made and not samples.given:
+                before = converter_of(form, source, bundle.file(made.model).parent)
+                if before is None or before.keep.keys() >= settings.keep.keys():
+                    continue
+                make = _remaker(bundle, made, before, settings)
             with progress.stage(f"convert {component.name} to {form}"):
-                put_graph(bundle, graph, _maker(source, component, form, samples, draw, settings, progress))
+                put_graph(bundle, graph, make)
         except StorageError:
             raise
         except TorchliftError as error:
-            failed = replace(graph, failure=without_folders(error.message))
-            bundle.commit(bundle.manifest.with_graph(failed))
+            said = without_folders(error.message)
+            if made:
+                progress.note(f"{graph.name} stays as it was: {said}")
+            else:
+                bundle.commit(bundle.manifest.with_graph(replace(graph, failure=said)))
 
 
 def _maker(
@@ -95,8 +107,21 @@ def _maker(
         if FORMS[form].calibrated and samples.real:
             save_goldens(folder / GOLDENS, [_answered(source, component, draw()[0])])
         found = converted.ranges
-        calibration = f"{sum(map(_rows, draw()))} samples of {samples.said}, {found}" if found else ""
-        return conversion_of(converted, calibration)
+        rows = sum(count_rows(component.signature, feed) for feed in draw()) if found else 0
+        return conversion_of(converted, f"{rows} samples of {samples.said}, {found}" if found else "")
+
+    return make
+
+
+def _remaker(bundle: Bundle, there: Graph, converter: Converter, options: FormOptions) -> Callable[[Path], Conversion]:
+    """Makes a graph again at the ranges that it has, with more nodes kept."""
+
+    def make(folder: Path) -> Conversion:
+        converted = converter.write(folder, options.keep)
+        for path in there.files:
+            if PurePosixPath(path).name == GOLDENS:
+                shutil.copy(bundle.file(path), folder)
+        return conversion_of(converted, there.conversion.calibration if there.conversion else "")
 
     return make
 
@@ -130,12 +155,6 @@ def _key(component: Component, form: str, samples: Samples, options: ConvertOpti
     return key_of(installed_version("torchlift"), component.key, form, samples.key, options.calibration, patterns)
 
 
-def _is_made(bundle: Bundle, graph: Graph, samples: Samples) -> bool:
-    """Whether the bundle has the graph; without samples to calibrate on, any that is there is the best there is."""
-    there = bundle.manifest.graph(graph.component, graph.form)
-    return there is not None and not there.failure and (there.key == graph.key or not samples.given)
-
-
 def kept_nodes(source: Path, patterns: Sequence[str]) -> dict[str, str]:
     """The nodes that patterns name, with the reason. Raises InputError for a pattern that matches none."""
     model = ir.load(source)
@@ -157,7 +176,3 @@ def kept_nodes(source: Path, patterns: Sequence[str]) -> dict[str, str]:
 def _matches(pattern: str, node: ir.Node) -> bool:
     names, wanted = (node.name or "", module_of(node)), (pattern, f"{pattern}.*")
     return any(fnmatch.fnmatchcase(name, glob) for name in names for glob in wanted)
-
-
-def _rows(feed: Mapping[str, object]) -> int:
-    return max(len(array) for array in feed.values())  # type: ignore[arg-type]

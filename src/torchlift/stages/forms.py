@@ -151,7 +151,8 @@ class MixedConverter(IntegerConverter):
 
     def _convert(self, model: ir.Model, keep: Mapping[str, str]) -> Converted:
         super()._convert(model, keep)
-        report = ToHalf(keep)(model).report
+        names = {node.name for node in model.graph}
+        report = ToHalf({name: reason for name, reason in keep.items() if name in names})(model).report
         return Converted(len(report.converted), tuple(_kept(k.unit, k.reason) for k in report.kept))
 
 

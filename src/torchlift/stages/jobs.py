@@ -11,16 +11,16 @@ from pathlib import Path, PurePosixPath
 from torchlift.backends import backend
 from torchlift.bundle import Bundle, locked
 from torchlift.datasets import ReadOptions
-from torchlift.datasets.results import OTHER, read_predictions, side_of
+from torchlift.datasets.results import OTHER, PREDICTED, read_predictions, side_of
 from torchlift.errors import InputError
-from torchlift.evidence import Choice, Gate, Interval
+from torchlift.evidence import ROUNDING, Choice, Gate, Interval
 from torchlift.graph.scales import SCALES
 from torchlift.graph.units import Unit
 from torchlift.manifest import SOURCE_FORM, Component, Manifest, Variant
 from torchlift.measure.bisect import Search
 from torchlift.measure.calibration import UnitNoise, collect, noise_by_unit
 from torchlift.measure.latency import Contender
-from torchlift.measure.verify import VerifyOptions, runs_here
+from torchlift.measure.verify import VerifyOptions, proven_here, runs_here
 from torchlift.progress import SILENT, Progress
 from torchlift.stages.bench import BenchOptions, bench_component
 from torchlift.stages.build import build_and_verify, verify_all
@@ -79,8 +79,12 @@ class JobOptions:
 
     def calibration(self) -> CalibrationData | None:
         """What to calibrate on, and how much of it; None where there is nothing."""
-        data, limit = self.data, self.convert.calibration.samples
-        found = data.calibration or train_split(data.path, replace(data.read, split="", limit=None), data.read.split)
+        data, given, limit = self.data, self.data.calibration, self.convert.calibration.samples
+        if given is not None:
+            found = train_split(given.path, given.read, "") if not given.read.split else None
+            found = found or given
+        else:
+            found = train_split(data.path, replace(data.read, split="", limit=None), data.read.split)
         if found is None:
             return None
         return replace(found, read=replace(found.read, limit=min(found.read.limit or limit, limit)))
@@ -108,8 +112,9 @@ def make_variants(
     for component in bundle.manifest.components:
         convert_component(bundle, component, forms, samples, options.convert, progress)
     reserve = _reserve(bundle, pairs)
+    before = {(v.backend, v.recipe): v.reserve for v in bundle.manifest.variants}
     build_and_verify(bundle, [*pairs, *reserve], options.verify, progress)
-    _mark(bundle, pairs, reserve)
+    _mark(bundle, {**dict.fromkeys(pairs, False), **{pair: before.get(pair, True) for pair in reserve}})
     for component in bundle.manifest.components:
         if scorer is not None:
             score_component(scorer, component)
@@ -133,9 +138,8 @@ def _reserve(bundle: Bundle, pairs: Sequence[tuple[str, str]]) -> list[tuple[str
     return [(pairs[0][0], "fp32")]
 
 
-def _mark(bundle: Bundle, pairs: Sequence[tuple[str, str]], reserve: Sequence[tuple[str, str]]) -> None:
-    """Note which variants were asked for, and which are there in reserve."""
-    marks = {**dict.fromkeys(pairs, False), **dict.fromkeys(reserve, True)}
+def _mark(bundle: Bundle, marks: Mapping[tuple[str, str], bool]) -> None:
+    """Note which variants, by backend and recipe, are there in reserve."""
     variants = tuple(replace(v, reserve=marks.get((v.backend, v.recipe), v.reserve)) for v in bundle.manifest.variants)
     if variants != bundle.manifest.variants:
         bundle.commit(replace(bundle.manifest, variants=variants))
@@ -151,9 +155,10 @@ def open_scorer(
     """
     task = open_task(bundle, options.data.path, options.data.read, progress) if options.data.path else None
     gate = _gate(bundle, options, task)
+    scorer = Scorer(bundle, task, references, options.bench.latency.threads, progress) if task else None
     if gate != bundle.manifest.gate:
         bundle.commit(replace(bundle.manifest, gate=gate))
-    return Scorer(bundle, task, references, options.bench.latency.threads, progress) if task else None
+    return scorer
 
 
 def _gate(bundle: Bundle, options: JobOptions, task: Task | None) -> Gate:
@@ -271,8 +276,9 @@ def _breach_together(
         return ""
     bundle.commit(replace(bundle.manifest, scoring=replace(scoring, together=None)))
     for metric, limit in gate.within.items():
-        lost = [scoring.scores[c.variant].drops[metric].value for c in now.values() if c.variant in scoring.scores]
-        if sum(lost) > limit and len(lost) > 1:
+        drops = [scoring.scores[c.variant].drops for c in now.values() if c.variant in scoring.scores]
+        lost = [drop[metric].value for drop in drops if metric in drop]
+        if sum(lost) > limit + ROUNDING and len(lost) > 1:
             return f"{metric} may drop by {sum(lost):.2f} (the sum), at most {limit:g} may"
     return ""
 
@@ -283,7 +289,8 @@ def _worst(bundle: Bundle, choices: Mapping[str, Choice]) -> str | None:
     limits = bundle.manifest.gate.within
 
     def loss(name: str) -> float:
-        return max(scores[name].drops[metric].value / max(limit, 1e-6) for metric, limit in limits.items())
+        drops = scores[name].drops
+        return max((drops[m].value / max(limit, 1e-6) for m, limit in limits.items() if m in drops), default=0.0)
 
     lossy = [choice.variant for choice in choices.values() if choice.held and choice.variant in scores]
     worst = max(lossy, key=loss, default=None)
@@ -307,7 +314,7 @@ def materials_of(options: JobOptions, manifest: Manifest | None = None) -> Mater
     graphs = {g.form for g in manifest.graphs if not g.failure} if manifest else set()
     learnt = manifest is not None and any(PurePosixPath(path).name == SCALES for path in manifest.files)
     return Materials(
-        data=options.data.path is not None or bool(graphs) or learnt,
+        data=options.data.path is not None or bool(graphs),
         learnt=learnt,
         samples=options.calibration() is not None,
         graphs=frozenset(graphs),
@@ -348,6 +355,8 @@ def score_bundle(
         _require_data(options)
         scorer = open_scorer(bundle, options, references, progress)
         assert scorer is not None
+        if write is not None:
+            _require_choices(scorer)
         for component in bundle.manifest.components:
             score_component(scorer, component, again=True)
         if bundle.manifest.benchmarks.keys() >= {c.name for c in bundle.manifest.components}:
@@ -369,6 +378,8 @@ def report_bundle(
     _require_data(options)
     bundle = Bundle.open(path, progress)
     scorer = _scorer(bundle, options, references, progress)
+    if write is not None:
+        _require_choices(scorer)
     ours = [v for v in bundle.manifest.variants if runs_here(bundle, v)]
     scores = {v.name: scorer.score({v.component: v}) for v in ours}
     chosen = {name: bundle.manifest.variant(choice.variant) for name, choice in bundle.manifest.choices.items()}
@@ -389,6 +400,19 @@ def _scorer(bundle: Bundle, options: JobOptions, references: OpenReference | Non
     return Scorer(bundle, task, references, options.bench.latency.threads, progress)
 
 
+def _require_choices(scorer: Scorer) -> None:
+    """Raise InputError where answers cannot be written: no files of the task's own, or no variant that serves here."""
+    scorer.require_files()
+    manifest = scorer.bundle.manifest
+    for component in scorer.task.components:
+        choice = manifest.choices.get(component)
+        if choice is None or not proven_here(scorer.bundle, manifest.variant(choice.variant)):
+            raise InputError(
+                f"no variant of {component} is chosen and verified here",
+                remedy=f"Run `torchlift build {scorer.bundle.path}` first.",
+            )
+
+
 def _save(scorer: Scorer, folder: Path | None) -> None:
     manifest = scorer.bundle.manifest
     if folder is not None:
@@ -406,7 +430,8 @@ def score_predictions(path: Path, file: Path, options: JobOptions, progress: Pro
     if not isinstance(task, RetrievalTask):
         raise InputError(f"{task.name} has no files of predictions", remedy="Give --data of retrieval.")
     side = side_of(file)
-    predictions = read_predictions(file, side, task.ids[side], task.ids[OTHER[side]])
+    queries, gallery = (dict.fromkeys(task.ids[x]) for x in (side, OTHER[side]))
+    predictions = read_predictions(file, side, queries, gallery, min(PREDICTED, len(gallery)))
     return {metric: estimate(values) for metric, values in task.outcomes_of(side, predictions).items()}
 
 

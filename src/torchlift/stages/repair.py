@@ -11,7 +11,7 @@ from pathlib import Path
 
 from torchlift.backends import Session, SessionOptions, backend
 from torchlift.bundle import Bundle
-from torchlift.errors import InputError
+from torchlift.errors import InputError, StorageError, TorchliftError
 from torchlift.evidence import Conversion, Gate, Repair
 from torchlift.graph.units import Unit
 from torchlift.manifest import Graph, Variant
@@ -24,6 +24,7 @@ from torchlift.stages.build import build_variant, verify_all
 from torchlift.stages.convert import conversion_of, put_graph
 from torchlift.stages.forms import FORMS, GRAPH, Half, Integers, converter_of
 from torchlift.stages.score import Scorer, score_variant
+from torchlift.storage import without_folders
 
 _SEARCH_SHARE = 0.75
 """How much of the evaluations may go into finding the nodes; the rest proves the mended graph."""
@@ -155,6 +156,25 @@ def repair(
     options: RepairOptions,
     progress: Progress = SILENT,
 ) -> None:
+    """Mend the variant's graph, as :func:`_repair` does; a trial that a runtime fails at ends that, and is noted."""
+    try:
+        _repair(bundle, variant, scorer, fewer, verify, options, progress)
+    except StorageError:
+        raise
+    except (TorchliftError, RuntimeError) as error:
+        said = without_folders(error.message if isinstance(error, TorchliftError) else str(error))
+        progress.note(f"{variant.name} is not mended, since a trial failed: {said}")
+
+
+def _repair(
+    bundle: Bundle,
+    variant: Variant,
+    scorer: Scorer | None,
+    fewer: Callable[[], Scorer | None],
+    verify: VerifyOptions,
+    options: RepairOptions,
+    progress: Progress,
+) -> None:
     """Move the worst nodes of the variant's graph back to FP32, 1, 2, 4, ... sets of them, until it agrees with
     PyTorch and holds the gate, or half of the graph or the evaluations are spent.
 
@@ -243,6 +263,8 @@ class _Problem:
 def _problem(bundle: Bundle, variant: Variant, scorer: Scorer | None, gate: Gate) -> _Problem | None:
     """Why a variant may not serve, where moving nodes back may help; None where it may serve."""
     if variant.failure or variant.verification is None or not isinstance(FORMS.get(variant.form), (Half, Integers)):
+        return None
+    if not variant.verification.checks:
         return None
     if scorer is not None and runs_here(bundle, variant) and (breach := gate.breach(score_variant(scorer, variant))):
         return _Problem(breach, on_task=True)

@@ -11,6 +11,7 @@ import numpy as np
 from torchlift.backends import Session
 from torchlift.bundle import Bundle
 from torchlift.datasets import ReadOptions
+from torchlift.datasets.base import SPLITS
 from torchlift.datasets.retrieval import retrieval_splits
 from torchlift.manifest import Component
 from torchlift.measure.goldens import load_goldens
@@ -34,11 +35,12 @@ class CalibrationData:
 
 def train_split(data: Path | None, read: ReadOptions, scored: str) -> CalibrationData | None:
     """The split ``train`` of a data set, unless it is not there or is what is scored."""
-    if data is None or scored == TRAIN:
+    if data is None or not data.is_dir() or scored == TRAIN:
         return None
     folder = data / TRAIN
     has_classes = folder.is_dir() and any(child.is_dir() for child in folder.iterdir())
-    if not has_classes and TRAIN not in retrieval_splits(data):
+    splits = {name for name in SPLITS if (data / name).is_dir()} if has_classes else retrieval_splits(data) - {TRAIN}
+    if not (has_classes or TRAIN in retrieval_splits(data)) or not (scored or splits):
         return None
     return CalibrationData(data, replace(read, split=TRAIN))
 

@@ -126,12 +126,17 @@ class Scorer:
             drops={metric: paired_drop(self.outcomes[metric], values) for metric, values in outcomes.items()},
         )
 
+    def require_files(self) -> None:
+        """Raise InputError for a task that has no files of its own."""
+        if not isinstance(self.task, RetrievalTask):
+            raise InputError(f"{self.task.name} has no files of its own", remedy="Leave --write out, or use --json.")
+
     def save(self, folder: Path, variants: Mapping[str, Variant]) -> None:
         """Write the variants' answers in the formats of the task's own scripts. Raises InputError for a task that has
         none.
         """
-        if not isinstance(self.task, RetrievalTask):
-            raise InputError(f"{self.task.name} has no files of its own", remedy="Leave --write out, or use --json.")
+        self.require_files()
+        assert isinstance(self.task, RetrievalTask)
         self.task.save(folder, {name: self.answers_of(variant) for name, variant in variants.items()})
 
     def scoring(self) -> Scoring:

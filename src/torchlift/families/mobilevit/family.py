@@ -67,7 +67,8 @@ class MobileViTFamily(Family):
             (TensorSpec(OUTPUT, "float32", ("batch", classes)),),
             (options.axis(COMPONENT, Axis("batch", 1, 8, 64)),),
         )
-        settings = to_settings({INPUT: picture}, {OUTPUT: labels})
+        asked = {"resolution": options.resolution} if options.resolution else {}
+        settings = {**to_settings({INPUT: picture}, {OUTPUT: labels}), **asked}
         config = checkpoint.config if isinstance(checkpoint, TransformersFolder) else None
         return MobileViTModel(
             name=_name(checkpoint, found.shapes),

@@ -1,0 +1,43 @@
+"""Which split samples are drawn from."""
+
+import gated
+import pytest
+
+from torchlift.datasets import ReadOptions
+from torchlift.stages import CalibrationData, DataOptions, JobOptions, train_split
+
+
+@pytest.fixture
+def splits(tmp_path):
+    """Maker of class folders in folders a split."""
+
+    def make(*names):
+        for seed, name in enumerate(names):
+            gated.write_pictures(tmp_path / "data" / name, 1, seed)
+        return tmp_path / "data"
+
+    return make
+
+
+def test_the_split_train_is_what_is_calibrated_on(splits):
+    data = splits("train", "val")
+    assert train_split(data, ReadOptions(), "") == CalibrationData(data, ReadOptions(split="train"))
+    assert JobOptions(data=DataOptions(data)).calibration().read.split == "train"
+
+
+def test_what_is_scored_is_not_calibrated_on(splits):
+    data = splits("train")
+    assert train_split(data, ReadOptions(), "") is None, "it is the only split, and so the one that is scored"
+    assert train_split(data, ReadOptions(), "train") is None
+    assert JobOptions(data=DataOptions(data)).calibration() is None
+
+
+def test_of_data_to_calibrate_on_the_split_train_comes_first(splits):
+    data = splits("train", "val")
+    given = JobOptions(data=DataOptions(data, calibration=CalibrationData(data, ReadOptions())))
+    assert given.calibration().read.split == "train"
+
+
+def test_no_more_samples_are_read_than_a_calibration_runs(splits):
+    data = splits("train", "val")
+    assert JobOptions(data=DataOptions(data)).calibration().read.limit == JobOptions().convert.calibration.samples
