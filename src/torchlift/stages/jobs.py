@@ -112,9 +112,8 @@ def make_variants(
     for component in bundle.manifest.components:
         convert_component(bundle, component, forms, samples, options.convert, progress)
     reserve = _reserve(bundle, pairs)
-    before = {(v.backend, v.recipe): v.reserve for v in bundle.manifest.variants}
     build_and_verify(bundle, [*pairs, *reserve], options.verify, progress)
-    _mark(bundle, {**dict.fromkeys(pairs, False), **{pair: before.get(pair, True) for pair in reserve}})
+    _mark(bundle, {**dict.fromkeys(pairs, False), **dict.fromkeys(reserve, True)})
     for component in bundle.manifest.components:
         if scorer is not None:
             score_component(scorer, component)
@@ -135,7 +134,9 @@ def _reserve(bundle: Bundle, pairs: Sequence[tuple[str, str]]) -> list[tuple[str
     """What is made besides, to serve where nothing that was asked for holds the gate."""
     if not bundle.manifest.gate.within or any(recipe == "fp32" for _, recipe in pairs):
         return []
-    return [(pairs[0][0], "fp32")]
+    found = (pairs[0][0], "fp32")
+    others = [v for v in bundle.manifest.variants if v.precision == "fp32" and (v.backend, v.recipe) != found]
+    return [] if any(not v.reserve and not v.failure for v in others) else [found]
 
 
 def _mark(bundle: Bundle, marks: Mapping[tuple[str, str], bool]) -> None:
