@@ -14,7 +14,7 @@ from rich.console import Console
 from torchlift.cli.tables import manifest_tables
 from torchlift.manifest import read_manifest
 
-WIDTH = 120
+WIDTH = 150
 
 bundle, picture = Path(sys.argv[1]), Path(sys.argv[2])
 console = Console(record=True, width=WIDTH, file=io.StringIO(), force_terminal=True, highlight=False)
