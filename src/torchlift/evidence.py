@@ -29,13 +29,7 @@ class Provenance:
 
     def holds(self, machine: Machine, runtime: str, files: dict[str, str]) -> bool:
         """Whether the result can be trusted on ``machine`` with ``runtime`` and ``files``."""
-        return (
-            self.machine.processor == machine.processor
-            and self.machine.instructions == machine.instructions
-            and self.machine.system == machine.system
-            and self.runtime == runtime
-            and self.files == files
-        )
+        return self.machine.runs_like(machine) and self.runtime == runtime and self.files == files
 
 
 @dataclass(frozen=True)

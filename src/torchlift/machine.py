@@ -28,6 +28,10 @@ class Machine:
     memory: int
     system: str
 
+    def runs_like(self, other: Machine) -> bool:
+        """Whether what was found on one holds on the other: the same processor, instructions and system."""
+        return (self.processor, self.instructions, self.system) == (other.processor, other.instructions, other.system)
+
     def __str__(self) -> str:
         return f"{self.processor}, {self.cores} cores, {self.memory / 2**30:.0f} GiB, {self.system}"
 

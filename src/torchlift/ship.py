@@ -20,8 +20,7 @@ from torchlift.machine import installed_version
 from torchlift.manifest import Manifest, read_manifest
 from torchlift.measure.latency import Contender
 from torchlift.progress import SILENT, Progress
-from torchlift.stages import JobOptions, Materials, make_variants, materials_of, plan
-from torchlift.stages.jobs import gate_without_data
+from torchlift.stages import JobOptions, Materials, gate_without_data, make_variants, materials_of, plan
 
 _MAKERS = ("torchlift", "torch", "transformers", "onnx", "onnxscript", "onnxruntime", "openvino", "nncf")
 

@@ -12,7 +12,7 @@ from torchlift.evidence import Gate, Interval, KeptNode, Repair
 from torchlift.graph.units import Unit
 from torchlift.measure.bisect import Finding, Search
 from torchlift.measure.calibration import UnitNoise
-from torchlift.stages.jobs import BisectReport
+from torchlift.stages import BisectReport
 
 WIDTHS = [80, 100, 120, 132, 160]
 LAYER = "encoder.layers.{}.attention.output.dense"

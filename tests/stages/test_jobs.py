@@ -17,7 +17,7 @@ from torchlift.stages import (
     build_bundle,
     score_bundle,
 )
-from torchlift.stages.jobs import choose_all
+from torchlift.stages.together import choose_all
 
 INT8, FP16, FP32 = (f"model/onnxruntime/{p}" for p in ("int8", "fp16", "fp32"))
 TIGHT = Gate({"top1": 2.0})

@@ -142,7 +142,7 @@ class OnnxRuntimeCpu(OnnxRuntime):
         "int8-fp16": "int8-s8s8-fp16",
     }
     on_request = frozenset({"fp16", "int8-fp16"})
-    emulates = on_request
+    emulates = frozenset({"fp16", "int8-fp16"})
     provider = "CPUExecutionProvider"
     disabled_optimizers = ("SkipLayerNormFusion",)
     distributions = ("onnxruntime", "onnxruntime-gpu")

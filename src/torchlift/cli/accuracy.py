@@ -14,7 +14,7 @@ from torchlift.evidence import Interval, KeptNode, Score
 from torchlift.graph.units import Unit
 from torchlift.manifest import Graph, Manifest
 from torchlift.measure.bisect import Finding
-from torchlift.stages.jobs import BisectReport
+from torchlift.stages import BisectReport
 
 _SHOWN = 3
 """Kept nodes that are named where there is no room for all."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from torchlift.cli import common
+from torchlift.cli import common, display
 
 
 @click.command("bench", short_help="Measure a bundle's variants side by side.")
@@ -51,16 +51,16 @@ def command(
         common.parse_batches(batches), _sizes(bundle, sizes), common.latency_options(rounds, threads)
     )
     peers = _peers(bundle, location, threads, compiled) if location else no_peers
-    with common.progress_display() as progress:
+    with display.progress_display() as progress:
         manifest = bench_bundle(bundle, options, peers, progress)
     if as_json:
-        common.print_json(manifest.benchmarks)
+        display.print_json(manifest.benchmarks)
     elif format_ == "reference":
         for component, benchmark in manifest.benchmarks.items():
             for line in reference_lines(component, benchmark):
                 click.echo(line)
     else:
-        common.print_manifest(manifest, verbose)
+        display.print_manifest(manifest, verbose)
 
 
 def _sizes(bundle: Path, texts: tuple[str, ...]) -> Mapping[str, int]:

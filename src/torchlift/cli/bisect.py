@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from torchlift.cli import common
+from torchlift.cli import common, display
 
 
 @click.command("bisect", short_help="Find the nodes whose precision costs the accuracy.")
@@ -48,11 +48,11 @@ def command(
         convert=ConvertOptions(evaluations=evaluations),
         bench=BenchOptions(latency=LatencyOptions(threads=threads)),
     )
-    with common.progress_display() as progress:
+    with display.progress_display() as progress:
         found = bisect_bundle(bundle, variant, options, progress)
     if as_json:
-        common.print_json(found)
+        display.print_json(found)
         return
-    out = common.console()
+    out = display.console()
     for part in findings_tables(found, top, verbose=verbose):
         out.print(part)

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from torchlift.cli import common
+from torchlift.cli import common, display
 
 
 @click.command("build", short_help="Make and verify variants of a bundle on this machine.")
@@ -27,10 +27,10 @@ def command(bundle: Path, as_json: bool, verbose: bool, **given: Any) -> None:
     from torchlift.stages import JobOptions, build_bundle
 
     options = JobOptions(**common.parse_job(bundle=bundle, **given))
-    with common.progress_display() as progress:
+    with display.progress_display() as progress:
         manifest = build_bundle(bundle, options, progress)
     if as_json:
-        common.print_json(manifest)
+        display.print_json(manifest)
     else:
-        common.print_manifest(manifest, verbose)
+        display.print_manifest(manifest, verbose)
     common.require_gate(manifest)

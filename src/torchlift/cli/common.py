@@ -1,24 +1,16 @@
-"""What commands share: options, the progress display, printing results as tables or JSON."""
+"""The options that commands share, and what they say."""
 
 from __future__ import annotations
 
-import contextlib
 import math
-import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
-from rich.console import Console
-
-from torchlift.progress import Progress, Stage
 
 if TYPE_CHECKING:
-    from rich.progress import Progress as Bars
-    from rich.progress import TaskID
-
     from torchlift.evidence import Gate
     from torchlift.manifest import Manifest
     from torchlift.measure.latency import LatencyOptions
@@ -28,9 +20,6 @@ if TYPE_CHECKING:
     from torchlift.stages import ConvertOptions, DataOptions
 
 Command = TypeVar("Command", bound=Callable)
-
-NARROW, WIDE = 80, 160
-"""Columns that tables have at least, and where the output is not a terminal."""
 
 
 def _invoked(context: click.Context, _: click.Parameter, verbose: bool) -> bool:
@@ -358,87 +347,3 @@ def latency_options(rounds: int, threads: int) -> LatencyOptions:
     from torchlift.measure.latency import LatencyOptions
 
     return LatencyOptions(rounds=rounds, threads=threads)
-
-
-def console() -> Console:
-    """For results, printed as they are: names may have brackets. Wide enough for the tables."""
-    plain = Console(markup=False, emoji=False, highlight=False)
-    plain.width = max(plain.width, NARROW) if sys.stdout.isatty() else WIDE
-    return plain
-
-
-def print_manifest(manifest: Manifest, verbose: bool = False) -> None:
-    """Print a bundle's variants as tables; ``verbose`` adds what ran them and every difference from PyTorch."""
-    from torchlift.cli.accuracy import conversions_table, together_line
-    from torchlift.cli.tables import manifest_tables, runtimes_table, verification_table
-
-    out = console()
-    if manifest.graphs:
-        out.print(conversions_table(manifest, verbose=verbose))
-    for table in manifest_tables(manifest, out.width):
-        out.print(table)
-    if manifest.scoring and manifest.scoring.together:
-        out.print(f"chosen: {together_line(manifest)}", soft_wrap=True)
-    if verbose and manifest.variants:
-        out.print(runtimes_table(manifest))
-        out.print(verification_table(manifest, out.width, verbose=True))
-
-
-def print_json(result: Any) -> None:
-    """Print a result (dataclasses, mappings, sequences) as JSON."""
-    import msgspec
-
-    click.echo(msgspec.json.format(msgspec.json.encode(result), indent=2).decode())
-
-
-@contextlib.contextmanager
-def progress_display() -> Iterator[Progress]:
-    """A display on stderr: bars on a terminal, else a line a stage."""
-    err = Console(stderr=True, highlight=False)
-    if not err.is_terminal:
-        yield _Lines(err)
-        return
-    from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
-    from rich.progress import Progress as Bars
-
-    columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(24), MofNCompleteColumn())
-    with Bars(*columns, TimeElapsedColumn(), console=err, transient=True) as bars:
-        yield _Bars(bars)
-
-
-class _Lines(Progress):
-    def __init__(self, err: Console) -> None:
-        self._err = err
-
-    @contextlib.contextmanager
-    def stage(self, title: str, total: int | None = None) -> Iterator[Stage]:
-        self._err.print(f"- {title}", markup=False, soft_wrap=True)
-        yield Stage()
-
-    def note(self, text: str) -> None:
-        self._err.print(f"note: {text}", markup=False, soft_wrap=True)
-
-
-class _Bars(Progress):
-    def __init__(self, bars: Bars) -> None:
-        self._bars = bars
-
-    @contextlib.contextmanager
-    def stage(self, title: str, total: int | None = None) -> Iterator[Stage]:
-        task = self._bars.add_task(title, total=total)
-        try:
-            yield _Bar(self._bars, task)
-        finally:
-            self._bars.remove_task(task)
-
-    def note(self, text: str) -> None:
-        self._bars.console.print(f"note: {text}", markup=False)
-
-
-class _Bar(Stage):
-    def __init__(self, bars: Bars, task: TaskID) -> None:
-        self._bars = bars
-        self._task = task
-
-    def advance(self, steps: int = 1) -> None:
-        self._bars.advance(self._task, steps)

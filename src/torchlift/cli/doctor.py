@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from torchlift.cli import common
+from torchlift.cli import common, display
 
 
 @click.command("doctor", short_help="Say what this machine can do, and what to install.")
@@ -17,6 +17,6 @@ def command(as_json: bool, verbose: bool) -> None:
 
     report = examine()
     if as_json:
-        common.print_json(report)
+        display.print_json(report)
     else:
-        common.console().print(doctor_table(report))
+        display.console().print(doctor_table(report))

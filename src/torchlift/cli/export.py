@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from torchlift.cli import common
+from torchlift.cli import common, display
 
 
 @click.command("export", short_help="Write the ONNX graphs and the goldens of a model.")
@@ -24,12 +24,12 @@ def command(
     from torchlift.export import ExportOptions
     from torchlift.ship import export
 
-    with common.progress_display() as progress:
+    with display.progress_display() as progress:
         bundle = export(common.parse_source(**source), output, ExportOptions(exporter, opset, seed), progress)
     if as_json:
-        common.print_json(bundle.manifest)
+        display.print_json(bundle.manifest)
         return
-    out = common.console()
+    out = display.console()
     out.print(components_table(bundle))
     for component in bundle.manifest.components if verbose else ():
         out.print(operators_line(bundle, component))

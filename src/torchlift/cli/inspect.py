@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from torchlift.cli import common
+from torchlift.cli import common, display
 
 
 @click.command("inspect", short_help="Show what a bundle holds and what is known of it.")
@@ -19,12 +19,12 @@ def command(bundle: Path, variant: str | None, as_json: bool, verbose: bool) -> 
     from torchlift.bundle import Bundle
     from torchlift.cli.tables import components_table, facts_line, operators_line, verification_table
 
-    with common.progress_display() as progress:
+    with display.progress_display() as progress:
         opened = Bundle.open(bundle, progress)
     if as_json:
-        common.print_json(opened.manifest.variant(variant) if variant else opened.manifest)
+        display.print_json(opened.manifest.variant(variant) if variant else opened.manifest)
         return
-    out = common.console()
+    out = display.console()
     if variant:
         opened.manifest.variant(variant)
         out.print(verification_table(opened.manifest, out.width, only=variant, verbose=True))
@@ -33,4 +33,4 @@ def command(bundle: Path, variant: str | None, as_json: bool, verbose: bool) -> 
     out.print(facts_line(opened.manifest))
     for component in opened.manifest.components:
         out.print(operators_line(opened, component))
-    common.print_manifest(opened.manifest, verbose)
+    display.print_manifest(opened.manifest, verbose)

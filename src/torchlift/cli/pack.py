@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from torchlift.cli import common
+from torchlift.cli import common, display
 
 
 @click.command("pack", short_help="Put a bundle into one .zip file.")
@@ -18,9 +18,9 @@ def command(bundle: Path, output: Path | None, as_json: bool, verbose: bool) -> 
     """Check a bundle and put it into one .zip file, uncompressed, to be copied whole."""
     from torchlift.archive import pack
 
-    with common.progress_display() as progress:
+    with display.progress_display() as progress:
         file = pack(bundle, output, progress)
     if as_json:
-        common.print_json({"file": str(file), "bytes": file.stat().st_size})
+        display.print_json({"file": str(file), "bytes": file.stat().st_size})
     else:
         click.echo(f"{file} ({file.stat().st_size / 1e6:.1f} MB)")

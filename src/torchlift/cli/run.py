@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from torchlift.cli import common
+from torchlift.cli import common, display
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -49,7 +49,7 @@ def command(
 
     chosen = {name.split("/", 1)[0]: name for name in variants}
     with (
-        common.progress_display() as progress,
+        display.progress_display() as progress,
         open_bundle(bundle, OpenOptions(chosen, threads), progress) as pipeline,
     ):
         if isinstance(pipeline, ClipPipeline):
@@ -62,7 +62,7 @@ def command(
                 raise click.UsageError(f"this bundle takes {names}; --image and --text are for Chinese-CLIP.")
             answer = _tensors(pipeline, inputs)
     if as_json:
-        common.print_json(answer)
+        display.print_json(answer)
     else:
         _print(answer)
 
@@ -109,7 +109,7 @@ def _tensors(pipeline: TensorPipeline, inputs: tuple[str, ...]) -> dict[str, Any
 
 
 def _print(answer: dict[str, Any]) -> None:
-    out = common.console()
+    out = display.console()
     for name, value in answer.items():
         if isinstance(value, dict):
             out.print(_ranking(name, sorted(value.items(), key=lambda item: -item[1])))

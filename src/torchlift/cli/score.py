@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from torchlift.cli import common
+from torchlift.cli import common, display
 
 if TYPE_CHECKING:
     from torchlift.stages import JobOptions
@@ -69,12 +69,12 @@ def command(
         _print_predictions(bundle, predictions, options, as_json)
         return
     references = _references(bundle, location, threads) if location else None
-    with common.progress_display() as progress:
+    with display.progress_display() as progress:
         manifest = (report_bundle if report else score_bundle)(bundle, options, references, progress, folder)
     if as_json:
-        common.print_json(manifest.scoring)
+        display.print_json(manifest.scoring)
     else:
-        out = common.console()
+        out = display.console()
         out.print(scores_table(manifest, verbose=verbose))
         if folder is not None:
             out.print(f"written to {folder}", soft_wrap=True)
@@ -85,12 +85,12 @@ def _print_predictions(bundle: Path, file: Path, options: JobOptions, as_json: b
     from torchlift.cli.accuracy import metrics_table
     from torchlift.stages import score_predictions
 
-    with common.progress_display() as progress:
+    with display.progress_display() as progress:
         found = score_predictions(bundle, file, options, progress)
     if as_json:
-        common.print_json(found)
+        display.print_json(found)
     else:
-        common.console().print(metrics_table(file.name, found))
+        display.console().print(metrics_table(file.name, found))
 
 
 def _references(bundle: Path, location: str, threads: int) -> Any:

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from torchlift.cli import common
+from torchlift.cli import common, display
 
 
 @click.command("ship", short_help="Export, build, verify, measure, choose: the main job.")
@@ -47,12 +47,12 @@ def command(
 
     source = common.parse_source(**{name: given.pop(name) for name in common.SOURCE})
     options = ShipOptions(**common.parse_job(**given), export=ExportOptions(exporter, opset, seed), compiled=compiled)
-    with common.progress_display() as progress:
+    with display.progress_display() as progress:
         bundle = ship(source, output, options, progress)
     if as_json:
-        common.print_json(bundle.manifest)
+        display.print_json(bundle.manifest)
     else:
-        common.print_manifest(bundle.manifest, verbose)
+        display.print_manifest(bundle.manifest, verbose)
     common.require_gate(bundle.manifest)
     if not as_json:
-        common.console().print(f"{output} is ready: torchlift run {output} ...", soft_wrap=True)
+        display.console().print(f"{output} is ready: torchlift run {output} ...", soft_wrap=True)

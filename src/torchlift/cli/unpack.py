@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from torchlift.cli import common
+from torchlift.cli import common, display
 
 
 @click.command("unpack", short_help="Take a bundle out of a .zip file, and check it.")
@@ -18,9 +18,9 @@ def command(file: Path, output: Path, as_json: bool, verbose: bool) -> None:
     """Take a bundle out of a .zip file; nothing is written outside the folder, and every checksum is compared."""
     from torchlift.archive import unpack
 
-    with common.progress_display() as progress:
+    with display.progress_display() as progress:
         bundle = unpack(file, output, progress)
     if as_json:
-        common.print_json({"bundle": str(bundle.path), "files": len(bundle.manifest.files)})
+        display.print_json({"bundle": str(bundle.path), "files": len(bundle.manifest.files)})
     else:
         click.echo(f"{bundle.path}: {len(bundle.manifest.files)} files, every checksum right")

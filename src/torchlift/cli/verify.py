@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from torchlift.cli import common
+from torchlift.cli import common, display
 
 
 @click.command("verify", short_help="Compare a bundle's variants with PyTorch's answers.")
@@ -22,12 +22,12 @@ def command(bundle: Path, tolerances: tuple[str, ...], threads: int, as_json: bo
     from torchlift.errors import VerificationError
     from torchlift.stages import verify_bundle
 
-    with common.progress_display() as progress:
+    with display.progress_display() as progress:
         manifest = verify_bundle(bundle, common.parse_tolerances(tolerances, threads), progress)
     if as_json:
-        common.print_json({v.name: v.verification for v in manifest.variants})
+        display.print_json({v.name: v.verification for v in manifest.variants})
     else:
-        out = common.console()
+        out = display.console()
         out.print(verification_table(manifest, out.width, verbose=verbose))
     proofs = [v.verification for v in manifest.variants if v.verification is not None]
     if not proofs:

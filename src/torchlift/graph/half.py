@@ -11,7 +11,7 @@ import onnx_ir as ir
 from torchlift.errors import ConversionError
 from torchlift.graph.edit import infer_types
 from torchlift.graph.half_rules import Ports, Rules, misfit, moves, passes_on, reads_any, scale_misfit
-from torchlift.graph.units import Unit, name_nodes, units
+from torchlift.graph.units import Unit, name_nodes, require_nodes, units
 
 LEAST_SHARE = 0.1
 """Below this share of converted nodes, a graph is FP32 in all but name."""
@@ -101,12 +101,7 @@ class ToHalf(ir.passes.InPlacePass):
 
     def call(self, model: ir.Model) -> HalfResult:
         name_nodes(model)
-        unknown = sorted(self._keep.keys() - {node.name for node in model.graph})
-        if unknown:
-            raise ConversionError(
-                f"the graph has no node {', '.join(unknown[:5])}" + (" ..." if len(unknown) > 5 else ""),
-                remedy="Name nodes as `torchlift bisect` prints them for this very graph.",
-            )
+        require_nodes(model, self._keep)
         _prepare(model)
         rules = Rules(model)
         reasons = _reasons(model, rules, self._keep)

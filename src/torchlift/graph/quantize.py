@@ -11,7 +11,7 @@ import onnx_ir as ir
 from torchlift.errors import ConversionError
 from torchlift.graph.qdq import Linear, for_activation, for_weight, signal_to_noise
 from torchlift.graph.schemes import PRODUCTS, Scheme, attribute, candidates, channel_axis, results, unit_of, work
-from torchlift.graph.units import Unit, name_nodes
+from torchlift.graph.units import Unit, name_nodes, require_nodes
 
 Ranges = Mapping[str, tuple[float, float]]
 """Tensor name -> the smallest and the largest value that integers shall represent."""
@@ -79,12 +79,7 @@ class Quantize(ir.passes.InPlacePass):
 
     def call(self, model: ir.Model) -> QuantizeResult:
         name_nodes(model)
-        unknown = sorted(self._keep - {node.name for node in model.graph})
-        if unknown:
-            raise ConversionError(
-                f"the graph has no node {', '.join(unknown[:5])}" + (" ..." if len(unknown) > 5 else ""),
-                remedy="Name nodes as `torchlift bisect` prints them for this very graph.",
-            )
+        require_nodes(model, self._keep)
         chosen = [node for node in candidates(model, self._scheme) if node.name not in self._keep]
         inputs = _activations(chosen, self._scheme, self._ranges)
         products = [node for node in model.graph if node.op_type in PRODUCTS]

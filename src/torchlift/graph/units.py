@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from torchlift.errors import ConversionError
+
 SCOPES = "pkg.torch.onnx.name_scopes"
 """Metadata of the dynamo exporter: the names of the modules around a node, from the outermost, and the operation."""
 
@@ -38,6 +40,16 @@ def module_of(node: ir.Node) -> str:
     if isinstance(scopes, list) and len(scopes) > 1:
         return str(scopes[-2])
     return ".".join((node.name or "").strip("/").split("/")[:-1])
+
+
+def require_nodes(model: ir.Model, names: Iterable[str]) -> None:
+    """Raise ConversionError where the graph has no node of one of ``names``."""
+    unknown = sorted({*names} - {node.name for node in model.graph})
+    if unknown:
+        raise ConversionError(
+            f"the graph has no node {', '.join(unknown[:5])}" + (" ..." if len(unknown) > 5 else ""),
+            remedy="Name nodes as `torchlift bisect` prints them for this very graph.",
+        )
 
 
 def name_nodes(model: ir.Model) -> None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
 from torchlift.bundle import Bundle
-from torchlift.manifest import Component
+from torchlift.manifest import Component, Graph
 from torchlift.signature import CORNERS, Signature
 
 GOLDENS = "goldens.safetensors"
@@ -54,6 +54,11 @@ def read_goldens(file: Path) -> dict[str, Golden]:
         golden = found.setdefault(golden_name, Golden(golden_name, {}, {}))
         getattr(golden, role)[name] = array
     return found
+
+
+def goldens_of(graph: Graph | None) -> str:
+    """The path of the samples that a graph was calibrated on, with PyTorch's answers; empty without."""
+    return next((path for path in (graph.files if graph else ()) if PurePosixPath(path).name == GOLDENS), "")
 
 
 def cut(signature: Signature, inputs: Mapping[str, np.ndarray], sizes: Mapping[str, int]) -> dict[str, np.ndarray]:

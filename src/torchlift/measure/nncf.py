@@ -17,7 +17,7 @@ from torchlift.backends import backend
 from torchlift.backends.base import Availability
 from torchlift.errors import BackendUnavailableError, ConversionError, DataError
 from torchlift.graph.schemes import has_attention, is_stem
-from torchlift.graph.units import name_nodes
+from torchlift.graph.units import name_nodes, require_nodes
 from torchlift.machine import installed_version
 from torchlift.progress import SILENT, Progress
 
@@ -77,12 +77,7 @@ def quantize_with_nncf(
 def _kept(model: ir.Model, keep: Collection[str]) -> tuple[ir.Node, ...]:
     """The nodes that stay in floating point. Raises ConversionError for a name that the graph lacks."""
     name_nodes(model)
-    unknown = sorted({*keep} - {node.name for node in model.graph})
-    if unknown:
-        raise ConversionError(
-            f"the graph has no node {', '.join(unknown[:5])}" + (" ..." if len(unknown) > 5 else ""),
-            remedy="Name nodes as `torchlift bisect` prints them for this very graph.",
-        )
+    require_nodes(model, keep)
     return tuple(node for node in model.graph if node.name in keep or is_stem(node))
 
 

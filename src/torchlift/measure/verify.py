@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import PurePosixPath
 
 from torchlift.backends import SessionOptions, backend
 from torchlift.bundle import Bundle
 from torchlift.errors import TorchliftError
 from torchlift.evidence import GoldenCheck, Provenance, Tolerance, Verification, now
 from torchlift.machine import this_machine
-from torchlift.manifest import Precision, Variant
-from torchlift.measure.goldens import GOLDENS, Golden, load_goldens, read_goldens
+from torchlift.manifest import Graph, Precision, Variant
+from torchlift.measure.goldens import Golden, goldens_of, load_goldens, read_goldens
 from torchlift.measure.numerics import TOLERANCES, UNBOUNDED, failures, verify_goldens, verify_invariance
 from torchlift.measure.oracle import HalfSession
 from torchlift.progress import SILENT, Progress
@@ -47,21 +46,19 @@ def provenance(bundle: Bundle, variant: Variant) -> Provenance:
 
 
 def _proven_files(bundle: Bundle, variant: Variant) -> dict[str, str]:
-    goldens = (bundle.manifest.component(variant.component).goldens, own_goldens(bundle, variant))
+    goldens = (bundle.manifest.component(variant.component).goldens, goldens_of(_graph(bundle, variant)))
     return bundle.manifest.hashes((*variant.files, *(path for path in goldens if path)))
 
 
-def own_goldens(bundle: Bundle, variant: Variant) -> str:
-    """The path of the samples that the variant's graph was calibrated on, with PyTorch's answers; empty without."""
-    graph = bundle.manifest.graph(variant.component, variant.form)
-    return next((path for path in (graph.files if graph else ()) if PurePosixPath(path).name == GOLDENS), "")
+def _graph(bundle: Bundle, variant: Variant) -> Graph | None:
+    return bundle.manifest.graph(variant.component, variant.form)
 
 
 def judged_goldens(bundle: Bundle, variant: Variant) -> dict[str, Golden]:
     """The goldens at which the variant is held to its tolerance: real samples where its ranges are calibrated, since it
     need not know what it will never meet; else the component's.
     """
-    own = own_goldens(bundle, variant)
+    own = goldens_of(_graph(bundle, variant))
     return read_goldens(bundle.file(own)) if own else load_goldens(bundle, bundle.manifest.component(variant.component))
 
 
@@ -130,7 +127,7 @@ def verify_variant(
 
 def _in_true_half(bundle: Bundle, variant: Variant, golden: Golden) -> tuple[GoldenCheck, ...]:
     """What the variant's graph answers where every result is rounded to FP16: GPUs do so, this runtime does not."""
-    graph = bundle.manifest.graph(variant.component, variant.form)
+    graph = _graph(bundle, variant)
     if graph is None:
         return ()
     with HalfSession(bundle.file(graph.model), bundle.manifest.component(variant.component).signature) as session:

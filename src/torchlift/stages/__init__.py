@@ -8,27 +8,26 @@ from torchlift.stages.bench import BenchOptions, bench_component, contender_of, 
 from torchlift.stages.build import build_and_verify, build_variant, verify_all
 from torchlift.stages.choose import choose
 from torchlift.stages.convert import ConvertOptions, convert_component
+from torchlift.stages.culprits import BisectReport, bisect_bundle
 from torchlift.stages.jobs import (
-    DataOptions,
-    JobOptions,
     bench_and_choose,
     bench_bundle,
-    bisect_bundle,
     build_bundle,
     make_variants,
     materials_of,
     no_peers,
-    report_bundle,
-    score_bundle,
-    score_predictions,
     verify_bundle,
 )
+from torchlift.stages.judging import gate_without_data
+from torchlift.stages.options import DataOptions, JobOptions
 from torchlift.stages.plan import RANKS, BuildOptions, Materials, plan
 from torchlift.stages.samples import CalibrationData, train_split
+from torchlift.stages.scored import report_bundle, score_bundle, score_predictions
 
 __all__ = [
     "RANKS",
     "BenchOptions",
+    "BisectReport",
     "BuildOptions",
     "CalibrationData",
     "ConvertOptions",
@@ -45,6 +44,7 @@ __all__ = [
     "choose",
     "contender_of",
     "convert_component",
+    "gate_without_data",
     "make_variants",
     "materials_of",
     "no_peers",

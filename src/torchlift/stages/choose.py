@@ -36,9 +36,9 @@ def choose(
 ) -> Choice:
     """Pick the best proven variant that holds the bundle's gate, and say why not the others.
 
-    Among those that are equally good (2%) the more precise wins, then the faster. Where none holds the gate, the most
-    precise that agrees with PyTorch serves, and the choice says so. ``excluded`` gives reasons of its own by variant
-    name. Raises BackendUnavailableError where none can serve.
+    Among those that are equally good (2%) the more precise wins, then the faster. Where none holds the gate, FP32
+    serves, and the choice says so. ``excluded`` gives reasons of its own by variant name. Raises
+    BackendUnavailableError where none can serve.
     """
     gate = bundle.manifest.gate
     ours = bundle.manifest.variants_of(component.name)
@@ -136,9 +136,7 @@ _COSTS: dict[Objective, Callable[[Bundle, Benchmark, Collection[Variant]], _Cost
 
 def _measured(bundle: Bundle, benchmark: Benchmark, variants: Collection[Variant]) -> list[Variant]:
     """Those that were measured on this machine with the files that they have now."""
-    here = this_machine()
-    where = (benchmark.machine.processor, benchmark.machine.instructions, benchmark.machine.system)
-    if where != (here.processor, here.instructions, here.system):
+    if not benchmark.machine.runs_like(this_machine()):
         return []
     return [
         v

@@ -7,7 +7,7 @@ import fnmatch
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
@@ -20,7 +20,7 @@ from torchlift.graph.units import module_of, name_nodes
 from torchlift.machine import installed_version
 from torchlift.manifest import SOURCE_FORM, Component, Graph
 from torchlift.measure.calibration import CalibrationOptions, count_rows
-from torchlift.measure.goldens import GOLDENS, Golden, save_goldens
+from torchlift.measure.goldens import GOLDENS, Golden, goldens_of, save_goldens
 from torchlift.progress import SILENT, Progress
 from torchlift.stages.forms import FORMS, Converted, Converter, Draw, FormOptions, converter_of
 from torchlift.stages.samples import Feeds, Samples
@@ -118,12 +118,16 @@ def _remaker(bundle: Bundle, there: Graph, converter: Converter, options: FormOp
 
     def make(folder: Path) -> Conversion:
         converted = converter.write(folder, options.keep)
-        for path in there.files:
-            if PurePosixPath(path).name == GOLDENS:
-                shutil.copy(bundle.file(path), folder)
+        copy_goldens(bundle, there, folder)
         return conversion_of(converted, there.conversion.calibration if there.conversion else "")
 
     return make
+
+
+def copy_goldens(bundle: Bundle, graph: Graph | None, folder: Path) -> None:
+    """Put the samples that a graph was calibrated on beside the one that takes its place."""
+    if own := goldens_of(graph):
+        shutil.copy(bundle.file(own), folder)
 
 
 def _answered(source: Path, component: Component, inputs: Mapping[str, np.ndarray]) -> Golden:

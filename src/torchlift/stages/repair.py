@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -11,20 +10,19 @@ from pathlib import Path
 
 from torchlift.backends import Session, SessionOptions, backend
 from torchlift.bundle import Bundle
-from torchlift.errors import InputError, StorageError, TorchliftError
+from torchlift.errors import InputError
 from torchlift.evidence import Conversion, Gate, Repair
 from torchlift.graph.units import Unit
 from torchlift.manifest import Graph, Variant
 from torchlift.measure.bisect import Finding, Search, bisect
 from torchlift.measure.numerics import distance
 from torchlift.measure.oracle import HalfSession
-from torchlift.measure.verify import VerifyOptions, judged_goldens, own_goldens, runs_here
+from torchlift.measure.verify import VerifyOptions, judged_goldens, runs_here
 from torchlift.progress import SILENT, Progress
 from torchlift.stages.build import build_variant, verify_all
-from torchlift.stages.convert import conversion_of, put_graph
+from torchlift.stages.convert import conversion_of, copy_goldens, put_graph
 from torchlift.stages.forms import FORMS, GRAPH, Half, Integers, converter_of
 from torchlift.stages.score import Scorer, score_variant
-from torchlift.storage import without_folders
 
 _SEARCH_SHARE = 0.75
 """How much of the evaluations may go into finding the nodes; the rest proves the mended graph."""
@@ -121,7 +119,8 @@ class Workbench:
 
     def _distance_at_goldens(self, session: Session) -> float:
         goldens = judged_goldens(self.bundle, self.variant)
-        golden = goldens.get("opt", next(iter(goldens.values()))) if not self.emulated else next(iter(goldens.values()))
+        first = next(iter(goldens.values()))
+        golden = first if self.emulated else goldens.get("opt", first)
         answers = session.run(golden.inputs)
         return max(distance(answers[name], expected) for name, expected in golden.outputs.items())
 
@@ -155,25 +154,6 @@ def repair(
     verify: VerifyOptions,
     options: RepairOptions,
     progress: Progress = SILENT,
-) -> None:
-    """Mend the variant's graph, as :func:`_repair` does; a trial that a runtime fails at ends that, and is noted."""
-    try:
-        _repair(bundle, variant, scorer, fewer, verify, options, progress)
-    except StorageError:
-        raise
-    except (TorchliftError, RuntimeError) as error:
-        said = without_folders(error.message if isinstance(error, TorchliftError) else str(error))
-        progress.note(f"{variant.name} is not mended, since a trial failed: {said}")
-
-
-def _repair(
-    bundle: Bundle,
-    variant: Variant,
-    scorer: Scorer | None,
-    fewer: Callable[[], Scorer | None],
-    verify: VerifyOptions,
-    options: RepairOptions,
-    progress: Progress,
 ) -> None:
     """Move the worst nodes of the variant's graph back to FP32, 1, 2, 4, ... sets of them, until it agrees with
     PyTorch and holds the gate, or half of the graph or the evaluations are spent.
@@ -223,8 +203,7 @@ def _mend(
 
     def make(folder: Path) -> Conversion:
         converted = bench.converter.write(folder, moved)
-        if own := own_goldens(bundle, variant):
-            shutil.copy(bundle.file(own), folder)
+        copy_goldens(bundle, bundle.manifest.graph(variant.component, variant.form), folder)
         share = converted.count / (converted.count + len(converted.kept))
         record = Repair(tuple(moved), bench.measure, search.total, after, share, spent, held=False)
         return conversion_of(converted, calibration, record)

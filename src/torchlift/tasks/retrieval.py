@@ -17,7 +17,7 @@ from torchlift.pipelines.clip import IMAGE, TEXT, ClipPipeline
 from torchlift.progress import SILENT, Progress
 from torchlift.tasks.base import Metric, Task
 from torchlift.tasks.ranking import Relevant, hits, outranked, similarities, top
-from torchlift.tasks.scan import facts, in_chunks, normalized, scan_images, usable_texts
+from torchlift.tasks.scan import clip_features, facts, normalized, scan_images, usable_texts
 
 KS = (1, 5, 10)
 
@@ -74,12 +74,7 @@ class RetrievalTask(Task):
 
     def answers(self, component: str, pipeline: Pipeline, progress: Progress = SILENT) -> np.ndarray:
         """L2-normalised features float32 [N, E] of all images or of all texts."""
-        assert isinstance(pipeline, ClipPipeline)
-        if component == TEXT:
-            with progress.stage("texts"):
-                return pipeline.encode_text(self._texts)
-        signature = pipeline.bundle.manifest.component(IMAGE).signature
-        return np.concatenate([*in_chunks(self._images, pipeline.encode_image, signature, progress)])
+        return clip_features(component, pipeline, self._images, self._texts, progress)
 
     def outcomes(self, answers: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         found: dict[str, np.ndarray] = {}

@@ -13,12 +13,15 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import numpy as np
+
 from torchlift.datasets import Images, Skips
 from torchlift.errors import DataError, InputError
 from torchlift.evidence import DataFacts
 from torchlift.machine import usable_cores
+from torchlift.pipelines import Pipeline
 from torchlift.pipelines.batches import slices
-from torchlift.pipelines.clip import ClipPipeline
+from torchlift.pipelines.clip import IMAGE, TEXT, ClipPipeline
 from torchlift.processing.image import ImageInput
 from torchlift.progress import Progress
 from torchlift.signature import Signature
@@ -93,6 +96,18 @@ def in_chunks(
             chunk = [images.read(position) for position in range(part.start, part.stop)]
             yield run(chunk)
             stage.advance(len(chunk))
+
+
+def clip_features(
+    component: str, pipeline: Pipeline, images: Images, texts: Sequence[str], progress: Progress
+) -> np.ndarray:
+    """L2-normalised features float32 [N, E] of all images or of all texts, by the component."""
+    assert isinstance(pipeline, ClipPipeline)
+    if component == TEXT:
+        with progress.stage("texts"):
+            return pipeline.encode_text(texts)
+    signature = pipeline.bundle.manifest.component(IMAGE).signature
+    return np.concatenate([*in_chunks(images, pipeline.encode_image, signature, progress)])
 
 
 def facts(name: str, kind: str, samples: dict[str, int], identity: Iterable[Any], skips: Skips) -> DataFacts:

@@ -16,7 +16,7 @@ from torchlift.progress import SILENT, Progress
 from torchlift.tasks.base import Task
 from torchlift.tasks.classification import accuracies, candidates
 from torchlift.tasks.ranking import similarities
-from torchlift.tasks.scan import facts, in_chunks, normalized, scan_images
+from torchlift.tasks.scan import clip_features, facts, normalized, scan_images
 
 
 class ZeroShotTask(Task):
@@ -51,12 +51,7 @@ class ZeroShotTask(Task):
 
     def answers(self, component: str, pipeline: Pipeline, progress: Progress = SILENT) -> np.ndarray:
         """L2-normalised features float32 [N, E] of all images or of all prompts."""
-        assert isinstance(pipeline, ClipPipeline)
-        if component == TEXT:
-            with progress.stage("texts"):
-                return pipeline.encode_text(self._texts)
-        signature = pipeline.bundle.manifest.component(IMAGE).signature
-        return np.concatenate([*in_chunks(self._images, pipeline.encode_image, signature, progress)])
+        return clip_features(component, pipeline, self._images, self._texts, progress)
 
     def outcomes(self, answers: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         prompts = answers[TEXT].reshape(self._classes, -1, answers[TEXT].shape[-1])
