@@ -2,7 +2,8 @@
 
 TorchliftError
 ├── SignatureError            inputs or outputs that do not fit what the component declares
-│   └── BatchTooLargeError    more rows at once than the signature's maximum
+│   ├── BatchTooLargeError    more rows at once than the signature's maximum
+│   └── ProfileError          sizes that no optimisation profile of an engine holds
 ├── SourceError               a model that cannot be read
 │   ├── CheckpointError       a file that is missing, truncated or of another model
 │   │   └── UnsafeCheckpointError   a pickle that would run code; it did not run
@@ -15,7 +16,10 @@ TorchliftError
 │   └── ManifestVersionError  written by a newer torchlift
 ├── BackendError              a runtime that failed
 │   ├── BackendUnavailableError     not installed or not usable here
-│   └── ProviderError         the runtime that ran is not the one asked for
+│   ├── ProviderError         the runtime that ran is not the one asked for
+│   ├── ParserError           a graph that the runtime's parser does not read
+│   ├── EngineError           an engine that was not built for this machine, or is not what was built
+│   └── DeviceMemoryError     a device that has no more memory
 ├── VerificationError         a variant that may not be used
 │   └── NoSignalError         goldens against which any comparison would pass
 ├── GateError                 no variant that was asked for loses as little as it must
@@ -45,6 +49,10 @@ class SignatureError(TorchliftError):
 
 
 class BatchTooLargeError(SignatureError):
+    pass
+
+
+class ProfileError(SignatureError):
     pass
 
 
@@ -97,6 +105,18 @@ class BackendUnavailableError(BackendError):
 
 
 class ProviderError(BackendError):
+    pass
+
+
+class ParserError(BackendError):
+    pass
+
+
+class EngineError(BackendError):
+    pass
+
+
+class DeviceMemoryError(BackendError):
     pass
 
 

@@ -115,10 +115,12 @@ class Interval:
 
 @dataclass(frozen=True)
 class Latency:
-    """Times of one contender at one set of axis sizes, in milliseconds a call over ``runs`` calls.
+    """Times of one contender at one set of axis sizes, in milliseconds a call over ``runs`` calls: on a GPU by its own
+    clock, inputs and outputs in its memory.
 
     ``throughput`` is samples a second at the median. ``speedup`` is the baseline's median time divided by this
-    contender's, paired by round; None for the baseline itself and where there is none.
+    contender's, paired by round; None for the baseline itself and where there is none. ``copied`` is the median time of
+    a call that copies inputs to the device and outputs back, by the host's clock; None where there is no device.
     """
 
     contender: str
@@ -133,10 +135,45 @@ class Latency:
     p99: float
     throughput: float
     speedup: Interval | None = None
+    copied: float | None = None
 
     @property
     def batch(self) -> int:
         return self.sizes.get("batch", 1)
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What a GPU did while it was measured: the clock of its multiprocessors in MHz (low, median, high over the samples
+    taken under load), its temperature in degrees Celsius (low, high), and the reasons that the driver gave for slowing
+    it down.
+    """
+
+    gpu: str
+    clock: tuple[int, int, int]
+    temperature: tuple[int, int]
+    throttled: tuple[str, ...] = ()
+
+    @property
+    def moved(self) -> str:
+        """What may have moved the times, in words; empty where nothing did."""
+        low, _, high = self.clock
+        said = [f"the clock moved from {low} to {high} MHz"] if low < (1 - CLOCK_STEADY) * high else []
+        return ", ".join([*said, *(f"slowed down: {reason}" for reason in self.throttled)])
+
+
+CLOCK_STEADY = 0.05
+"""The share by which a GPU's clock may move within a benchmark before the result is flagged."""
+
+
+@dataclass(frozen=True)
+class Throughput:
+    """Samples a second of a contender that runs on ``devices`` GPUs at once, a process each, at one set of sizes."""
+
+    contender: str
+    devices: int
+    sizes: dict[str, int]
+    samples: float
 
 
 @dataclass(frozen=True)
@@ -145,7 +182,8 @@ class Benchmark:
 
     ``key`` is the hash of all that was asked for: contenders, files, sizes, options, machine.
     ``files`` maps each measured file's path within the bundle to its SHA-256; ``runtimes`` maps a contender to the
-    runtime that ran it, with its version and provider; ``failures`` says why a contender has no times.
+    runtime that ran it, with its version and provider; ``failures`` says why a contender has no times. ``conditions``
+    are the GPUs' under it, ``scaling`` is what several of them achieve together.
     """
 
     machine: Machine
@@ -158,6 +196,8 @@ class Benchmark:
     files: dict[str, str] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
     key: str = ""
+    conditions: tuple[Conditions, ...] = ()
+    scaling: tuple[Throughput, ...] = ()
 
     def of(self, contender: str) -> tuple[Latency, ...]:
         return tuple(x for x in self.latencies if x.contender == contender)
@@ -290,9 +330,11 @@ class Choice:
     """Which variant of a component serves, and why each of the others does not (variant name -> reason).
 
     ``held`` is False where no variant that was asked for holds the gate, and FP32 serves in their place.
+    ``cuda_graph``: it serves by replaying a CUDA graph, as it was measured.
     """
 
     variant: str
     reason: str
     others: dict[str, str] = field(default_factory=dict)
     held: bool = True
+    cuda_graph: bool = False

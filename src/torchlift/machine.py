@@ -6,9 +6,11 @@ import functools
 import math
 import os
 import platform
+from collections import Counter
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 _TELLING_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "avx_vnni", "amx_bf16", "amx_int8",
                   "asimd", "asimddp", "bf16", "sve")  # fmt: skip
@@ -20,20 +22,91 @@ _QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
 @dataclass(frozen=True)
 class Machine:
-    """``instructions`` are those that decide which kernels a runtime picks; ``memory`` is in bytes."""
+    """``instructions`` are those that decide which kernels a runtime picks; ``memory`` is in bytes; ``gpus`` are the
+    names of NVIDIA's, in the driver's order.
+    """
 
     processor: str
     instructions: tuple[str, ...]
     cores: int
     memory: int
     system: str
+    gpus: tuple[str, ...] = ()
 
     def runs_like(self, other: Machine) -> bool:
-        """Whether what was found on one holds on the other: the same processor, instructions and system."""
+        """Whether what was found on one holds on the other: the same processor, instructions and system. What holds
+        for one GPU alone has that in the runtime's version.
+        """
         return (self.processor, self.instructions, self.system) == (other.processor, other.instructions, other.system)
 
     def __str__(self) -> str:
-        return f"{self.processor}, {self.cores} cores, {self.memory / 2**30:.0f} GiB, {self.system}"
+        counts = Counter(self.gpus)
+        gpus = "".join(f", {f'{n} ' if n > 1 else ''}{name}" for name, n in counts.items())
+        return f"{self.processor}, {self.cores} cores, {self.memory / 2**30:.0f} GiB, {self.system}{gpus}"
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """One of NVIDIA's: ``capability`` is that of its multiprocessors (9.0 for Hopper), ``memory`` is in bytes."""
+
+    name: str
+    capability: str
+    memory: int
+    driver: str
+
+    def __str__(self) -> str:
+        return f"{self.name}, driver {self.driver}"
+
+
+@functools.cache
+def gpus() -> tuple[Gpu, ...]:
+    """The NVIDIA GPUs that this process may use, in CUDA's order; none where the driver or nvidia-ml-py is missing."""
+    return tuple(gpu for gpu, _ in nvml_handles())
+
+
+@functools.cache
+def nvml_handles() -> tuple[tuple[Gpu, Any], ...]:
+    """The GPUs of :func:`gpus` with NVML's handle for each. NVML is started, and stays so until the process ends."""
+    try:
+        import pynvml
+    except ImportError:
+        return ()
+    try:
+        pynvml.nvmlInit()
+        driver = _text(pynvml.nvmlSystemGetDriverVersion())
+        handles = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
+        visible = _visible([_text(pynvml.nvmlDeviceGetUUID(handle)) for handle in handles])
+        return tuple((_describe(handles[i], driver), handles[i]) for i in visible)
+    except pynvml.NVMLError:
+        return ()
+
+
+def _describe(handle: Any, driver: str) -> Gpu:
+    import pynvml
+
+    major, minor = pynvml.nvmlDeviceGetCudaComputeCapability(handle)
+    name = _text(pynvml.nvmlDeviceGetName(handle))
+    return Gpu(name, f"{major}.{minor}", int(pynvml.nvmlDeviceGetMemoryInfo(handle).total), driver)
+
+
+def _text(value: str | bytes) -> str:
+    return value.decode() if isinstance(value, bytes) else value
+
+
+def _visible(identifiers: list[str]) -> list[int]:
+    """The positions that CUDA_VISIBLE_DEVICES leaves, in its order: up to the first entry that names no GPU."""
+    said = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if said is None:
+        return [*range(len(identifiers))]
+    found: list[int] = []
+    for entry in (part.strip() for part in said.split(",")):
+        places = [i for i, uuid in enumerate(identifiers) if entry and uuid.startswith(entry)]
+        if entry.isdecimal() and int(entry) < len(identifiers):
+            places = [int(entry)]
+        if len(places) != 1 or places[0] in found:
+            break
+        found += places
+    return found
 
 
 def usable_cores() -> int:
@@ -57,6 +130,7 @@ def this_machine() -> Machine:
         cores=usable_cores(),
         memory=memory,
         system=f"{platform.system()} {platform.machine()}",
+        gpus=tuple(gpu.name for gpu in gpus()),
     )
 
 

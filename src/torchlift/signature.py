@@ -61,8 +61,61 @@ class Axis:
     def __str__(self) -> str:
         return f"{self.min}..{self.opt}..{self.max}"
 
+    def within(self, low: int, opt: int, high: int) -> Axis:
+        """A part of the range; raises SignatureError where it is none."""
+        part = Axis(self.name, low, opt, high)
+        if not self.min <= low <= high <= self.max:
+            raise SignatureError(
+                f"the profile {self.name}={low}:{opt}:{high} is outside {self.min}..{self.max}",
+                remedy=f"Choose a range within it, or export again with --axis {self.name}={min(low, self.min)}.."
+                f"{self.opt}..{max(high, self.max)}.",
+            )
+        return part
+
     def at(self, corner: Corner) -> int:
         return {"min": self.min, "opt": self.opt, "max": self.max}[corner]
+
+
+@dataclass(frozen=True)
+class Profile:
+    """The ranges of axes that an engine is optimised for, by ``axis`` or ``component.axis``; an axis that is not named
+    has the range of the signature.
+    """
+
+    ranges: Mapping[str, tuple[int, int, int]]
+
+    @classmethod
+    def parse(cls, text: str) -> Profile:
+        """Read ``AXIS=MIN:OPT:MAX``, several parted by commas; one number fixes all three."""
+        ranges: dict[str, tuple[int, int, int]] = {}
+        for part in text.split(","):
+            match = re.fullmatch(r"\s*([\w.]+)=(\d+)(?::(\d+):(\d+))?\s*", part)
+            if not match or match[1] in ranges:
+                raise SignatureError(
+                    f"{text!r} is not a profile",
+                    remedy="Write AXIS=MIN:OPT:MAX, for example batch=1:1:4,sequence=4:16:52.",
+                )
+            low, opt, high = (int(n or match[2]) for n in match.groups()[1:])
+            Axis("axis", low, opt, high)
+            ranges[match[1]] = (low, opt, high)
+        return cls(ranges)
+
+    def of(self, component: str, signature: Signature) -> tuple[Axis, ...] | None:
+        """The signature's axes with the profile's ranges; None where it names no axis of the component.
+
+        Raises SignatureError for a range beyond the signature's.
+        """
+        given = {
+            axis.name: self.ranges[key]
+            for axis in signature.axes
+            for key in (f"{component}.{axis.name}", axis.name)
+            if key in self.ranges
+        }
+        return (
+            tuple(axis.within(*given[axis.name]) if axis.name in given else axis for axis in signature.axes)
+            if given
+            else None
+        )
 
 
 @dataclass(frozen=True)

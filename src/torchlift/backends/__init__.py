@@ -6,10 +6,30 @@ import difflib
 import functools
 from importlib import import_module
 
-from torchlift.backends.base import Arrays, Availability, Backend, Session, SessionOptions
+from torchlift.backends.base import (
+    Arrays,
+    Availability,
+    Backend,
+    Call,
+    Compilation,
+    CompileOptions,
+    Session,
+    SessionOptions,
+)
 from torchlift.errors import BackendUnavailableError
 
-__all__ = ["BACKENDS", "Arrays", "Availability", "Backend", "Session", "SessionOptions", "backend"]
+__all__ = [
+    "BACKENDS",
+    "Arrays",
+    "Availability",
+    "Backend",
+    "Call",
+    "Compilation",
+    "CompileOptions",
+    "Session",
+    "SessionOptions",
+    "backend",
+]
 
 BACKENDS = {
     "onnxruntime": "torchlift.backends.onnxruntime:OnnxRuntimeCpu",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import ClassVar
@@ -14,7 +14,8 @@ import numpy as np
 from torchlift.errors import BackendUnavailableError
 from torchlift.machine import usable_cores
 from torchlift.manifest import Precision, precision_of
-from torchlift.signature import Signature
+from torchlift.progress import SILENT, Progress
+from torchlift.signature import Axis, Profile, Signature
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -30,40 +31,94 @@ class Availability:
 
 @dataclass(frozen=True)
 class SessionOptions:
-    """``threads`` work on one call; 0 is every usable core."""
+    """``threads`` work on one call; 0 is every usable core. A session on a GPU is pinned to ``device``, its ordinal;
+    with ``cuda_graph`` it records each shape once and replays the record, of the last ``graphs`` shapes.
+    """
 
     threads: int = 0
+    device: int = 0
+    cuda_graph: bool = False
+    graphs: int = 8
 
     @property
     def cores(self) -> int:
         return self.threads or usable_cores()
 
 
+@dataclass(frozen=True)
+class CompileOptions:
+    """What a runtime that compiles ahead of time is told; others heed none of it.
+
+    ``profiles`` are the ranges to optimise for, one after the other; without any there is one of the whole ranges.
+    ``workspace`` bounds the scratch memory, in bytes. ``plugins`` are libraries with operators of the user's own.
+    ``version_compatible`` engines load in later releases of the runtime, ``hardware_compatible`` ones on other GPUs;
+    a ``stripped`` one has no weights and takes them from the graph when it is opened.
+    """
+
+    profiles: tuple[Profile, ...] = ()
+    workspace: int | None = None
+    plugins: tuple[Path, ...] = ()
+    version_compatible: bool = False
+    hardware_compatible: bool = False
+    stripped: bool = False
+
+
+@dataclass(frozen=True)
+class Compilation:
+    """One build by such a runtime: what it computes in, the ranges of the axes by profile (one at least where there are
+    axes), and where what it learns about kernels is kept between builds.
+    """
+
+    recipe: str = "fp32"
+    profiles: tuple[tuple[Axis, ...], ...] = ()
+    options: CompileOptions = field(default_factory=CompileOptions)
+    timing_cache: Path | None = None
+    progress: Progress = SILENT
+
+
+Call = Callable[[], float | None]
+"""Runs something to its end; returns the seconds that it took by the device's own clock, None where it has none."""
+
+
 class Session(ABC):
     """A variant loaded by its backend, ready to run. ``runtime`` names what really runs: backend, version, device."""
+
+    on_device: ClassVar[bool] = False
+    """Whether inputs and outputs lie in memory of a device, so that a call can do with or without copies."""
 
     def __init__(self, signature: Signature, runtime: str) -> None:
         self.signature = signature
         self.runtime = runtime
+
+    def covers(self, sizes: Mapping[str, int]) -> bool:
+        """Whether it runs axes of these sizes, of those that the signature admits."""
+        return True
 
     def run(self, feeds: Arrays) -> dict[str, np.ndarray]:
         """Input name -> array to output name -> array. Raises SignatureError for inputs that do not fit."""
         self.signature.check(feeds)
         return self._run(feeds)
 
-    def prepare(self, feeds: Arrays) -> Callable[[], None]:
-        """A call that runs ``feeds`` again and again without copying them in or the outputs out, for timing.
+    def prepare(self, feeds: Arrays, *, copies: bool = False) -> Call:
+        """A call that runs ``feeds`` again and again, for timing: without copying them in or the outputs out, unless
+        ``copies``, which asks a session on a device for what a caller with arrays on the host pays.
 
         Inputs that do not lie in C order are copied once, before.
         """
         self.signature.check(feeds)
-        return self._prepare(feeds)
+        return self._prepare_copies(feeds) if copies else self._prepare(feeds)
 
     @abstractmethod
     def _run(self, feeds: Arrays) -> dict[str, np.ndarray]: ...
 
     @abstractmethod
-    def _prepare(self, feeds: Arrays) -> Callable[[], None]: ...
+    def _prepare(self, feeds: Arrays) -> Call: ...
+
+    def _prepare_copies(self, feeds: Arrays) -> Call:
+        def call() -> None:
+            self._run(feeds)
+
+        return call
 
     def close(self) -> None:  # noqa: B027
         """Free what the runtime holds. The session may not be used after."""
@@ -88,6 +143,18 @@ class Backend(ABC):
 
     on_request: ClassVar[frozenset[str]] = frozenset()
     """Recipes that are made only when they are named: nobody gains speed by them."""
+
+    asked_for: ClassVar[bool] = False
+    """Whether it makes variants only where the backend itself is named, since they need what a target may lack."""
+
+    compiles: ClassVar[bool] = False
+    """Whether it compiles ahead of time: what it makes depends on the Compilation, and fits one device."""
+
+    opens_graphs: ClassVar[bool] = False
+    """Whether it opens a graph of the bundle as it is, and builds nothing."""
+
+    replays: ClassVar[bool] = False
+    """Whether its sessions heed ``SessionOptions.cuda_graph``."""
 
     emulates: ClassVar[frozenset[str]] = frozenset()
     """Recipes whose FP16 it computes in FP32 in between, so that what that cannot hold does not show."""
@@ -116,14 +183,16 @@ class Backend(ABC):
 
     @abstractmethod
     def version(self) -> str:
-        """Name and release, for example ``onnxruntime 1.31.1``, without importing the runtime."""
+        """Name and release, for example ``onnxruntime 1.31.1``, without importing the runtime; of one that is tied to a
+        device also that, since what is found or built holds for it alone.
+        """
 
     def artifact(self, recipe: str) -> str:
         """The recipe whose files serve ``recipe``: variants that only differ at load time share files."""
         return recipe
 
     @abstractmethod
-    def build(self, source: Path, folder: Path, signature: Signature) -> str:
+    def build(self, source: Path, folder: Path, signature: Signature, compilation: Compilation | None = None) -> str:
         """Make what the backend opens from the ONNX file ``source``, in ``folder``; returns the name of the file to
         open. Raises BackendError.
         """

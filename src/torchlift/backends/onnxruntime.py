@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from torchlift.backends.base import Arrays, Availability, Backend, Session, SessionOptions
+from torchlift.backends.base import Arrays, Availability, Backend, Call, Compilation, Session, SessionOptions
 from torchlift.errors import BackendError, ProviderError
 from torchlift.machine import installed_version
 from torchlift.signature import Signature
@@ -66,7 +66,7 @@ class OnnxRuntime(Backend):
     def version(self) -> str:
         return f"onnxruntime {self._installed()}"
 
-    def build(self, source: Path, folder: Path, signature: Signature) -> str:
+    def build(self, source: Path, folder: Path, signature: Signature, compilation: Compilation | None = None) -> str:
         import onnxruntime as ort
 
         options = ort.SessionOptions()
@@ -172,7 +172,7 @@ class OnnxRuntimeSession(Session):
         names = self.signature.output_names
         return dict(zip(names, self._session.run(names, dict(feeds)), strict=True))
 
-    def _prepare(self, feeds: Arrays) -> Callable[[], None]:
+    def _prepare(self, feeds: Arrays) -> Call:
         import onnxruntime as ort
 
         sizes = self.signature.check(feeds)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from torchlift.backends.base import Arrays, Availability, Backend, Session, SessionOptions
+from torchlift.backends.base import Arrays, Availability, Backend, Call, Compilation, Session, SessionOptions
 from torchlift.errors import BackendError, ProviderError
 from torchlift.machine import installed_version, this_machine
 from torchlift.signature import Signature
@@ -70,7 +70,7 @@ class OpenVino(Backend):
     def artifact(self, recipe: str) -> str:
         return _SHARED.get(recipe, recipe)
 
-    def build(self, source: Path, folder: Path, signature: Signature) -> str:
+    def build(self, source: Path, folder: Path, signature: Signature, compilation: Compilation | None = None) -> str:
         self.require()
         import openvino as ov
 
@@ -130,7 +130,7 @@ class OpenVinoSession(Session):
         result = self._request.infer(dict(feeds), share_inputs=True, share_outputs=False)
         return {name: result[port] for name, port in self._outputs.items()}
 
-    def _prepare(self, feeds: Arrays) -> Callable[[], None]:
+    def _prepare(self, feeds: Arrays) -> Call:
         import openvino as ov
 
         request = self._request

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from torchlift.backends.base import Arrays, Session, SessionOptions
+from torchlift.backends.base import Arrays, Call, Session, SessionOptions
 from torchlift.signature import Signature
 
 
@@ -28,7 +28,7 @@ class TorchSession(Session):
         tensors = outputs if isinstance(outputs, tuple) else (outputs,)
         return {name: t.numpy() for name, t in zip(self.signature.output_names, tensors, strict=True)}
 
-    def _prepare(self, feeds: Arrays) -> Callable[[], None]:
+    def _prepare(self, feeds: Arrays) -> Call:
         arguments = self._arguments(feeds)
         module = self._module
 

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from torchlift.backends.base import Session
 from torchlift.errors import BackendError, InputError
 from torchlift.evidence import Benchmark, Interval, Latency, now
 from torchlift.machine import this_machine, usable_cores
+from torchlift.measure.conditions import watching
 from torchlift.progress import SILENT, Progress
 from torchlift.signature import BATCH
 from torchlift.storage import without_folders
@@ -69,6 +70,13 @@ class LatencyOptions:
             raise InputError(f"{self.rounds} rounds give no interval", remedy="Measure at least 2 rounds.")
 
 
+class Turn(NamedTuple):
+    """Seconds of each call without copies, and of as many with; the second is empty where there is no device."""
+
+    plain: list[float]
+    copied: list[float]
+
+
 def measure_latency(
     contenders: Sequence[Contender],
     workloads: Sequence[Workload],
@@ -93,6 +101,7 @@ def measure_latency(
     with contextlib.ExitStack() as stack:
         processes = _start(contenders, stack, failed, progress)
         runtimes = {name: process.runtime for name, process in processes.items()}
+        watched = stack.enter_context(watching())
         with progress.stage("measure side by side", len(workloads) * options.rounds) as stage:
             for workload in workloads:
                 times = _interleave(processes, workload, options, failed, stage.advance)
@@ -107,17 +116,18 @@ def measure_latency(
         runtimes=runtimes,
         files=dict(files or {}),
         failures=failed,
+        conditions=watched.conditions(),
     )
 
 
 def _start(
     contenders: Sequence[Contender], stack: contextlib.ExitStack, failed: dict[str, str], progress: Progress
-) -> dict[str, _Process]:
+) -> dict[str, Process]:
     processes = {}
     with progress.stage("open in a process each", len(contenders)) as stage:
         for contender in contenders:
             try:
-                processes[contender.name] = stack.enter_context(contextlib.closing(_Process(contender)))
+                processes[contender.name] = stack.enter_context(contextlib.closing(Process(contender)))
             except BackendError as error:
                 failed[contender.name] = without_folders(error.message)
             stage.advance()
@@ -125,15 +135,15 @@ def _start(
 
 
 def _interleave(
-    processes: dict[str, _Process],
+    processes: dict[str, Process],
     workload: Workload,
     options: LatencyOptions,
     failed: dict[str, str],
     advance: Callable[[], None],
-) -> dict[str, list[list[float]]]:
-    """Contender -> round -> seconds of each call."""
+) -> dict[str, list[Turn]]:
+    """Contender -> the turn of each round; without those that do not run inputs of these sizes."""
     runs: dict[str, int] = {}
-    times: dict[str, list[list[float]]] = {}
+    times: dict[str, list[Turn]] = {}
 
     def turn(name: str, method: str, *arguments: object) -> Any:
         time.sleep(options.pause_seconds)
@@ -153,19 +163,21 @@ def _interleave(
     for round_ in range(options.rounds):
         names = list(times)
         for name in names[round_ % max(len(names), 1) :] + names[: round_ % max(len(names), 1)]:
-            seconds_each = turn(name, "run", options.warmups, runs[name])
-            if seconds_each is not None:
-                times[name].append(seconds_each)
+            taken = turn(name, "run", options.warmups, runs[name])
+            if taken is not None:
+                times[name].append(Turn(*taken))
         advance()
     return times
 
 
-def _summaries(times: Mapping[str, list[list[float]]], workload: Workload, baseline: str | None) -> list[Latency]:
+def _summaries(times: Mapping[str, list[Turn]], workload: Workload, baseline: str | None) -> list[Latency]:
     summaries = []
-    reference = times.get(baseline) if baseline else None
-    for name, rounds in times.items():
+    plain = {name: [turn.plain for turn in turns] for name, turns in times.items()}
+    reference = plain.get(baseline) if baseline else None
+    for name, rounds in plain.items():
         ms = 1e3 * np.concatenate([np.asarray(r) for r in rounds])
         median = float(np.median(ms))
+        copied = [seconds for turn in times[name] for seconds in turn.copied]
         summaries.append(
             Latency(
                 contender=name,
@@ -180,6 +192,7 @@ def _summaries(times: Mapping[str, list[list[float]]], workload: Workload, basel
                 p99=float(np.percentile(ms, 99)),
                 throughput=1e3 * workload.sizes.get(BATCH, 1) / median,
                 speedup=speedup(reference, rounds) if reference and name != baseline else None,
+                copied=1e3 * float(np.median(copied)) if copied else None,
             )
         )
     return summaries
@@ -200,7 +213,7 @@ def _student(freedom: int) -> float:
     return _STUDENT[freedom - 1] if freedom <= len(_STUDENT) else 1.96 + 2.4 / freedom
 
 
-class _Process:
+class Process:
     """The near end of a contender's process. ``runtime`` names what runs there."""
 
     def __init__(self, contender: Contender) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
 
-from torchlift.backends.base import Session
+from torchlift.backends.base import Call, Session
 
 _SOON = 2.0
 """Seconds; a first run that takes longer is not repeated just to know better how long the next will take."""
@@ -24,31 +24,57 @@ class Worker:
 
     def __init__(self) -> None:
         self._session: Session | None = None
-        self._call: Callable[[], None] | None = None
+        self._call: Call | None = None
+        self._copying: Call | None = None
 
     def open(self, opener: Callable[[], Session]) -> str:
         """Open the session; returns what runs it."""
         self._session = opener()
         return self._session.runtime
 
-    def load(self, feeds: dict[str, Any]) -> float:
-        """Bind the inputs and run; returns about how many seconds a run takes, of the second one where that is soon."""
-        assert self._session is not None
-        self._call = self._session.prepare(feeds)
-        first = self.run(0, 1)[0]
-        return first if first > _SOON else self.run(0, 1)[0]
+    def load(self, feeds: dict[str, Any]) -> float | None:
+        """Bind the inputs and run; returns about how many seconds a run takes, of the second one where that is soon.
 
-    def run(self, warmups: int, runs: int) -> list[float]:
-        """Seconds of each of ``runs`` calls, after ``warmups`` that are not counted."""
+        None where the session does not run inputs of these sizes, though the signature admits them.
+        """
+        assert self._session is not None
+        self._call = self._copying = None
+        if not self._session.covers(self._session.signature.check(feeds)):
+            return None
+        self._call = self._session.prepare(feeds)
+        if self._session.on_device:
+            self._copying = self._session.prepare(feeds, copies=True)
+        first = _seconds(self._call)
+        return first if first > _SOON else _seconds(self._call)
+
+    def run(self, warmups: int, runs: int) -> tuple[list[float], list[float]]:
+        """Seconds of each of ``runs`` calls, after ``warmups`` that are not counted; and of as many with copies,
+        none where there is no device.
+        """
         assert self._call is not None
-        for _ in range(warmups):
+        copied = _times(self._copying, warmups, runs) if self._copying else []
+        return _times(self._call, warmups, runs), copied
+
+    def keep_running(self, seconds: float) -> float:
+        """Run back to back for so long; returns the calls a second."""
+        assert self._call is not None
+        calls, start = 0, time.perf_counter()
+        while (passed := time.perf_counter() - start) < seconds:
             self._call()
-        times = []
-        for _ in range(runs):
-            start = time.perf_counter()
-            self._call()
-            times.append(time.perf_counter() - start)
-        return times
+            calls += 1
+        return calls / passed
+
+
+def _times(call: Call, warmups: int, runs: int) -> list[float]:
+    for _ in range(warmups):
+        call()
+    return [_seconds(call) for _ in range(runs)]
+
+
+def _seconds(call: Call) -> float:
+    start = time.perf_counter()
+    by_device = call()
+    return time.perf_counter() - start if by_device is None else by_device
 
 
 def main(fd: int) -> None:
