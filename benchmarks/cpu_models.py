@@ -11,7 +11,7 @@ from pathlib import Path
 from peers import checkpoint_of, on_same_onnx, print_benchmark, shipped
 from torchlift.measure.latency import LatencyOptions, measure_latency
 from torchlift.ship import peers as torch_peers
-from torchlift.stages import BenchOptions, contender_of, workloads
+from torchlift.stages import BenchOptions, contenders_of, workloads
 
 
 def main() -> None:
@@ -26,7 +26,7 @@ def main() -> None:
         bundle = shipped(size, arguments.work)
         for name in arguments.components:
             component = bundle.manifest.component(name)
-            ours = [contender_of(bundle, v) for v in bundle.manifest.variants_of(name)]
+            ours = [c for v in bundle.manifest.variants_of(name) for c in contenders_of(bundle, v)]
             source = checkpoint_of(size, arguments.work)
             contenders = [*torch_peers(source, name, compiled=True), *on_same_onnx(bundle, name), *ours]
             benchmark = measure_latency(

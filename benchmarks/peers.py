@@ -41,7 +41,11 @@ class Job(Session):
         self.runtime = runtime
         self._job = call
 
-    def prepare(self, feeds: Mapping[str, np.ndarray]) -> Callable[[], None]:
+    def fits(self, feeds: Mapping[str, np.ndarray]) -> bool:
+        """A job brings its own inputs."""
+        return True
+
+    def prepare(self, feeds: Mapping[str, np.ndarray], *, copies: bool = False) -> Callable[[], None]:
         return self._job
 
     def _run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -45,7 +45,7 @@ from torchlift.stages import (
     Materials,
     build_variant,
     choose,
-    contender_of,
+    contenders_of,
     convert_component,
     plan,
     verify_all,
@@ -247,7 +247,7 @@ def ours_of(subject: Subject, failed: dict[str, str]) -> list[Entry]:
             failed[variant.name] = variant.failure or (proof.failures[0] if proof else "it was not verified")
             continue
         say(f"{subject.title}: {variant.name}")
-        contender = contender_of(bundle, variant)
+        contender = contenders_of(bundle, variant)[0]
         agreement = apart(agreement_of, contender.open, subject, variant.precision)
         agreement = replace(agreement, failures=(*proof.failures, *agreement.failures))
         found.append(Entry(contender, agreement, variant))

@@ -34,9 +34,9 @@ def test_a_torch_side_that_is_not_whole(monkeypatch):
     assert state.remedy == 'pip install "torchlift[torch]"'
 
 
-@pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
-def test_a_runtime_that_is_not_installed(monkeypatch, name):
-    monkeypatch.setattr(f"torchlift.backends.{name}.installed_version", lambda distribution: None)
+@pytest.mark.parametrize(("name", "module"), [("onnxruntime", "onnxruntime.base"), ("openvino", "openvino")])
+def test_a_runtime_that_is_not_installed(monkeypatch, name, module):
+    monkeypatch.setattr(f"torchlift.backends.{module}.installed_version", lambda distribution: None)
     state = {f.name: f.state for f in examine().findings}[name]
     assert not state.ok
     assert "is not installed" in state.detail

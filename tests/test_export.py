@@ -20,7 +20,7 @@ from torchlift import export as module
 from torchlift import storage
 from torchlift.backends import backend
 from torchlift.backends.onnxruntime import OnnxRuntimeSession
-from torchlift.backends.pytorch import TorchSession
+from torchlift.backends.pytorch.session import TorchSession
 from torchlift.bundle import Bundle
 from torchlift.errors import BakedInError, ExportError, NoSignalError, StorageError, VerificationError
 from torchlift.export import ExportOptions, _answers, export_component, export_key

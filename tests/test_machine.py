@@ -1,11 +1,15 @@
 import os
 import platform
+import sys
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
+import pynvml
 import pytest
 
 from torchlift import machine
-from torchlift.machine import Machine, installed_version, this_machine, usable_cores
+from torchlift.machine import Gpu, Machine, gpus, installed_version, nvml_handles, this_machine, usable_cores
 
 X86 = """processor\t: 0
 model name\t: AMD EPYC 9R14
@@ -67,6 +71,20 @@ def test_a_machine_in_words():
     assert str(Machine("EPYC", (), 4, 8 * 2**30, "Linux x86_64")) == "EPYC, 4 cores, 8 GiB, Linux x86_64"
 
 
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (("NVIDIA H200",), ", NVIDIA H200"),
+        (("NVIDIA H200",) * 8, ", 8 NVIDIA H200"),
+        (("Tesla T4", "NVIDIA H200", "Tesla T4"), ", 2 Tesla T4, NVIDIA H200"),
+    ],
+)
+def test_gpus_are_told_with_their_number(names, said):
+    machine = Machine("EPYC", (), 4, 8 * 2**30, "Linux x86_64", names)
+    assert str(machine) == f"EPYC, 4 cores, 8 GiB, Linux x86_64{said}"
+    assert machine.runs_like(replace(machine, gpus=())), "the runtime's version has the GPU"
+
+
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="the system has no affinity")
 def test_cores_are_those_that_the_process_may_use(python):
     script = """
@@ -89,3 +107,103 @@ def test_a_container_s_quota_limits_the_cores(tmp_path, monkeypatch, content, co
     monkeypatch.setattr(machine, "_QUOTA", tmp_path / "cpu.max")
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
     assert usable_cores() == cores
+
+
+UUIDS = ("GPU-4c1f0d2e-31aa-0f6e-9c55-7f7b9a1e0001", "GPU-4c1f9b77-5d02-11e8-8eb2-f2801f1b9fd1", "GPU-9a0e0003-aaaa")
+H200 = Gpu("NVIDIA H200", "9.0", 150_754_820_096, "580.159.04")
+FOUND = (H200, H200, Gpu("Tesla T4", "7.5", 15_843_721_216, "580.159.04"))
+
+
+@pytest.fixture
+def driver(monkeypatch):
+    """A driver with three GPUs, which are their own handles, told as bytes or as texts."""
+
+    def put(said=lambda text: text):
+        answers = {
+            "nvmlInit": lambda: None,
+            "nvmlSystemGetDriverVersion": lambda: said("580.159.04"),
+            "nvmlDeviceGetCount": lambda: len(FOUND),
+            "nvmlDeviceGetHandleByIndex": lambda index: index,
+            "nvmlDeviceGetUUID": lambda handle: said(UUIDS[handle]),
+            "nvmlDeviceGetName": lambda handle: said(FOUND[handle].name),
+            "nvmlDeviceGetCudaComputeCapability": lambda handle: tuple(map(int, FOUND[handle].capability.split("."))),
+            "nvmlDeviceGetMemoryInfo": lambda handle: SimpleNamespace(total=FOUND[handle].memory),
+        }
+        for name, answer in answers.items():
+            monkeypatch.setattr(pynvml, name, answer)
+
+    put()
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    return put
+
+
+def seen():
+    """The handles of the GPUs that this process may use, found anew."""
+    return [handle for _, handle in nvml_handles.__wrapped__()]
+
+
+@pytest.mark.parametrize("said", [str, str.encode])
+def test_the_gpus_of_the_driver_are_described(driver, said):
+    driver(said)
+    assert tuple(gpu for gpu, _ in nvml_handles.__wrapped__()) == FOUND
+    assert str(FOUND[0]) == "NVIDIA H200, driver 580.159.04"
+
+
+@pytest.mark.parametrize(
+    ("said", "found"),
+    [
+        ("0", [0]),
+        ("2,0", [2, 0]),
+        (" 1 , 2 ", [1, 2]),
+        ("", []),
+        ("-1", []),
+        ("none", []),
+        ("0,-1,1", [0]),
+        ("1,7,0", [1]),
+        ("3", []),
+        (UUIDS[1], [1]),
+        (f"{UUIDS[2]},{UUIDS[0]}", [2, 0]),
+        ("GPU-9a0e", [2]),
+        ("GPU-9a0e,0", [2, 0]),
+        ("0,GPU-4c1f", [0]),
+        ("GPU-", []),
+        ("GPU-ffff,0", []),
+        ("MIG-4c1f0d2e-31aa-0f6e-9c55-7f7b9a1e0001", []),
+    ],
+)
+def test_only_the_gpus_that_cuda_sees_are_counted_in_its_order_up_to_the_first_that_is_none(
+    driver, monkeypatch, said, found
+):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", said)
+    assert seen() == found
+
+
+def test_without_the_variable_all_are_seen(driver):
+    assert seen() == [0, 1, 2]
+
+
+def test_without_a_driver_there_are_no_gpus(driver, monkeypatch):
+    def no_library():
+        raise pynvml.NVMLError(pynvml.NVML_ERROR_LIBRARY_NOT_FOUND)
+
+    monkeypatch.setattr(pynvml, "nvmlInit", no_library)
+    assert nvml_handles.__wrapped__() == ()
+
+
+def test_a_gpu_that_fell_off_the_bus_is_no_accident(driver, monkeypatch):
+    def lost(handle):
+        raise pynvml.NVMLError(pynvml.NVML_ERROR_GPU_IS_LOST)
+
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetName", lost)
+    assert nvml_handles.__wrapped__() == ()
+
+
+def test_without_the_package_there_are_no_gpus(driver, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+    assert nvml_handles.__wrapped__() == ()
+
+
+def test_the_gpus_of_this_process_are_those_of_its_machine():
+    assert this_machine().gpus == tuple(gpu.name for gpu in gpus())
+    if not Path("/dev/nvidiactl").exists():
+        assert gpus() == ()

@@ -4,6 +4,7 @@ import contextlib
 import importlib.util
 import json
 import os
+import pickle
 import shutil
 import signal
 import subprocess
@@ -16,17 +17,20 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from shipped import torchlift
 
+from torchlift.backends import backend
 from torchlift.bundle import Bundle
 from torchlift.errors import BackendUnavailableError, BakedInError, BundleError, CheckpointError, InputError
 from torchlift.export import ExportOptions
+from torchlift.machine import Gpu
 from torchlift.measure.latency import LatencyOptions
 from torchlift.measure.verify import proven_here
 from torchlift.pipelines import open_bundle
 from torchlift.progress import Progress
-from torchlift.ship import ShipOptions, Source, export, ship, source_of
+from torchlift.ship import ShipOptions, Source, export, peers, ship, source_of
 from torchlift.signature import Axis
-from torchlift.stages import BenchOptions, BuildOptions
+from torchlift.stages import BenchOptions, BuildOptions, JobOptions, build_bundle
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
@@ -439,6 +443,114 @@ def tolerance_of(bundle, component):
     """What the precision that was chosen here may differ."""
     choice = bundle.manifest.choices["model" if component == "y" else component]
     return bundle.manifest.variant(choice.variant).verification.tolerance.scaled
+
+
+# PyTorch as a runtime of the target.
+
+BOTH = replace(QUICK, build=BuildOptions(("onnxruntime", "pytorch"), ("fp32",)))
+
+
+@pytest.fixture(scope="module")
+def with_program_once(tiny_source, tmp_path_factory):
+    """The tiny module shipped for PyTorch too; not to be changed."""
+    return ship(tiny_source, tmp_path_factory.mktemp("program") / "bundle", BOTH)
+
+
+def test_a_program_is_a_variant_like_any_other(with_program_once):
+    assert_complete(with_program_once, ("model",))
+    manifest = with_program_once.manifest
+    assert [v.name for v in manifest.variants] == ["model/onnxruntime/fp32", "model/pytorch/fp32"]
+    variant, graph = manifest.variant("model/pytorch/fp32"), manifest.graph("model", "program")
+    assert (variant.model, variant.files) == (graph.model, graph.files) == ("model/program/model.pt2", (graph.model,))
+    assert manifest.benchmarks["model"].runtimes[variant.name].startswith(f"torch {torch.__version__} compile")
+    assert variant.verification.provenance.runtime == backend("pytorch").version()
+
+
+def test_a_bundle_with_a_program_is_rebuilt_and_served_elsewhere(with_program_once, tmp_path):
+    moved = shutil.copytree(with_program_once.path, tmp_path / "else" / "where")
+    bundle = Bundle.open(moved)
+    bundle.commit(replace(bundle.manifest, variants=(), benchmarks={}, choices={}))
+    options = JobOptions(BuildOptions(("pytorch",), ("fp32",)), bench=QUICK.bench)
+    manifest = build_bundle(moved, options)
+    assert manifest.choices["model"].variant == "model/pytorch/fp32"
+    assert contents(moved)["model/program/model.pt2"] == contents(with_program_once.path)["model/program/model.pt2"]
+    x = np.random.default_rng(0).standard_normal((3, 4)).astype(np.float32)
+    with open_bundle(moved) as served, torch.inference_mode():
+        expected = Source("module", f"{NETS}:tiny").load().component("model").reference(torch.from_numpy(x))
+        np.testing.assert_allclose(served({"x": x})["y"], expected.numpy(), rtol=0, atol=1e-5)
+
+
+def test_without_pytorch_among_the_backends_a_bundle_has_no_program(tiny_once, with_program_once, tmp_path):
+    assert tiny_once.manifest.graphs == ()
+    assert not [path for path in tiny_once.manifest.files if path.endswith(".pt2")]
+    with pytest.raises(InputError):
+        ship(Source("module", f"{NETS}:tiny"), tmp_path / "out", replace(BOTH, bench=OUTSIDE.bench))
+    bundle = ship(Source("module", f"{NETS}:tiny"), tmp_path / "out", ONE)
+    assert not [path for path in bundle.manifest.files if path.endswith(".pt2")], "nor one of a run that was cut off"
+
+
+def test_an_export_has_a_program_where_it_is_asked_for(tiny_source, tmp_path):
+    options = JobOptions(BuildOptions(("pytorch",), ("fp32",)), bench=QUICK.bench)
+    without = export(tiny_source, tmp_path / "without", ExportOptions("torchscript"))
+    with pytest.raises(BackendUnavailableError, match="no variant of model is verified"):
+        build_bundle(without.path, options)
+    (variant,) = Bundle.open(without.path).manifest.variants
+    assert "export with --program" in variant.failure
+    bundle = export(tiny_source, tmp_path / "out", ExportOptions("torchscript"), program=True)
+    assert [g.name for g in bundle.manifest.graphs] == ["model/program"]
+    assert bundle.manifest.variants == ()
+    recorder = Recorder()
+    with pytest.raises(InputError):
+        ship(tiny_source, tmp_path / "again", replace(BOTH, bench=OUTSIDE.bench))
+    export(tiny_source, tmp_path / "again", ExportOptions("torchscript"), recorder, program=True)
+    assert recorder.notes == ["model was exported before: kept", "model/program was exported before: kept"]
+
+
+def test_the_command_writes_a_program(tmp_path):
+    out = tmp_path / "out"
+    done = torchlift("export", f"{NETS}:tiny", "-o", out, "--exporter", "torchscript", "--program", "--json")
+    assert done.code == 0, done.err
+    assert [g["form"] for g in json.loads(done.out)["graphs"]] == ["program"]
+
+
+CPU_PEERS = ["pytorch eager", "pytorch compile"]
+GPU_PEERS = [
+    "pytorch eager",
+    "pytorch compile",
+    "pytorch eager fp16",
+    "pytorch eager fp16 + CUDA graph",
+    "pytorch compile fp16",
+    "pytorch compile fp16 + CUDA graph",
+]
+
+
+@pytest.mark.parametrize(
+    ("compiled", "cuda_graph", "left_out"),
+    [(True, True, ()), (False, True, ("compile",)), (True, False, ("CUDA",)), (False, False, ("compile", "CUDA"))],
+)
+def test_on_a_gpu_fp16_is_measured_against_pytorch_in_fp16(monkeypatch, tiny_source, compiled, cuda_graph, left_out):
+    modes = {"compiled": compiled, "cuda_graph": cuda_graph}
+
+    def names(expected):
+        return [name for name in expected if not any(word in name for word in left_out)]
+
+    assert [c.name for c in peers(tiny_source, "model", **modes)] == names(CPU_PEERS)
+    h200 = Gpu("NVIDIA H200", "9.0", 1, "580")
+    for module in ("torchlift.ship", "torchlift.backends.pytorch"):
+        monkeypatch.setattr(f"{module}.gpu_of", lambda options=None: h200)
+    found = peers(tiny_source, "model", **modes)
+    assert [c.name for c in found] == names(GPU_PEERS)
+    assert all(c.open_on is not None for c in found)
+    assert pickle.loads(pickle.dumps(found)), "each is opened in a process of its own"
+
+
+def test_a_peer_is_opened_as_its_name_says(tiny_source):
+    x = {"x": np.ones((2, 4), np.float32)}
+    for contender in peers(tiny_source, "model", 1, compiled=True):
+        assert contender.open_on is None, "the processor is not one of several"
+        with contender.open() as session:
+            assert session.runtime == f"torch {torch.__version__} {contender.name.rpartition(' ')[2]}"
+            assert session.run(x)["y"].shape == (2, 3)
 
 
 def test_the_reference_of_a_bundle_is_what_it_was_made_from(with_weights, tmp_path):

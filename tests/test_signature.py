@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from torchlift.errors import BatchTooLargeError, SignatureError
-from torchlift.signature import Axis, Signature, TensorSpec, distinct_sizes
+from torchlift.signature import Axis, Profile, Signature, TensorSpec, distinct_sizes
 
 BATCH = Axis("batch", 1, 4, 8)
 LENGTH = Axis("length", 2, 4, 6)
@@ -257,3 +257,132 @@ def test_a_list_is_no_tensor() -> None:
     signature = Signature((TensorSpec("x", "float32", (2,)),), (TensorSpec("y", "float32", (2,)),))
     with pytest.raises(SignatureError, match=r"input x is a list\nIt must be a numpy array, float32\[2\]"):
         signature.check({"x": [1.0, 2.0]})
+
+
+# parts of ranges, and profiles of them
+
+
+@given(ranges, ranges)
+def test_a_part_of_a_range_is_within_it_or_refused(whole, part):
+    axis = Axis("batch", *whole)
+    found = None
+    with contextlib.suppress(SignatureError):
+        found = axis.within(*part)
+    assert (found is not None) == (whole[0] <= part[0] and part[2] <= whole[2])
+    if found is not None:
+        assert found == Axis("batch", *part)
+
+
+@pytest.mark.parametrize(
+    ("part", "wider"),
+    [
+        ((1, 4, 9), "--axis batch=1..4..9"),
+        ((9, 9, 9), "--axis batch=1..4..9"),
+        ((10, 12, 64), "--axis batch=1..4..64"),
+    ],
+)
+def test_a_part_beyond_its_range_is_refused_and_says_how_to_export(part, wider):
+    low, opt, high = part
+    with pytest.raises(SignatureError, match=rf"the profile batch={low}:{opt}:{high} is outside 1\.\.8") as caught:
+        BATCH.within(*part)
+    assert caught.value.remedy == f"Choose a range within it, or export again with {wider}."
+
+
+def test_a_part_below_its_range_is_refused_and_says_how_to_export():
+    with pytest.raises(SignatureError, match=r"the profile length=1:3:6 is outside 2\.\.6") as caught:
+        LENGTH.within(1, 3, 6)
+    assert "--axis length=1..4..6" in caught.value.remedy
+
+
+def test_a_part_must_be_a_range_itself():
+    with pytest.raises(SignatureError, match=r"axis batch: 4\.\.2\.\.8 is not a range"):
+        BATCH.within(4, 2, 8)
+
+
+@given(st.dictionaries(st.sampled_from(["batch", "length", "text.length", "image.batch"]), ranges, min_size=1))
+def test_a_profile_reads_what_is_written(found):
+    text = ",".join(f"{name}={low}:{opt}:{high}" for name, (low, opt, high) in found.items())
+    assert Profile.parse(text).ranges == {name: tuple(sizes) for name, sizes in found.items()}
+    assert Profile.parse(text.replace(",", " , ")).ranges == Profile.parse(text).ranges
+
+
+def test_one_number_fixes_all_three():
+    assert Profile.parse("batch=4").ranges == {"batch": (4, 4, 4)}
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "batch", "batch=", "=1:2:3", "batch=1:2", "batch=1..2..3", "batch=-1:2:3", "batch=1:2:3,", "batch=1,batch=2",
+     "batch=1:2:3 length=4", "batch=a:b:c"],
+)  # fmt: skip
+def test_text_that_is_no_profile(text):
+    with pytest.raises(SignatureError) as caught:
+        Profile.parse(text)
+    assert caught.value.message == f"{text!r} is not a profile"
+    assert caught.value.remedy == "Write AXIS=MIN:OPT:MAX, for example batch=1:1:4,sequence=4:16:52."
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("batch=4:2:8", "axis batch: 4..2..8 is not a range"),
+        ("batch=1,text.length=0", "axis length: 0..0..0 is not a range"),
+        ("text.=1", "axis name '' is not an identifier"),
+    ],
+)
+def test_a_profile_of_what_is_no_range_or_no_axis(text, said):
+    with pytest.raises(SignatureError, match=re.escape(said)):
+        Profile.parse(text)
+
+
+def test_a_profile_gives_the_axes_of_a_component_its_ranges():
+    assert Profile.parse("batch=1:2:3").of("text", TEXT) == (Axis("batch", 1, 2, 3), LENGTH)
+    assert Profile.parse("text.length=4").of("text", TEXT) == (BATCH, Axis("length", 4, 4, 4))
+
+
+@pytest.mark.parametrize("text", ["batch=1:2:3,text.batch=4:4:5", "text.batch=4:4:5,batch=1:2:3"])
+def test_what_is_said_of_the_component_itself_holds_whatever_is_said_of_all(text):
+    assert Profile.parse(text).of("text", TEXT)[0] == Axis("batch", 4, 4, 5)
+    assert Profile.parse(text).of("image", TEXT)[0] == Axis("batch", 1, 2, 3)
+
+
+@pytest.mark.parametrize("text", ["width=1:2:3", "image.batch=1", "image.length=3,width=2"])
+def test_a_profile_of_other_axes_is_none(text):
+    assert Profile.parse(text).of("text", TEXT) is None
+
+
+def test_a_profile_beyond_the_signature_is_refused():
+    with pytest.raises(SignatureError, match=r"the profile batch=1:2:9 is outside 1\.\.8"):
+        Profile.parse("batch=1:2:9").of("text", TEXT)
+
+
+# shapes alone
+
+
+@given(st.integers(0, 9), st.integers(1, 7))
+def test_shapes_are_checked_as_arrays_are(batch, length):
+    given_ = feeds(batch, length)
+    shapes = {name: array.shape for name, array in given_.items()}
+    found = []
+    for check, what in ((TEXT.check, given_), (TEXT.check_shapes, shapes)):
+        try:
+            found.append(check(what))
+        except SignatureError as error:
+            found.append((type(error), error.remedy))
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize(
+    ("shapes", "said"),
+    [
+        ({"pixels": (1, 3, 9, 8)}, "input pixels is [1, 3, 9, 8]"),
+        ({"pixels": (3, 8, 8)}, "input pixels is [3, 8, 8]"),
+        ({"pixels": (9, 3, 8, 8)}, "input pixels is [9, 3, 8, 8]: batch 9 is outside 1..8"),
+        ({}, "inputs do not fit: missing pixels"),
+        ({"pixels": (1, 3, 8, 8), "mask": (1,)}, "inputs do not fit: unknown mask"),
+    ],
+)
+def test_shapes_that_do_not_fit_are_said_without_a_dtype(shapes, said):
+    with pytest.raises(SignatureError) as caught:
+        IMAGE.check_shapes(shapes)
+    assert caught.value.message == said

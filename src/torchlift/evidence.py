@@ -176,6 +176,10 @@ class Throughput:
     samples: float
 
 
+GRAPHED = " + CUDA graph"
+"""What the name of a contender ends in that replays CUDA graphs."""
+
+
 @dataclass(frozen=True)
 class Benchmark:
     """Contenders of one component measured in one run: interleaved, on the same inputs, a process each.
@@ -201,6 +205,10 @@ class Benchmark:
 
     def of(self, contender: str) -> tuple[Latency, ...]:
         return tuple(x for x in self.latencies if x.contender == contender)
+
+    def modes_of(self, variant: str) -> tuple[str, ...]:
+        """The contenders that a variant was measured as: as it is, and replaying CUDA graphs."""
+        return tuple(name for name in (variant, variant + GRAPHED) if self.of(name))
 
     def at_batch(self, contender: str, batch: int) -> Latency | None:
         return next((x for x in self.of(contender) if x.batch == batch), None)

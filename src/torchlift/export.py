@@ -2,39 +2,38 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import gc
-import logging
 import re
 import tempfile
-import traceback
-import warnings
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import onnx_ir as ir
 import torch
-from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
-from torchlift.backends import backend
+from torchlift.backends import Session, backend
+from torchlift.backends.pytorch import PROGRAM
+from torchlift.backends.pytorch.program import load_program, save_program
+from torchlift.backends.pytorch.session import open_module
 from torchlift.bundle import SOURCE, Bundle, key_of
-from torchlift.errors import BakedInError, ExportError, TorchliftError, VerificationError
+from torchlift.errors import BakedInError, ExportError, StorageError, TorchliftError, VerificationError
 from torchlift.evidence import GoldenCheck
 from torchlift.families.base import Model, ModelComponent
+from torchlift.families.tracing import example_inputs, explained, is_dynamic, quiet, trace
 from torchlift.graph.edit import ForgetOrigin, NameAxes, save_model
 from torchlift.graph.inspect import baked_in, read_facts
 from torchlift.graph.scales import save_scales
 from torchlift.machine import installed_version
-from torchlift.manifest import Component
-from torchlift.measure.goldens import Golden, save_goldens
+from torchlift.manifest import Component, Graph
+from torchlift.measure.goldens import Golden, load_goldens, save_goldens
 from torchlift.measure.numerics import TOLERANCES, failures, require_signal, verify_goldens
 from torchlift.progress import SILENT, Progress
-from torchlift.signature import CORNERS, Axis, Signature, TensorSpec, distinct_sizes
-from torchlift.storage import require_space
+from torchlift.signature import CORNERS, Signature, TensorSpec, distinct_sizes
+from torchlift.storage import require_space, without_folders
 
 Exporter = Literal["dynamo", "torchscript"]
 
@@ -52,6 +51,8 @@ _MAKERS = ("torchlift", "torch", "onnx-ir", "onnxscript", "transformers")
 
 _COPIES: dict[Exporter, int] = {"dynamo": 1, "torchscript": 2}
 """How many copies of the weights the disk must hold: TorchScript's exporter writes files of its own first."""
+
+_PROGRAM_FILE = "model.pt2"
 
 _NO_MEMORY = re.compile(r"allocat|bad.?alloc|out of memory", re.IGNORECASE)
 """How the runtimes word it, each in another type of exception."""
@@ -132,6 +133,55 @@ def export_component(
     return component
 
 
+def export_program(model: Model, name: str, bundle: Bundle, progress: Progress = SILENT) -> Graph:
+    """Write a component that was exported as a torch.export program too, for targets that have torch, unless the bundle
+    has it, and return what the manifest now says of it.
+
+    One that cannot be traced, or that answers otherwise than PyTorch, is kept as a failure.
+    """
+    component = bundle.manifest.component(name)
+    graph = Graph(name, PROGRAM, key_of(component.key, PROGRAM))
+    there = bundle.manifest.graph(name, PROGRAM)
+    if there is not None and there.key == graph.key and not there.failure:
+        progress.note(f"{graph.name} was exported before: kept")
+        return there
+    require_space(bundle.path, 4 * component.parameters)
+    try:
+        with bundle.adding(graph.name) as added:
+            _write_program(model, component, added.path / _PROGRAM_FILE, progress)
+            _prove_program(added.path / _PROGRAM_FILE, bundle, component, progress)
+    except StorageError:
+        raise
+    except TorchliftError as error:
+        graph = replace(graph, failure=without_folders(error.message))
+        progress.note(f"{graph.name} is not there: {graph.failure}")
+        bundle.commit(bundle.manifest.with_graph(graph))
+        return graph
+    graph = replace(graph, model=f"{added.folder}/{_PROGRAM_FILE}", files=tuple(added.files))
+    bundle.commit(bundle.manifest.with_graph(graph), added.files)
+    return graph
+
+
+def _write_program(model: Model, component: Component, file: Path, progress: Progress) -> None:
+    """The style ``node`` of attention is torch's own, which runs as one kernel."""
+    with progress.stage(f"load {component.name}"):
+        part = model.component(component.name, attention="node")
+    with progress.stage(f"export {component.name} as a program"), quiet():
+        try:
+            with torch.no_grad():
+                save_program(trace(part, example_inputs(part)), file)
+        except (TorchliftError, OSError):
+            raise
+        except Exception as error:
+            raise explained(error, part.signature, "Leave the backend pytorch out.") from error
+
+
+def _prove_program(file: Path, bundle: Bundle, component: Component, progress: Progress) -> None:
+    gc.collect()
+    with open_module(load_program(file), component.signature) as session:
+        _prove_answers(session, [*load_goldens(bundle, component).values()], progress)
+
+
 def _goldens(part: ModelComponent, seed: int, progress: Progress) -> list[Golden]:
     signature = part.signature
     goldens = []
@@ -185,7 +235,7 @@ def _at(sizes: Mapping[str, int]) -> str:
 
 def _narrower(signature: Signature, sizes: Mapping[str, int]) -> str:
     """What to do where a network does not hold at ``sizes`` what its ranges promise."""
-    axis = next((a for a in reversed(signature.axes) if _is_dynamic(a)), None)
+    axis = next((a for a in reversed(signature.axes) if is_dynamic(a)), None)
     if axis is None:
         return "Correct the network, or the shapes and the sample of its inputs."
     too_small = sizes.get(axis.name, axis.opt) < axis.opt
@@ -205,20 +255,20 @@ def _no_memory(sizes: Mapping[str, int], error: Exception) -> ExportError:
 
 
 def _export(part: ModelComponent, file: Path, options: ExportOptions) -> None:
-    sizes = distinct_sizes(part.signature.axes)
-    feeds = part.sample(sizes, np.random.default_rng(options.seed))
-    arguments = tuple(torch.from_numpy(feeds[n]) for n in part.signature.input_names)
+    arguments = example_inputs(part, options.seed)
     writers: dict[Exporter, Callable[..., ir.Model]] = {
         "dynamo": _dynamo,
         "torchscript": functools.partial(_torchscript, folder=file.parent),
     }
     try:
-        with _quiet():
+        with quiet():
             model = writers[options.exporter](part, arguments, options.version)
     except (TorchliftError, OSError):
         raise
     except Exception as error:
-        raise _explained(error, part.signature, options.exporter) from error
+        other = next(e for e in _OPSETS if e != options.exporter)
+        remedy = f"Try --exporter {other}; -v shows the exporter's whole account."
+        raise explained(error, part.signature, remedy) from error
     ForgetOrigin()(model)
     NameAxes(part.signature)(model)
     save_model(model, file)
@@ -226,21 +276,11 @@ def _export(part: ModelComponent, file: Path, options: ExportOptions) -> None:
         value.const_value = None  # onnxscript's rewriter keeps the last graph that it saw
 
 
-def _is_dynamic(axis: Axis) -> bool:
-    return axis.min < axis.max
-
-
 def _dynamo(part: ModelComponent, arguments: tuple[torch.Tensor, ...], opset: int) -> ir.Model:
-    signature = part.signature
-    dims = {a.name: torch.export.Dim(a.name, min=a.min, max=a.max) for a in signature.axes if _is_dynamic(a)}
-    shapes = tuple(
-        {i: dims[d] for i, d in enumerate(spec.shape) if isinstance(d, str) and d in dims} for spec in signature.inputs
-    )
-    program = torch.export.export(part.exported, arguments, dynamic_shapes=shapes, strict=False)
     exported = torch.onnx.export(
-        program,
-        input_names=list(signature.input_names),
-        output_names=list(signature.output_names),
+        trace(part, arguments),
+        input_names=list(part.signature.input_names),
+        output_names=list(part.signature.output_names),
         opset_version=opset,
         dynamo=True,
         external_data=True,
@@ -255,7 +295,7 @@ def _torchscript(part: ModelComponent, arguments: tuple[torch.Tensor, ...], opse
     from onnxscript import optimizer
 
     signature = part.signature
-    dynamic = {a.name for a in signature.axes if _is_dynamic(a)}
+    dynamic = {a.name for a in signature.axes if is_dynamic(a)}
     axes = {
         spec.name: {i: d for i, d in enumerate(spec.shape) if isinstance(d, str) and d in dynamic}
         for spec in (*signature.inputs, *signature.outputs)
@@ -279,65 +319,6 @@ def _torchscript(part: ModelComponent, arguments: tuple[torch.Tensor, ...], opse
     return model
 
 
-_CHATTY = (
-    "torch.onnx",
-    "torch.export",
-    "torch._export",
-    "torch.fx.experimental.symbolic_shapes",
-    "onnxscript",
-    "onnx_ir",
-)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the exporters' own chatter off the user's screen; what goes wrong comes as an exception."""
-    loggers = [logging.getLogger(n) for n in _CHATTY]
-    levels = [logger.level for logger in loggers]
-    try:
-        for logger in loggers:
-            logger.setLevel(logging.CRITICAL)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
-
-
-def _explained(error: Exception, signature: Signature, exporter: Exporter) -> ExportError:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [""]
-    axes = [a.name for a in signature.axes if re.search(rf"\b{re.escape(a.name)}\b", str(error))]
-    if "onstraints violated" in lines[0] and axes:
-        detail = next((line.strip(" -") for line in lines if line.startswith("- ")), lines[0])
-        return BakedInError(
-            f"axis {' and '.join(axes)} turned constant in the export: {detail.partition('. If ')[0]}",
-            remedy="Write the network without taking this size as a Python number (reshape with -1), or "
-            f"fix the axis, for example --axis {axes[0]}={signature.axis(axes[0]).opt}.",
-        )
-    if isinstance(error, GuardOnDataDependentSymNode):
-        return BakedInError(
-            f"the network takes a value that may vary as a Python number{_where(error)}",
-            remedy="Compute with tensors: no int(), float(), .item(), .tolist(), and torch.where in place of an if.",
-        )
-    cause: BaseException = error
-    while cause.__cause__ is not None:
-        cause = cause.__cause__
-    other = next(e for e in _OPSETS if e != exporter)
-    return ExportError(
-        f"PyTorch could not export the network: {type(cause).__name__}: {str(cause).strip().partition(chr(10))[0]}",
-        remedy=f"Try --exporter {other}; -v shows the exporter's whole account.",
-    )
-
-
-def _where(error: Exception) -> str:
-    """The last line of the user's own code that the error came through."""
-    inside = Path(torch.__file__).parent
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if inside not in Path(f.filename).parents]
-    last = frames[-1]
-    return "" if last.filename == __file__ else f": {Path(last.filename).name}, line {last.lineno}: {last.line}"
-
-
 def _prove(file: Path, signature: Signature, options: ExportOptions, goldens: list[Golden], progress: Progress) -> None:
     import onnx
 
@@ -357,12 +338,14 @@ def _prove(file: Path, signature: Signature, options: ExportOptions, goldens: li
         onnx.checker.check_model(str(file))
     except onnx.checker.ValidationError as error:
         raise ExportError(f"the exported graph is not valid ONNX: {error}", remedy="Try another --opset.") from error
-    with (
-        progress.stage("check the file at every golden", len(goldens)) as stage,
-        backend("onnxruntime").open(file, signature) as session,
-    ):
+    with backend("onnxruntime").open(file, signature) as session:
+        _prove_answers(session, goldens, progress)
+
+
+def _prove_answers(session: Session, goldens: Sequence[Golden], progress: Progress) -> None:
+    with progress.stage("check the file at every golden", len(goldens)) as stage:
         for golden in goldens:
-            wrong = failures(_checked(session.run, golden, signature), TOLERANCES["fp32"])
+            wrong = failures(_checked(session.run, golden, session.signature), TOLERANCES["fp32"])
             if wrong:
                 raise VerificationError(
                     f"the exported graph does not answer as PyTorch does: {'; '.join(wrong)}",

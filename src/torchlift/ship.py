@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
-from torchlift.backends import Session, backend
+from torchlift.backends import Session, SessionOptions, backend
+from torchlift.backends.pytorch import PROGRAM, gpu_of
 from torchlift.bundle import Bundle, staging
 from torchlift.errors import CheckpointError
-from torchlift.evidence import Gate
-from torchlift.export import ExportOptions, export_component, export_key
+from torchlift.evidence import GRAPHED, Gate
+from torchlift.export import ExportOptions, export_component, export_key, export_program
 from torchlift.families import family
 from torchlift.families.base import LoadOptions, Model
 from torchlift.families.reference import open_reference
 from torchlift.machine import installed_version
-from torchlift.manifest import Manifest, read_manifest
+from torchlift.manifest import Manifest, Precision, read_manifest
 from torchlift.measure.latency import Contender
 from torchlift.progress import SILENT, Progress
 from torchlift.stages import JobOptions, Materials, gate_without_data, make_variants, materials_of, plan
@@ -55,31 +56,49 @@ def ship(source: Source, output: Path, options: ShipOptions | None = None, progr
     Run again after a kill, it goes on from what was finished. Raises TorchliftError.
     """
     options = options or ShipOptions()
-    plan(options.build, Materials(data=True, samples=True))  # what is named and not here is an error before the export
-    threads = options.bench.latency.threads
-    with _exported(source, output, options.export, progress) as bundle:
+    named = plan(options.build, Materials(data=True, samples=True))  # what is not here is an error before the export
+    threads, device = options.bench.latency.threads, options.bench.devices[0]
+    with _exported(source, output, options.export, progress, program=PROGRAM in _forms(named)) as bundle:
         pairs = plan(options.build, materials_of(options, bundle.manifest))
-        _keep_only(bundle, pairs)
+        _keep_only(bundle, pairs, _forms(pairs))
         make_variants(
             bundle,
             pairs,
             options,
             progress,
             references=partial(reference, source, threads),
-            peers=partial(peers, source, threads=threads, compiled=options.compiled),
+            peers=partial(
+                peers,
+                source,
+                threads=threads,
+                device=device,
+                compiled=options.compiled,
+                cuda_graph=options.bench.cuda_graph,
+            ),
         )
     return Bundle(output, bundle.manifest)
 
 
-def export(source: Source, output: Path, options: ExportOptions | None = None, progress: Progress = SILENT) -> Bundle:
-    """Make a bundle that holds the graphs, the goldens and the assets, and no variant yet."""
-    with _exported(source, output, options or ExportOptions(), progress) as bundle:
-        _keep_only(bundle, ())
+def export(
+    source: Source,
+    output: Path,
+    options: ExportOptions | None = None,
+    progress: Progress = SILENT,
+    *,
+    program: bool = False,
+) -> Bundle:
+    """Make a bundle that holds the graphs, the goldens and the assets, and no variant yet; ``program`` adds each
+    component's torch.export program.
+    """
+    with _exported(source, output, options or ExportOptions(), progress, program=program) as bundle:
+        _keep_only(bundle, (), {PROGRAM} if program else set())
     return Bundle(output, bundle.manifest)
 
 
 @contextmanager
-def _exported(source: Source, output: Path, options: ExportOptions, progress: Progress) -> Iterator[Bundle]:
+def _exported(
+    source: Source, output: Path, options: ExportOptions, progress: Progress, *, program: bool
+) -> Iterator[Bundle]:
     with progress.stage(f"read {Path(source.location).name}"):
         model = source.load()
     empty = Manifest(
@@ -97,13 +116,19 @@ def _exported(source: Source, output: Path, options: ExportOptions, progress: Pr
                 progress.note(f"{name} was exported before: kept")
             else:
                 export_component(model, name, bundle, options, progress)
+            if program:
+                export_program(model, name, bundle, progress)
         yield bundle
 
 
-def _keep_only(bundle: Bundle, pairs: Sequence[tuple[str, str]]) -> None:
+def _forms(pairs: Sequence[tuple[str, str]]) -> set[str]:
+    """The forms of the graphs that (backend, recipe) pairs are built from."""
+    return {backend(name).recipes[recipe] for name, recipe in pairs}
+
+
+def _keep_only(bundle: Bundle, pairs: Sequence[tuple[str, str]], forms: Collection[str]) -> None:
     """Forget what a run that was cut off made, and what this run is not asked for."""
     manifest = bundle.manifest
-    forms = {backend(name).recipes[recipe] for name, recipe in pairs}
     graphs = tuple(g for g in manifest.graphs if g.form in forms)
     variants = tuple(v for v in manifest.variants if (v.backend, v.recipe) in pairs or v.reserve)
     if (graphs, variants) != (manifest.graphs, manifest.variants):
@@ -146,15 +171,60 @@ def source_of(bundle: Path, location: str) -> Source:
 
 def reference(source: Source, threads: int, component: str) -> Session:
     """PyTorch itself as a session."""
-    return open_reference(source.family, source.location, source.options, component, threads)
+    return open_reference(source.family, source.location, source.options, component, SessionOptions(threads))
 
 
-def peers(source: Source, component: str, threads: int = 0, *, compiled: bool = False) -> list[Contender]:
-    """PyTorch itself as contenders, eager first; ``compiled`` adds torch.compile."""
-    modes = {"pytorch eager": False, "pytorch compile": True} if compiled else {"pytorch eager": False}
-    return [
-        Contender(
-            name, partial(open_reference, source.family, source.location, source.options, component, threads, mode)
-        )
-        for name, mode in modes.items()
+@dataclass(frozen=True)
+class Peer:
+    """A way of running the network as published by PyTorch itself."""
+
+    name: str
+    precision: Precision = "fp32"
+    compiled: bool = False
+    cuda_graph: bool = False
+
+
+PEERS = (
+    Peer("pytorch eager"),
+    Peer("pytorch compile", compiled=True),
+    Peer("pytorch eager fp16", "fp16"),
+    Peer(f"pytorch eager fp16{GRAPHED}", "fp16", cuda_graph=True),
+    Peer("pytorch compile fp16", "fp16", compiled=True),
+    Peer(f"pytorch compile fp16{GRAPHED}", "fp16", compiled=True, cuda_graph=True),
+)
+"""The first is what others are measured against. FP16, and with it CUDA graphs, is for GPUs."""
+
+
+def peers(
+    source: Source,
+    component: str,
+    threads: int = 0,
+    *,
+    device: int = 0,
+    compiled: bool = False,
+    cuda_graph: bool = False,
+) -> list[Contender]:
+    """PyTorch itself as contenders, eager FP32 first, on a GPU in FP16 too; ``compiled`` adds torch.compile,
+    ``cuda_graph`` the replaying of CUDA graphs.
+    """
+    runtime, on_gpu = backend("pytorch"), gpu_of() is not None
+    wanted = [
+        peer
+        for peer in PEERS
+        if runtime.supports(peer.precision).ok and peer.compiled <= compiled and peer.cuda_graph <= cuda_graph
     ]
+    openers = {peer.name: partial(open_peer, source, component, peer, threads) for peer in wanted}
+    return [Contender(name, partial(open_, device), open_ if on_gpu else None) for name, open_ in openers.items()]
+
+
+def open_peer(source: Source, component: str, peer: Peer, threads: int, device: int) -> Session:
+    """A peer as a session on the GPU of that ordinal, where torch has one; can be pickled by name."""
+    return open_reference(
+        source.family,
+        source.location,
+        source.options,
+        component,
+        SessionOptions(threads, device, peer.cuda_graph),
+        precision=peer.precision,
+        compiled=peer.compiled,
+    )

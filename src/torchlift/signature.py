@@ -96,19 +96,20 @@ class Profile:
                     remedy="Write AXIS=MIN:OPT:MAX, for example batch=1:1:4,sequence=4:16:52.",
                 )
             low, opt, high = (int(n or match[2]) for n in match.groups()[1:])
-            Axis("axis", low, opt, high)
+            Axis(match[1].rpartition(".")[2], low, opt, high)
             ranges[match[1]] = (low, opt, high)
         return cls(ranges)
 
     def of(self, component: str, signature: Signature) -> tuple[Axis, ...] | None:
-        """The signature's axes with the profile's ranges; None where it names no axis of the component.
+        """The signature's axes with the profile's ranges, where both are given those of the component's own; None where
+        it names no axis of the component.
 
         Raises SignatureError for a range beyond the signature's.
         """
         given = {
             axis.name: self.ranges[key]
             for axis in signature.axes
-            for key in (f"{component}.{axis.name}", axis.name)
+            for key in (axis.name, f"{component}.{axis.name}")
             if key in self.ranges
         }
         return (
@@ -223,6 +224,29 @@ class Signature:
         Raises SignatureError that names the input, what it is and what it must be; BatchTooLargeError where only
         the batch is over its maximum.
         """
+        self._check_names(feeds)
+        sizes: dict[str, int] = {}
+        for spec in self.inputs:
+            array = feeds[spec.name]
+            if not hasattr(array, "dtype"):
+                raise SignatureError(
+                    f"input {spec.name} is a {type(array).__name__}", remedy=f"It must be a numpy array, {spec}."
+                )
+            got = f"{array.dtype}{list(array.shape)}"
+            if str(array.dtype) != spec.dtype:
+                raise SignatureError(f"input {spec.name} is {got}", remedy=f"It must be {spec}.")
+            self._check_shape(spec, array.shape, got, sizes)
+        return sizes
+
+    def check_shapes(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
+        """As :meth:`check`, of shapes alone."""
+        self._check_names(shapes)
+        sizes: dict[str, int] = {}
+        for spec in self.inputs:
+            self._check_shape(spec, shapes[spec.name], str(list(shapes[spec.name])), sizes)
+        return sizes
+
+    def _check_names(self, feeds: Mapping[str, object]) -> None:
         missing = [n for n in self.input_names if n not in feeds]
         extra = [n for n in feeds if n not in self.input_names]
         if missing or extra:
@@ -230,20 +254,11 @@ class Signature:
             raise SignatureError(
                 f"inputs do not fit: {'; '.join(what)}", remedy=f"The inputs are {', '.join(self.input_names)}."
             )
-        sizes: dict[str, int] = {}
-        for spec in self.inputs:
-            self._check_tensor(spec, feeds[spec.name], sizes)
-        return sizes
 
-    def _check_tensor(self, spec: TensorSpec, array: np.ndarray, sizes: dict[str, int]) -> None:
-        if not hasattr(array, "dtype"):
-            raise SignatureError(
-                f"input {spec.name} is a {type(array).__name__}", remedy=f"It must be a numpy array, {spec}."
-            )
-        got = f"{array.dtype}{list(array.shape)}"
-        if str(array.dtype) != spec.dtype or array.ndim != len(spec.shape):
+    def _check_shape(self, spec: TensorSpec, shape: tuple[int, ...], got: str, sizes: dict[str, int]) -> None:
+        if len(shape) != len(spec.shape):
             raise SignatureError(f"input {spec.name} is {got}", remedy=f"It must be {spec}.")
-        for position, (dim, size) in enumerate(zip(spec.shape, array.shape, strict=True)):
+        for position, (dim, size) in enumerate(zip(spec.shape, shape, strict=True)):
             if isinstance(dim, int) and size != dim:
                 raise SignatureError(
                     f"input {spec.name} is {got}", remedy=f"It must be {spec}: dimension {position} is {dim}."

@@ -7,7 +7,7 @@ import tiny
 
 from torchlift.backends import SessionOptions, backend
 from torchlift.backends import openvino as module
-from torchlift.errors import BackendError, ProviderError
+from torchlift.errors import BackendError, ProviderError, SignatureError
 from torchlift.machine import this_machine
 
 
@@ -110,3 +110,20 @@ def test_a_runtime_without_its_plug_in(monkeypatch):
     state = backend("openvino").available()
     assert (state.ok, state.detail) == (False, "its CPU plug-in is missing")
     assert "torchlift[openvino]" in state.remedy
+
+
+@pytest.mark.parametrize(("recipe", "precision"), [("fp32", "fp32"), ("bf16", "bf16")])
+def test_layers_say_what_they_compute_in_and_what_they_are_made_of(model, recipe, precision):
+    if not backend("openvino").supports(recipe).ok:
+        pytest.skip(backend("openvino").supports(recipe).detail)
+    layers = backend("openvino").layers(model, tiny.SIGNATURE, {"x": tiny.sample(8)}, recipe=recipe, runs=3)
+    product = next(layer for layer in layers if layer.operator == "FullyConnected")
+    assert (product.precision, product.device) == (precision, "CPU")
+    assert "sum" in product.nodes, "the product, its bias and relu are one layer"
+    assert product.seconds > 0
+    assert all(0 <= layer.seconds < 0.1 for layer in layers)
+
+
+def test_layers_of_inputs_that_do_not_fit_are_refused(model):
+    with pytest.raises(SignatureError, match="input x is float64"):
+        backend("openvino").layers(model, tiny.SIGNATURE, {"x": np.zeros((1, 32))})

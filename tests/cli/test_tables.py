@@ -4,7 +4,9 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
+from torchlift.backends import LayerTime
 from torchlift.bundle import Bundle
+from torchlift.cli.costs import layers_table, scaling_table
 from torchlift.cli.tables import (
     components_table,
     manifest_tables,
@@ -12,6 +14,7 @@ from torchlift.cli.tables import (
     runtimes_table,
     verification_table,
 )
+from torchlift.evidence import GRAPHED, Conditions, Throughput
 
 
 def shown(width, *renderables):
@@ -123,3 +126,153 @@ def test_a_variant_that_was_not_built_says_why(bundle):
     manifest = replace(bundle.manifest.with_variant(variant), choices={}, benchmarks={})
     (table, *_) = manifest_tables(manifest, 160)
     assert any("not built: no kernel for [Foo]" in line for line in shown(160, table))
+
+
+# GPUs
+
+ORT, OV = "text/onnxruntime/fp32", "text/openvino/fp32"
+STEADY = Conditions("NVIDIA H200, driver 580.159.04", (1965, 1980, 1980), (34, 41))
+
+
+def words(lines):
+    return " ".join(" ".join(lines).split())
+
+
+def with_benchmark(bundle, **changes):
+    """The manifest with another benchmark of the text tower, and no other."""
+    benchmark = replace(bundle.manifest.benchmarks["text"], **changes)
+    return replace(bundle.manifest, benchmarks={"text": benchmark})
+
+
+def on_gpu(bundle, **changes):
+    """The manifest as if ONNX Runtime had run the text tower on a GPU, with CUDA graphs too."""
+    found = []
+    for x in bundle.manifest.benchmarks["text"].latencies:
+        if x.contender == ORT:
+            found += [replace(x, copied=3.25), replace(x, contender=ORT + GRAPHED, median=0.125, copied=2.75)]
+        else:
+            found.append(x)
+    return with_benchmark(bundle, latencies=tuple(found), **changes)
+
+
+def row_of(lines, start):
+    return next(line for line in lines if line.strip().startswith(start))
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_times_with_copies_are_shown_where_there_is_a_device(bundle, width):
+    lines = shown(width, *manifest_tables(on_gpu(bundle), width))
+    assert {"with", "copies"} <= headings(lines)
+    assert max(map(len, lines)) <= width
+    assert not any("…" in line for line in lines)
+    row = row_of(lines, "onnxruntime")
+    assert "3.25" in row.split()
+    assert "3.25" not in row_of(lines, "openvino").split()
+
+
+def test_on_a_processor_there_are_no_copies(bundle):
+    lines = shown(160, *manifest_tables(with_benchmark(bundle), 160))
+    assert "copies" not in headings(lines)
+    assert "CUDA" not in words(lines)
+
+
+def test_what_replays_graphs_has_a_line_of_its_own_below_the_variant(bundle):
+    lines = shown(160, *manifest_tables(on_gpu(bundle), 160))
+    place = next(n for n, line in enumerate(lines) if line.strip().startswith(f"onnxruntime{GRAPHED}"))
+    assert lines[place - 1].split()[:2] == ["onnxruntime", "fp32"]
+    assert {"0.125", "2.75", "fp32"} <= {*lines[place].split()}
+    assert not any(line.strip().startswith(ORT) for line in lines), "it is no peer"
+
+
+def test_the_chosen_says_that_it_replays_graphs(bundle):
+    manifest = on_gpu(bundle)
+    for graphed, said in ((True, f"chosen{GRAPHED}"), (False, "chosen")):
+        choice = replace(manifest.choices["text"], variant=ORT, others={}, cuda_graph=graphed)
+        lines = shown(160, *manifest_tables(replace(manifest, choices={"text": choice}), 160))
+        assert re.split(r"\s{2,}", row_of(lines, "onnxruntime ").rstrip())[-1].strip() == said
+
+
+def test_graphs_that_failed_are_told_and_the_variant_is_shown_as_ever(bundle):
+    manifest = with_benchmark(bundle, failures={ORT + GRAPHED: "the capture was refused"})
+    for width in (80, 160):
+        lines = shown(width, *manifest_tables(manifest, width))
+        assert "not measured: the capture was refused" in words(lines)
+        assert sum(line.strip().startswith("onnxruntime") for line in lines) >= 2
+        median = f"{manifest.benchmarks['text'].of(ORT)[0].median:.3g}"
+        assert median in row_of(lines, "onnxruntime").split()
+
+
+def test_the_caption_says_how_a_gpu_was_timed_and_what_it_did(bundle):
+    said = words(shown(160, *manifest_tables(on_gpu(bundle, conditions=(STEADY,)), 160)))
+    assert "On the GPU median is by CUDA events, arrays in its memory; with copies is from and to arrays on the" in said
+    assert "NVIDIA H200, driver 580.159.04: 1965-1980 MHz, 34-41 C." in said
+    assert "MAY HAVE MOVED" not in said
+
+
+def test_the_caption_flags_what_may_have_moved_the_times(bundle):
+    slowed = replace(STEADY, clock=(1500, 1700, 1980), throttled=("power limit",))
+    said = words(shown(160, *manifest_tables(on_gpu(bundle, conditions=(STEADY, slowed)), 160)))
+    flag = "THE TIMES MAY HAVE MOVED: the clock moved from 1500 to 1980 MHz, slowed down: power limit."
+    assert f"1500-1980 MHz, 34-41 C. {flag}" in said
+    assert said.count("MAY HAVE MOVED") == 1
+
+
+def test_what_the_target_must_have_besides_is_told_with_the_variant(bundle):
+    variant = replace(bundle.manifest.variant(ORT), backend="pytorch")
+    manifest = replace(bundle.manifest.with_variant(variant), choices={}, benchmarks={})
+    lines = shown(160, *manifest_tables(manifest, 160))
+    assert row_of(lines, "pytorch").split()[:4] == ["pytorch", "(needs", "torch)", "fp32"]
+    assert "(needs" not in row_of(lines, "openvino")
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_what_several_gpus_achieve_is_a_table(bundle, width):
+    scaling = (
+        Throughput(ORT, 1, {"batch": 8, "sequence": 16}, 2500.0),
+        Throughput(ORT, 2, {"batch": 8, "sequence": 16}, 4750.0),
+        Throughput(ORT, 1, {"batch": 1, "sequence": 16}, 1000.0),
+        Throughput(ORT, 2, {"batch": 1, "sequence": 16}, 1990.0),
+        Throughput(ORT + GRAPHED, 1, {"batch": 1, "sequence": 16}, 50.5),
+    )
+    benchmark = replace(bundle.manifest.benchmarks["text"], scaling=scaling)
+    title, header, *rows = shown(width, scaling_table("text", benchmark))
+    assert title.strip() == "text: throughput"
+    assert header.split() == ["variant", "sizes", "GPUs", "per", "s", "times", "one", "GPU"]
+    assert [row.split()[-3:] for row in rows[:5]] == [
+        ["1", "2,500", "1.00"],
+        ["2", "4,750", "1.90"],
+        ["1", "1,000", "1.00"],
+        ["2", "1,990", "1.99"],
+        ["1", "50.5", "1.00"],
+    ]
+    assert "onnxruntime/fp32" in rows[0]
+    assert "batch 8, sequence 16" in rows[0]
+    assert f"onnxruntime/fp32{GRAPHED}" in rows[4]
+    assert "a process of its own" in rows[5]
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_layers_are_ordered_by_what_they_cost_and_summed_by_precision(width):
+    subgraph = "{ForeignNode[/pre_layrnorm/Constant_output_0.../visual_projection/MatMul]}"
+    layers = [
+        LayerTime("Reformat 0", "Reformat", (), "fp32", 5e-6, "NVIDIA H200"),
+        LayerTime("/conv", "CaskConvolution", ("/conv",), "fp16", 15e-6, "NVIDIA H200"),
+        LayerTime(
+            subgraph, "Myelin", ("/pre_layrnorm/Constant_output_0", "/visual_projection/MatMul"), "fp16", 8e-5, ""
+        ),
+    ]
+    title, header, *rows = shown(width, layers_table("image/tensorrt/fp16", layers))
+    assert title.strip() == "image/tensorrt/fp16: layers"
+    assert header.split() == ["us", "share", "precision", "layer", "ONNX", "nodes"]
+    firsts = [row.split()[:3] for row in rows if re.match(r"\s*\d+\.\d ", row)]
+    assert firsts == [["80.0", "80.0%", "fp16"], ["15.0", "15.0%", "fp16"], ["5.0", "5.0%", "fp32"]]
+    text = words(rows)
+    assert "3 layers, 100 us, of it in fp16 95%, fp32 5%. To measure each layer slows them all." in text
+    assert "".join(subgraph.split()) in "".join(text.split()) or width < 160
+    assert "CaskConvolution /conv" not in text, "a layer that is a node goes by its operator"
+    assert not any("…" in row for row in rows)
+    assert max(map(len, rows)) <= width
+
+
+def test_no_layers_are_no_accident():
+    assert "0 layers" in words(shown(80, layers_table("image/tensorrt/fp16", [])))

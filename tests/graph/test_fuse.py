@@ -13,6 +13,8 @@ from torchlift.graph.edit import save_model
 from torchlift.graph.fusion import FUSIONS, Fused, fuse, fuse_file
 from torchlift.graph.fusion.attention import FuseAttention
 from torchlift.graph.fusion.operators import FuseGelu, FuseLayerNorm, FuseSkipLayerNorm
+from torchlift.graph.fusion.projections import FuseQkv
+from torchlift.graph.half import ToHalf
 
 WIDTH = 32
 SCALARS = {
@@ -36,7 +38,8 @@ VECTORS = {
     "last": [-1],
     "middle": [1],
 }
-ALL = tuple(dict.fromkeys(kind for kinds in FUSIONS.values() for kind in kinds))
+EVERY = tuple(dict.fromkeys(kind for kinds in FUSIONS.values() for kind in kinds))
+ALL = tuple(kind for kind in EVERY if kind is not FuseQkv)
 
 
 def graph(body, *, inputs="float[B,L,32] x", outputs="float[B,L,32] y", opset=20, half=False):
@@ -284,6 +287,84 @@ def test_what_is_no_gelu_stays(body):
     assert fused(graph(body), (FuseGelu,))[0] == {}
 
 
+BIASED = "q0 = MatMul(x, a) q1 = Add(q0, w) k0 = MatMul(x, b) k1 = Add(v, k0) v0 = MatMul(x, c) v1 = Add(v0, w)"
+
+
+@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize(("projected", "concats"), [(PROJECTED, 1), (BIASED, 2)])
+def test_three_projections_become_one_product(projected, concats, half):
+    model = graph(ATTENTION.replace(PROJECTED, projected), half=half)
+    counts, model = fused(model, EVERY, 4e-3 if half else 1e-5)
+    assert counts == {"attention": 1, "qkv": 1}
+    found = operators(model)
+    assert [found.count(name) for name in ("MatMul", "Concat", "Add", "Split")] == [1, concats, concats - 1, 1]
+    product = next(n for n in model.graph if n.op_type == "Split")
+    attention = next(n for n in model.graph if n.op_type == "MultiHeadAttention")
+    assert list(attention.inputs[:3]) == list(product.outputs)
+
+
+def test_key_and_value_of_one_query_are_joined():
+    first = "zero_ = Constant <value_int = 0> () x0 = Gather <axis = 1> (x, zero_)"
+    one = ATTENTION.replace("q1 = MatMul(x, a)", f"{first} q1 = MatMul(x0, a)").replace(
+        "(q1, heads)", "(q1, one_query)"
+    )
+    one = one.replace("q3 = Transpose <perm = [0,2,1,3]> (q2)", "").replace("q3, eighth", "q2, eighth")
+    counts, model = fused(graph(one.replace(MERGED, "y = Reshape(o, flat)"), outputs="float[B,32] y"), EVERY)
+    assert counts == {"attention": 1, "qkv": 1}
+    assert operators(model).count("MatMul") == 2
+    split = next(n for n in model.graph if n.op_type == "Split")
+    assert split.inputs[1].const_value.numpy().tolist() == [WIDTH, WIDTH]
+
+
+def test_only_projections_that_all_have_a_bias_or_none_are_joined():
+    mixed = BIASED.replace("v0 = MatMul(x, c) v1 = Add(v0, w)", "v1 = MatMul(x, c)")
+    counts, model = fused(graph(ATTENTION.replace(PROJECTED, mixed)), EVERY)
+    assert counts == {"attention": 1, "qkv": 1}
+    assert operators(model).count("MatMul") == 2
+
+
+APART = {
+    "each of its own input": (
+        PROJECTED.replace("(x, b)", "(z, b)").replace("(x, c)", "(u, c)"),
+        {"inputs": "float[B,L,32] x, float[B,L,32] z, float[B,L,32] u"},
+    ),
+    "by matrices that are inputs": (
+        PROJECTED.replace("(x, b)", "(x, m1)").replace("(x, c)", "(x, m2)"),
+        {"inputs": "float[B,L,32] x, float[32,32] m1, float[32,32] m2"},
+    ),
+    "a bias for each position": (
+        "q1 = MatMul(x, a) k0 = MatMul(x, b) k1 = Add(k0, rows) v0 = MatMul(x, c) v1 = Add(v0, rows)",
+        {"inputs": "float[B,L,32] x, float[L,32] rows"},
+    ),
+    "outputs of the graph": (PROJECTED, {"outputs": "float[B,L,32] y, float[B,L,32] k1, float[B,L,32] v1"}),
+    "read before the biases": (
+        BIASED.replace("q0 = MatMul(x, a) q1 = Add(q0, w)", "q1 = MatMul(x, a)") + "r = Add(k0, v0)",
+        {"outputs": "float[B,L,32] y, float[B,L,32] r"},
+    ),
+}
+
+
+@pytest.mark.parametrize("case", APART)
+def test_projections_that_cannot_be_joined_stay(case):
+    projected, options = APART[case]
+    counts, model = fused(graph(ATTENTION.replace(PROJECTED, projected), **options), EVERY)
+    assert counts == {"attention": 1}
+    assert operators(model).count("MatMul") == 3
+
+
+def test_projections_of_int8_are_not_joined():
+    weights = "a8 = QuantizeLinear(a, step, zero) ad = DequantizeLinear(a8, step, zero)"
+    body = weights + ATTENTION.replace("(x, a)", "(x, ad)").replace("(x, b)", "(x, ad)").replace("(x, c)", "(x, ad)")
+    assert fused(graph(body), EVERY)[0] == {"attention": 1}
+
+
+def test_joined_weights_are_not_read(tmp_path):
+    save_model(ir.from_proto(graph(ATTENTION)), tmp_path / "net.onnx")
+    made = fuse_file(tmp_path / "net.onnx", "onnxruntime-cuda")
+    assert made.counts["qkv"] == 1
+    assert len(made.graph) < WIDTH * WIDTH * 4
+
+
 RESIDUAL = "float[B,L,32] x, float[B,L,32] z"
 SKIP = "t = Add(x, z) n = LayerNormalization <axis = -1, epsilon = 0.001> (t, w, v)"
 
@@ -381,7 +462,7 @@ def test_a_graph_without_a_pattern_and_a_backend_without_passes_keep_their_file(
     assert fuse_file(tmp_path / "net.onnx", "openvino") is None
 
 
-def counts_for(file, backend, feeds):
+def counts_for(file, backend, feeds, tolerance=1e-5):
     """Counts above 0 of the backend's passes on a file; asserts the same answers as before, fully optimised."""
     made = fuse_file(file, backend)
     options = ort.SessionOptions()
@@ -392,7 +473,7 @@ def counts_for(file, backend, feeds):
         named = dict(zip((value.name for value in sessions[0].get_inputs()), fed, strict=True))
         wanted, got = (session.run(None, named)[0] for session in sessions)
         assert np.abs(wanted).max() > 0.01
-        np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-5 * np.abs(wanted).max())
+        np.testing.assert_allclose(got, wanted, rtol=0, atol=tolerance * np.abs(wanted).max())
     return {name: count for name, count in made.counts.items() if count}
 
 
@@ -424,6 +505,30 @@ def test_the_towers_of_chinese_clip(towers):
     written = {"dynamo": [{}, {}], "torchscript": [{"layer-norm": 6}, {"layer-norm": 5, "gelu": 2}]}[exporter]
     assert image == {"attention": 2, **written[0]}
     assert text == {"attention": 2, **written[1]}
+
+
+@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize("part", ["image", "text"])
+def test_the_towers_as_a_gpu_gets_them(towers, tmp_path, part, half):
+    folder, exporter = towers
+    file = folder / part / "source/model.onnx"
+    if half:
+        model = ir.load(file)
+        ToHalf()(model)
+        file = tmp_path / "half.onnx"
+        save_model(model, file)
+    draw = np.random.default_rng(0)
+    feeds = [
+        (tokens(n, 7),) if part == "text" else (draw.normal(size=(n, 3, 32, 32)).astype(np.float32),) for n in (1, 3)
+    ]
+    counts = counts_for(file, "onnxruntime-cuda", feeds, 5e-3 if half else 1e-5)
+    assert counts["attention"] == 2
+    assert counts.get("qkv", 0) == (2 if exporter == "dynamo" else 0)
+    assert counts["skip-layer-norm"] == (2 if exporter == "dynamo" else 1)
+    made = ir.from_proto(onnx.load_from_string(fuse_file(file, "onnxruntime-cuda").graph))
+    outer = {*made.graph.inputs, *made.graph.outputs}
+    inner = [n for n in made.graph if n.op_type == "Cast" and not {*n.inputs, *n.outputs} & outer]
+    assert [n.inputs[0].producer().op_type for n in inner] == ["ConstantOfShape"] * len(inner)
 
 
 BLOCKS = """
@@ -494,4 +599,4 @@ def test_blocks_like_those_of_bert_and_mobilevit(tmp_path, kind, style, exporter
     counts = counts_for(file, "onnxruntime-cuda", [fed[: len(inputs)] for fed in feeds])
     norms, gelus = (2, {"gelu": 1}) if kind == "Bert" else (3, {})
     written = {"layer-norm": norms, **gelus} if exporter == "torchscript" else {}
-    assert counts == {"attention": 1, "skip-layer-norm": 2, **written}
+    assert counts == {"attention": 1, "skip-layer-norm": 2, **written, "qkv": 1}

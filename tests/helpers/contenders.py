@@ -78,3 +78,23 @@ def breaks_later():
 
 def _break():
     raise RuntimeError("the device is gone")
+
+
+class Narrow(Sleeper):
+    """Runs no batch of more than 2."""
+
+    def covers(self, sizes):
+        return sizes["batch"] <= 2
+
+
+def on(device):
+    """The first device is the slowest: a call takes 50 ms there, 5 ms on the others."""
+    return Sleeper(0.005 if device else 0.05)
+
+
+def narrow_on(device):
+    return Narrow(0.001)
+
+
+def only_on_others(device):
+    return on(device) if device else refuses()

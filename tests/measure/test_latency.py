@@ -15,6 +15,7 @@ import tiny
 from hypothesis import given
 from hypothesis import strategies as st
 
+from torchlift.backends import SessionOptions
 from torchlift.errors import BackendError, InputError
 from torchlift.machine import this_machine, usable_cores
 from torchlift.measure.latency import Contender, LatencyOptions, Workload, measure_latency, speedup
@@ -122,7 +123,7 @@ def test_an_unknown_baseline_is_refused_with_the_known_ones():
 
 def test_a_real_session_is_measured_in_its_own_process(built):
     variant = built.manifest.variant("model/onnxruntime/fp32")
-    opener = partial(open_session, "onnxruntime", built.file(variant.model), tiny.SIGNATURE, "fp32", 1)
+    opener = partial(open_session, "onnxruntime", built.file(variant.model), tiny.SIGNATURE, "fp32", SessionOptions(1))
     found = measure_latency([Contender(variant.name, opener)], ROWS, options=QUICK)
     assert found.failures == {}
     assert [x.batch for x in found.latencies] == [1, 4]

@@ -11,10 +11,12 @@ from torchlift.bundle import Bundle
 from torchlift.errors import BackendError
 from torchlift.evidence import Tolerance, now
 from torchlift.machine import this_machine
+from torchlift.manifest import Graph
+from torchlift.measure.goldens import GOLDENS, Golden, load_goldens, save_goldens
 from torchlift.measure.numerics import TOLERANCES
-from torchlift.measure.verify import VerifyOptions, proven_here, provenance, verify_variant
+from torchlift.measure.verify import VerifyOptions, proven_here, provenance, verify_variant, within
 from torchlift.progress import Progress, Stage
-from torchlift.signature import Axis
+from torchlift.signature import Axis, Signature, TensorSpec
 from torchlift.stages import build_variant, verify_all
 
 VARIANTS = [("onnxruntime", "fp32"), ("openvino", "fp32"), ("openvino", "bf16")]
@@ -236,3 +238,136 @@ def test_what_failed_is_tried_again(built, monkeypatch):
     monkeypatch.undo()
     verify_all(built, [built.manifest.variant(name)])
     assert built.manifest.variant(name).verification.passed
+
+
+# sessions that run a part of what the signature admits
+
+
+class Part(Fake):
+    """Answers rightly, but runs only batches among ``admitted``."""
+
+    def __init__(self, admitted, answer=lambda x: {"y": tiny.answer(x)}):
+        super().__init__(answer)
+        self._admitted = {*admitted}
+        self.ran = []
+
+    def covers(self, sizes):
+        return sizes["batch"] in self._admitted
+
+    def _run(self, feeds):
+        assert len(feeds["x"]) in self._admitted
+        self.ran.append(len(feeds["x"]))
+        return super()._run(feeds)
+
+
+@pytest.fixture
+def partly(built, monkeypatch):
+    """Verify ONNX Runtime's variant with a session that runs a part."""
+
+    def verify(*admitted, variant=None, **options):
+        session = Part(admitted, **options)
+        monkeypatch.setattr(type(backend("onnxruntime")), "open", lambda *arguments: session)
+        return verify_variant(built, variant or built.manifest.variant("model/onnxruntime/fp32")), session
+
+    return verify
+
+
+@pytest.fixture
+def largest(built):
+    return load_goldens(built, built.manifest.component("model"))["max"]
+
+
+def test_a_golden_that_the_session_runs_is_taken_as_it_is(largest):
+    assert within(Part(range(1, 9)), largest) is largest
+
+
+@pytest.mark.parametrize(("admitted", "rows"), [((1, 2, 4), 4), ((1,), 1), ((7, 3), 7)])
+def test_of_a_golden_that_is_too_large_the_first_rows_are_taken(largest, admitted, rows):
+    held = within(Part(admitted), largest)
+    assert held.name == f"max, {rows} of 8 rows"
+    np.testing.assert_array_equal(held.inputs["x"], largest.inputs["x"][:rows])
+    np.testing.assert_array_equal(held.outputs["y"], largest.outputs["y"][:rows])
+
+
+def test_of_a_golden_none_of_whose_rows_run_nothing_is_taken(largest):
+    assert within(Part(()), largest) is None
+    assert within(Part((9,)), largest) is None
+
+
+def test_rows_are_taken_along_the_batch_wherever_that_is():
+    signature = Signature(
+        (TensorSpec("x", "float32", (3, "batch")), TensorSpec("scale", "float32", (2,))),
+        (TensorSpec("y", "float32", (2, 1, "batch")), TensorSpec("z", "float32", ("batch",))),
+        (Axis("batch", 1, 2, 4),),
+    )
+    x, y = np.arange(12, dtype=np.float32).reshape(3, 4), np.arange(8, dtype=np.float32).reshape(2, 1, 4)
+    scale, z = np.ones(2, np.float32), np.arange(4, dtype=np.float32)
+    session = Part((2,))
+    session.signature = signature
+    held = within(session, Golden("max", {"x": x, "scale": scale}, {"y": y, "z": z}))
+    np.testing.assert_array_equal(held.inputs["x"], x[:, :2])
+    np.testing.assert_array_equal(held.inputs["scale"], scale)
+    np.testing.assert_array_equal(held.outputs["y"], y[:, :, :2])
+    np.testing.assert_array_equal(held.outputs["z"], z[:2])
+    assert all(array.flags.c_contiguous for array in (*held.inputs.values(), *held.outputs.values()))
+
+
+def test_without_a_batch_there_are_no_fewer_rows():
+    class Refusing(Fake):
+        def covers(self, sizes):
+            return False
+
+    session = Refusing(None)
+    session.signature = Signature((TensorSpec("x", "float32", ("length",)),), (), (Axis("length", 1, 2, 4),))
+    assert within(session, Golden("max", {"x": np.zeros(4, np.float32)}, {})) is None
+
+
+def test_a_proof_says_how_much_of_a_golden_was_run(partly):
+    proof, session = partly(1, 2, 3, 4)
+    assert proof.passed, proof.failures
+    assert [c.golden for c in proof.checks] == ["min", "opt", "max, 4 of 8 rows"]
+    assert {c.golden.partition(", rows")[0] for c in proof.invariance} == {"opt"}
+    assert max(session.ran) == 4
+
+
+def test_rows_that_are_wrong_are_found_in_a_part_too(partly):
+    def wrong_in_the_last(x):
+        y = tiny.answer(x)
+        y[3:] += 1
+        return {"y": y}
+
+    proof, _ = partly(1, 4, answer=wrong_in_the_last)
+    assert [f.split(":")[0] for f in proof.failures if "neighbours" not in f] == [
+        "y at opt",
+        "y at max, 4 of 8 rows",
+    ]
+
+
+def test_a_batch_that_does_not_run_is_not_asked_for_by_the_check_of_rows(partly):
+    proof, session = partly(1, 8)
+    assert proof.passed, proof.failures
+    assert [c.golden for c in proof.checks] == ["min", "opt, 1 of 4 rows", "max"]
+    assert [c.golden for c in proof.invariance] == ["max, rows turned"]
+    assert {*session.ran} == {1, 8}
+
+
+def test_what_runs_no_golden_is_not_proven(partly):
+    proof, session = partly(9)
+    assert proof.failures == ("no golden is within its optimisation profiles: nothing proves it",)
+    assert (proof.checks, proof.invariance, session.ran) == ((), (), [])
+
+
+def test_goldens_at_which_it_is_not_judged_prove_nothing(built, partly):
+    """A calibrated variant is judged at samples; that it is finite elsewhere does not say that it is right."""
+    component = built.manifest.component("model")
+    x = tiny.sample(3)
+    with built.adding("model/int8") as added:
+        save_goldens(added.path / GOLDENS, [Golden("sample", {"x": x}, {"y": tiny.answer(x)})])
+    graph = Graph("model", "int8", "key", component.model, (component.model, *added.files))
+    built.commit(built.manifest.with_graph(graph), added.files)
+    calibrated = replace(built.manifest.variant("model/onnxruntime/fp32"), form="int8")
+    proof, _ = partly(1, 3, 4, 8, variant=calibrated)
+    assert ([c.golden for c in proof.checks], proof.failures) == (["sample"], ())
+    proof, session = partly(4, 8, variant=calibrated)
+    assert proof.failures == ("no golden is within its optimisation profiles: nothing proves it",)
+    assert session.ran, "others ran"

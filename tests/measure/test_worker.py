@@ -9,25 +9,34 @@ import contenders
 import numpy as np
 import pytest
 
+from torchlift.backends import Session
 from torchlift.measure import worker
 from torchlift.measure.worker import Worker
 
 FEEDS = {"x": np.zeros((2, 32), np.float32)}
 
 
-class Counter:
-    """Stands for a session; counts its calls."""
+class Counter(Session):
+    """Stands for a session that runs batches of 2; counts its calls. On a device, it says what that took."""
 
-    runtime = "counter 1.0"
+    def __init__(self, on_device=False):
+        super().__init__(contenders.SIGNATURE, "counter 1.0")
+        self.on_device = on_device
+        self.calls = self.copying = 0
 
-    def __init__(self):
-        self.calls = 0
+    def covers(self, sizes):
+        return sizes["batch"] == 2
 
-    def prepare(self, feeds):
+    def _run(self, feeds):
+        self.copying += 1
+        return {}
+
+    def _prepare(self, feeds):
         assert feeds is FEEDS
 
         def call():
             self.calls += 1
+            return 7.0 if self.on_device else None
 
         return call
 
@@ -42,10 +51,41 @@ def test_only_the_runs_are_timed_and_not_the_warm_ups():
     opened.open(lambda: counter)
     assert opened.load(FEEDS) > 0
     assert counter.calls == 2
-    times = opened.run(3, 5)
+    times, copied = opened.run(3, 5)
     assert counter.calls == 10
     assert len(times) == 5
-    assert all(t >= 0 for t in times)
+    assert all(0 <= t < 1 for t in times)
+    assert copied == []
+
+
+def test_on_a_device_its_own_clock_counts_and_copies_are_timed_apart():
+    counter = Counter(on_device=True)
+    opened = Worker()
+    opened.open(lambda: counter)
+    assert opened.load(FEEDS) == 7.0
+    times, copied = opened.run(1, 3)
+    assert times == [7.0] * 3
+    assert counter.copying == 4
+    assert len(copied) == 3
+    assert all(0 <= t < 1 for t in copied)
+
+
+def test_sizes_that_the_session_does_not_cover_are_not_run():
+    counter = Counter()
+    opened = Worker()
+    opened.open(lambda: counter)
+    assert opened.load({"x": np.zeros((3, 32), np.float32)}) is None
+    assert counter.calls == 0
+
+
+def test_keep_running_tells_the_calls_a_second():
+    counter = Counter()
+    opened = Worker()
+    opened.open(lambda: counter)
+    opened.load(FEEDS)
+    before = counter.calls
+    rate = opened.keep_running(0.05)
+    assert counter.calls - before == pytest.approx(0.05 * rate, rel=0.5)
 
 
 def test_a_slow_first_run_is_not_repeated(monkeypatch):
@@ -83,8 +123,8 @@ def test_a_worker_answers_until_the_pipe_closes(pipe):
     fine, seconds = ask(pipe, "load", FEEDS)
     assert fine
     assert seconds >= 0.001
-    fine, times = ask(pipe, "run", 0, 2)
-    assert (fine, len(times)) == (True, 2)
+    fine, (times, copied) = ask(pipe, "run", 0, 2)
+    assert (fine, len(times), copied) == (True, 2, [])
 
 
 def test_a_worker_says_what_went_wrong_and_goes_on(pipe):

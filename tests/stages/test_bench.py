@@ -1,16 +1,27 @@
 """What is measured, at which sizes, and what is kept of an earlier run."""
 
+import pickle
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
 import tiny
 from staged import ORT, OV, QUICK, Recorder, component_of
 
+from torchlift.backends import SessionOptions
+from torchlift.backends.onnxruntime import OnnxRuntimeCpu
 from torchlift.errors import InputError
+from torchlift.evidence import GRAPHED
+from torchlift.machine import Gpu
+from torchlift.manifest import Variant
 from torchlift.measure.goldens import load_goldens
+from torchlift.measure.scaling import measure_scaling
 from torchlift.signature import Axis, Signature, TensorSpec
-from torchlift.stages import BenchOptions, bench_component, workloads
+from torchlift.stages import BenchOptions, bench, bench_component, contenders_of, workloads
+
+H200 = Gpu("NVIDIA H200", "9.0", 150_754_820_096, "580.159.04")
+ON_GPU = Variant("model", "tensorrt", "fp16", "key", "model/tensorrt-fp16/model.engine", form="fp16")
 
 
 def test_workloads_have_the_sizes_that_were_asked_for(bundle):
@@ -84,3 +95,105 @@ def test_what_was_built_for_another_release_is_measured_again(measurable):
     first = bench_component(measurable, component_of(measurable), options=options)
     measurable.commit(measurable.manifest.with_variant(replace(ort, key="of another release, with the same files")))
     assert bench_component(measurable, component_of(measurable), options=options).key != first.key
+
+
+# GPUs, of which ONNX Runtime here is told, but runs on the processor all the same
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """As if a GPU were here."""
+    monkeypatch.setattr(bench, "gpus", lambda: (H200,))
+
+
+@pytest.fixture
+def opened(monkeypatch):
+    """What sessions would be opened with."""
+    told = []
+    monkeypatch.setattr(bench, "open_session", lambda *arguments: told.append(arguments))
+    return told
+
+
+@pytest.mark.parametrize(("graphed", "modes"), [(False, 1), (True, 2)])
+def test_what_replays_graphs_is_measured_both_ways_where_that_is_asked_for(bundle, gpu, opened, graphed, modes):
+    asked = SessionOptions(threads=3, device=1)
+    found = contenders_of(bundle, ON_GPU, asked, graphed=graphed)
+    assert [c.name for c in found] == ["model/tensorrt/fp16", f"model/tensorrt/fp16{GRAPHED}"][:modes]
+    for contender in found:
+        contender.open()
+        contender.open_on(5)
+    with_graphs = [asked, replace(asked, cuda_graph=True)][:modes]
+    assert [told[-1] for told in opened] == [o for mode in with_graphs for o in (mode, replace(mode, device=5))]
+    model = (bundle.path / ON_GPU.model).absolute()
+    assert {told[:-1] for told in opened} == {("tensorrt", model, tiny.SIGNATURE, "fp16")}
+
+
+def test_openers_can_go_to_another_process(bundle, gpu):
+    for contender in contenders_of(bundle, ON_GPU, graphed=True):
+        for opener in (contender.open, contender.open_on):
+            assert pickle.loads(pickle.dumps(opener)).args[-1] == opener.args[-1]
+
+
+@pytest.mark.parametrize("name", [ORT, OV])
+def test_what_runs_on_no_gpu_has_one_mode_and_no_devices(built, gpu, name):
+    (found,) = contenders_of(built, built.manifest.variant(name), graphed=True)
+    assert (found.name, found.open_on) == (name, None)
+
+
+def test_without_a_gpu_nothing_is_measured_on_one(bundle, monkeypatch):
+    monkeypatch.setattr(bench, "gpus", tuple)
+    (found,) = contenders_of(bundle, ON_GPU, graphed=True)
+    assert (found.name, found.open_on) == (ON_GPU.name, None)
+
+
+@pytest.fixture
+def replaying(measurable, gpu, monkeypatch):
+    """The variants that any machine runs, of which ONNX Runtime's claims to replay graphs."""
+    monkeypatch.setattr(OnnxRuntimeCpu, "replays", True)
+    return measurable
+
+
+def test_both_modes_are_measured_side_by_side(replaying):
+    options = replace(QUICK, batches=(1,), cuda_graph=True)
+    found = bench_component(replaying, component_of(replaying), options=options)
+    assert [x.contender for x in found.latencies] == [ORT, ORT + GRAPHED, OV]
+    assert {*found.runtimes} == {ORT, ORT + GRAPHED, OV}
+    assert (found.baseline, found.failures) == (ORT, {})
+    assert found.modes_of(ORT) == (ORT, ORT + GRAPHED)
+    assert found.modes_of(OV) == (OV,)
+
+
+def test_measuring_both_modes_is_another_benchmark(replaying, unmeasured):
+    graphed = bench_component(replaying, component_of(replaying), options=replace(QUICK, cuda_graph=True))
+    plain = bench_component(replaying, component_of(replaying), options=QUICK)
+    assert (graphed.modes_of(ORT), plain.modes_of(ORT)) == ((ORT, ORT + GRAPHED), (ORT,))
+    assert plain.key != graphed.key
+
+
+def test_throughput_is_measured_on_several_devices_where_they_are_named(replaying, unmeasured, monkeypatch):
+    monkeypatch.setattr(bench, "measure_scaling", partial(measure_scaling, seconds=0.01))
+    options = replace(QUICK, batches=(2,), devices=(0, 1))
+    found = bench_component(replaying, component_of(replaying), options=options)
+    assert [(x.contender, x.devices, x.sizes) for x in found.scaling] == [(ORT, n, {"batch": 2}) for n in (1, 2)]
+    assert all(x.samples > 0 for x in found.scaling)
+    assert [x.contender for x in found.latencies] == [ORT, OV]
+
+
+def test_one_device_is_no_scaling(replaying, unmeasured, monkeypatch):
+    monkeypatch.setattr(bench, "measure_scaling", lambda *_: pytest.fail("one device"))
+    assert bench_component(replaying, component_of(replaying), options=replace(QUICK, batches=(1,))).scaling == ()
+
+
+def test_latency_is_measured_on_the_first_device(measurable, monkeypatch, unmeasured):
+    told, made = [], contenders_of
+
+    def contenders(bundle, variant, session, **modes):
+        told.append(session.device)
+        return made(bundle, variant, session, **modes)
+
+    monkeypatch.setattr(bench, "contenders_of", contenders)
+    monkeypatch.setattr(
+        bench, "measure_scaling", lambda contenders, work, devices, progress: told.append(devices) or ()
+    )
+    bench_component(measurable, component_of(measurable), options=replace(QUICK, devices=(3, 1)))
+    assert told == [3, 3, (3, 1)]

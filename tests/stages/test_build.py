@@ -9,7 +9,8 @@ from staged import BF16, ORT, OV, QUICK, Recorder, component_of, stamps
 
 from torchlift.backends.onnxruntime import OnnxRuntime
 from torchlift.backends.openvino import OpenVino
-from torchlift.bundle import Bundle
+from torchlift.backends.pytorch import PyTorch
+from torchlift.bundle import Bundle, record_of
 from torchlift.errors import BackendError, BackendUnavailableError, StorageError
 from torchlift.evidence import Tolerance
 from torchlift.machine import this_machine
@@ -72,7 +73,7 @@ def test_another_release_of_the_runtime_is_built_again(proven, monkeypatch):
 
 
 def test_a_runtime_that_fails_leaves_a_variant_with_the_reason(bundle, monkeypatch):
-    def refuse(self, source, folder, signature):
+    def refuse(self, source, folder, signature, compilation):
         (folder / "half").write_text("written before it failed")
         raise BackendError("the operator Foo is unknown", remedy="Use another opset.")
 
@@ -186,3 +187,64 @@ def test_without_its_graph_a_variant_is_not_built_and_says_why(bundle, graph, re
     variant = build_variant(bundle, component_of(bundle), "onnxruntime", "int8")
     assert (variant.name, variant.failure, variant.files) == ("model/onnxruntime/int8", reason, ())
     assert Bundle.open(bundle.path).manifest.variants == (variant,)
+
+
+PROGRAM = "model/pytorch/fp32"
+
+
+@pytest.fixture
+def with_program(bundle):
+    """The tiny bundle with a program, and something that belongs to it; whether torch opens it is not asked here."""
+    with bundle.adding("model/program") as added:
+        (added.path / "model.pt2").write_bytes(b"a program")
+        (added.path / "notes").write_bytes(b"on it")
+    graph = Graph("model", "program", "key", f"{added.folder}/model.pt2", tuple(added.files))
+    bundle.commit(bundle.manifest.with_graph(graph), added.files)
+    return bundle
+
+
+def test_a_backend_that_opens_graphs_shares_their_files(with_program):
+    bundle, recorder = with_program, Recorder()
+    before = contents(bundle)
+    variants = [build_variant(bundle, component_of(bundle), "pytorch", r, recorder) for r in ("fp32", "bf16")]
+    files = ("model/program/model.pt2", "model/program/notes")
+    assert [(v.name, v.model, v.files) for v in variants] == [
+        (PROGRAM, files[0], files),
+        ("model/pytorch/bf16", files[0], files),
+    ]
+    assert variants[0].form == "program"
+    assert recorder.titles == []
+    assert contents(bundle) == before
+    assert Bundle.open(bundle.path).manifest.variants == tuple(variants)
+    assert build_variant(bundle, component_of(bundle), "pytorch", "fp32") is bundle.manifest.variant(PROGRAM)
+    bundle.commit(replace(bundle.manifest, variants=()))
+    assert contents(bundle) == before, "the graph is the bundle's"
+
+
+def test_another_torch_makes_another_variant_of_the_same_program(with_program, monkeypatch):
+    old = build_variant(with_program, component_of(with_program), "pytorch", "fp32")
+    monkeypatch.setattr(PyTorch, "version", lambda self: "torch 2.11.0+cu130 on NVIDIA H200, driver 580")
+    new = build_variant(with_program, component_of(with_program), "pytorch", "fp32")
+    assert (new.key != old.key, new.files) == (True, old.files)
+
+
+def test_a_backend_that_opens_the_components_own_graph_has_its_weights_too(bundle, monkeypatch):
+    (bundle.path / "model/source/model.onnx.data").write_bytes(b"weights")
+    record = record_of(bundle.path / "model/source/model.onnx.data")
+    bundle.commit(bundle.manifest, {"model/source/model.onnx.data": record})
+    monkeypatch.setattr(OnnxRuntime, "opens_graphs", True)
+    variant = build_variant(bundle, component_of(bundle), "onnxruntime", "fp32")
+    assert variant.files == ("model/source/model.onnx", "model/source/model.onnx.data")
+    assert not (bundle.path / "model" / "onnxruntime-fp32").exists()
+
+
+def test_a_bundle_without_a_program_says_how_it_gets_one(bundle):
+    variant = build_variant(bundle, component_of(bundle), "pytorch", "fp32")
+    assert variant.failure == (
+        "the bundle has no torch.export program; ship it with --backend pytorch, or export with --program"
+    )
+    assert Bundle.open(bundle.path).manifest.variants == (variant,)
+
+
+def contents(bundle):
+    return {p.relative_to(bundle.path): p.stat().st_ino for p in (bundle.path / "model").rglob("*") if p.is_file()}

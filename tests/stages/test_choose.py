@@ -8,7 +8,7 @@ from staged import BF16, ORT, OV, benchmark, component_of, latency, put_scores, 
 
 from torchlift.bundle import Bundle
 from torchlift.errors import BackendUnavailableError
-from torchlift.evidence import Gate, Interval, Tolerance
+from torchlift.evidence import GRAPHED, Gate, Interval, Tolerance
 from torchlift.machine import this_machine
 from torchlift.measure.verify import VerifyOptions
 from torchlift.stages import choose, verify_all
@@ -304,3 +304,55 @@ def test_times_of_another_machine_or_of_other_files_decide_nothing(proven):
     found = choose(proven, component_of(proven), replace(times, files={path: "0" * 64}))
     assert found.variant == ORT
     assert found.others[OV] == "not measured"
+
+
+# CUDA graphs
+
+
+def test_a_variant_serves_as_it_was_fastest(proven):
+    found = choice(proven, latency(ORT, 2.0), latency(OV, 3.0), latency(OV + GRAPHED, 1.0))
+    assert (found.variant, found.cuda_graph) == (OV, True)
+    assert found.others[ORT] == "2.00 times the time"
+    assert {*found.others} == {ORT, BF16}, "a mode is no variant"
+
+
+def test_a_variant_that_graphs_make_slower_serves_without(proven):
+    found = choice(proven, latency(ORT, 2.0), latency(OV, 1.0), latency(OV + GRAPHED, 1.5))
+    assert (found.variant, found.cuda_graph) == (OV, False)
+
+
+def test_a_tie_of_both_modes_is_served_without(proven):
+    assert not choice(proven, latency(OV, 1.0), latency(OV + GRAPHED, 1.0)).cuda_graph
+
+
+def test_what_others_cost_is_by_their_best_mode(proven):
+    times = [latency(ORT, 8.0), latency(ORT + GRAPHED, 3.0), latency(OV, 5.0), latency(OV + GRAPHED, 2.0)]
+    found = choice(proven, *times)
+    assert (found.variant, found.others[ORT], found.cuda_graph) == (OV, "1.50 times the time", True)
+
+
+def test_graphs_of_another_variant_decide_nothing_for_the_chosen(proven):
+    found = choice(proven, latency(ORT, 1.0), latency(OV, 5.0), latency(OV + GRAPHED, 2.0))
+    assert (found.variant, found.cuda_graph) == (ORT, False)
+
+
+def test_a_variant_whose_graphs_failed_serves_without(proven):
+    failures = {OV + GRAPHED: "the capture was refused"}
+    found = choice(proven, latency(ORT, 2.0), latency(OV, 1.0), failures=failures)
+    assert (found.variant, found.cuda_graph) == (OV, False)
+    found = choice(proven, latency(ORT, 1.0), latency(OV, 2.0), failures=failures)
+    assert found.others[OV] == "2.00 times the time"
+
+
+def test_a_mode_counts_at_the_batch_that_decides(proven):
+    times = [latency(OV, 1.0), latency(OV + GRAPHED, 2.0), latency(OV, 8.0, 8), latency(OV + GRAPHED, 4.0, 8)]
+    assert not choice(proven, *times).cuda_graph
+    assert choice(proven, *times[2:], *times[:2]).cuda_graph
+
+
+def test_by_throughput_the_mode_with_the_highest_serves(proven):
+    put_scores(proven, top1(100, "throughput"), {BF16: score(proven, BF16, top1=0.0)})
+    times = [latency(ORT, 1.0), latency(OV, 2.0), latency(OV + GRAPHED, 3.0), latency(ORT, 8.0, 8)]
+    found = choice(proven, *times, latency(OV, 8.0, 8), latency(OV + GRAPHED, 4.0, 8))
+    assert (found.variant, found.cuda_graph) == (OV, True)
+    assert found.others[ORT] == "2.00 times the time a sample"

@@ -6,7 +6,7 @@ import pytest
 
 from torchlift.backends import BACKENDS, backend
 from torchlift.errors import BackendUnavailableError, InputError
-from torchlift.machine import this_machine
+from torchlift.machine import Gpu, this_machine
 from torchlift.stages import BuildOptions, Materials, plan
 
 BOTH = ("onnxruntime", "openvino")
@@ -37,13 +37,28 @@ def test_without_names_and_data_what_needs_no_score_is_planned_for_every_availab
     expected = [
         (name, recipe)
         for name in BACKENDS
-        if backend(name).available().ok
+        if backend(name).available().ok and not backend(name).asked_for
         for recipe in backend(name).recipes
         if backend(name).supports(recipe).ok and recipe in ("fp32", "bf16")
     ]
     assert plan(BuildOptions()) == expected
     assert {("onnxruntime", "fp32"), ("openvino", "fp32")} <= {*expected}
     assert "onnxruntime-cuda" not in {name for name, _ in expected}, "there is no GPU build here"
+
+
+def test_a_backend_that_needs_more_on_the_target_is_planned_only_where_it_is_named():
+    assert backend("pytorch").available().ok
+    assert "pytorch" not in {name for name, _ in plan(BuildOptions(), EVERYTHING)}
+    assert "pytorch" not in {name for name, _ in plan(BuildOptions(precisions=("fp32",)))}
+    found = plan(BuildOptions(("onnxruntime", "pytorch"), ("fp32",)))
+    assert found == [("onnxruntime", "fp32"), ("pytorch", "fp32")]
+
+
+@pytest.mark.parametrize(("data", "made"), [(False, {"fp32", "bf16"}), (True, {"fp32", "bf16", "fp16"})])
+def test_what_a_gpu_runs_of_a_program_is_planned_by_the_same_rules(monkeypatch, data, made):
+    monkeypatch.setattr("torchlift.backends.pytorch.gpu_of", lambda options=None: Gpu("NVIDIA H200", "9.0", 1, "580"))
+    assert recipes(Materials(data=data), backends=("pytorch",)) == made
+    assert recipes(backends=("pytorch",), precisions=("fp16",)) == {"fp16"}
 
 
 def test_named_backends_and_precisions_limit_the_plan():

@@ -13,6 +13,7 @@ from torchlift.backends.base import (
     Call,
     Compilation,
     CompileOptions,
+    LayerTime,
     Session,
     SessionOptions,
 )
@@ -26,6 +27,7 @@ __all__ = [
     "Call",
     "Compilation",
     "CompileOptions",
+    "LayerTime",
     "Session",
     "SessionOptions",
     "backend",
@@ -34,7 +36,10 @@ __all__ = [
 BACKENDS = {
     "onnxruntime": "torchlift.backends.onnxruntime:OnnxRuntimeCpu",
     "onnxruntime-cuda": "torchlift.backends.onnxruntime:OnnxRuntimeCuda",
+    "onnxruntime-tensorrt": "torchlift.backends.onnxruntime:OnnxRuntimeTensorRt",
+    "tensorrt": "torchlift.backends.tensorrt:TensorRt",
     "openvino": "torchlift.backends.openvino:OpenVino",
+    "pytorch": "torchlift.backends.pytorch:PyTorch",
 }
 """Backend name -> ``module:class``; the order is that of tables."""
 

@@ -11,7 +11,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from torchlift.errors import BackendUnavailableError
+from torchlift.errors import BackendError, BackendUnavailableError
 from torchlift.machine import usable_cores
 from torchlift.manifest import Precision, precision_of
 from torchlift.progress import SILENT, Progress
@@ -76,6 +76,21 @@ class Compilation:
     progress: Progress = SILENT
 
 
+@dataclass(frozen=True)
+class LayerTime:
+    """What one layer of a runtime costs: ``name`` and ``operator`` as the runtime has them, ``nodes`` of the ONNX graph
+    that it computes (none where the runtime does not say), ``precision`` of what it writes (fp32, fp16, bf16, int8, or
+    the runtime's own word), ``seconds`` a run on average, by the ``device`` that ran it.
+    """
+
+    name: str
+    operator: str
+    nodes: tuple[str, ...]
+    precision: str
+    seconds: float
+    device: str
+
+
 Call = Callable[[], float | None]
 """Runs something to its end; returns the seconds that it took by the device's own clock, None where it has none."""
 
@@ -98,6 +113,10 @@ class Session(ABC):
         """Input name -> array to output name -> array. Raises SignatureError for inputs that do not fit."""
         self.signature.check(feeds)
         return self._run(feeds)
+
+    def fits(self, feeds: Arrays) -> bool:
+        """Whether it runs inputs of these sizes. Raises SignatureError for inputs that the signature does not admit."""
+        return self.covers(self.signature.check(feeds))
 
     def prepare(self, feeds: Arrays, *, copies: bool = False) -> Call:
         """A call that runs ``feeds`` again and again, for timing: without copying them in or the outputs out, unless
@@ -149,6 +168,11 @@ class Backend(ABC):
 
     compiles: ClassVar[bool] = False
     """Whether it compiles ahead of time: what it makes depends on the Compilation, and fits one device."""
+
+    needs: ClassVar[str] = ""
+    """The distribution that the target must have besides what torchlift itself needs there; empty where it is part of
+    what is installed to serve.
+    """
 
     opens_graphs: ClassVar[bool] = False
     """Whether it opens a graph of the bundle as it is, and builds nothing."""
@@ -202,3 +226,20 @@ class Backend(ABC):
         self, model: Path, signature: Signature, recipe: str = "fp32", options: SessionOptions | None = None
     ) -> Session:
         """Load a built file. Raises BackendError, ProviderError where another provider would run it."""
+
+    def layers(
+        self,
+        model: Path,
+        signature: Signature,
+        feeds: Arrays,
+        *,
+        recipe: str = "fp32",
+        options: SessionOptions | None = None,
+        runs: int = 10,
+    ) -> list[LayerTime]:
+        """What each layer of a built file costs on ``feeds``, in the order in which they run, over ``runs`` runs after
+        one that does not count. Measuring each layer slows them all: read the shares, not the sum.
+
+        Raises BackendError where the runtime does not say, SignatureError for inputs that do not fit.
+        """
+        raise BackendError(f"{self.name} does not report layers", remedy="Ask for the layers of another backend.")

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from torchlift.backends.base import Arrays, Availability, Backend, Call, Compilation, Session, SessionOptions
+from torchlift.backends.base import (
+    Arrays,
+    Availability,
+    Backend,
+    Call,
+    Compilation,
+    LayerTime,
+    Session,
+    SessionOptions,
+)
 from torchlift.errors import BackendError, ProviderError
 from torchlift.machine import installed_version, this_machine
 from torchlift.signature import Signature
@@ -30,6 +40,9 @@ wherever the processor can, unless told f32."""
 
 _SHARED = {"bf16": "fp32", "int8-bf16": "int8", "int8-nncf-bf16": "int8-nncf"}
 """Recipes that are served by the files of another, and differ when they are opened."""
+
+_PRECISIONS = {"f32": "fp32", "bf16": "bf16", "f16": "fp16", "i8": "int8", "u8": "int8", "s8": "int8"}
+"""The last part of a kernel's name, such as brgemm_avx512_bf16 -> precision."""
 
 _BF16_INSTRUCTIONS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
 
@@ -87,20 +100,7 @@ class OpenVino(Backend):
     def open(
         self, model: Path, signature: Signature, recipe: str = "fp32", options: SessionOptions | None = None
     ) -> Session:
-        self.require()
-        import openvino as ov
-
-        config = {
-            "INFERENCE_PRECISION_HINT": _HINTS[recipe],
-            "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_NUM_THREADS": (options or SessionOptions()).cores,
-        }
-        try:
-            compiled = ov.Core().compile_model(model, _DEVICE, config)
-        except Exception as error:
-            raise BackendError(
-                f"OpenVINO cannot load {model.name}: {error}", remedy="Build the variant again: torchlift build."
-            ) from error
+        compiled = self._compiled(model, recipe, options or SessionOptions())
         device = ",".join(compiled.get_property("EXECUTION_DEVICES"))
         computes = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
         if device != _DEVICE or computes != _HINTS[recipe]:
@@ -109,6 +109,69 @@ class OpenVino(Backend):
                 remedy="See `torchlift doctor` for what this machine runs.",
             )
         return OpenVinoSession(compiled, signature, f"{self.version()} {_DEVICE} {computes}")
+
+    def layers(
+        self,
+        model: Path,
+        signature: Signature,
+        feeds: Arrays,
+        *,
+        recipe: str = "fp32",
+        options: SessionOptions | None = None,
+        runs: int = 10,
+    ) -> list[LayerTime]:
+        """As the contract says; what OpenVINO left out of a run is left out here."""
+        signature.check(feeds)
+        compiled = self._compiled(model, recipe, options or SessionOptions(), PERF_COUNT=True)
+        request = compiled.create_infer_request()
+        request.infer(dict(feeds))
+        spent: dict[str, float] = defaultdict(float)
+        for _ in range(runs):
+            request.infer(dict(feeds))
+            for part in request.get_profiling_info():
+                spent[part.node_name] += part.real_time.total_seconds()
+        made_of = {op.get_friendly_name(): _origins(op) for op in compiled.get_runtime_model().get_ops()}
+        return [
+            LayerTime(
+                part.node_name,
+                part.node_type,
+                made_of.get(part.node_name, ()),
+                _precision(part.exec_type),
+                spent[part.node_name] / runs,
+                _DEVICE,
+            )
+            for part in request.get_profiling_info()
+            if part.status == part.Status.EXECUTED
+        ]
+
+    def _compiled(self, model: Path, recipe: str, options: SessionOptions, **more: object) -> ov.CompiledModel:
+        self.require()
+        import openvino as ov
+
+        config = {
+            "INFERENCE_PRECISION_HINT": _HINTS[recipe],
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_NUM_THREADS": options.cores,
+            **more,
+        }
+        try:
+            return ov.Core().compile_model(model, _DEVICE, config)
+        except Exception as error:
+            raise BackendError(
+                f"OpenVINO cannot load {model.name}: {error}", remedy="Build the variant again: torchlift build."
+            ) from error
+
+
+def _origins(op: ov.Node) -> tuple[str, ...]:
+    """The nodes that a layer was made of, by the names that they had when the model was read."""
+    said = op.get_rt_info()
+    names = said["originalLayersNames"].astype(str) if "originalLayersNames" in said else ""
+    return tuple(name for name in names.split(",") if name)
+
+
+def _precision(kernel: str) -> str:
+    kind = kernel.rpartition("_")[2]
+    return _PRECISIONS.get(kind, kind)
 
 
 def _forget_origin(model: ov.Model) -> None:

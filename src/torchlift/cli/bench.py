@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from torchlift.cli import common, display
+from torchlift.cli import common, display, gpu
+
+if TYPE_CHECKING:
+    from torchlift.stages import BenchOptions
 
 
 @click.command("bench", short_help="Measure a bundle's variants side by side.")
 @common.bundle_argument
 @common.bench_options
+@gpu.cuda_graph_option
+@gpu.devices_option
 @click.option(
     "--size", "sizes", multiple=True, metavar="AXIS=N", help="The size of another axis than batch. [default: optimum]"
 )
@@ -30,6 +35,8 @@ def command(
     batches: str | None,
     rounds: int,
     threads: int,
+    cuda_graph: bool,
+    devices: str,
     sizes: tuple[str, ...],
     checkpoint: str | None,
     module_: str | None,
@@ -48,9 +55,13 @@ def command(
     if compiled and not location:
         raise click.UsageError("--compile measures PyTorch: it needs --checkpoint or --module.")
     options = BenchOptions(
-        common.parse_batches(batches), _sizes(bundle, sizes), common.latency_options(rounds, threads)
+        common.parse_batches(batches),
+        _sizes(bundle, sizes),
+        common.latency_options(rounds, threads),
+        cuda_graph,
+        gpu.parse_devices(devices),
     )
-    peers = _peers(bundle, location, threads, compiled) if location else no_peers
+    peers = _peers(bundle, location, options, compiled) if location else no_peers
     with display.progress_display() as progress:
         manifest = bench_bundle(bundle, options, peers, progress)
     if as_json:
@@ -75,9 +86,16 @@ def _sizes(bundle: Path, texts: tuple[str, ...]) -> Mapping[str, int]:
     return sizes
 
 
-def _peers(bundle: Path, location: str, threads: int, compiled: bool) -> Any:
+def _peers(bundle: Path, location: str, options: BenchOptions, compiled: bool) -> Any:
     from functools import partial
 
     from torchlift.ship import peers, source_of
 
-    return partial(peers, source_of(bundle, location), threads=threads, compiled=compiled)
+    return partial(
+        peers,
+        source_of(bundle, location),
+        threads=options.latency.threads,
+        device=options.devices[0],
+        compiled=compiled,
+        cuda_graph=options.cuda_graph,
+    )

@@ -7,12 +7,13 @@ from typing import Any
 
 import click
 
-from torchlift.cli import common, display
+from torchlift.cli import common, display, gpu
 
 
 @click.command("build", short_help="Make and verify variants of a bundle on this machine.")
 @common.bundle_argument
 @common.build_options
+@gpu.compile_options
 @common.data_options
 @common.gate_options
 @common.calibration_options
@@ -20,13 +21,15 @@ from torchlift.cli import common, display
 @common.evaluations_option
 @common.verify_options
 @common.bench_options
+@gpu.cuda_graph_option
 @common.json_option
 @common.verbose_option
 def command(bundle: Path, as_json: bool, verbose: bool, **given: Any) -> None:
     """Make the variants that this machine runs, verify, score and measure them, and choose; without torch."""
     from torchlift.stages import JobOptions, build_bundle
 
-    options = JobOptions(**common.parse_job(bundle=bundle, **given))
+    compiling = gpu.parse_compile(**{name: given.pop(name) for name in gpu.COMPILE})
+    options = JobOptions(compile=compiling, **common.parse_job(bundle=bundle, **given))
     with display.progress_display() as progress:
         manifest = build_bundle(bundle, options, progress)
     if as_json:

@@ -254,6 +254,7 @@ def parse_job(
     batches: str | None,
     rounds: int,
     threads: int,
+    cuda_graph: bool,
     bundle: Path | None = None,
     **data: Any,
 ) -> dict[str, Any]:
@@ -266,7 +267,7 @@ def parse_job(
         "convert": parse_conversion(calibrator, calibration_samples, keep, evaluations, threads),
         "verify": parse_tolerances(tolerances, threads),
         "gate": parse_gate(within, objective, bundle),
-        "bench": BenchOptions(parse_batches(batches), latency=latency_options(rounds, threads)),
+        "bench": BenchOptions(parse_batches(batches), latency=latency_options(rounds, threads), cuda_graph=cuda_graph),
     }
 
 

@@ -32,6 +32,7 @@ def console() -> Console:
 def print_manifest(manifest: Manifest, verbose: bool = False) -> None:
     """Print a bundle's variants as tables; ``verbose`` adds what ran them and every difference from PyTorch."""
     from torchlift.cli.accuracy import conversions_table, together_line
+    from torchlift.cli.costs import scaling_table
     from torchlift.cli.tables import manifest_tables, runtimes_table, verification_table
 
     out = console()
@@ -39,6 +40,9 @@ def print_manifest(manifest: Manifest, verbose: bool = False) -> None:
         out.print(conversions_table(manifest, verbose=verbose))
     for table in manifest_tables(manifest, out.width):
         out.print(table)
+    for component, benchmark in manifest.benchmarks.items():
+        if benchmark.scaling:
+            out.print(scaling_table(component, benchmark))
     if manifest.scoring and manifest.scoring.together:
         out.print(f"chosen: {together_line(manifest)}", soft_wrap=True)
     if verbose and manifest.variants:

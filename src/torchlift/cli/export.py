@@ -14,10 +14,20 @@ from torchlift.cli import common, display
 @common.source_options
 @common.output_option
 @common.export_options
+@click.option(
+    "--program", is_flag=True, help="Also write the torch.export program, for --backend pytorch where torch is."
+)
 @common.json_option
 @common.verbose_option
 def command(
-    output: Path, exporter: Any, opset: int | None, seed: int, as_json: bool, verbose: bool, **source: Any
+    output: Path,
+    exporter: Any,
+    opset: int | None,
+    seed: int,
+    program: bool,
+    as_json: bool,
+    verbose: bool,
+    **source: Any,
 ) -> None:
     """Write a bundle that holds the ONNX graphs, PyTorch's golden answers and the assets, and no variant yet."""
     from torchlift.cli.tables import components_table, operators_line
@@ -25,7 +35,8 @@ def command(
     from torchlift.ship import export
 
     with display.progress_display() as progress:
-        bundle = export(common.parse_source(**source), output, ExportOptions(exporter, opset, seed), progress)
+        options = ExportOptions(exporter, opset, seed)
+        bundle = export(common.parse_source(**source), output, options, progress, program=program)
     if as_json:
         display.print_json(bundle.manifest)
         return

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 @click.option("--input", "inputs", multiple=True, metavar="NAME=FILE", help="A .npy file, or an image file.")
 @click.option("--variant", "variants", multiple=True, help="Another than the chosen, COMPONENT/BACKEND/PRECISION.")
 @common.threads_option
+@click.option("--device", type=click.IntRange(0), default=0, show_default=True, help="The GPU of what runs on one.")
 @common.json_option
 @common.verbose_option
 def command(
@@ -32,6 +33,7 @@ def command(
     inputs: tuple[str, ...],
     variants: tuple[str, ...],
     threads: int,
+    device: int,
     as_json: bool,
     verbose: bool,
 ) -> None:
@@ -50,7 +52,7 @@ def command(
     chosen = {name.split("/", 1)[0]: name for name in variants}
     with (
         display.progress_display() as progress,
-        open_bundle(bundle, OpenOptions(chosen, threads), progress) as pipeline,
+        open_bundle(bundle, OpenOptions(chosen, threads, device), progress) as pipeline,
     ):
         if isinstance(pipeline, ClipPipeline):
             if inputs:

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from torchlift.cli import common, display
+from torchlift.cli import common, display, gpu
 
 
 @click.command("ship", short_help="Export, build, verify, measure, choose: the main job.")
@@ -15,6 +15,7 @@ from torchlift.cli import common, display
 @common.output_option
 @common.export_options
 @common.build_options
+@gpu.compile_options
 @common.data_options
 @common.gate_options
 @common.calibration_options
@@ -22,6 +23,7 @@ from torchlift.cli import common, display
 @common.evaluations_option
 @common.verify_options
 @common.bench_options
+@gpu.cuda_graph_option
 @click.option("--compile", "compiled", is_flag=True, help="Measure torch.compile too.")
 @common.json_option
 @common.verbose_option
@@ -46,7 +48,13 @@ def command(
     from torchlift.ship import ShipOptions, ship
 
     source = common.parse_source(**{name: given.pop(name) for name in common.SOURCE})
-    options = ShipOptions(**common.parse_job(**given), export=ExportOptions(exporter, opset, seed), compiled=compiled)
+    compiling = gpu.parse_compile(**{name: given.pop(name) for name in gpu.COMPILE})
+    options = ShipOptions(
+        **common.parse_job(**given),
+        compile=compiling,
+        export=ExportOptions(exporter, opset, seed),
+        compiled=compiled,
+    )
     with display.progress_display() as progress:
         bundle = ship(source, output, options, progress)
     if as_json:

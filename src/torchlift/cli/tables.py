@@ -9,9 +9,10 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from torchlift.backends import backend
 from torchlift.bundle import Bundle
 from torchlift.doctor import Report
-from torchlift.evidence import Benchmark, DataFacts, Difference, Latency, Tolerance
+from torchlift.evidence import GRAPHED, Benchmark, DataFacts, Difference, Latency, Tolerance
 from torchlift.manifest import Component, Manifest, Variant
 
 
@@ -24,7 +25,7 @@ def size_text(size: float) -> str:
     return f"{size:.3g} GB"
 
 
-def _rate(value: float) -> str:
+def rate_text(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
@@ -65,9 +66,18 @@ _LATENCY: Mapping[str, Callable[[Benchmark, Latency], str]] = {
     "median ms": lambda _, x: _ms(x.median),
     "p95": lambda _, x: _ms(x.p95),
     "p99": lambda _, x: _ms(x.p99),
-    "per s": lambda _, x: _rate(x.throughput),
+    "with copies": lambda _, x: "-" if x.copied is None else _ms(x.copied),
+    "per s": lambda _, x: rate_text(x.throughput),
     "speed-up": _speedup,
 }
+
+
+def _cells(benchmark: Benchmark | None, width: int) -> dict[str, Callable[[Benchmark, Latency], str]]:
+    """The columns of a component's table: those of copies where something ran on a device."""
+    cells = {**_LATENCY, "speed-up": _speedup_interval if width >= INTERVALS else _speedup}
+    if benchmark is None or all(x.copied is None for x in benchmark.latencies):
+        del cells["with copies"]
+    return cells
 
 
 @dataclass(frozen=True)
@@ -98,7 +108,7 @@ def _table(title: str, width: int) -> Table:
 
 def _component_table(manifest: Manifest, component: Component, width: int) -> RenderableType:
     benchmark = manifest.benchmarks.get(component.name)
-    cells = {**_LATENCY, "speed-up": _speedup_interval if width >= INTERVALS else _speedup}
+    cells = _cells(benchmark, width)
     beside = width >= BESIDE
     table = _table(f"{manifest.name}: {component.name}", width)
     table.add_column("variant", overflow="fold")
@@ -156,7 +166,7 @@ def data_text(data: DataFacts) -> str:
 
 def _lines(manifest: Manifest, component: Component, benchmark: Benchmark | None) -> Iterator[_Line]:
     """Peers first, then the variants."""
-    ours = {v.name for v in manifest.variants}
+    ours = {name + mode for name in (v.name for v in manifest.variants) for mode in ("", GRAPHED)}
     if benchmark:
         for name in [n for n in {**benchmark.runtimes, **benchmark.failures} if n not in ours]:
             role = "the reference" if name == benchmark.baseline else "a peer"
@@ -167,9 +177,16 @@ def _lines(manifest: Manifest, component: Component, benchmark: Benchmark | None
         size = size_text(manifest.size(variant)) if variant.files else "-"
         latencies = benchmark.of(variant.name) if benchmark else ()
         verdict = _verdict(manifest, variant)
-        style = "bold green" if verdict == _CHOSEN else ""
+        style = "bold green" if verdict.startswith(_CHOSEN) else ""
         scores = _score(manifest, variant)
-        yield _Line(variant.backend, variant.recipe, size, _difference(variant), scores, latencies, verdict, style)
+        needs = backend(variant.backend).needs
+        name = f"{variant.backend} (needs {needs})" if needs else variant.backend
+        yield _Line(name, variant.recipe, size, _difference(variant), scores, latencies, verdict, style)
+        graphed = benchmark.of(variant.name + GRAPHED) if benchmark else ()
+        failure = benchmark.failures.get(variant.name + GRAPHED, "") if benchmark else ""
+        if graphed or failure:
+            said = f"not measured: {failure}" if failure else ""
+            yield _Line(f"{variant.backend}{GRAPHED}", variant.recipe, "", "", ("", ""), graphed, said, style)
 
 
 def _reference_score(manifest: Manifest) -> tuple[str, str]:
@@ -191,7 +208,7 @@ def _verdict(manifest: Manifest, variant: Variant) -> str:
     if variant.verification is not None and not variant.verification.passed:
         return why_not if why_not.startswith("refused: ") else f"refused: {variant.verification.failures[0]}"
     if choice is not None and choice.variant == variant.name:
-        return _CHOSEN
+        return f"{_CHOSEN}{GRAPHED}" if choice.cuda_graph else _CHOSEN
     if why_not:
         return why_not
     return "not verified" if variant.verification is None else "verified"
@@ -207,8 +224,21 @@ def _caption(component: Component, benchmark: Benchmark | None, width: int) -> s
     over = f"; speed-up over {benchmark.baseline}{interval}" if benchmark.baseline else ""
     return (
         f"median ms a call{at}, {benchmark.rounds} interleaved rounds, a process each, {benchmark.threads} threads"
-        f"{over}. {benchmark.machine}. {diff}"
+        f"{over}. {_on_gpu(benchmark)}{benchmark.machine}. {diff}"
     )
+
+
+def _on_gpu(benchmark: Benchmark) -> str:
+    """How a GPU was timed, and what it did meanwhile."""
+    if all(x.copied is None for x in benchmark.latencies):
+        return ""
+    said = ["On the GPU median is by CUDA events, arrays in its memory; with copies is from and to arrays on the host."]
+    for seen in benchmark.conditions:
+        low, _, high = seen.clock
+        cold, hot = seen.temperature
+        moved = f" THE TIMES MAY HAVE MOVED: {seen.moved}." if seen.moved else ""
+        said.append(f"{seen.gpu}: {low}-{high} MHz, {cold}-{hot} C.{moved}")
+    return " ".join(said) + " "
 
 
 def facts_line(manifest: Manifest) -> str:
@@ -303,11 +333,11 @@ def runtimes_table(manifest: Manifest) -> RenderableType:
     table = Table(title="what ran", title_justify="left", title_style="bold", box=None, show_header=False)
     for component, benchmark in manifest.benchmarks.items():
         for name, runtime in benchmark.runtimes.items():
-            table.add_row(component, _within(component, name), runtime)
+            table.add_row(component, within(component, name), runtime)
     return table
 
 
-def _within(component: str, contender: str) -> str:
+def within(component: str, contender: str) -> str:
     """A contender's name without the component's."""
     return contender.removeprefix(f"{component}/")
 
@@ -316,7 +346,7 @@ def reference_lines(component: str, benchmark: Benchmark) -> Iterator[str]:
     """The line that the benchmark script of Chinese-CLIP prints, one for each contender and batch."""
     for x in benchmark.latencies:
         yield (
-            f"[{_within(component, x.contender)} {component} inference speed (batch-size: {x.batch}):] "
+            f"[{within(component, x.contender)} {component} inference speed (batch-size: {x.batch}):] "
             f"mean={x.mean:.2f}ms, sd={x.sd:.2f}ms, "
             f"min={x.min:.2f}ms, max={x.max:.2f}ms, median={x.median:.2f}ms, 95p={x.p95:.2f}ms, 99p={x.p99:.2f}ms"
         )

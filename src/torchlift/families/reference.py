@@ -5,13 +5,23 @@ from __future__ import annotations
 from torchlift.backends import Session, SessionOptions
 from torchlift.families import family
 from torchlift.families.base import LoadOptions
+from torchlift.manifest import Precision
 
 
 def open_reference(
-    name: str, location: str, options: LoadOptions, component: str, threads: int = 0, compiled: bool = False
+    name: str,
+    location: str,
+    options: LoadOptions,
+    component: str,
+    session: SessionOptions | None = None,
+    *,
+    precision: Precision = "fp32",
+    compiled: bool = False,
 ) -> Session:
-    """Load a component from its source and run it by PyTorch; can be pickled by name into another process."""
-    from torchlift.backends.pytorch import TorchSession
+    """Load a component from its source and run it by PyTorch, on the GPU where torch has one; can be pickled by name
+    into another process.
+    """
+    from torchlift.backends.pytorch.session import open_module
 
     part = family(name).load(location, options).component(component)
-    return TorchSession(part.reference, part.signature, SessionOptions(threads), compiled=compiled)
+    return open_module(part.reference, part.signature, session, precision=precision, compiled=compiled)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
 
@@ -33,11 +34,26 @@ _PATIENCE = 1800.0
 
 
 @dataclass(frozen=True)
+class Interpreter:
+    """Another Python with a torchlift of its own, for runtimes that cannot be installed beside each other;
+    ``environment`` is added to this process's.
+    """
+
+    executable: str
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Contender:
-    """Something to time. ``open`` is called in the contender's own process, so it must be picklable."""
+    """Something to time. ``open`` is called in the contender's own process, so it must be picklable, and so must
+    ``open_on``, which opens it on a GPU, by ordinal, and is None for what runs on none. ``python`` is where the process
+    runs, where that is not this Python.
+    """
 
     name: str
     open: Callable[[], Session]
+    open_on: Callable[[int], Session] | None = None
+    python: Interpreter | None = None
 
 
 @dataclass(frozen=True)
@@ -127,7 +143,9 @@ def _start(
     with progress.stage("open in a process each", len(contenders)) as stage:
         for contender in contenders:
             try:
-                processes[contender.name] = stack.enter_context(contextlib.closing(Process(contender)))
+                processes[contender.name] = stack.enter_context(
+                    contextlib.closing(Process(contender.name, contender.open))
+                )
             except BackendError as error:
                 failed[contender.name] = without_folders(error.message)
             stage.advance()
@@ -216,13 +234,14 @@ def _student(freedom: int) -> float:
 class Process:
     """The near end of a contender's process. ``runtime`` names what runs there."""
 
-    def __init__(self, contender: Contender) -> None:
-        self._name = contender.name
+    def __init__(self, name: str, opener: Callable[[], Session], python: Interpreter | None = None) -> None:
+        self._name = name
         self._said = tempfile.TemporaryFile()  # noqa: SIM115
         near, far = socket.socketpair()
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "torchlift.measure.worker", str(far.fileno())],
+            [python.executable if python else sys.executable, "-m", "torchlift.measure.worker", str(far.fileno())],
             pass_fds=[far.fileno()],
+            env={**os.environ, **(python.environment if python else {})},
             stdin=subprocess.DEVNULL,
             stdout=self._said,
             stderr=self._said,
@@ -230,8 +249,8 @@ class Process:
         far.close()
         self._pipe = Connection(near.detach())
         try:
-            self._pipe.send(sys.path)
-            self.runtime: str = self.ask("open", contender.open)
+            self._pipe.send(None if python else sys.path)
+            self.runtime: str = self.ask("open", opener)
         except BaseException:
             self.close()
             raise

@@ -39,7 +39,7 @@ class Worker:
         """
         assert self._session is not None
         self._call = self._copying = None
-        if not self._session.covers(self._session.signature.check(feeds)):
+        if not self._session.fits(feeds):
             return None
         self._call = self._session.prepare(feeds)
         if self._session.on_device:
@@ -81,7 +81,8 @@ def main(fd: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     pipe = Connection(fd)
     worker = Worker()
-    sys.path[:] = pipe.recv()
+    path = pipe.recv()
+    sys.path[:] = path or sys.path
     while True:
         try:
             method, arguments = pipe.recv()

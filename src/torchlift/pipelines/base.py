@@ -21,11 +21,12 @@ Opened = TypeVar("Opened", bound="Pipeline")
 @dataclass(frozen=True)
 class OpenOptions:
     """``variants`` picks others than the chosen: component -> variant name, or its ``backend/precision``; ``threads``
-    work on one call, 0 is every usable core.
+    work on one call, 0 is every usable core; ``device`` is the GPU, by ordinal, of what runs on one.
     """
 
     variants: Mapping[str, str] = field(default_factory=dict)
     threads: int = 0
+    device: int = 0
 
 
 class Pipeline:
@@ -85,9 +86,13 @@ class Pipeline:
                 self.bundle.file(variant.model),
                 self.bundle.manifest.component(component).signature,
                 variant.recipe,
-                SessionOptions(self.options.threads),
+                SessionOptions(self.options.threads, self.options.device, cuda_graph=self._graphed(variant)),
             )
         return self._sessions[component]
+
+    def _graphed(self, variant: Variant) -> bool:
+        choice = self.bundle.manifest.choices.get(variant.component)
+        return choice is not None and choice.variant == variant.name and choice.cuda_graph
 
     def _require_unchanged(self, variant: Variant) -> None:
         opened = self.bundle.manifest

@@ -4,7 +4,7 @@ Each does only what is not yet done: what it finds in the manifest with the same
 keeps.
 """
 
-from torchlift.stages.bench import BenchOptions, bench_component, contender_of, open_session, workloads
+from torchlift.stages.bench import BenchOptions, bench_component, contenders_of, open_session, workloads
 from torchlift.stages.build import build_and_verify, build_variant, verify_all
 from torchlift.stages.choose import choose
 from torchlift.stages.convert import ConvertOptions, convert_component
@@ -19,6 +19,7 @@ from torchlift.stages.jobs import (
     verify_bundle,
 )
 from torchlift.stages.judging import gate_without_data
+from torchlift.stages.layers import layers_of
 from torchlift.stages.options import DataOptions, JobOptions
 from torchlift.stages.plan import RANKS, BuildOptions, Materials, plan
 from torchlift.stages.samples import CalibrationData, train_split
@@ -42,9 +43,10 @@ __all__ = [
     "build_bundle",
     "build_variant",
     "choose",
-    "contender_of",
+    "contenders_of",
     "convert_component",
     "gate_without_data",
+    "layers_of",
     "make_variants",
     "materials_of",
     "no_peers",

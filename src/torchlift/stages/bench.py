@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -10,11 +10,12 @@ from pathlib import Path
 from torchlift.backends import Session, SessionOptions, backend
 from torchlift.bundle import Bundle, key_of
 from torchlift.errors import BackendUnavailableError, InputError
-from torchlift.evidence import Benchmark
-from torchlift.machine import this_machine
+from torchlift.evidence import GRAPHED, Benchmark
+from torchlift.machine import gpus, this_machine
 from torchlift.manifest import Component, Variant
 from torchlift.measure.goldens import cut, load_goldens
 from torchlift.measure.latency import Contender, LatencyOptions, Workload, measure_latency
+from torchlift.measure.scaling import measure_scaling
 from torchlift.measure.verify import proven_here
 from torchlift.progress import SILENT, Progress
 from torchlift.signature import BATCH, Axis, Signature
@@ -23,12 +24,16 @@ from torchlift.signature import BATCH, Axis, Signature
 @dataclass(frozen=True)
 class BenchOptions:
     """``batches`` are measured in turn, the first decides the choice; none means 1 (or the least that the signature
-    admits) and the optimum. ``sizes`` replaces the optimum of other axes.
+    admits) and the optimum. ``sizes`` replaces the optimum of other axes. With ``cuda_graph`` every variant that can
+    replay CUDA graphs is measured both ways. ``devices`` are the GPUs, by ordinal, on which throughput is measured too,
+    on one, two, four and so on up to all of them; latency is measured on the first.
     """
 
     batches: tuple[int, ...] = ()
     sizes: Mapping[str, int] = field(default_factory=dict)
     latency: LatencyOptions = field(default_factory=LatencyOptions)
+    cuda_graph: bool = False
+    devices: tuple[int, ...] = (0,)
 
 
 def bench_component(
@@ -46,14 +51,15 @@ def bench_component(
     is kept, unless ``again``. Raises BackendUnavailableError where there is nothing to measure.
     """
     options = options or BenchOptions()
-    threads = options.latency.threads
     ours = [v for v in bundle.manifest.variants_of(component.name) if proven_here(bundle, v)]
     if not ours:
+        reasons = [said for v in bundle.manifest.variants_of(component.name) if (said := _unproven(v))]
         raise BackendUnavailableError(
-            f"no variant of {component.name} is verified on this machine",
-            remedy=f"Run `torchlift build {bundle.path}` first; `torchlift inspect` says what failed.",
+            "; ".join([f"no variant of {component.name} is verified on this machine", *reasons]),
+            remedy=f"Run `torchlift build {bundle.path}`; `torchlift doctor` says what this machine runs.",
         )
-    contenders = [*peers, *(contender_of(bundle, v, threads) for v in ours)]
+    session = SessionOptions(options.latency.threads, options.devices[0])
+    contenders = [*peers, *(c for v in ours for c in contenders_of(bundle, v, session, graphed=options.cuda_graph))]
     files = bundle.manifest.hashes(tuple(sorted({path for v in ours for path in v.files})))
     key = key_of(
         [c.name for c in contenders],
@@ -66,31 +72,55 @@ def bench_component(
     measured = bundle.manifest.benchmarks.get(component.name)
     if measured is not None and measured.key == key and not measured.failures and not again:
         return measured
+    found = workloads(bundle, component, options)
     benchmark = measure_latency(
         contenders,
-        workloads(bundle, component, options),
+        found,
         baseline=contenders[0].name,
         options=options.latency,
         files=files,
         progress=progress,
     )
-    benchmark = replace(benchmark, key=key)
+    scaling = measure_scaling(contenders, found, options.devices, progress) if len(options.devices) > 1 else ()
+    benchmark = replace(benchmark, key=key, scaling=scaling)
     manifest = bundle.manifest
     bundle.commit(replace(manifest, benchmarks={**manifest.benchmarks, component.name: benchmark}))
     return benchmark
 
 
-def contender_of(bundle: Bundle, variant: Variant, threads: int = 0) -> Contender:
-    """A variant as something to time."""
+def _unproven(variant: Variant) -> str:
+    """Why a variant is not proven, where that is known."""
+    proof = variant.verification
+    said = variant.failure or (proof.failures[0] if proof and proof.failures else "")
+    return f"{variant.name}: {said}" if said else ""
+
+
+def contenders_of(
+    bundle: Bundle, variant: Variant, options: SessionOptions | None = None, *, graphed: bool = False
+) -> list[Contender]:
+    """A variant as something to time, and with ``graphed`` also as it replays CUDA graphs, where it can."""
+    options = options or SessionOptions()
     signature = bundle.manifest.component(variant.component).signature
-    model = bundle.file(variant.model).absolute()
-    opener = partial(open_session, variant.backend, model, signature, variant.recipe, threads)
-    return Contender(variant.name, opener)
+    opener = partial(open_session, variant.backend, bundle.file(variant.model).absolute(), signature, variant.recipe)
+    on_gpu = backend(variant.backend).replays and bool(gpus())
+    modes = {variant.name: options}
+    if graphed and on_gpu:
+        modes[variant.name + GRAPHED] = replace(options, cuda_graph=True)
+    return [
+        Contender(name, partial(opener, mode), partial(_on_device, opener, mode) if on_gpu else None)
+        for name, mode in modes.items()
+    ]
 
 
-def open_session(name: str, model: Path, signature: Signature, recipe: str, threads: int) -> Session:
+def _on_device(opener: Callable[[SessionOptions], Session], options: SessionOptions, device: int) -> Session:
+    return opener(replace(options, device=device))
+
+
+def open_session(
+    name: str, model: Path, signature: Signature, recipe: str, options: SessionOptions | None = None
+) -> Session:
     """Open a built file by the backend of that name; can be pickled by name into another process."""
-    return backend(name).open(model, signature, recipe, SessionOptions(threads))
+    return backend(name).open(model, signature, recipe, options)
 
 
 def batches_of(signature: Signature, options: BenchOptions) -> tuple[int, ...]:

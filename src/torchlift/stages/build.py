@@ -6,22 +6,35 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from torchlift.backends import backend
-from torchlift.bundle import Bundle, key_of
+from torchlift.backends import Compilation, CompileOptions, backend
+from torchlift.backends.pytorch import PROGRAM
+from torchlift.bundle import Bundle, key_of, sha256
 from torchlift.errors import StorageError, TorchliftError
 from torchlift.machine import installed_version
-from torchlift.manifest import SOURCE_FORM, Component, Variant, precision_of
+from torchlift.manifest import SOURCE_FORM, Component, Graph, Variant, precision_of
 from torchlift.measure.verify import VerifyOptions, proven_here, verify_variant
 from torchlift.progress import SILENT, Progress
 from torchlift.storage import require_space, without_folders
 
+_MISSING = {
+    PROGRAM: "the bundle has no torch.export program; ship it with --backend pytorch, or export with --program",
+}
+"""Why there is no graph of a form that no conversion makes."""
+
 
 def build_variant(
-    bundle: Bundle, component: Component, name: str, recipe: str = "fp32", progress: Progress = SILENT
+    bundle: Bundle,
+    component: Component,
+    name: str,
+    recipe: str = "fp32",
+    progress: Progress = SILENT,
+    compiling: CompileOptions | None = None,
 ) -> Variant:
-    """Make one variant from the graph of the form that the recipe is built from, unless the bundle has it.
+    """Make one variant from the graph of the form that the recipe is built from, unless the bundle has it. One whose
+    backend opens graphs as they are has the graph's own files.
 
-    What cannot be built, because the graph or the runtime fails, gives a variant with a ``failure``.
+    What cannot be built, because the graph or the runtime fails, gives a variant with a ``failure``; one that was built
+    before stays.
     """
     runtime = backend(name)
     artifact, form = runtime.artifact(recipe), runtime.recipes[recipe]
@@ -33,7 +46,9 @@ def build_variant(
         return _failed(bundle, variant, problem)
     graph = bundle.manifest.graph(component.name, form)
     source = sorted(bundle.manifest.hashes(graph.files if graph else (model,)).items())
-    key = key_of(installed_version("torchlift"), component.key, source, runtime.version(), artifact)
+    compilation = compilation_of(bundle, component, name, recipe, compiling or CompileOptions(), progress)
+    heeded = _heeded(compilation) if runtime.compiles else ()
+    key = key_of(installed_version("torchlift"), component.key, source, runtime.version(), artifact, *heeded)
     made = {
         v.recipe: v
         for v in bundle.manifest.variants_of(component.name)
@@ -47,18 +62,55 @@ def build_variant(
         variant = replace(variant, model=same.model, files=same.files)
         bundle.commit(bundle.manifest.with_variant(variant))
         return variant
+    if runtime.opens_graphs:
+        variant = replace(variant, model=model, files=_files_of(bundle, model, graph))
+        bundle.commit(bundle.manifest.with_variant(variant))
+        return variant
     weights = sum(r.size for p, r in bundle.manifest.files.items() if Path(p).parent == Path(model).parent)
     try:
         require_space(bundle.path, weights)
         with progress.stage(f"build {variant.name}"), bundle.adding(f"{component.name}/{name}-{artifact}") as added:
-            opened = runtime.build(bundle.file(model), added.path, component.signature)
+            opened = runtime.build(bundle.file(model), added.path, component.signature, compilation)
         variant = replace(variant, model=f"{added.folder}/{opened}", files=tuple(added.files))
         bundle.commit(bundle.manifest.with_variant(variant), added.files)
     except StorageError:
         raise
     except TorchliftError as error:
-        return _failed(bundle, variant, without_folders(error.message))
+        said = without_folders(error.message)
+        before = next((v for v in bundle.manifest.variants if v.name == variant.name and v.files), None)
+        if before is None:
+            return _failed(bundle, variant, said)
+        progress.note(f"{variant.name} stays as it was: {said}")
+        return before
     return variant
+
+
+def compilation_of(
+    bundle: Bundle, component: Component, name: str, recipe: str, options: CompileOptions, progress: Progress = SILENT
+) -> Compilation:
+    """What a backend that compiles is told for a component. What it learns of kernels is kept beside the bundle, and
+    serves every build by that release on that GPU.
+
+    Raises SignatureError for a profile beyond the component's ranges.
+    """
+    signature = component.signature
+    profiles = [ranges for p in options.profiles if (ranges := p.of(component.name, signature)) is not None]
+    place = bundle.path.resolve()
+    bundle_name = place.name.removeprefix(".").removesuffix(".partial")
+    cache = place.with_name(f".{bundle_name}.{key_of(backend(name).version())[:8]}.timing")
+    return Compilation(recipe, tuple(profiles), options, cache, progress)
+
+
+def _heeded(compilation: Compilation) -> tuple[object, ...]:
+    """What the result of a compilation depends on besides the graph."""
+    options = compilation.options
+    libraries = {library.name: sha256(library) for library in options.plugins}
+    return compilation.recipe, compilation.profiles, replace(options, profiles=(), plugins=()), libraries
+
+
+def _files_of(bundle: Bundle, model: str, graph: Graph | None) -> tuple[str, ...]:
+    """All that belongs to a graph; to the component's own its weights, which are named after it."""
+    return graph.files if graph else tuple(path for path in bundle.manifest.files if path.startswith(model))
 
 
 def graph_file(bundle: Bundle, component: Component, form: str) -> tuple[str, str]:
@@ -67,7 +119,7 @@ def graph_file(bundle: Bundle, component: Component, form: str) -> tuple[str, st
         return component.model, ""
     graph = bundle.manifest.graph(component.name, form)
     if graph is None:
-        return "", f"the bundle has no graph {component.name}/{form}"
+        return "", _MISSING.get(form, f"the bundle has no graph {component.name}/{form}")
     return graph.model, graph.failure
 
 
@@ -101,10 +153,14 @@ def verify_all(
 
 
 def build_and_verify(
-    bundle: Bundle, pairs: Sequence[tuple[str, str]], options: VerifyOptions, progress: Progress = SILENT
+    bundle: Bundle,
+    pairs: Sequence[tuple[str, str]],
+    options: VerifyOptions,
+    progress: Progress = SILENT,
+    compiling: CompileOptions | None = None,
 ) -> None:
     """Make every (backend, recipe) of every component, and verify it."""
     for component in bundle.manifest.components:
         for name, recipe in pairs:
-            build_variant(bundle, component, name, recipe, progress)
+            build_variant(bundle, component, name, recipe, progress, compiling)
         verify_all(bundle, bundle.manifest.variants_of(component.name), options, progress)

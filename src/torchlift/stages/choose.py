@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 
 from torchlift.bundle import Bundle
 from torchlift.errors import BackendUnavailableError
-from torchlift.evidence import Benchmark, Choice, Gate, Objective
+from torchlift.evidence import GRAPHED, Benchmark, Choice, Gate, Objective
 from torchlift.machine import this_machine
 from torchlift.manifest import Component, Variant
 from torchlift.measure.verify import proven_here
@@ -61,6 +62,7 @@ def choose(
             v.name: _why_not(v, costs, winner, refused, reserve, proven, benchmark) for v in ours if v.name != winner
         },
         held=bool(holding),
+        cuda_graph=_fastest_mode(benchmark, winner, gate.objective).endswith(GRAPHED),
     )
     bundle.commit(replace(bundle.manifest, choices={**bundle.manifest.choices, component.name: choice}))
     return choice
@@ -95,12 +97,27 @@ def _fallback(bundle: Bundle, costs: Mapping[str, float], refused: Mapping[str, 
 def _winner(bundle: Bundle, benchmark: Benchmark, costs: Mapping[str, float]) -> str:
     bar = _TIE * min(costs.values())
     tied = [name for name, cost in costs.items() if cost <= bar]
-    return min(tied, key=lambda n: (RANKS[bundle.manifest.variant(n).precision], _median(benchmark, n)))
+    return min(tied, key=lambda n: (RANKS[bundle.manifest.variant(n).precision], _time(benchmark, n)))
 
 
-def _median(benchmark: Benchmark, variant: str) -> float:
-    found = benchmark.at_batch(variant, _decisive(benchmark))
+def _median(benchmark: Benchmark, contender: str) -> float:
+    found = benchmark.at_batch(contender, _decisive(benchmark))
     return found.median if found else float("inf")
+
+
+def _time(benchmark: Benchmark, variant: str) -> float:
+    """The median time of the variant as it is fastest, at the batch that decides."""
+    return min(_median(benchmark, mode) for mode in benchmark.modes_of(variant))
+
+
+def _fastest_mode(benchmark: Benchmark, variant: str, objective: Objective) -> str:
+    """The contender as which the variant is best: as it is, or replaying CUDA graphs."""
+    cost = _time_a_sample if objective == "throughput" else _median
+    return min(benchmark.modes_of(variant), key=lambda name: cost(benchmark, name))
+
+
+def _time_a_sample(benchmark: Benchmark, contender: str) -> float:
+    return 1 / max(x.throughput for x in benchmark.of(contender))
 
 
 def _decisive(benchmark: Benchmark) -> int:
@@ -109,15 +126,15 @@ def _decisive(benchmark: Benchmark) -> int:
 
 def _by_latency(bundle: Bundle, benchmark: Benchmark, variants: Collection[Variant]) -> _Costs:
     batch = _decisive(benchmark)
-    found = {
-        v.name: x.median for v in _measured(bundle, benchmark, variants) if (x := benchmark.at_batch(v.name, batch))
-    }
+    found = {v.name: _time(benchmark, v.name) for v in _measured(bundle, benchmark, variants)}
+    found = {name: time for name, time in found.items() if time < math.inf}
     return _Costs(found, "the time", f"the fastest at batch {batch}")
 
 
 def _by_throughput(bundle: Bundle, benchmark: Benchmark, variants: Collection[Variant]) -> _Costs:
     found = {
-        v.name: 1 / max(x.throughput for x in benchmark.of(v.name)) for v in _measured(bundle, benchmark, variants)
+        v.name: min(_time_a_sample(benchmark, mode) for mode in benchmark.modes_of(v.name))
+        for v in _measured(bundle, benchmark, variants)
     }
     return _Costs(found, "the time a sample", "the highest throughput")
 
@@ -142,7 +159,7 @@ def _measured(bundle: Bundle, benchmark: Benchmark, variants: Collection[Variant
         v
         for v in variants
         if v.name not in benchmark.failures
-        and benchmark.of(v.name)
+        and benchmark.modes_of(v.name)
         and all(benchmark.files.get(path, digest) == digest for path, digest in bundle.manifest.hashes(v.files).items())
     ]
 

@@ -18,7 +18,7 @@ from torchlift.errors import InputError, StorageError, TorchliftError
 from torchlift.evidence import Conversion, Repair
 from torchlift.graph.units import module_of, name_nodes
 from torchlift.machine import installed_version
-from torchlift.manifest import SOURCE_FORM, Component, Graph
+from torchlift.manifest import Component, Graph
 from torchlift.measure.calibration import CalibrationOptions, count_rows
 from torchlift.measure.goldens import GOLDENS, Golden, goldens_of, save_goldens
 from torchlift.progress import SILENT, Progress
@@ -54,7 +54,9 @@ def convert_component(
     progress: Progress = SILENT,
 ) -> None:
     """Make the graphs of ``forms`` that the bundle does not have from the same samples; one that cannot be made is kept
-    as a failure. Raises InputError for a node to keep that is not there.
+    as a failure. Forms that are no conversions, the source's and a program, are left to the export.
+
+    Raises InputError for a node to keep that is not there.
     """
     options = options or ConvertOptions()
     source = bundle.file(component.model)
@@ -66,11 +68,11 @@ def convert_component(
             drawn.append(samples.of(component))
         return drawn[0]
 
-    for form in forms:
+    for form in (form for form in forms if form in FORMS):
         graph = Graph(component.name, form, _key(component, form, samples, options))
         there = bundle.manifest.graph(component.name, form)
         made = there if there is not None and not there.failure else None
-        if form == SOURCE_FORM or (made and made.key == graph.key):
+        if made and made.key == graph.key:
             continue
         try:
             make = _maker(source, component, form, samples, draw, settings, progress)

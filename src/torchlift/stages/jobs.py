@@ -48,12 +48,13 @@ def make_variants(
     """Convert, build, verify, score, mend, measure and choose; ``references`` opens PyTorch where it is at hand."""
     forms = list(dict.fromkeys(backend(n).recipes[r] for n, r in pairs))
     _check_kept(bundle, options)
+    _check_profiles(bundle, options)
     scorer = open_scorer(bundle, options, references, progress)
     samples = samples_of(bundle, options, progress)
     for component in bundle.manifest.components:
         convert_component(bundle, component, forms, samples, options.convert, progress)
     reserve = _reserve(bundle, pairs)
-    build_and_verify(bundle, [*pairs, *reserve], options.verify, progress)
+    build_and_verify(bundle, [*pairs, *reserve], options.verify, progress, options.compile)
     _mark(bundle, {**dict.fromkeys(pairs, False), **dict.fromkeys(reserve, True)})
     for component in bundle.manifest.components:
         if scorer is not None:
@@ -69,6 +70,16 @@ def _check_kept(bundle: Bundle, options: JobOptions) -> None:
     for text in options.convert.keep:
         if text.partition(":")[0] not in names:
             raise InputError(f"--keep {text} names no component", remedy=f"The components are {', '.join(names)}.")
+
+
+def _check_profiles(bundle: Bundle, options: JobOptions) -> None:
+    axes = [
+        (component.name, axis.name) for component in bundle.manifest.components for axis in component.signature.axes
+    ]
+    known = {name: None for component, axis in axes for name in (axis, f"{component}.{axis}")}
+    for name in (name for profile in options.compile.profiles for name in profile.ranges):
+        if name not in known:
+            raise InputError(f"--profile {name} names no axis", remedy=f"The axes are {', '.join(known) or 'none'}.")
 
 
 def _reserve(bundle: Bundle, pairs: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
@@ -109,14 +120,18 @@ def _mend(
     options: JobOptions,
     progress: Progress,
 ) -> None:
-    """Mend each form by the first of its variants that can run here; where a runtime fails at a trial, note it."""
+    """Mend each form by the first of its variants that can run here; where a runtime fails at a trial, note it.
+
+    Not by one that compiles: a trial of it takes minutes.
+    """
     settings = RepairOptions(
         metric_to_search(bundle, scorer), options.convert.evaluations, options.bench.latency.threads
     )
     fewer = functools.cache(lambda: on_fewer(scorer, references, options, progress))
     seen = {SOURCE_FORM}
     for variant in bundle.manifest.variants_of(component.name):
-        if variant.form not in seen and not variant.failure and backend(variant.backend).available().ok:
+        runtime = backend(variant.backend)
+        if variant.form not in seen and not (variant.failure or runtime.compiles) and runtime.available().ok:
             seen.add(variant.form)
             try:
                 repair(bundle, variant, scorer, fewer, options.verify, settings, progress)

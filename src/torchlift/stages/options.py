@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from torchlift.backends import CompileOptions
 from torchlift.datasets import ReadOptions
 from torchlift.evidence import Gate
 from torchlift.measure.verify import VerifyOptions
@@ -31,6 +32,7 @@ class JobOptions:
     """What each stage is told. Without a ``gate``, or limits in it, the bundle's own hold, or with data the default."""
 
     build: BuildOptions = field(default_factory=BuildOptions)
+    compile: CompileOptions = field(default_factory=CompileOptions)
     data: DataOptions = field(default_factory=DataOptions)
     convert: ConvertOptions = field(default_factory=ConvertOptions)
     verify: VerifyOptions = field(default_factory=VerifyOptions)

@@ -23,8 +23,9 @@ tells."""
 @dataclass(frozen=True)
 class BuildOptions:
     """Which variants to make: those of every available backend and every precision that the machine has instructions
-    for, unless named. ``precisions`` names precisions or single recipes (int8, int8-dynamic). A backend or precision
-    that is named and not available is an error.
+    for, unless named. A backend of which the target must have more than torchlift brings is used only where it is
+    named. ``precisions`` names precisions or single recipes (int8, int8-dynamic). A backend or precision that is named
+    and not available is an error.
     """
 
     backends: tuple[str, ...] = ()
@@ -61,7 +62,7 @@ def plan(options: BuildOptions, materials: Materials | None = None) -> list[tupl
     materials = materials or Materials()
     for name in options.backends:
         backend(name).require()
-    names = options.backends or tuple(n for n in BACKENDS if backend(n).available().ok)
+    names = options.backends or tuple(n for n in BACKENDS if not backend(n).asked_for and backend(n).available().ok)
     for asked in options.precisions:
         states = [backend(n).supports(r) for n in names for r in _recipes_of(n, asked)]
         if not any(s.ok for s in states):

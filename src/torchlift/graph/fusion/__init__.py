@@ -12,10 +12,11 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass, ShapeInferencePass
 from torchlift.graph.fusion.attention import FuseAttention
 from torchlift.graph.fusion.base import Fusion
 from torchlift.graph.fusion.operators import FuseGelu, FuseLayerNorm, FuseSkipLayerNorm
+from torchlift.graph.fusion.projections import FuseQkv
 
 FUSIONS: Mapping[str, tuple[type[Fusion], ...]] = {
     "onnxruntime": (FuseLayerNorm, FuseGelu, FuseAttention),
-    "onnxruntime-cuda": (FuseLayerNorm, FuseGelu, FuseAttention, FuseSkipLayerNorm),
+    "onnxruntime-cuda": (FuseLayerNorm, FuseGelu, FuseAttention, FuseSkipLayerNorm, FuseQkv),
 }
 """Backend -> passes, in this order. ONNX Runtime itself makes QuickGelu (also of SiLU), BiasGelu and the usual forms of
 LayerNormalization and Gelu; these passes add what its patterns miss.

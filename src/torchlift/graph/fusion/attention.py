@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from torchlift.graph.fusion.base import CONTRIB, FLOATS, Fusion, Tape
+from torchlift.graph.fusion.base import CONTRIB, FLOATS, PatternFusion, Tape
 from torchlift.graph.fusion.pattern import Found, OneOf, Op, Pattern, Scalar, attribute, same_sizes, scalar
 
 _SPLIT = (0, 2, 1, 3)
@@ -46,16 +46,22 @@ class _Heads:
         return tape.op("Reshape", self.value, tape.integers(0, length, self.count * self.width))
 
 
-class FuseAttention(Fusion):
+class FuseAttention(PatternFusion):
     """softmax(scale * query @ key^T + bias) @ value -> com.microsoft::MultiHeadAttention.
 
     Requires heads split from [batch, length, heads * width] by Reshape and Transpose (one query may be split by Reshape
     alone), float or half precision, sizes of the heads that are known, one batch, a scale of one number and a bias
     that broadcasts to [batch, heads, query's length, key's length]. A bias that is the same for every query is expanded
-    once for all layers, since the operator does not broadcast that axis. Needs opset 15.
+    once for all layers, since the operator does not broadcast that axis.
+
+    The bias stays a bias: as the operator's key_padding_mask, [batch, key's length] or [batch] lengths, it would be
+    worth nothing. On a GPU flash attention takes neither; cutlass's kernel takes a bias where the query's length is a
+    multiple of 8 (in FP16), and of the masks only lengths with offsets, which a mask of any form does not follow from
+    (contrib_ops/cuda/bert/multihead_attention.cc of ONNX Runtime).
     """
 
     name = "attention"
+    least_opset = 15
     patterns = (
         Op(
             "MatMul",
@@ -64,13 +70,10 @@ class FuseAttention(Fusion):
         ),
     )
 
-    def call(self, model: ir.Model) -> ir.passes.PassResult:
-        """Returns whether anything was replaced."""
+    def fuse(self, graph: ir.Graph) -> int:
+        """Replace every occurrence of the patterns; returns how many there were."""
         self._expanded: dict[tuple[ir.Value, object, object], ir.Value] = {}
-        if model.graph.opset_imports.get("", 0) < 15:
-            self.count = 0
-            return ir.passes.PassResult(model, modified=False)
-        return super().call(model)
+        return super().fuse(graph)
 
     def replace(self, found: Found, tape: Tape) -> dict[ir.Value, ir.Value] | None:
         query = _query_heads(found.values["query"])
@@ -89,20 +92,29 @@ class FuseAttention(Fusion):
             return None
         inputs = [heads.rows(tape) for heads in (query, key, value)]
         if bias is not None:
-            inputs += [None, None, self._full(bias, query, key, tape)]
+            inputs += [None, None, self._full(bias, (query, inputs[0]), (key, inputs[1]), tape)]
         mixed = tape.op("MultiHeadAttention", *inputs, domain=CONTRIB, num_heads=query.count, scale=_scale(found))
         return _merged(found.output, mixed, query, value, tape)
 
-    def _full(self, bias: ir.Value, query: _Heads, key: _Heads, tape: Tape) -> ir.Value:
-        """The bias with the axes of the query's and the key's length in full."""
-        if len(bias.shape) == 4 and same_sizes(list(bias.shape)[2:], [query.length, key.length]):
+    def _full(
+        self, bias: ir.Value, query: tuple[_Heads, ir.Value], key: tuple[_Heads, ir.Value], tape: Tape
+    ) -> ir.Value:
+        """The bias with the axes of the query's and the key's length in full. Each comes with its rows."""
+        lengths = [heads.length for heads, _ in (query, key)]
+        if len(bias.shape) == 4 and same_sizes(list(bias.shape)[2:], lengths):
             return bias
-        place = (bias, *(getattr(length, "value", length) for length in (query.length, key.length)))
+        place = (bias, *(getattr(length, "value", length) for length in lengths))
         if None in place or place not in self._expanded:
+            sizes = [_length(*key, tape)]
+            sizes.insert(0, sizes[0] if same_sizes(lengths[:1], lengths[1:]) else _length(*query, tape))
             one = tape.integers(1)
-            lengths = [one if h.length == 1 else tape.op("Shape", h.value, start=1, end=2) for h in (query, key)]
-            self._expanded[place] = tape.op("Expand", bias, tape.op("Concat", one, one, *lengths, axis=0))
+            self._expanded[place] = tape.op("Expand", bias, tape.op("Concat", one, one, *sizes, axis=0))
         return self._expanded[place]
+
+
+def _length(heads: _Heads, rows: ir.Value, tape: Tape) -> ir.Value:
+    """The length of ``rows``, the heads' own, as a vector of one number."""
+    return tape.integers(1) if heads.length == 1 else tape.op("Shape", rows, start=1, end=2)
 
 
 def _scale(found: Found) -> float:

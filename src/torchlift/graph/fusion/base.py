@@ -1,4 +1,4 @@
-"""What a fusion is: a pass that replaces every occurrence of a pattern, and counts them."""
+"""What a fusion is: a pass that replaces what it finds by larger operators, and counts it."""
 
 from __future__ import annotations
 
@@ -51,30 +51,44 @@ class Tape:
 
 
 class Fusion(ir.passes.InPlacePass):
-    """Replaces every occurrence of ``patterns`` in the main graph that nobody else reads the inside of; the longest
-    pattern stands first.
+    """A pass that writes nodes of the main graph with fewer or larger operators.
 
     Requires that values have types and shapes where they can be inferred, as :func:`torchlift.graph.fusion.fuse` sees
     to: what cannot be proven from them is left as it is. Ensures the same outputs up to rounding, an order in which
-    nodes follow what they read, and that the new nodes carry the module scopes of the node that they replace.
-    ``count`` is the number of occurrences that the last call replaced.
+    nodes follow what they read, and that the new nodes carry the module scopes of a node that they replace.
+    Below ``least_opset`` nothing is replaced. ``count`` is the number of occurrences that the last call replaced.
     """
 
     name: ClassVar[str]
-    patterns: ClassVar[tuple[Pattern, ...]]
+    least_opset: ClassVar[int] = 1
     count: int = 0
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Returns whether anything was replaced."""
-        self.count = sum(
-            self._replace_at(node, pattern, model.graph)
-            for pattern in self.patterns
-            for node in list(model.graph)
-            if node.graph is not None and node.outputs
-        )
+        fits = model.graph.opset_imports.get("", 0) >= self.least_opset
+        self.count = self.fuse(model.graph) if fits else 0
         if self.count:
             model.graph.sort()
         return ir.passes.PassResult(model, modified=self.count > 0)
+
+    @abstractmethod
+    def fuse(self, graph: ir.Graph) -> int:
+        """Replace every occurrence; returns how many there were. Nodes may be left in any order."""
+
+
+class PatternFusion(Fusion):
+    """Replaces every occurrence of ``patterns`` that nobody else reads the inside of; the longest stands first."""
+
+    patterns: ClassVar[tuple[Pattern, ...]]
+
+    def fuse(self, graph: ir.Graph) -> int:
+        """Replace every occurrence of the patterns; returns how many there were."""
+        return sum(
+            self._replace_at(node, pattern, graph)
+            for pattern in self.patterns
+            for node in list(graph)
+            if node.graph is not None and node.outputs
+        )
 
     def _replace_at(self, node: ir.Node, pattern: Pattern, graph: ir.Graph) -> bool:
         found = find(pattern, node.outputs[0])
@@ -84,13 +98,20 @@ class Fusion(ir.passes.InPlacePass):
         replaced = self.replace(found, tape)
         if not replaced:
             return False
-        ir.convenience.replace_nodes_and_values(graph, node, [], tape.nodes, list(replaced), list(replaced.values()))
-        _remove_unread([node, *(value.producer() for value in replaced)])
+        replace_values(graph, node, tape, replaced)
         return True
 
     @abstractmethod
     def replace(self, found: Found, tape: Tape) -> dict[ir.Value, ir.Value] | None:
         """Write the replacement on the tape; returns which value takes the place of which, None to leave all as is."""
+
+
+def replace_values(graph: ir.Graph, place: ir.Node, tape: Tape, replaced: Mapping[ir.Value, ir.Value]) -> None:
+    """Insert the tape's nodes at ``place``, let all read what takes the place of what, and remove what nothing reads
+    any more.
+    """
+    ir.convenience.replace_nodes_and_values(graph, place, [], tape.nodes, list(replaced), list(replaced.values()))
+    _remove_unread([place, *(value.producer() for value in replaced)])
 
 
 def _remove_unread(nodes: list[ir.Node | None]) -> None:

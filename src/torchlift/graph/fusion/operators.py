@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from torchlift.graph.fusion.base import CONTRIB, FLOATS, Fusion, Tape
+from torchlift.graph.fusion.base import CONTRIB, FLOATS, PatternFusion, Tape
 from torchlift.graph.fusion.pattern import Found, OneOf, Op, Pattern, Scalar, attribute, same_sizes, scalar, tensor_of
 
 
@@ -22,7 +22,7 @@ _NORMAL = OneOf(Op("Div", _CENTRED, _SPREAD), Op("Mul", _CENTRED, Op("Reciprocal
 _WEIGHTED = Op("Mul", _NORMAL, "weight")
 
 
-class FuseLayerNorm(Fusion):
+class FuseLayerNorm(PatternFusion):
     """(x - mean) / sqrt(variance + epsilon) * weight [+ bias] -> LayerNormalization.
 
     Requires the last axis, one of known size, and constant weight and bias of that size. The operator stands in the
@@ -45,7 +45,7 @@ class FuseLayerNorm(Fusion):
         return {found.output: tape.op("LayerNormalization", x, *parameters, axis=-1, epsilon=epsilon)}
 
 
-class FuseSkipLayerNorm(Fusion):
+class FuseSkipLayerNorm(PatternFusion):
     """LayerNormalization(x + skip) -> com.microsoft::SkipLayerNormalization, whose fourth output is the sum.
 
     Requires [batch, length, width], x and skip of equal sizes, normalised over the width. ONNX Runtime makes it itself
@@ -87,7 +87,7 @@ class FuseSkipLayerNorm(Fusion):
 _ERF = Op("Add", Op("Erf", OneOf(Op("Div", "x", 2**0.5), Op("Mul", "x", 0.5**0.5))), 1.0)
 
 
-class FuseGelu(Fusion):
+class FuseGelu(PatternFusion):
     """x / 2 * (1 + erf(x / sqrt(2))), in any order -> Gelu: the standard one from opset 20, else com.microsoft's."""
 
     name = "gelu"

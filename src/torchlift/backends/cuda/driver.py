@@ -1,0 +1,155 @@
+"""The CUDA driver and runtime as cuda-bindings gives them: whether they work here, their errors, the current device."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+from collections.abc import Iterator
+from typing import Any
+
+from torchlift.backends.base import Availability
+from torchlift.errors import BackendError, BackendUnavailableError, DeviceMemoryError
+from torchlift.machine import gpus, installed_version
+
+_INSTALL = 'pip install "torchlift[tensorrt]"'
+_OLDEST = 12
+"""The first release of CUDA that has cuda-bindings in the form used here."""
+
+_NO_MEMORY = 2
+_INSUFFICIENT_DRIVER = 35
+_NO_DEVICE = 100
+"""Codes of cudaError_t; those of the driver's CUresult are the same."""
+
+
+@functools.cache
+def runtime() -> Any:
+    """The module ``cuda.bindings.runtime``. Raises BackendUnavailableError where it cannot be imported."""
+    try:
+        from cuda.bindings import runtime as module
+    except ImportError as error:
+        raise BackendUnavailableError(f"cuda-bindings cannot be loaded: {error}", remedy=_INSTALL) from error
+    return module
+
+
+def check(result: tuple[Any, ...], *, asked: str = "") -> Any:
+    """The value, or the tuple of values, that a function of cuda-bindings returned beside its error; None for none.
+
+    ``asked`` says what memory was asked for, for example ``4,096 bytes on GPU 0``. Raises DeviceMemoryError where there
+    was no room for it, BackendUnavailableError where there is no GPU or the driver is too old, else BackendError.
+    """
+    error, *values = result
+    if int(error):
+        raise _translated(error, asked)
+    return tuple(values) if len(values) > 1 else next(iter(values), None)
+
+
+def _translated(error: Any, asked: str) -> BackendError:
+    runtime().cudaGetLastError()  # forget it: the next call has succeeded or failed by itself
+    known = {_INSUFFICIENT_DRIVER: _insufficient_driver, _NO_DEVICE: _no_device}.get(int(error))
+    if known:
+        return known()
+    said = f"{error.name}: {_description(error)}"
+    if int(error) == _NO_MEMORY:
+        return DeviceMemoryError(
+            f"no room for {asked or 'what CUDA needs on the device'} ({said})",
+            remedy="Run smaller batches, end other programs on the GPU, or choose another device.",
+        )
+    return BackendError(
+        f"CUDA failed with {said}",
+        remedy="Start the process again; `torchlift doctor` describes the GPU and its driver.",
+    )
+
+
+def _description(error: Any) -> str:
+    if isinstance(error, runtime().cudaError_t):
+        return runtime().cudaGetErrorString(error)[1].decode()
+    from cuda.bindings import driver
+
+    return driver.cuGetErrorString(error)[1].decode()
+
+
+def _insufficient_driver() -> BackendUnavailableError:
+    """CUDA gives the same error where the driver is too old and where there is none."""
+    offered, needed = (runtime().cudaDriverGetVersion()[1], runtime().cudaRuntimeGetVersion()[1])
+    if not offered:
+        return BackendUnavailableError(
+            "there is no NVIDIA driver",
+            remedy="Install NVIDIA's driver; a container is given the GPUs, for example by docker run --gpus all.",
+        )
+    return outdated(offered, needed, next((gpu.driver for gpu in gpus()), ""))
+
+
+def outdated(offered: int, needed: int, driver: str) -> BackendUnavailableError:
+    """What to say of a driver that is too old: ``offered`` and ``needed`` are CUDA's versions as CUDA counts them
+    (12040 is 12.4), ``driver`` is the driver's own release where that is known.
+    """
+    older = f', or pip install "cuda-bindings=={offered // 1000}.*"' if offered // 1000 >= _OLDEST else ""
+    return BackendUnavailableError(
+        f"the NVIDIA driver{driver and ' '}{driver} supports CUDA {_release(offered)}, cuda-bindings is made for CUDA "
+        f"{_release(needed)}",
+        remedy=f"Update the NVIDIA driver{older}.",
+    )
+
+
+def _release(version: int) -> str:
+    return f"{version // 1000}.{version % 1000 // 10}"
+
+
+def _no_device() -> BackendUnavailableError:
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return BackendUnavailableError(
+        "the NVIDIA driver finds no GPU" + (f"; CUDA_VISIBLE_DEVICES is {visible!r}" if visible is not None else ""),
+        remedy="Run where there is an NVIDIA GPU; CUDA_VISIBLE_DEVICES, where it is set, must name one.",
+    )
+
+
+def devices() -> int:
+    """The number of GPUs that this process may use, one at least. Raises BackendUnavailableError where CUDA does not
+    work.
+    """
+    return int(check(runtime().cudaGetDeviceCount()))
+
+
+def cuda_available() -> Availability:
+    """Whether cuda-bindings is installed and a GPU can be used with it. The first call starts the driver."""
+    if installed_version("cuda-bindings") is None:
+        return Availability(False, "cuda-bindings is not installed", _INSTALL)
+    try:
+        count = devices()
+    except BackendError as error:
+        return Availability(False, error.message, error.remedy)
+    named = ", ".join(map(str, gpus())) or f"{count} GPU{'s' if count > 1 else ''}"
+    return Availability(True, f"cuda-bindings {installed_version('cuda-bindings')}, {named}")
+
+
+@contextlib.contextmanager
+def on_device(ordinal: int) -> Iterator[None]:
+    """Make a GPU the current one of this thread until the block ends; then the one before is current again.
+
+    By the driver's stack of contexts, and not by cudaSetDevice, which to restore a GPU that was never used would start
+    on it, at the cost of some hundred MB of its memory. Raises BackendUnavailableError where there is no such GPU.
+    """
+    from cuda.bindings import driver
+
+    check(driver.cuCtxPushCurrent(_context(ordinal)))
+    try:
+        yield
+    except BaseException:
+        driver.cuCtxPopCurrent()
+        raise
+    check(driver.cuCtxPopCurrent())
+
+
+@functools.cache
+def _context(ordinal: int) -> Any:
+    """A GPU's primary context, that of the CUDA runtime, kept until the process ends."""
+    count = devices()
+    if not 0 <= ordinal < count:
+        raise BackendUnavailableError(
+            f"there is no GPU {ordinal} among the {count} that this process may use",
+            remedy=f"Choose one from 0 to {count - 1}; CUDA_VISIBLE_DEVICES, where it is set, says which there are.",
+        )
+    from cuda.bindings import driver
+
+    return check(driver.cuDevicePrimaryCtxRetain(check(driver.cuDeviceGet(ordinal))))

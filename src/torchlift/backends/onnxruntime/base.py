@@ -1,0 +1,178 @@
+"""What ONNX Runtime does alike with every provider: build the optimised graph, load it, time its layers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from torchlift.backends.base import (
+    Arrays,
+    Availability,
+    Backend,
+    Compilation,
+    LayerTime,
+    Session,
+    SessionOptions,
+)
+from torchlift.backends.onnxruntime.profile import Traced, layer_times
+from torchlift.backends.onnxruntime.session import OnnxRuntimeSession
+from torchlift.errors import BackendError, ProviderError
+from torchlift.machine import installed_version
+from torchlift.signature import Signature
+
+if TYPE_CHECKING:
+    import onnxruntime as ort
+
+Provider = tuple[str, dict[str, str]]
+"""The name of an execution provider, and its options."""
+
+_WEIGHTS = "model.onnx.data"
+_WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
+_INLINE_BYTES = 1024
+"""Initialisers up to this size stay in the graph's own file."""
+
+
+class OnnxRuntime(Backend):
+    """ONNX Runtime with one execution provider.
+
+    The optimised graph is saved after the optimisations that hold for any processor; layouts for the processor at hand
+    (NCHWc) are made when it is opened.
+    """
+
+    provider: ClassVar[str]
+    disabled_optimizers: ClassVar[tuple[str, ...]] = ()
+    """ONNX Runtime's own optimisations that make the model slower here."""
+
+    opened_at: ClassVar[str] = "ORT_ENABLE_ALL"
+    """The GraphOptimizationLevel at which a built graph is opened."""
+
+    distributions: ClassVar[tuple[str, ...]]
+    remedy: ClassVar[str]
+    """How to install it."""
+
+    recipes: ClassVar[Mapping[str, str]] = {"fp32": "fp32"}
+
+    def available(self) -> Availability:
+        if self._installed() is None:
+            return Availability(False, f"{' or '.join(self.distributions)} is not installed", self.remedy)
+        try:
+            import onnxruntime as ort
+        except ImportError as error:
+            return Availability(False, f"it cannot be loaded: {error}", self.remedy)
+        offered = ort.get_available_providers()
+        if self.provider not in offered:
+            return Availability(
+                False, f"the installed build has no {self.provider}, only {', '.join(offered)}", self.remedy
+            )
+        return Availability(True, f"{self.version()}, {self.provider}")
+
+    def _installed(self) -> str | None:
+        return next((v for d in self.distributions if (v := installed_version(d))), None)
+
+    def version(self) -> str:
+        return f"onnxruntime {self._installed()}"
+
+    def providers(self, signature: Signature, recipe: str, options: SessionOptions) -> list[Provider]:
+        """What a session is asked to run on, the first one first."""
+        return [(self.provider, {})]
+
+    def build(self, source: Path, folder: Path, signature: Signature, compilation: Compilation | None = None) -> str:
+        self.require()
+        import onnxruntime as ort
+
+        options = ort.SessionOptions()
+        options.log_severity_level = 4
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+        options.optimized_model_filepath = str(folder / "model.onnx")
+        options.add_session_config_entry("session.optimized_model_external_initializers_file_name", _WEIGHTS)
+        options.add_session_config_entry(
+            "session.optimized_model_external_initializers_min_size_in_bytes", str(_INLINE_BYTES)
+        )
+        recipe = (compilation or Compilation()).recipe
+        providers = self.providers(signature, recipe, SessionOptions())
+        self._session(source, options, providers, self._fused(source, options))
+        return "model.onnx"
+
+    def _fused(self, source: Path, options: ort.SessionOptions) -> bytes | None:
+        """The graph after the fusions that ONNX Runtime lacks, None where there are none; its weights stay where they
+        are, and ``options`` says where that is.
+        """
+        from torchlift.graph.fusion import fuse_file
+
+        fused = fuse_file(source, self.name)
+        if fused is None:
+            return None
+        options.add_session_config_entry(_WEIGHTS_FOLDER, str(source.parent.absolute()))
+        return fused.graph
+
+    def open(
+        self, model: Path, signature: Signature, recipe: str = "fp32", options: SessionOptions | None = None
+    ) -> Session:
+        self.require()
+        options = options or SessionOptions()
+        settings = self._settings(self._threads(options))
+        settings.add_session_config_entry("session.force_spinning_stop", "1")
+        session = self._session(model, settings, self.providers(signature, recipe, options))
+        return OnnxRuntimeSession(session, signature, f"{self.version()} {self.provider}")
+
+    def layers(
+        self,
+        model: Path,
+        signature: Signature,
+        feeds: Arrays,
+        *,
+        recipe: str = "fp32",
+        options: SessionOptions | None = None,
+        runs: int = 10,
+    ) -> list[LayerTime]:
+        """As the contract says, in a process of its own, and without CUDA graphs."""
+        self.require()
+        signature.check(feeds)
+        options = options or SessionOptions()
+        providers = self.providers(signature, recipe, SessionOptions(options.threads, options.device))
+        traced = Traced(
+            str(model.absolute()), providers, self._threads(options), self.opened_at, self.disabled_optimizers, runs
+        )
+        return layer_times(traced, feeds)
+
+    def _threads(self, options: SessionOptions) -> int:
+        """How many threads of the host work on one call."""
+        return options.cores
+
+    def _settings(self, threads: int) -> ort.SessionOptions:
+        import onnxruntime as ort
+
+        settings = ort.SessionOptions()
+        settings.log_severity_level = 4
+        settings.intra_op_num_threads = threads
+        settings.graph_optimization_level = getattr(ort.GraphOptimizationLevel, self.opened_at)
+        return settings
+
+    def _session(
+        self, model: Path, options: ort.SessionOptions, providers: list[Provider], graph: bytes | None = None
+    ) -> ort.InferenceSession:
+        """A session of the file ``model``, or of ``graph`` in its place. Raises ProviderError where ONNX Runtime would
+        run it with another provider first.
+        """
+        import onnxruntime as ort
+
+        try:
+            session = ort.InferenceSession(
+                graph or str(model),
+                options,
+                providers=providers,
+                disabled_optimizers=list(self.disabled_optimizers),
+                enable_fallback=0,
+            )
+        except Exception as error:
+            raise BackendError(
+                f"ONNX Runtime cannot load {model.name}: {error}", remedy="Export again, or use another backend."
+            ) from error
+        ran = session.get_providers()[0]
+        if ran != self.provider:
+            raise ProviderError(
+                f"{self.provider} was asked for, {ran} would run the model",
+                remedy="See `torchlift doctor` for what this provider lacks here.",
+            )
+        return session

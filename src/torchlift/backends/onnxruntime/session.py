@@ -1,0 +1,284 @@
+"""Sessions of ONNX Runtime: on the processor, and on a GPU with everything in the GPU's memory."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from torchlift.backends.base import Arrays, Call, Session, SessionOptions
+from torchlift.backends.cuda import (
+    Buffer,
+    DeviceArray,
+    Pinned,
+    Stream,
+    Timer,
+    to_device,
+    to_host,
+    view,
+    within_device,
+)
+from torchlift.errors import BackendError, DeviceMemoryError
+from torchlift.signature import Signature, TensorSpec
+
+if TYPE_CHECKING:
+    import onnxruntime as ort
+
+_GRAPH = "gpu_graph_id"
+"""A run option: the CUDA graph that the first run with this number records and later ones replay; -1 for none."""
+
+_UNRECORDED = -1
+_ASYNCHRONOUS = "disable_synchronize_execution_providers"
+"""A run option: 1 returns once the work is given to the stream."""
+
+_NO_MEMORY = ("Failed to allocate memory", "out of memory")
+"""What ONNX Runtime's arena and CUDA say."""
+
+
+class OnnxRuntimeSession(Session):
+    """An ``onnxruntime.InferenceSession`` on the processor behind the contract; one thread at a time."""
+
+    def __init__(self, session: ort.InferenceSession, signature: Signature, runtime: str) -> None:
+        super().__init__(signature, runtime)
+        self._session: Any = session
+
+    def _run(self, feeds: Arrays) -> dict[str, np.ndarray]:
+        names = self.signature.output_names
+        return dict(zip(names, self._session.run(names, dict(feeds)), strict=True))
+
+    def _prepare(self, feeds: Arrays) -> Call:
+        import onnxruntime as ort
+
+        sizes = self.signature.check(feeds)
+        binding = self._session.io_binding()
+        values = {n: ort.OrtValue.ortvalue_from_numpy(np.asarray(a, order="C")) for n, a in feeds.items()}
+        for name, value in values.items():
+            binding.bind_ortvalue_input(name, value)
+        for spec in self.signature.outputs:
+            shape = known_shape(spec, sizes)
+            if shape is None:
+                binding.bind_output(spec.name)
+            else:
+                value = ort.OrtValue.ortvalue_from_shape_and_type(shape, np.dtype(spec.dtype))
+                binding.bind_ortvalue_output(spec.name, value)
+        session = self._session
+
+        def call() -> None:
+            _ = values  # they are the arrays' own memory, which the binding reads
+            session.run_with_iobinding(binding)
+
+        return call
+
+    def close(self) -> None:
+        self._session = None
+
+
+def known_shape(spec: TensorSpec, sizes: Mapping[str, int]) -> tuple[int, ...] | None:
+    """The shape of a tensor for given axis sizes; None where the model computes it."""
+    return None if None in spec.shape else spec.shape_at(sizes)
+
+
+@dataclass
+class _Bound:
+    """Memory of the GPU for inputs of one shape and what is computed of them, bound once: a CUDA graph reads and writes
+    the same addresses always. ``binding`` and ``how``, the options of a run, are ONNX Runtime's. ``results`` are the
+    outputs' shapes, of those that the model does not compute; ``holds`` the arrays whose values the inputs have, None
+    for unknown ones.
+    """
+
+    inputs: dict[str, Buffer]
+    outputs: dict[str, Buffer]
+    binding: Any
+    how: Any
+    results: dict[str, tuple[int, ...]]
+    holds: Arrays | None = None
+
+
+class DeviceSession(Session):
+    """An ``onnxruntime.InferenceSession`` on a GPU: inputs are copied to memory that stays bound, all work goes to one
+    stream, whose events tell the time; one thread at a time.
+
+    With CUDA graphs each of the first ``options.graphs`` shapes is recorded at its first run, which therefore takes
+    longer. ONNX Runtime keeps what it recorded until the session is closed: further shapes run without a graph, as do
+    those where the model computes an output's size.
+    """
+
+    on_device = True
+    device_type: ClassVar[str] = "cuda"
+    """Where ONNX Runtime is told that the memory lies."""
+
+    def __init__(
+        self,
+        session: ort.InferenceSession,
+        signature: Signature,
+        runtime: str,
+        stream: Stream,
+        options: SessionOptions | None = None,
+    ) -> None:
+        """The session owns ``stream``, which the provider must have been given as its own."""
+        super().__init__(signature, runtime)
+        self._session: Any = session
+        self._stream = stream
+        self._timer = Timer(stream)
+        self._options = options or SessionOptions()
+        self._pinned: dict[str, Pinned] = {}
+        self._lent: Mapping[str, DeviceArray] = {}
+        """What the last call was given on the device: kept until the next, since it returned before that was read."""
+
+        self._recorded: dict[tuple, _Bound] = {}
+        self._others: OrderedDict[tuple, _Bound] = OrderedDict()
+
+    def run_on_device(self, tensors: Mapping[str, Any]) -> dict[str, DeviceArray]:
+        """Run tensors that lie on the session's GPU (DLPack or ``__cuda_array_interface__``: torch, CuPy), of the
+        signature's dtypes, and return the outputs there, to be read once the session's stream is done with them.
+
+        Inputs are copied on the device to where they are bound. The outputs hold until the next call. Raises
+        SignatureError for tensors that do not fit.
+        """
+        arrays = {name: view(tensor, self._stream) for name, tensor in tensors.items()}
+        like = {name: np.broadcast_to(np.empty((), a.dtype), a.shape) for name, a in arrays.items()}
+        self.signature.check(like)
+        bound = self._bound(like)
+        bound.holds = None
+        for name, array in arrays.items():
+            within_device(array.address, bound.inputs[name].address, array.nbytes, self._stream)
+        self._lent = arrays
+        self._go(bound)
+        return {spec.name: self._written(bound, spec) for spec in self.signature.outputs}
+
+    def _run(self, feeds: Arrays) -> dict[str, np.ndarray]:
+        bound = self._bound(feeds)
+        self._load(bound, feeds)
+        bound.holds = None
+        self._go(bound)
+        staged = {spec.name: self._fetch(bound, spec) for spec in self.signature.outputs}
+        self._stream.synchronize()
+        return {name: array.copy() for name, array in staged.items()}
+
+    def _prepare(self, feeds: Arrays) -> Call:
+        arrays = {name: np.asarray(array, order="C") for name, array in feeds.items()}
+        bound = self._bound(arrays)
+        timer, stream = self._timer, self._stream
+
+        def call() -> float:
+            if bound.holds is not arrays:
+                self._load(bound, arrays)
+                stream.synchronize()
+            timer.start()
+            self._go(bound)
+            return timer.stop()
+
+        return call
+
+    def _go(self, bound: _Bound) -> None:
+        """Give the work to the stream."""
+        try:
+            self._session.run_with_iobinding(bound.binding, bound.how)
+        except Exception as error:
+            raise _failure(error) from error
+
+    def _load(self, bound: _Bound, feeds: Arrays) -> None:
+        """Copy inputs to where they are bound, by page-locked memory; the stream must have ended what it read there."""
+        bound.holds = None
+        for name, array in feeds.items():
+            staged = self._staged(name, array.shape, array.dtype)
+            np.copyto(staged, array)
+            to_device(staged, bound.inputs[name].address, self._stream)
+        bound.holds = feeds
+
+    def _fetch(self, bound: _Bound, spec: TensorSpec) -> np.ndarray:
+        """An output in page-locked memory, once the stream is synchronized; until the next run."""
+        written = self._written(bound, spec)
+        staged = self._staged(spec.name, written.shape, written.dtype)
+        to_host(written.address, staged, self._stream)
+        return staged
+
+    def _staged(self, name: str, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+        return self._pinned.setdefault(name, Pinned(self._stream.device)).array(shape, dtype)
+
+    def _written(self, bound: _Bound, spec: TensorSpec) -> DeviceArray:
+        """Where the last run wrote an output: bound memory, or the runtime's own where the model computes its size."""
+        owner: Any
+        if spec.name in bound.outputs:
+            owner = bound.outputs[spec.name].block
+            address, shape = owner.address, bound.results[spec.name]
+        else:
+            owner = bound.binding.get_outputs()[self.signature.output_names.index(spec.name)]
+            address, shape = owner.data_ptr(), tuple(owner.shape())
+        return DeviceArray(address, shape, np.dtype(spec.dtype), self._stream.device, owner, self._stream)
+
+    def _bound(self, feeds: Arrays) -> _Bound:
+        """The memory for inputs of these shapes: of those without a CUDA graph, the last ones used are kept."""
+        key = tuple(feeds[name].shape for name in self.signature.input_names)
+        if key in self._recorded:
+            return self._recorded[key]
+        if key in self._others:
+            self._others.move_to_end(key)
+            return self._others[key]
+        computed = any(None in spec.shape for spec in self.signature.outputs)
+        room = self._options.cuda_graph and not computed and len(self._recorded) < self._options.graphs
+        if not room and len(self._others) >= max(1, self._options.graphs):
+            self._others.popitem(last=False)
+        made = self._bind(feeds, len(self._recorded) + 1 if room else _UNRECORDED)
+        (self._recorded if room else self._others)[key] = made
+        return made
+
+    def _bind(self, feeds: Arrays, graph: int) -> _Bound:
+        sizes = self.signature.check(feeds)
+        binding = self._session.io_binding()
+        shapes = {name: array.shape for name, array in feeds.items()}
+        results = {s.name: shape for s in self.signature.outputs if (shape := known_shape(s, sizes)) is not None}
+        inputs, outputs = ({n: self._buffer(n, s) for n, s in found.items()} for found in (shapes, results))
+        place = (self.device_type, self._stream.device)
+        for name, buffer in inputs.items():
+            binding.bind_input(name, *place, self._dtype(name), shapes[name], buffer.address)
+        for spec in self.signature.outputs:
+            known = (
+                (self._dtype(spec.name), results[spec.name], outputs[spec.name].address) if spec.name in outputs else ()
+            )
+            binding.bind_output(spec.name, *place, *known)
+        return _Bound(inputs, outputs, binding, self._how(graph), results)
+
+    def _buffer(self, name: str, shape: tuple[int, ...]) -> Buffer:
+        buffer = Buffer(self._stream.device)
+        buffer.reserve(max(1, _bytes(shape, self._dtype(name))))
+        return buffer
+
+    def _dtype(self, name: str) -> np.dtype:
+        return next(np.dtype(s.dtype) for s in (*self.signature.inputs, *self.signature.outputs) if s.name == name)
+
+    def _how(self, graph: int) -> Any:
+        """The options of a run."""
+        import onnxruntime as ort
+
+        how = ort.RunOptions()
+        how.add_run_config_entry(_ASYNCHRONOUS, "1")
+        if self._options.cuda_graph:
+            how.add_run_config_entry(_GRAPH, str(graph))
+        return how
+
+    def close(self) -> None:
+        """Free what the runtime holds, and the stream. The session may not be used after."""
+        self._recorded.clear()
+        self._others.clear()
+        self._pinned.clear()
+        self._lent = {}
+        self._session = None
+        self._timer.close()
+        self._stream.close()
+
+
+def _bytes(shape: tuple[int, ...], dtype: np.dtype) -> int:
+    return int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+
+
+def _failure(error: Exception) -> BackendError:
+    if any(said in str(error) for said in _NO_MEMORY):
+        return DeviceMemoryError(
+            f"ONNX Runtime has no room on the GPU: {error}",
+            remedy="Run smaller batches, end other programs on the GPU, or choose another device.",
+        )
+    return BackendError(f"ONNX Runtime failed: {error}", remedy="Check that the model was built for this GPU.")

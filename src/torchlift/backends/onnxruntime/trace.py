@@ -1,0 +1,44 @@
+"""The process in which a session runs with ONNX Runtime's profiler on; started by profile.py with a folder."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+
+
+def main(folder: Path) -> None:
+    """Read traced.json and feeds.npz from ``folder``, and leave profile.json there."""
+    import onnxruntime as ort
+
+    traced = json.loads((folder / "traced.json").read_text())
+    with np.load(folder / "feeds.npz") as archive:
+        feeds = {name.removeprefix("feed_"): archive[name] for name in archive.files}
+    settings = ort.SessionOptions()
+    settings.log_severity_level = 4
+    settings.intra_op_num_threads = traced["threads"]
+    settings.graph_optimization_level = getattr(ort.GraphOptimizationLevel, traced["level"])
+    settings.enable_profiling = True
+    settings.profile_file_prefix = str(folder / "run")
+    providers = [(name, options) for name, options in traced["providers"]]
+    if providers[0][0] != "CPUExecutionProvider":
+        ort.preload_dlls()
+    session = ort.InferenceSession(
+        traced["model"],
+        settings,
+        providers=providers,
+        disabled_optimizers=traced["disabled_optimizers"],
+        enable_fallback=0,
+    )
+    ran = session.get_providers()[0]
+    if ran != providers[0][0]:
+        sys.exit(f"{providers[0][0]} was asked for, {ran} would run the model")
+    for _ in range(traced["runs"] + 1):
+        session.run(None, feeds)
+    Path(session.end_profiling()).rename(folder / "profile.json")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

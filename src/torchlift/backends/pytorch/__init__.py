@@ -1,0 +1,120 @@
+"""PyTorch as a runtime: opens a component's torch.export program and compiles it; imports torch only to open one."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from torchlift.backends.base import Availability, Backend, Compilation, Session, SessionOptions
+from torchlift.errors import BackendError, BackendUnavailableError
+from torchlift.machine import Gpu, gpus, this_machine
+from torchlift.manifest import Precision, precision_of
+from torchlift.signature import Signature
+
+PROGRAM = "program"
+"""The form of a component's torch.export program, which is no conversion of its ONNX graph."""
+
+_CPU_INSTRUCTIONS: dict[Precision, frozenset[str]] = {"bf16": frozenset({"avx512_bf16", "amx_bf16"})}
+"""Any of them makes a precision worth its while on a processor."""
+
+_CAPABILITIES: dict[Precision, float] = {"fp16": 5.3, "bf16": 8.0}
+"""The compute capability from which a GPU computes in a precision."""
+
+
+@dataclass(frozen=True)
+class Build:
+    """The torch that is installed: its ``version`` with the local part (2.11.0+cu130), and whether it is for CUDA."""
+
+    version: str
+    cuda: bool
+
+
+@functools.cache
+def torch_build() -> Build | None:
+    """What torch says of itself in ``torch/version.py``, without importing it; None where it is not installed."""
+    try:
+        spec = importlib.util.find_spec("torch")
+    except ImportError:
+        return None
+    if spec is None or spec.origin is None:
+        return None
+    text = Path(spec.origin).with_name("version.py").read_text(encoding="utf-8")
+    said = dict(re.findall(r"^(__version__|cuda)\b[^=\n]*=\s*'([^']*)'", text, re.MULTILINE))
+    return Build(said["__version__"], "cuda" in said)
+
+
+def gpu_of(options: SessionOptions | None = None) -> Gpu | None:
+    """The GPU that a session runs on, None for the processor: GPUs are used where torch is built for them.
+
+    Raises BackendUnavailableError for an ordinal that no GPU has.
+    """
+    build, here = torch_build(), gpus()
+    if build is None or not build.cuda or not here:
+        return None
+    ordinal = options.device if options else 0
+    if ordinal >= len(here):
+        raise BackendUnavailableError(
+            f"there is no GPU {ordinal}", remedy=f"The GPUs are 0..{len(here) - 1}; see CUDA_VISIBLE_DEVICES."
+        )
+    return here[ordinal]
+
+
+class PyTorch(Backend):
+    """torch.compile of a component's exported program, on the GPU where there is one, else on the processor.
+
+    Weights are kept in FP32, once, and cast when the program is opened. FP32 is FP32: TF32 is off. The first run of a
+    shape compiles it, which takes seconds to a minute; torch keeps what it compiled in a cache of its own.
+    """
+
+    name = "pytorch"
+    recipes: ClassVar[Mapping[str, str]] = {"fp32": PROGRAM, "bf16": PROGRAM, "fp16": PROGRAM}
+    needs = "torch"
+    asked_for = True
+    opens_graphs = True
+    replays = True
+
+    def available(self) -> Availability:
+        if torch_build() is None:
+            return Availability(False, "torch is not installed", 'pip install "torchlift[torch]"')
+        return Availability(True, f"{self.version()}{'' if gpu_of() else ', CPU'}")
+
+    def supports(self, recipe: str) -> Availability:
+        precision, gpu = precision_of(recipe), gpu_of()
+        if gpu is not None and float(gpu.capability) < _CAPABILITIES.get(precision, 0.0):
+            return Availability(False, f"{gpu.name} does not compute in {precision}")
+        if gpu is None and precision == "fp16":
+            return Availability(False, "on a processor pytorch gains nothing by fp16")
+        wanted = _CPU_INSTRUCTIONS.get(precision)
+        if gpu is None and wanted and not wanted & {*this_machine().instructions}:
+            return Availability(False, f"{this_machine().processor} has no {precision} instructions")
+        return super().supports(recipe)
+
+    def version(self) -> str:
+        build, gpu = torch_build(), gpu_of()
+        if build is None:
+            return "torch"
+        return f"torch {build.version} on {gpu}" if gpu else f"torch {build.version.partition('+')[0]}"
+
+    def build(self, source: Path, folder: Path, signature: Signature, compilation: Compilation | None = None) -> str:
+        raise BackendError(
+            f"{self.name} opens a program as torch wrote it: nothing is built from {source.name}",
+            remedy="Ship the model with --backend pytorch, or export it with --program.",
+        )
+
+    def open(
+        self, model: Path, signature: Signature, recipe: str = "fp32", options: SessionOptions | None = None
+    ) -> Session:
+        self.require()
+        from torchlift.backends.pytorch.program import load_program
+        from torchlift.backends.pytorch.projections import fuse_projections
+        from torchlift.backends.pytorch.session import open_module
+
+        program = load_program(model)
+        if gpu_of(options) is not None:
+            fuse_projections(program)
+        return open_module(program, signature, options, precision=precision_of(recipe), compiled=True)

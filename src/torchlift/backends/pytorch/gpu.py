@@ -1,0 +1,149 @@
+"""The same on an NVIDIA GPU: copies to it and back, its own clock, and CUDA graphs."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from torchlift.backends.base import Arrays, Call, SessionOptions
+from torchlift.backends.pytorch import gpu_of
+from torchlift.backends.pytorch.cast import move
+from torchlift.backends.pytorch.session import TorchSession
+from torchlift.errors import BackendUnavailableError, DeviceMemoryError
+from torchlift.manifest import Precision
+from torchlift.signature import Signature
+
+_WARMUPS = 3
+"""Runs before one is recorded: in the first, what is compiled is, and libraries choose kernels and get workspace."""
+
+
+class GpuSession(TorchSession):
+    """Runs a module on the GPU that ``options`` name. With ``options.cuda_graph`` each shape is recorded in its first
+    run, and replayed on buffers of its own; of the shapes, the last ``options.graphs`` are kept.
+
+    FP32 is FP32: TF32 is switched off, in the whole process.
+    """
+
+    on_device = True
+
+    def __init__(
+        self, module: nn.Module, signature: Signature, options: SessionOptions | None = None, **computing: Any
+    ) -> None:
+        options = options or SessionOptions()
+        with memory_errors():
+            super().__init__(module, signature, options, **computing)
+        self._limit = options.graphs if options.cuda_graph else 0
+        self._recorded: OrderedDict[tuple[torch.Size, ...], Recorded] = OrderedDict()
+        self._memory = torch.cuda.graph_pool_handle() if options.cuda_graph else None
+        self._aside = torch.cuda.Stream(self._device)
+
+    def _describe(self, options: SessionOptions, precision: Precision, compiled: bool) -> str:
+        graphs = " with CUDA graphs" if options.cuda_graph else ""
+        return f"{super()._describe(options, precision, compiled)}{graphs} on {gpu_of(options)}"
+
+    def _place(self, module: nn.Module, options: SessionOptions) -> torch.device:
+        if not torch.cuda.is_available():
+            raise BackendUnavailableError(
+                f"torch {torch.__version__} cannot use {gpu_of(options)}",
+                remedy="Install a torch for this driver, or hide the GPU: CUDA_VISIBLE_DEVICES= torchlift ...",
+            )
+        torch.backends.cuda.matmul.allow_tf32 = False
+        torch.backends.cudnn.allow_tf32 = False
+        device = torch.device("cuda", options.device)
+        move(module, device, self._dtype)
+        return device
+
+    def _run(self, feeds: Arrays) -> dict[str, np.ndarray]:
+        with self._current():
+            return super()._run(feeds)
+
+    def _prepare(self, feeds: Arrays) -> Call:
+        with self._current():
+            launch = self._bind(feeds)
+            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+
+        def call() -> float:
+            with self._current():
+                start.record()
+                launch()
+                end.record()
+                end.synchronize()
+            return float(start.elapsed_time(end)) / 1000
+
+        return call
+
+    def _bind(self, feeds: Arrays) -> Callable[[], tuple[Tensor, ...]]:
+        return self._record(self._tensors(feeds)).replay if self._limit else super()._bind(feeds)
+
+    def _record(self, tensors: Sequence[Tensor]) -> Recorded:
+        """The record for inputs of these shapes, with the inputs in its buffers."""
+        shapes = tuple(tensor.shape for tensor in tensors)
+        recorded = self._recorded.get(shapes)
+        if recorded is None:
+            while len(self._recorded) >= self._limit:
+                self._recorded.popitem(last=False)
+            inputs = tuple(tensor.to(self._device) for tensor in tensors)
+            compute = partial(self._compute, self._function(inputs), inputs)
+            recorded = Recorded(compute, inputs, self._aside, self._memory)
+            self._recorded[shapes] = recorded
+        else:
+            self._recorded.move_to_end(shapes)
+            for buffer, tensor in zip(recorded.inputs, tensors, strict=True):
+                buffer.copy_(tensor)
+        return recorded
+
+    @contextlib.contextmanager
+    def _current(self) -> Iterator[None]:
+        with torch.cuda.device(self._device), memory_errors():
+            yield
+
+    def close(self) -> None:
+        super().close()
+        self._recorded.clear()
+        gc.collect()  # compiled functions lie in cycles
+        torch.cuda.empty_cache()
+
+
+class Recorded:
+    """A CUDA graph of ``compute``, which reads ``inputs``, recorded on the stream ``aside``: work that is recorded may
+    not be on the default one. The graphs of a session take turns with the ``memory`` that they compute in, so that what
+    one leaves must be read before another runs.
+    """
+
+    def __init__(
+        self, compute: Callable[[], tuple[Tensor, ...]], inputs: Sequence[Tensor], aside: torch.cuda.Stream, memory: Any
+    ) -> None:
+        self.inputs = inputs
+        aside.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(aside):
+            for _ in range(_WARMUPS):
+                compute()
+        torch.cuda.current_stream().wait_stream(aside)
+        self._graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self._graph, pool=memory, stream=aside):
+            self._outputs = compute()
+
+    def replay(self) -> tuple[Tensor, ...]:
+        """The outputs, which the next replay of any graph of the session may overwrite."""
+        self._graph.replay()
+        return self._outputs
+
+
+@contextlib.contextmanager
+def memory_errors() -> Iterator[None]:
+    """Turn torch's error for a full GPU into DeviceMemoryError."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise DeviceMemoryError(
+            f"the GPU's memory does not suffice: {str(error).partition('. GPU')[0]}",
+            remedy="Use smaller batches, or stop what else runs on the GPU.",
+        ) from error

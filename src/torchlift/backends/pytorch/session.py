@@ -1,0 +1,153 @@
+"""Runs a module by PyTorch: where it lies, what it computes in, eager or compiled for each shape."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.fx import GraphModule
+
+from torchlift.backends.base import Arrays, Call, Session, SessionOptions
+from torchlift.backends.pytorch import gpu_of
+from torchlift.backends.pytorch.cast import move
+from torchlift.backends.pytorch.program import copy_of
+from torchlift.manifest import Precision
+from torchlift.signature import Signature
+
+Function = Callable[..., Tensor | Sequence[Tensor]]
+
+_DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+_RECOMPILATIONS = 64
+"""How often the function for all shapes may be compiled: torch takes sizes of 1, and sizes that equal each other, for
+cases of their own, and its limit of 8 is too few for several axes."""
+
+
+def open_module(
+    module: nn.Module,
+    signature: Signature,
+    options: SessionOptions | None = None,
+    *,
+    precision: Precision = "fp32",
+    compiled: bool = False,
+) -> TorchSession:
+    """A session of a float32 module, which becomes the session's own: it is put in eval mode, moved to the GPU where
+    torch has one, and cast. ``compiled`` passes it through torch.compile.
+
+    Raises BackendUnavailableError for a GPU that is not there, DeviceMemoryError where its memory does not suffice.
+    """
+    if gpu_of(options) is None:
+        return TorchSession(module, signature, options, precision=precision, compiled=compiled)
+    from torchlift.backends.pytorch.gpu import GpuSession
+
+    return GpuSession(module, signature, options, precision=precision, compiled=compiled)
+
+
+class TorchSession(Session):
+    """Runs a module in inference mode on the processor. Inputs and outputs are of the signature's dtypes, whatever the
+    module computes in.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        signature: Signature,
+        options: SessionOptions | None = None,
+        *,
+        precision: Precision = "fp32",
+        compiled: bool = False,
+    ) -> None:
+        options = options or SessionOptions()
+        super().__init__(signature, self._describe(options, precision, compiled))
+        torch.set_num_threads(options.cores)
+        self._dtype = _DTYPES[precision]
+        self._dtypes = tuple(getattr(torch, spec.dtype) for spec in signature.outputs)
+        self._device = self._place(module.eval(), options)
+        self._module: Any = module
+        self._compiled = Compiled(module, signature, options.graphs) if compiled else None
+
+    def _describe(self, options: SessionOptions, precision: Precision, compiled: bool) -> str:
+        kind = "" if precision == "fp32" else f"{precision} "
+        return f"torch {torch.__version__} {kind}{'compile' if compiled else 'eager'}"
+
+    def _place(self, module: nn.Module, options: SessionOptions) -> torch.device:
+        """Move and cast the module; returns the device that it lies on."""
+        device = torch.device("cpu")
+        move(module, device, self._dtype)
+        return device
+
+    def _run(self, feeds: Arrays) -> dict[str, np.ndarray]:
+        outputs = self._bind(feeds)()
+        return {name: t.cpu().numpy() for name, t in zip(self.signature.output_names, outputs, strict=True)}
+
+    def _prepare(self, feeds: Arrays) -> Call:
+        launch = self._bind(feeds)
+
+        def call() -> None:
+            launch()
+
+        return call
+
+    def _bind(self, feeds: Arrays) -> Callable[[], tuple[Tensor, ...]]:
+        """What computes the outputs of ``feeds``, which have been put where the module lies, each time it is called."""
+        inputs = tuple(tensor.to(self._device) for tensor in self._tensors(feeds))
+        return partial(self._compute, self._function(inputs), inputs)
+
+    def _tensors(self, feeds: Arrays) -> tuple[Tensor, ...]:
+        """The inputs by position, in the memory of the arrays where those lie in C order."""
+        return tuple(torch.from_numpy(np.asarray(feeds[name], order="C")) for name in self.signature.input_names)
+
+    def _function(self, inputs: Sequence[Tensor]) -> Function:
+        """The module, or what it is compiled to for inputs of these shapes."""
+        return self._module if self._compiled is None else self._compiled.function(inputs)
+
+    def _compute(self, function: Function, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        with torch.inference_mode():
+            given = (t.to(self._dtype) if t.dtype == torch.float32 else t for t in inputs)
+            outputs = function(*given)
+            tensors = (outputs,) if isinstance(outputs, Tensor) else outputs
+            return tuple(t.to(dtype) for t, dtype in zip(tensors, self._dtypes, strict=True))
+
+    def close(self) -> None:
+        self._module = self._compiled = None
+
+
+class Compiled:
+    """What torch.compile makes of a module: for each of the first ``limit`` shapes a function of its own, in which all
+    sizes are constants, and for all further shapes one in which the signature's axes may vary.
+    """
+
+    def __init__(self, module: nn.Module, signature: Signature, limit: int) -> None:
+        self._module = module
+        self._limit = limit
+        self._axes = [[i for i, dim in enumerate(spec.shape) if isinstance(dim, str)] for spec in signature.inputs]
+        self._static: dict[tuple[torch.Size, ...], Function] = {}
+        self._dynamic: Function | None = None
+
+    def function(self, inputs: Sequence[Tensor]) -> Function:
+        """What computes inputs of these shapes."""
+        shapes = tuple(t.shape for t in inputs)
+        if shapes not in self._static:
+            if len(self._static) >= self._limit:
+                if self._dynamic is None:
+                    self._dynamic = self._compile(dynamic=None)
+                return self._for_all
+            self._static[shapes] = self._compile(dynamic=False)
+        return self._static[shapes]
+
+    def _for_all(self, *inputs: Tensor) -> Tensor | Sequence[Tensor]:
+        assert self._dynamic is not None
+        for tensor, axes in zip(inputs, self._axes, strict=True):
+            torch._dynamo.maybe_mark_dynamic(tensor, axes)
+        with torch._dynamo.config.patch(recompile_limit=_RECOMPILATIONS):
+            return self._dynamic(*inputs)
+
+    def _compile(self, *, dynamic: bool | None) -> Function:
+        """A program is copied for it, since torch counts how often it compiles by Python code, and stops at a limit."""
+        if isinstance(self._module, GraphModule):
+            return torch.compile(copy_of(self._module), dynamic=dynamic, fullgraph=True)
+        return torch.compile(self._module, dynamic=dynamic)

@@ -1,0 +1,169 @@
+"""TensorRT: engines that are built where they run, loaded only where they were built for, and read back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar
+
+from torchlift.backends.base import (
+    Arrays,
+    Availability,
+    Backend,
+    Compilation,
+    LayerTime,
+    Session,
+    SessionOptions,
+)
+from torchlift.backends.cuda import cuda_available, on_device
+from torchlift.bundle import sha256
+from torchlift.errors import BackendError
+from torchlift.machine import Gpu, gpus, installed_version
+from torchlift.signature import Axis, Signature
+
+_DISTRIBUTIONS = ("tensorrt", "tensorrt-cu13", "tensorrt-cu12", "tensorrt-cu11")
+_REMEDY = 'pip install "torchlift[tensorrt]"'
+
+
+class TensorRt(Backend):
+    """NVIDIA's compiler. A network computes in the types that its graph states: from release 10 on TensorRT keeps them,
+    before it is permitted them, and the nodes that the graph leaves in FP32 are bound to that.
+
+    An engine, and the plug-in libraries beside it, are code: open only what you, or someone whom you trust, built.
+    """
+
+    name = "tensorrt"
+    recipes: ClassVar[Mapping[str, str]] = {
+        "fp32": "fp32",
+        "fp16": "fp16",
+        "int8": "int8-s8s8",
+        "int8-fp16": "int8-s8s8-fp16",
+    }
+    compiles = True
+    replays = True
+
+    def available(self) -> Availability:
+        if self._installed() is None:
+            return Availability(False, "tensorrt is not installed", _REMEDY)
+        try:
+            import tensorrt as trt
+        except (ImportError, OSError) as error:
+            return Availability(False, f"it cannot be loaded: {error}", f"{_REMEDY}: it needs CUDA's libraries too.")
+        state = cuda_available()
+        if not state.ok:
+            return state
+        if not gpus():
+            return Availability(False, "nvidia-ml-py is not installed, so the GPU is not known", _REMEDY)
+        return Availability(True, f"tensorrt {trt.__version__} on {gpus()[0]}")
+
+    def _installed(self) -> str | None:
+        return next((v for d in _DISTRIBUTIONS if (v := installed_version(d))), None)
+
+    def version(self) -> str:
+        where = f" on {gpus()[0]}" if gpus() else ""
+        return f"tensorrt {self._installed()}{where}"
+
+    def build(self, source: Path, folder: Path, signature: Signature, compilation: Compilation | None = None) -> str:
+        from torchlift.backends.tensorrt.builder import build_engine, copy_plugins
+        from torchlift.backends.tensorrt.inspector import read_layers, require_precision
+        from torchlift.backends.tensorrt.record import ENGINE, EngineRecord
+
+        self.require()
+        compilation = compilation or Compilation()
+        version = _release()
+        built = build_engine(source, signature, compilation, version)
+        (folder / ENGINE).write_bytes(built.engine)
+        options, gpu = compilation.options, gpus()[0]
+        copy_plugins(options.plugins, folder)
+        record = EngineRecord(
+            tensorrt=version,
+            gpu=gpu.name,
+            capability=gpu.capability,
+            driver=gpu.driver,
+            recipe=compilation.recipe,
+            graph=sha256(source),
+            engine=sha256(folder / ENGINE),
+            profiles=tuple({a.name: (a.min, a.opt, a.max) for a in ranges} for ranges in built.profiles),
+            plugins={library.name: sha256(library) for library in options.plugins},
+            version_compatible=options.version_compatible,
+            hardware_compatible=options.hardware_compatible,
+            source=f"../{source.parent.name}/{source.name}" if options.stripped else "",
+        )
+        record.write(folder)
+        if not options.stripped:
+            with self._open(folder / ENGINE, signature, SessionOptions()) as session:
+                sizes = {axis.name: axis.opt for axis in built.profiles[0]}
+                require_precision(read_layers(session.describe(sizes)), compilation.recipe)
+        return ENGINE
+
+    def open(
+        self, model: Path, signature: Signature, recipe: str = "fp32", options: SessionOptions | None = None
+    ) -> Session:
+        return self._open(model, signature, options or SessionOptions())
+
+    def _open(self, model: Path, signature: Signature, options: SessionOptions) -> Any:
+        from torchlift.backends.tensorrt.builder import load_plugins, refit
+        from torchlift.backends.tensorrt.engines import Engines
+        from torchlift.backends.tensorrt.record import read_record
+        from torchlift.backends.tensorrt.releases import release_of
+        from torchlift.backends.tensorrt.session import TensorRtSession
+
+        self.require()
+        gpu = _gpu(options.device)
+        record = read_record(model, _release(), gpu)
+        load_plugins([model.with_name(name) for name in record.plugins])
+        with on_device(options.device):
+            engines = Engines(
+                model,
+                shared=release_of(_release()).shared_profiles,
+                host_code=record.version_compatible,
+                finish=partial(refit, source=model.parent / record.source, digest=record.graph, version=_release())
+                if record.source
+                else None,
+            )
+            profiles = [tuple(Axis(name, *ends) for name, ends in ranges.items()) for ranges in record.profiles]
+            said = f"tensorrt {_release()} on {gpu.name}"
+            return TensorRtSession(engines, signature, said, profiles, options)
+
+    def layers(
+        self,
+        model: Path,
+        signature: Signature,
+        feeds: Arrays,
+        *,
+        recipe: str = "fp32",
+        options: SessionOptions | None = None,
+        runs: int = 10,
+    ) -> list[LayerTime]:
+        """See :meth:`Backend.layers`. A layer stands for a whole subgraph where TensorRT compiled that as one."""
+        from torchlift.backends.tensorrt.inspector import nodes_of, read_layers
+
+        signature.check(feeds)
+        with self._open(model, signature, SessionOptions(device=(options or SessionOptions()).device)) as session:
+            milliseconds, texts = session.layer_times(feeds, runs)
+            runtime = session.runtime
+        known = {layer.name: layer for layer in read_layers(texts)}
+        return [
+            LayerTime(
+                name=name,
+                operator=known[name].kind if name in known else "",
+                nodes=known[name].nodes if name in known else nodes_of(name, ""),
+                precision=known[name].precision if name in known else "?",
+                seconds=1e-3 * sum(times) / runs,
+                device=runtime,
+            )
+            for name, times in milliseconds.items()
+        ]
+
+
+def _release() -> str:
+    import tensorrt as trt
+
+    return str(trt.__version__)
+
+
+def _gpu(device: int) -> Gpu:
+    if not 0 <= device < len(gpus()):
+        raise BackendError(f"there is no GPU {device}", remedy=f"This process may use {len(gpus())} of them.")
+    return gpus()[device]

@@ -1,0 +1,160 @@
+"""What an engine says of itself: its layers, the ONNX nodes that each computes, and what it computes in."""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torchlift.errors import BackendError
+from torchlift.manifest import precision_of
+
+_TYPES = (
+    ("bf16", re.compile(r"BF16|BFloat16", re.IGNORECASE)),
+    ("fp16", re.compile(r"FP16|Half", re.IGNORECASE)),
+    ("fp32", re.compile(r"FP32|Float", re.IGNORECASE)),
+    ("int8", re.compile(r"Int8", re.IGNORECASE)),
+    ("int32", re.compile(r"Int32", re.IGNORECASE)),
+    ("int64", re.compile(r"Int64", re.IGNORECASE)),
+    ("bool", re.compile(r"Bool", re.IGNORECASE)),
+)
+"""Precision -> how the inspector words it: "Row major linear FP16 format" (8.5), "Half" (10). The first match holds."""
+
+_MOVING = frozenset({"Reformat", "NoOp", "Constant", "Shuffle", "ShapeHostToDevice", "DeviceToShapeHost", "Slice"})
+"""Types of layers that move numbers and compute none."""
+
+_OPAQUE = frozenset({"Myelin", "kgen"})
+"""Types of layers that stand for a whole subgraph: only what goes in and out is told of them."""
+
+_PROFILE = re.compile(r" \[profile (\d+)\]$")
+_FOREIGN = re.compile(r"^\{ForeignNode\[(?P<first>.+?)\.\.\.(?P<last>.+)\]\}$")
+_FUSED = re.compile(r" \+ | \|\| |, |PWN\(")
+"""What stands between the names of layers that were made one: "A + B", "A || B", pointwise ones "PWN(PWN(A), B)"."""
+
+_METADATA = re.compile(r"\[ONNX Layer: ([^\]]+)\]")
+
+
+@dataclass(frozen=True)
+class EngineLayer:
+    """``kind`` is TensorRT's type of the layer, ``reads`` and ``writes`` the precisions of its inputs and outputs,
+    ``nodes`` the ONNX nodes that it is known to compute; of a subgraph the first and the last.
+    """
+
+    name: str
+    kind: str
+    reads: tuple[str, ...]
+    writes: tuple[str, ...]
+    nodes: tuple[str, ...]
+
+    @property
+    def computes(self) -> bool:
+        return self.kind not in _MOVING
+
+    @property
+    def opaque(self) -> bool:
+        return self.kind in _OPAQUE
+
+    @property
+    def precision(self) -> str:
+        """The precision of what it writes."""
+        return self.writes[0] if self.writes else "?"
+
+
+def of_profile(texts: Sequence[str], profile: int) -> list[str]:
+    """Of what TensorRT's engine inspector says of each layer, in JSON, the layers of one profile: an engine has its own
+    for each, and from the second profile on their names say so.
+    """
+    names = {text: _PROFILE.search(json.loads(text)["Name"]) for text in texts}
+    return [text for text in texts if (int(found[1]) if (found := names[text]) else 0) == profile]
+
+
+def read_layers(texts: Sequence[str]) -> list[EngineLayer]:
+    """The layers of which TensorRT's engine inspector says this, in JSON, at detailed verbosity."""
+    return [_layer(json.loads(text)) for text in texts]
+
+
+def _layer(entry: dict[str, Any]) -> EngineLayer:
+    reads, writes = ([_precision(t) for t in entry.get(key, ())] for key in ("Inputs", "Outputs"))
+    name = entry["Name"]
+    return EngineLayer(
+        name, entry.get("LayerType", ""), tuple(reads), tuple(writes), nodes_of(name, entry.get("Metadata", ""))
+    )
+
+
+def _precision(tensor: dict[str, Any]) -> str:
+    words = tensor.get("Format/Datatype", "")
+    return next((name for name, pattern in _TYPES if pattern.search(words)), words)
+
+
+def nodes_of(name: str, metadata: str) -> tuple[str, ...]:
+    """The ONNX nodes of a layer: of its metadata (from 8.6), else of its name, which has those that were fused; none of
+    one that TensorRT put between others.
+    """
+    if found := _METADATA.findall(metadata):
+        return tuple(dict.fromkeys(found))
+    name = _PROFILE.sub("", name)
+    if name.startswith("Reformatting"):
+        return ()
+    if foreign := _FOREIGN.match(name):
+        return (*_parts(foreign["first"])[:1], *_parts(foreign["last"])[-1:])
+    return _parts(name)
+
+
+def _parts(name: str) -> tuple[str, ...]:
+    parts = (part.rstrip(")") for part in _FUSED.split(name) if not part.startswith("(Unnamed Layer"))
+    return tuple(dict.fromkeys(part for part in parts if part))
+
+
+def require_precision(layers: Sequence[EngineLayer], recipe: str) -> None:
+    """Raise BackendError for an engine that does not compute in what was asked for.
+
+    FP32 must be in no other type, FP16 and INT8 in it somewhere. A subgraph that does not tell what it computes in, but
+    only what it writes, may hold integers.
+    """
+    wanted = precision_of(recipe)
+    computing = [layer for layer in layers if layer.computes]
+    if not computing:
+        return
+    found = {layer: {*layer.reads, *layer.writes} for layer in computing}
+    if wanted == "fp32":
+        wrong = [layer for layer in computing if found[layer] & {"fp16", "bf16", "int8"}]
+        if wrong:
+            raise _other(wanted, f"{len(wrong)} of {len(computing)} layers compute in {wrong[0].precision}", wrong[0])
+        return
+    if wanted == "int8" and any(layer.opaque for layer in computing):
+        return
+    if not any(wanted in types for types in found.values()):
+        raise _other(wanted, f"none of {len(computing)} layers does", computing[0])
+
+
+def _other(wanted: str, said: str, layer: EngineLayer) -> BackendError:
+    return BackendError(
+        f"the engine does not compute in {wanted}: {said}, as {layer.name} ({layer.precision})",
+        remedy="Use another precision: this GPU or this release of TensorRT has no faster kernels for the graph.",
+    )
+
+
+@functools.cache
+def _profiler_class() -> type[Any]:
+    import tensorrt as trt
+
+    class Profiler(trt.IProfiler):  # type: ignore[misc]
+        """Collects the milliseconds of each layer, in the order in which they run."""
+
+        def __init__(self) -> None:
+            trt.IProfiler.__init__(self)
+            self.milliseconds: dict[str, list[float]] = defaultdict(list)
+
+        def report_layer_time(self, layer_name: str, ms: float) -> None:
+            self.milliseconds[layer_name].append(ms)
+
+    return Profiler
+
+
+def profiler() -> Any:
+    """A TensorRT profiler; its ``milliseconds`` are those of each layer, run by run."""
+    return _profiler_class()()

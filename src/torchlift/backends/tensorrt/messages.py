@@ -1,0 +1,90 @@
+"""What TensorRT logs and collects instead of raising, turned into errors that say what to do."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torchlift.errors import BackendError, DeviceMemoryError, ParserError
+
+_REASONS: tuple[tuple[re.Pattern[str], type[BackendError], str], ...] = (
+    (
+        re.compile(r"out ?of ?memory", re.IGNORECASE),
+        DeviceMemoryError,
+        "End other programs on the GPU, narrow the profiles, or bound the scratch memory with --workspace.",
+    ),
+    (
+        re.compile(r"insufficient workspace|Could not find any implementation for node", re.IGNORECASE),
+        BackendError,
+        "Allow more --workspace, or leave it out; else use another backend for this graph.",
+    ),
+    (
+        re.compile(r"CUDA initialization failure", re.IGNORECASE),
+        BackendError,
+        "See `torchlift doctor`: the driver may be too old for this release of TensorRT.",
+    ),
+)
+"""What is looked for in the log of a build that failed -> the kind of error, and the remedy."""
+
+_UNKNOWN = re.compile(r"Plugin not found|No importer registered", re.IGNORECASE)
+"""What the parser says of an operator that it does not have; its code is that of every node that it refuses."""
+
+_REMEDY = "Use another backend for this graph, or another release of TensorRT."
+
+
+@dataclass(frozen=True)
+class ParserProblem:
+    """An error of the ONNX parser: ``node`` is the position of the node in the graph, -1 for none."""
+
+    code: str
+    node: int
+    said: str
+
+
+def parser_error(problems: Sequence[ParserProblem], nodes: Sequence[tuple[str, str]], version: str) -> ParserError:
+    """What the parser collected as one error; ``nodes`` are the names and operators of the graph, in its order."""
+    first = problems[0] if problems else ParserProblem("", -1, "it gave no reason")
+    where = "the graph"
+    if 0 <= first.node < len(nodes):
+        name, operator = nodes[first.node]
+        where = f"{operator} ({name})"
+    more = f"; and {len(problems) - 1} more" if len(problems) > 1 else ""
+    unknown = _UNKNOWN.search(first.said)
+    remedy = "export again with --exporter torchscript --opset 16, or use another backend."
+    return ParserError(
+        f"TensorRT {version} cannot read {where}: {first.said}{more}",
+        remedy=f"Give a library that has the operator with --plugin, {remedy}" if unknown else remedy.capitalize(),
+    )
+
+
+def build_error(errors: Sequence[str], version: str) -> BackendError:
+    """What TensorRT logged while it built nothing, as an error."""
+    said = errors[-1] if errors else "it gave no reason"
+    for pattern, kind, remedy in _REASONS:
+        telling = next((text for text in errors if pattern.search(text)), None)
+        if telling is not None:
+            return kind(f"TensorRT {version} built no engine: {telling}", remedy=remedy)
+    return BackendError(f"TensorRT {version} built no engine: {said}", remedy=_REMEDY)
+
+
+@functools.cache
+def logger() -> Any:
+    """TensorRT's one logger of this process; ``errors`` are the texts of what it called an error, the latest last."""
+    import tensorrt as trt
+
+    class Logger(trt.ILogger):  # type: ignore[misc]
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+            self.errors: list[str] = []
+
+        def last(self) -> str:
+            return self.errors[-1] if self.errors else "TensorRT gave no reason"
+
+        def log(self, severity: Any, text: str) -> None:
+            if severity <= trt.ILogger.ERROR:
+                self.errors.append(text)
+
+    return Logger()

@@ -1,0 +1,52 @@
+"""Which optimisation profile of an engine serves inputs of given sizes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from torchlift.errors import ProfileError
+from torchlift.signature import BATCH, Axis, Signature
+
+Ranges = tuple[Axis, ...]
+"""One profile: a range for each axis of the signature."""
+
+
+def default_profiles(signature: Signature) -> tuple[Ranges, ...]:
+    """One for single samples, where there is a batch axis, and one for the whole ranges: an engine that is tuned for
+    one size is slower at others.
+    """
+    single = tuple(Axis(a.name, a.min, a.min, a.min) if a.name == BATCH else a for a in signature.axes)
+    return (signature.axes,) if single == signature.axes else (single, signature.axes)
+
+
+def covers(profile: Ranges, sizes: Mapping[str, int]) -> bool:
+    """Whether every size is within the profile's range."""
+    return all(axis.min <= sizes[axis.name] <= axis.max for axis in profile)
+
+
+def best_profile(profiles: Sequence[Ranges], sizes: Mapping[str, int]) -> int | None:
+    """The index of the profile that is tuned for what is nearest to ``sizes``: the least sum of |log(size / opt)|, then
+    the narrowest. None where none holds them.
+    """
+    fitting = [index for index, profile in enumerate(profiles) if covers(profile, sizes)]
+    return min(fitting, key=lambda index: (_distance(profiles[index], sizes), _width(profiles[index])), default=None)
+
+
+def _distance(profile: Ranges, sizes: Mapping[str, int]) -> float:
+    return sum(abs(math.log(sizes[axis.name] / axis.opt)) for axis in profile)
+
+
+def _width(profile: Ranges) -> float:
+    return sum(math.log(axis.max / axis.min) for axis in profile)
+
+
+def outside(profiles: Sequence[Ranges], sizes: Mapping[str, int]) -> ProfileError:
+    """What to say of sizes that no profile holds."""
+    asked = ", ".join(f"{name} {size}" for name, size in sizes.items())
+    held = "; ".join(", ".join(f"{axis.name} {axis.min}..{axis.max}" for axis in profile) for profile in profiles)
+    wanted = ",".join(f"{name}={size}:{size}:{size}" for name, size in sizes.items())
+    return ProfileError(
+        f"no optimisation profile of the engine holds {asked}; it has {held}",
+        remedy=f"Build it with a profile that does, for example --profile {wanted}.",
+    )

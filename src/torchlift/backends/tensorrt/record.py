@@ -1,0 +1,89 @@
+"""What an engine was built from, by what and for what: written beside it, and compared before it is loaded."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from torchlift.bundle import sha256
+from torchlift.errors import EngineError
+from torchlift.machine import Gpu
+
+ENGINE = "model.engine"
+RECORD = "engine.json"
+
+_AMPERE = (8, 0)
+"""The first capability that hardware-compatible engines run on."""
+
+
+@dataclass(frozen=True)
+class EngineRecord:
+    """``graph`` and ``engine`` are SHA-256 of the ONNX file and of the engine, ``plugins`` of the libraries beside it
+    by file name; ``profiles`` are ranges (min, opt, max) by axis. ``source`` is the path of the graph from the engine's
+    folder, where weights are taken from when the engine, which is stripped, is opened.
+    """
+
+    tensorrt: str
+    gpu: str
+    capability: str
+    driver: str
+    recipe: str
+    graph: str
+    engine: str
+    profiles: tuple[dict[str, tuple[int, int, int]], ...]
+    plugins: dict[str, str] = field(default_factory=dict)
+    version_compatible: bool = False
+    hardware_compatible: bool = False
+    source: str = ""
+
+    def write(self, folder: Path) -> None:
+        import msgspec
+
+        (folder / RECORD).write_bytes(msgspec.json.format(msgspec.json.encode(self), indent=2))
+
+    def misfit(self, version: str, gpu: Gpu) -> str:
+        """Why the engine cannot be loaded by a TensorRT of ``version`` on ``gpu``, in words; empty where it can."""
+        if self.tensorrt != version and not (self.version_compatible and _numbers(self.tensorrt) < _numbers(version)):
+            return f"it was built by TensorRT {self.tensorrt}, and {version} is here"
+        another = (self.gpu, self.capability) != (gpu.name, gpu.capability)
+        if another and not (self.hardware_compatible and _numbers(gpu.capability) >= _AMPERE):
+            return f"it was built on an {self.gpu} ({self.capability}), and an {gpu.name} ({gpu.capability}) is here"
+        if self.driver != gpu.driver:
+            return f"it was built with driver {self.driver}, and {gpu.driver} is here"
+        return ""
+
+
+def read_record(engine: Path, version: str, gpu: Gpu) -> EngineRecord:
+    """The record of an engine that may be loaded here: it is what was built, and was built for this machine.
+
+    Raises EngineError else, with the command that builds it again.
+    """
+    import msgspec
+
+    file = engine.with_name(RECORD)
+    try:
+        record = msgspec.json.decode(file.read_bytes(), type=EngineRecord)
+    except (OSError, msgspec.MsgspecError) as error:
+        raise EngineError(f"{file} cannot be read: {error}", remedy=_rebuild(engine)) from error
+    why = record.misfit(version, gpu)
+    if why:
+        raise EngineError(f"{engine} does not fit here: {why}", remedy=_rebuild(engine, record.recipe))
+    for name, digest in {engine.name: record.engine, **record.plugins}.items():
+        part = engine.with_name(name)
+        if not part.is_file() or sha256(part) != digest:
+            raise EngineError(
+                f"{part} is not what was built: it was cut off or changed", remedy=_rebuild(engine, record.recipe)
+            )
+    return record
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(map(int, re.findall(r"\d+", version)))
+
+
+def _rebuild(engine: Path, recipe: str = "") -> str:
+    bundle = engine.absolute().parents[2]
+    return f"Build it here: torchlift build {bundle} --backend tensorrt" + (
+        f" --precision {recipe}." if recipe else "."
+    )

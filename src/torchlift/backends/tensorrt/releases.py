@@ -1,0 +1,80 @@
+"""What the supported releases of TensorRT differ in, as one table; all else is the API that 8.5, 10 and 11 share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torchlift.backends.base import CompileOptions
+from torchlift.errors import BackendError, BackendUnavailableError
+
+
+@dataclass(frozen=True)
+class Release:
+    """One release and those after it, up to the next in the table.
+
+    ``opset`` is the newest that its parser reads. A ``typed`` network computes in the types that the graph states; an
+    older one is given flags that permit them. ``explicit_batch`` names the flag of the network, where it has one.
+    ``previews`` are features to switch on. With ``shared_profiles`` several contexts of an engine may use one profile;
+    else the engine is loaded once for each. ``integer_weights``: it reads weights that are stored as integers.
+    ``options`` are the fields of CompileOptions that it has no means for.
+    """
+
+    since: tuple[int, int]
+    opset: int
+    typed: bool = True
+    explicit_batch: bool = False
+    integer_weights: bool = True
+    previews: tuple[str, ...] = ()
+    shared_profiles: bool = True
+    lacks: frozenset[str] = frozenset()
+
+
+RELEASES = (
+    Release(
+        (8, 5),
+        opset=16,
+        typed=False,
+        explicit_batch=True,
+        integer_weights=False,
+        previews=("FASTER_DYNAMIC_SHAPES_0805",),
+        shared_profiles=False,
+        lacks=frozenset({"version_compatible", "hardware_compatible", "stripped"}),
+    ),
+    Release((8, 6), opset=17, typed=False, explicit_batch=True, integer_weights=False, lacks=frozenset({"stripped"})),
+    Release((10, 0), opset=20),
+    Release((10, 14), opset=23),
+)
+"""From the oldest on. 8.5 was run; what is said of the later ones is from their documentation and bindings."""
+
+FIRST_WITH = {"version_compatible": "8.6", "hardware_compatible": "8.6", "stripped": "10.0"}
+"""A field of CompileOptions -> the first release that has it."""
+
+FLAGS: dict[str, tuple[str, ...]] = {
+    "fp32": (),
+    "fp16": ("FP16",),
+    "int8": ("INT8",),
+    "int8-fp16": ("INT8", "FP16"),
+}
+"""Recipe -> the flags that permit a network that is not typed what its graph says."""
+
+
+def release_of(version: str) -> Release:
+    """The entry for a version such as ``8.5.3.1``. Raises BackendUnavailableError for one before the first."""
+    major, minor = (int(part) for part in version.split(".")[:2])
+    found = [release for release in RELEASES if release.since <= (major, minor)]
+    if not found:
+        first = ".".join(map(str, RELEASES[0].since))
+        raise BackendUnavailableError(
+            f"TensorRT {version} is too old", remedy=f"Install {first} or later: pip install tensorrt."
+        )
+    return found[-1]
+
+
+def require_options(options: CompileOptions, version: str) -> None:
+    """Raise BackendError where an option is set that the release has no means for."""
+    for name in sorted(release_of(version).lacks):
+        if getattr(options, name):
+            raise BackendError(
+                f"TensorRT {version} builds no {name.replace('_', '-')} engines",
+                remedy=f"Leave the option out, or install {FIRST_WITH[name]} or later.",
+            )

@@ -1,0 +1,45 @@
+"""What layers cost, and what several GPUs achieve, as tables."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from torchlift.backends import LayerTime
+from torchlift.cli.tables import rate_text, within
+from torchlift.evidence import Benchmark
+
+
+def scaling_table(component: str, benchmark: Benchmark) -> RenderableType:
+    """Samples a second on one and more GPUs, a process each."""
+    table = Table(title=f"{component}: throughput", title_justify="left", title_style="bold", box=None)
+    for name in ("variant", "sizes", "GPUs", "per s", "times one GPU"):
+        table.add_column(name, justify="left" if name in ("variant", "sizes") else "right")
+    single = {(x.contender, str(x.sizes)): x.samples for x in benchmark.scaling if x.devices == 1}
+    for x in benchmark.scaling:
+        sizes = ", ".join(f"{name} {size}" for name, size in x.sizes.items())
+        ratio = x.samples / single[x.contender, str(x.sizes)]
+        table.add_row(within(component, x.contender), sizes, str(x.devices), rate_text(x.samples), f"{ratio:.2f}")
+    return Group(table, Text("Each GPU has a process of its own, inputs in its memory.", style="dim"), Text(""))
+
+
+def layers_table(variant: str, layers: Sequence[LayerTime]) -> RenderableType:
+    """What each layer of a variant costs, the most expensive first."""
+    table = Table(title=f"{variant}: layers", title_justify="left", title_style="bold", box=None)
+    for heading in ("us", "share", "precision", "layer", "ONNX nodes"):
+        table.add_column(heading, justify="right" if heading in ("us", "share") else "left", overflow="fold")
+    total = sum(layer.seconds for layer in layers) or 1.0
+    for layer in sorted(layers, key=lambda x: -x.seconds):
+        nodes = ", ".join(layer.nodes)
+        said = layer.operator if layer.name == nodes else f"{layer.operator} {layer.name}"
+        table.add_row(f"{1e6 * layer.seconds:.1f}", f"{layer.seconds / total:.1%}", layer.precision, said, nodes or "-")
+    by: dict[str, float] = defaultdict(float)
+    for layer in layers:
+        by[layer.precision] += layer.seconds
+    shares = ", ".join(f"{name} {by[name] / total:.0%}" for name in sorted(by, key=lambda x: -by[x]))
+    caption = f"{len(layers)} layers, {1e6 * total:.0f} us, of it in {shares}. To measure each layer slows them all."
+    return Group(table, Text(caption, style="dim"), Text(""))

@@ -1,0 +1,98 @@
+"""Traces a component by torch.export, its axes left open, and says in the user's words what stood in the way."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import re
+import traceback
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
+
+from torchlift.errors import BakedInError, ExportError
+from torchlift.families.base import ModelComponent
+from torchlift.signature import Axis, Signature, distinct_sizes
+
+_CHATTY = (
+    "torch.onnx",
+    "torch.export",
+    "torch._export",
+    "torch.fx.experimental.symbolic_shapes",
+    "onnxscript",
+    "onnx_ir",
+)
+
+
+def is_dynamic(axis: Axis) -> bool:
+    """Whether the axis has more than one size."""
+    return axis.min < axis.max
+
+
+def example_inputs(part: ModelComponent, seed: int = 0) -> tuple[torch.Tensor, ...]:
+    """Inputs to trace with, by position: where ranges allow, of sizes that are neither 1 nor equal to each other."""
+    feeds = part.sample(distinct_sizes(part.signature.axes), np.random.default_rng(seed))
+    return tuple(torch.from_numpy(feeds[name]) for name in part.signature.input_names)
+
+
+def trace(part: ModelComponent, arguments: Sequence[torch.Tensor]) -> torch.export.ExportedProgram:
+    """The component's ``exported`` network as a program of ATen's operators. Raises what torch.export raises."""
+    signature = part.signature
+    dims = {a.name: torch.export.Dim(a.name, min=a.min, max=a.max) for a in signature.axes if is_dynamic(a)}
+    shapes = tuple(
+        {i: dims[d] for i, d in enumerate(spec.shape) if isinstance(d, str) and d in dims} for spec in signature.inputs
+    )
+    return torch.export.export(part.exported, tuple(arguments), dynamic_shapes=shapes, strict=False)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep the exporters' own chatter off the user's screen; what goes wrong comes as an exception."""
+    loggers = [logging.getLogger(n) for n in _CHATTY]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.CRITICAL)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def explained(error: Exception, signature: Signature, remedy: str) -> ExportError:
+    """What an exporter raised, as an error that names the axis or the line at fault; ``remedy`` is for all else."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [""]
+    axes = [a.name for a in signature.axes if re.search(rf"\b{re.escape(a.name)}\b", str(error))]
+    if "onstraints violated" in lines[0] and axes:
+        detail = next((line.strip(" -") for line in lines if line.startswith("- ")), lines[0])
+        return BakedInError(
+            f"axis {' and '.join(axes)} turned constant in the export: {detail.partition('. If ')[0]}",
+            remedy="Write the network without taking this size as a Python number (reshape with -1), or "
+            f"fix the axis, for example --axis {axes[0]}={signature.axis(axes[0]).opt}.",
+        )
+    if isinstance(error, GuardOnDataDependentSymNode):
+        return BakedInError(
+            f"the network takes a value that may vary as a Python number{_where(error)}",
+            remedy="Compute with tensors: no int(), float(), .item(), .tolist(), and torch.where in place of an if.",
+        )
+    cause: BaseException = error
+    while cause.__cause__ is not None:
+        cause = cause.__cause__
+    return ExportError(
+        f"PyTorch could not export the network: {type(cause).__name__}: {str(cause).strip().partition(chr(10))[0]}",
+        remedy=remedy,
+    )
+
+
+def _where(error: Exception) -> str:
+    """The last line of the user's own code that the error came through."""
+    inside = Path(torch.__file__).parent
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if inside not in Path(f.filename).parents]
+    last = frames[-1]
+    return "" if last.filename == __file__ else f": {Path(last.filename).name}, line {last.lineno}: {last.line}"

@@ -1,0 +1,102 @@
+"""Products of one input that feed the same attention become one product."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from torchlift.graph.fusion.base import CONTRIB, FLOATS, Fusion, Tape, replace_values
+from torchlift.graph.fusion.pattern import tensor_of
+
+
+@dataclass(frozen=True)
+class _Projection:
+    """``output`` = x @ weight [inner, width], + bias [width] where there is one."""
+
+    output: ir.Value
+    x: ir.Value
+    weight: ir.Value
+    width: int
+    bias: ir.Value | None
+
+    def joins(self, other: _Projection) -> bool:
+        """Whether one product can compute both."""
+        alike = (self.x, self.weight.dtype, self.bias is None) == (other.x, other.weight.dtype, other.bias is None)
+        return alike and self.output is not other.output
+
+
+class FuseQkv(Fusion):
+    """x @ q, x @ k, x @ v, each with a bias or none, of one MultiHeadAttention -> one product, split after it.
+
+    Where only two read the same x, as key and value of an attention of one position, those two are joined. Requires
+    constant matrices, float or half precision, that all have a bias or none, and that nobody else reads the products
+    before their biases are added. The matrices are joined by a Concat in the graph, which the runtime's own constant
+    folding computes when it builds: here no weight is read. Needs opset 13.
+
+    The product is given to the attention apart, as query, key and value: packed, ONNX Runtime leaves flash attention
+    to lengths above 512 and prefers kernels that it does not have for a Hopper GPU.
+    """
+
+    name = "qkv"
+    least_opset = 13
+
+    def fuse(self, graph: ir.Graph) -> int:
+        """Join the projections of every attention; returns how many products took the place of several."""
+        attentions = [node for node in graph if (node.domain, node.op_type) == (CONTRIB, "MultiHeadAttention")]
+        return sum(_join(group, node, graph) for node in attentions for group in _groups(node))
+
+
+def _groups(attention: ir.Node) -> Iterator[list[_Projection]]:
+    """The projections among query, key and value that one product can compute: two at least."""
+    found = [p for value in attention.inputs[:3] if (p := _projection(value)) is not None]
+    while found:
+        group = [found[0], *(p for p in found[1:] if p.joins(found[0]))]
+        found = [p for p in found if p not in group]
+        if len(group) > 1:
+            yield group
+
+
+def _projection(value: ir.Value | None) -> _Projection | None:
+    if value is None or value.is_graph_output():
+        return None
+    node, bias = value.producer(), None
+    if node is not None and node.op_type == "Add" and not node.domain:
+        constants = [v for v in node.inputs if tensor_of(v) is not None]
+        products = [v for v in node.inputs if v is not None and v not in constants]
+        if len(constants) != 1 or len(products) != 1 or _readers(products[0]) != 1:
+            return None
+        bias, node = constants[0], products[0].producer()
+    if node is None or (node.domain, node.op_type) != ("", "MatMul"):
+        return None
+    x, weight = node.inputs
+    matrix = tensor_of(weight)
+    if x is None or weight is None or matrix is None or len(matrix.shape) != 2 or matrix.dtype not in FLOATS:
+        return None
+    width = int(matrix.shape[1])
+    if bias is not None and tuple(_shape(bias)) != (width,):
+        return None
+    return _Projection(value, x, weight, width, bias)
+
+
+def _shape(constant: ir.Value) -> Sequence[object]:
+    tensor = tensor_of(constant)
+    return () if tensor is None else tensor.shape
+
+
+def _readers(value: ir.Value) -> int:
+    return len(value.uses()) + value.is_graph_output()
+
+
+def _join(group: Sequence[_Projection], attention: ir.Node, graph: ir.Graph) -> bool:
+    tape = Tape(graph, f"{attention.outputs[0].name}/projected", attention.metadata_props)
+    product = tape.op("MatMul", group[0].x, tape.op("Concat", *(p.weight for p in group), axis=1))
+    if group[0].bias is not None:
+        product = tape.op("Add", product, tape.op("Concat", *(p.bias for p in group), axis=0))
+    widths = tape.integers(*(p.width for p in group))
+    parts = tape.node("Split", product, widths, outputs=len(group), axis=-1).outputs
+    place = group[0].output.producer()
+    assert place is not None
+    replace_values(graph, place, tape, {p.output: part for p, part in zip(group, parts, strict=True)})
+    return True

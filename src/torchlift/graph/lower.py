@@ -1,0 +1,179 @@
+"""A graph written with the older operators of an older opset, in place, for parsers that know no newer ones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx_ir as ir
+from onnx_ir.passes.common import RemoveUnusedNodesPass, ShapeInferencePass
+
+from torchlift.errors import ConversionError
+from torchlift.graph.edit import infer_types, save_model
+from torchlift.graph.lower_operators import EXPANSIONS
+from torchlift.graph.lower_rules import CHANGES, COMPARISONS, compare_as_floats, weight_as_float, whole_shape
+from torchlift.graph.lower_steps import Rule, Steps
+from torchlift.graph.units import name_nodes
+
+_STANDARD = frozenset({"", "ai.onnx"})
+
+_WHOLE_STANDARD = 17
+"""Parsers of an older opset (TensorRT 8.5) build no comparison of integers, and no part of a shape, though their
+standard has both."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a parser reads: opset at most ``opset``; ``unknown`` are operators that it lacks though the opset has them;
+    ``integer_weights`` says whether it reads DequantizeLinear of a constant (else weights are a float constant,
+    QuantizeLinear and DequantizeLinear, and biases a float constant). A ``typed`` network computes in the types that
+    the graph states; for one that chooses itself, what the standard computes in float32 inside of a normalisation is
+    not written out.
+    """
+
+    opset: int
+    unknown: frozenset[str] = frozenset()
+    integer_weights: bool = True
+    typed: bool = True
+
+
+class Lower(ir.passes.InPlacePass):
+    """Writes a graph, and the graphs within its nodes, with operators that a :class:`Target` reads.
+
+    Requires a valid model. Ensures the same outputs up to rounding, at opset ``target.opset`` or the model's own where
+    that is older; inputs and outputs, and the names, types and shapes of all values that stay. The node that writes a
+    value of the original keeps the name of the original node, those before it are called ``NODE.STEP``, and all carry
+    its metadata. Nodes of other domains stay as they are. Only small constants are read; the float weights of
+    ``integer_weights=False`` are computed when they are written, one at a time.
+
+    Raises ConversionError for what has no rule, naming a node; the model is then half rewritten, and of no use.
+    """
+
+    def __init__(self, target: Target) -> None:
+        self._target = target
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Returns whether anything was rewritten."""
+        name_nodes(model)
+        infer_types(model)
+        domain = "" if "" in model.opset_imports else "ai.onnx"
+        before = model.opset_imports[domain]
+        _require_known(before)
+        opset = min(before, self._target.opset)
+        names = {*ir.convenience.create_value_mapping(model.graph), *(node.name for node in model.graph.all_nodes())}
+        standard = [node for node in model.graph.all_nodes() if node.domain in _STANDARD]
+        rewritten = [
+            _rewrite(Steps(node, model.graph, names, opset, typed=self._target.typed), self._rules(node, before))
+            for node in standard
+        ]
+        modified = opset < before or any(rewritten)
+        model.opset_imports[domain] = opset
+        if modified:
+            model.ir_version = min(model.ir_version, _ir_version(opset))
+            RemoveUnusedNodesPass()(model)
+            ShapeInferencePass(check_type=False, strict_mode=False)(model)
+            for node in model.graph.all_nodes():
+                if node.domain in _STANDARD and (why := _misfit(node, opset)):
+                    raise Steps(node, model.graph, names, opset).refused(why)
+        return ir.passes.PassResult(model, modified)
+
+    def _rules(self, node: ir.Node, before: int) -> Iterator[Rule]:
+        """What is to be done with a node of opset ``before``, in this order, until a rule replaces it."""
+        target, operator = self._target, node.op_type
+        if operator == "DequantizeLinear" and not target.integer_weights:
+            yield weight_as_float
+        if operator in COMPARISONS and target.opset < _WHOLE_STANDARD:
+            yield compare_as_floats
+        if operator == "Shape" and target.opset < _WHOLE_STANDARD:
+            yield whole_shape
+        known = _since(operator, min(before, target.opset))
+        version = _since(operator, before)
+        if operator in target.unknown:
+            yield EXPANSIONS.get(operator, _unwritable("is an operator that the parser does not know"))
+            return
+        while version is not None and version != known:
+            needs = f"needs opset {version}"
+            yield CHANGES.get((operator, version)) or EXPANSIONS.get(operator, _unwritable(needs))
+            version = _since(operator, version - 1)
+
+
+def lower_file(source: Path, folder: Path, target: Target) -> Path:
+    """Write the ONNX file ``source`` as ``target`` reads it to ``folder``/model.onnx, with its weights beside it, and
+    return that file. ``folder`` exists, and is not the one of ``source``. Raises what :class:`Lower` raises.
+    """
+    model = ir.load(source)
+    Lower(target)(model)
+    file = folder / "model.onnx"
+    save_model(model, file)
+    return file
+
+
+def _require_known(opset: int) -> None:
+    from onnx import defs
+
+    if opset > (latest := defs.onnx_opset_version()):
+        raise ConversionError(
+            f"the graph is of opset {opset}, and the installed onnx knows up to {latest}",
+            remedy="Install a later release of onnx, or export again with a lower --opset.",
+        )
+
+
+def _rewrite(steps: Steps, rules: Iterator[Rule]) -> bool:
+    before = dict(steps.node.attributes), tuple(steps.node.inputs)
+    for rule in rules:
+        value = rule(steps)
+        if value is not None:
+            steps.replace_node(value)
+            return True
+    return before != (dict(steps.node.attributes), tuple(steps.node.inputs))
+
+
+def _unwritable(why: str) -> Rule:
+    def refuse(steps: Steps) -> None:
+        raise steps.refused(f"{why}, and no rule writes it with other operators")
+
+    return refuse
+
+
+def _since(operator: str, opset: int) -> int | None:
+    """The opset in which the operator, as it is at ``opset``, came; None where there is none yet."""
+    schema = _schema(operator, opset)
+    return None if schema is None else schema.since_version
+
+
+def _schema(operator: str, opset: int):  # type: ignore[no-untyped-def]
+    import onnx
+
+    try:
+        return onnx.defs.get_schema(operator, opset, "")
+    except onnx.defs.SchemaError:
+        return None
+
+
+def _ir_version(opset: int) -> int:
+    """The version of the file format that ``opset`` came with: parsers of that age may know no later one."""
+    from onnx import helper
+
+    return helper.find_min_ir_version_for([helper.make_opsetid("", opset)], ignore_unknown=True)
+
+
+def _misfit(node: ir.Node, opset: int) -> str:
+    """What the standard at ``opset`` does not allow of a node, in words; "" where all is well."""
+    schema = _schema(node.op_type, opset)
+    if schema is None:
+        return "is no operator of that opset"
+    if newer := node.attributes.keys() - schema.attributes.keys():
+        return f"has the attribute {min(newer)}, which came later"
+    if len(node.inputs) > schema.max_input or len(node.outputs) > schema.max_output:
+        return "has more inputs or outputs than it had then"
+    bound: dict[str, ir.DataType] = {}
+    for values, ports in ((node.inputs, schema.inputs), (node.outputs, schema.outputs)):
+        for index, value in enumerate(values):
+            if value is None or not isinstance(value.type, ir.TensorType):
+                continue
+            port, kind = ports[min(index, len(ports) - 1)], value.dtype
+            same = bound.setdefault(port.type_str, kind) == kind or not port.is_homogeneous
+            if f"tensor({kind.name.lower()})" not in port.types or not same:
+                return f"has {value.name} as {kind.name}, which it did not take then"
+    return ""

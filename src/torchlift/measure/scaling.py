@@ -1,0 +1,69 @@
+"""What several GPUs achieve together: a process each, the same work at the same time."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
+from torchlift.errors import BackendError
+from torchlift.evidence import Throughput
+from torchlift.measure.latency import Contender, Process, Workload
+from torchlift.progress import SILENT, Progress
+from torchlift.signature import BATCH
+
+_SECONDS = 2.0
+"""How long every process runs, after as long a time that does not count."""
+
+
+def measure_scaling(
+    contenders: Sequence[Contender],
+    workloads: Sequence[Workload],
+    devices: Sequence[int],
+    progress: Progress = SILENT,
+    seconds: float = _SECONDS,
+) -> tuple[Throughput, ...]:
+    """Samples a second of each contender that runs on a GPU, on the first 1, 2, 4, ... of ``devices`` and on all.
+
+    Inputs lie in the GPUs' memory. A contender that fails, or does not run inputs of the sizes, is left out.
+    """
+    able = [c for c in contenders if c.open_on is not None]
+    found: list[Throughput] = []
+    with progress.stage("measure on several GPUs", len(able)) as stage:
+        for contender in able:
+            with contextlib.suppress(BackendError):
+                found += _scaled(contender, workloads, devices, seconds)
+            stage.advance()
+    return tuple(found)
+
+
+def _scaled(
+    contender: Contender, workloads: Sequence[Workload], devices: Sequence[int], seconds: float
+) -> list[Throughput]:
+    assert contender.open_on is not None
+    found = []
+    with contextlib.ExitStack() as stack, ThreadPoolExecutor(len(devices)) as pool:
+        opening = [
+            pool.submit(Process, contender.name, partial(contender.open_on, device), contender.python)
+            for device in devices
+        ]
+        for one in opening:
+            if one.exception() is None:
+                stack.enter_context(contextlib.closing(one.result()))
+        processes = [one.result() for one in opening]
+        for workload in workloads:
+            if None in pool.map(lambda p, w=workload: p.ask("load", dict(w.feeds)), processes):
+                continue
+            for count in counts(len(devices)):
+                for _ in range(2):
+                    rates = [*pool.map(lambda p: p.ask("keep_running", seconds), processes[:count])]
+                samples = workload.sizes.get(BATCH, 1) * sum(rates)
+                found.append(Throughput(contender.name, count, dict(workload.sizes), samples))
+    return found
+
+
+def counts(devices: int) -> list[int]:
+    """How many GPUs to measure on: 1, 2, 4, ... and all."""
+    powers = [1 << n for n in range(devices.bit_length()) if 1 << n <= devices]
+    return [*powers, devices] if devices not in powers else powers

@@ -1,0 +1,46 @@
+import contextlib
+
+import numpy as np
+import pytest
+
+from torchlift.backends.cuda import Buffer, Pinned, memory, to_device, to_host
+from torchlift.errors import DeviceMemoryError, SignatureError
+
+
+@pytest.mark.parametrize("copy", [lambda array: to_device(array, 0, None), lambda array: to_host(0, array, None)])
+def test_only_arrays_in_c_order_are_copied(copy):
+    with pytest.raises(SignatureError, match=r"shape \(3, 2\) and strides \(4, 12\) does not lie in C order") as caught:
+        copy(np.zeros((2, 3), np.float32).T)
+    assert "ascontiguousarray" in caught.value.remedy
+
+
+def test_a_read_only_array_is_not_written():
+    array = np.zeros(3, np.float32)
+    array.flags.writeable = False
+    with pytest.raises(SignatureError, match="the array to copy to is read-only") as caught:
+        to_host(0, array, None)
+    assert caught.value.remedy == "Pass an array of your own, or a copy."
+
+
+def test_a_buffer_is_empty_at_first_and_asks_for_nothing():
+    buffer = Buffer()
+    assert (buffer.address, buffer.size, buffer.reserve(0)) == (0, 0, False)
+
+
+@pytest.mark.parametrize(
+    ("function", "ask", "said"),
+    [
+        ("cudaMalloc", lambda: Buffer(1).reserve(4096), "no room for 4,096 bytes on GPU 1 "),
+        (
+            "cudaMallocHost",
+            lambda: Pinned().array((2, 512), "float32"),
+            "no room for 4,096 bytes of page-locked memory ",
+        ),
+    ],
+)
+def test_memory_that_is_not_there(monkeypatch, function, ask, said):
+    cudart = pytest.importorskip("cuda.bindings.runtime")
+    monkeypatch.setattr(memory, "on_device", lambda ordinal: contextlib.nullcontext())
+    monkeypatch.setattr(cudart, function, lambda size: (cudart.cudaError_t.cudaErrorMemoryAllocation, None))
+    with pytest.raises(DeviceMemoryError, match=said):
+        ask()

@@ -1,0 +1,56 @@
+import pytest
+
+from torchlift.backends.cuda import GraphCache
+from torchlift.errors import BackendError
+
+
+class Recorded:
+    """Something that counts how often it was closed."""
+
+    def __init__(self):
+        self.closed = 0
+
+    def close(self):
+        self.closed += 1
+
+
+def cached(limit, keys):
+    cache, graphs = GraphCache(limit), {key: Recorded() for key in keys}
+    for key, graph in graphs.items():
+        cache.put(key, graph)
+    return cache, graphs
+
+
+def test_a_cache_drops_what_was_not_used_for_longest():
+    cache, graphs = cached(2, "ab")
+    assert cache.get("a") is graphs["a"]
+    cache.put("c", last := Recorded())
+    assert {key: cache.get(key) for key in "abc"} == {"a": graphs["a"], "b": None, "c": last}
+    assert (graphs["a"].closed, graphs["b"].closed, last.closed, len(cache)) == (0, 1, 0, 2)
+
+
+def test_a_graph_that_is_put_again_counts_as_used():
+    cache, graphs = cached(2, "ab")
+    cache.put("a", graphs["a"])
+    cache.put("c", Recorded())
+    assert (graphs["a"].closed, graphs["b"].closed) == (0, 1)
+
+
+def test_a_graph_that_is_replaced_is_closed():
+    cache, graphs = cached(2, "ab")
+    cache.put("a", Recorded())
+    assert (graphs["a"].closed, graphs["b"].closed, len(cache)) == (1, 0, 2)
+
+
+def test_clearing_closes_every_graph_once():
+    cache, graphs = cached(3, "abc")
+    cache.clear()
+    cache.clear()
+    assert [graph.closed for graph in graphs.values()] == [1, 1, 1]
+    assert (len(cache), cache.get("a")) == (0, None)
+
+
+def test_a_cache_without_room_is_refused():
+    with pytest.raises(BackendError, match="a cache of 0 CUDA graphs holds none") as caught:
+        GraphCache(0)
+    assert caught.value.remedy == "Choose 1 or more, or do without CUDA graphs."

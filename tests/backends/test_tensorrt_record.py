@@ -1,0 +1,172 @@
+"""What is written beside an engine, and what is refused by it."""
+
+import json
+import shlex
+from dataclasses import replace
+
+import pytest
+
+from torchlift.backends.tensorrt.record import ENGINE, RECORD, EngineRecord, read_record
+from torchlift.bundle import sha256
+from torchlift.cli.build import command as build
+from torchlift.errors import EngineError
+from torchlift.machine import Gpu
+
+H200 = Gpu("NVIDIA H200", "9.0", 150_754_820_096, "580.159.04")
+A100 = replace(H200, name="NVIDIA A100-SXM4-80GB", capability="8.0")
+T4 = replace(H200, name="Tesla T4", capability="7.5")
+VERSION = "8.5.3.1"
+
+
+@pytest.fixture
+def engine(tmp_path):
+    """An engine's file with its record and a library, where a bundle has them; to TensorRT they would be nothing."""
+    folder = tmp_path / "clip" / "image" / "tensorrt-fp16"
+    folder.mkdir(parents=True)
+    (folder / ENGINE).write_bytes(b"an engine")
+    (folder / "operators.so").write_bytes(b"a library")
+    return folder / ENGINE
+
+
+def written(engine, **changes):
+    record = EngineRecord(
+        tensorrt=VERSION,
+        gpu=H200.name,
+        capability=H200.capability,
+        driver=H200.driver,
+        recipe="fp16",
+        graph="0" * 64,
+        engine=sha256(engine),
+        profiles=({"batch": (1, 1, 1), "sequence": (4, 16, 52)}, {"batch": (1, 8, 64), "sequence": (4, 16, 52)}),
+        plugins={"operators.so": sha256(engine.with_name("operators.so"))},
+        source="../source/model.onnx",
+    )
+    record = replace(record, **changes)
+    record.write(engine.parent)
+    return record
+
+
+def refused(engine, version=VERSION, gpu=H200):
+    with pytest.raises(EngineError) as caught:
+        read_record(engine, version, gpu)
+    return caught.value
+
+
+def command(error):
+    """What ``torchlift build`` is told by the remedy's command."""
+    said = error.remedy.removeprefix("Build it here: ").removesuffix(".")
+    assert said != error.remedy
+    program, name, *arguments = shlex.split(said)
+    assert (program, name) == ("torchlift", "build")
+    found = build.make_context("build", arguments).params
+    return found["bundle"], found["backends"], found["precisions"]
+
+
+def test_a_record_is_read_as_it_was_written(engine):
+    record = written(engine)
+    assert read_record(engine, VERSION, H200) == record
+    assert json.loads(engine.with_name(RECORD).read_text())["gpu"] == "NVIDIA H200"
+
+
+def test_a_record_has_no_path_of_the_machine(engine, tmp_path):
+    written(engine)
+    assert str(tmp_path) not in engine.with_name(RECORD).read_text()
+
+
+@pytest.mark.parametrize(
+    ("version", "gpu", "said"),
+    [
+        ("8.6.1", H200, "it was built by TensorRT 8.5.3.1, and 8.6.1 is here"),
+        ("8.5.2.2", H200, "it was built by TensorRT 8.5.3.1, and 8.5.2.2 is here"),
+        (VERSION, A100, "it was built on an NVIDIA H200 (9.0), and an NVIDIA A100-SXM4-80GB (8.0) is here"),
+        (VERSION, replace(H200, name="NVIDIA H100"), "it was built on an NVIDIA H200 (9.0), and an NVIDIA H100 (9.0) "),
+        (VERSION, replace(H200, driver="570.1"), "it was built with driver 580.159.04, and 570.1 is here"),
+    ],
+)
+def test_what_was_built_for_something_else_is_refused_with_the_command_that_builds_it(engine, version, gpu, said):
+    record = written(engine)
+    assert record.misfit(version, gpu).startswith(said)
+    error = refused(engine, version, gpu)
+    assert error.message == f"{engine} does not fit here: {record.misfit(version, gpu)}"
+    assert command(error) == (engine.parents[2], ("tensorrt",), "fp16")
+
+
+def test_the_size_of_the_memory_is_no_matter(engine):
+    record = written(engine)
+    assert record.misfit(VERSION, replace(H200, memory=1)) == ""
+
+
+@pytest.mark.parametrize(
+    ("version", "fits"), [("8.6.1", True), ("10.0.0b6", True), ("10.13.2.6", True), ("8.5.2.2", False)]
+)
+def test_a_version_compatible_engine_fits_later_releases_alone(engine, version, fits):
+    record = written(engine, version_compatible=True)
+    assert (record.misfit(version, H200) == "") == fits
+    assert record.misfit(version, A100) != ""
+
+
+@pytest.mark.parametrize(
+    ("gpu", "fits"), [(A100, True), (replace(H200, name="B200", capability="10.0"), True), (T4, False)]
+)
+def test_a_hardware_compatible_engine_fits_every_gpu_from_ampere_on(engine, gpu, fits):
+    record = written(engine, hardware_compatible=True)
+    assert (record.misfit(VERSION, gpu) == "") == fits
+    assert record.misfit("8.6.1", gpu) != ""
+
+
+@pytest.mark.parametrize("name", [ENGINE, "operators.so"])
+@pytest.mark.parametrize("content", [b"", b"an eng", b"an engine!", None], ids=["empty", "cut", "longer", "gone"])
+def test_what_is_not_what_was_built_is_refused(engine, name, content):
+    written(engine)
+    part = engine.with_name(name)
+    part.unlink() if content is None else part.write_bytes(content)
+    error = refused(engine)
+    assert error.message == f"{part} is not what was built: it was cut off or changed"
+    assert command(error) == (engine.parents[2], ("tensorrt",), "fp16")
+
+
+def test_where_it_does_not_fit_the_files_are_not_read(engine):
+    written(engine)
+    engine.write_bytes(b"changed")
+    assert "does not fit here" in refused(engine, gpu=A100).message
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        None,
+        "",
+        "{",
+        "[]",
+        "{}",
+        '{"tensorrt": 8}',
+        b"\xff\xfe",
+    ],
+)
+def test_a_record_that_cannot_be_read_is_named(engine, text):
+    file = engine.with_name(RECORD)
+    if text is not None:
+        file.write_bytes(text if isinstance(text, bytes) else text.encode())
+    error = refused(engine)
+    assert error.message.startswith(f"{file} cannot be read: ")
+    assert error.__cause__ is not None
+    assert command(error) == (engine.parents[2], ("tensorrt",), None)
+
+
+@pytest.mark.parametrize("missing", ["tensorrt", "gpu", "driver", "engine", "graph", "profiles", "recipe"])
+def test_a_record_that_says_less_than_it_must_is_refused(engine, missing):
+    written(engine)
+    file = engine.with_name(RECORD)
+    said = json.loads(file.read_text())
+    del said[missing]
+    file.write_text(json.dumps(said))
+    assert f"missing required field `{missing}`" in refused(engine).message
+
+
+def test_a_bundle_that_is_given_relatively_is_named_wholly(engine, monkeypatch):
+    monkeypatch.chdir(engine.parent)
+    written(engine)
+    relative = engine.relative_to(engine.parent)
+    with pytest.raises(EngineError) as caught:
+        read_record(relative, "10.0.1", H200)
+    assert command(caught.value)[0] == engine.parents[2]

@@ -1,0 +1,139 @@
+"""Programs on a GPU: what they answer, in CUDA graphs and without, and how they are timed."""
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+import programs  # noqa: E402
+
+from torchlift.backends import SessionOptions, backend  # noqa: E402
+from torchlift.backends.pytorch import gpu_of  # noqa: E402
+from torchlift.backends.pytorch.program import load_program  # noqa: E402
+from torchlift.backends.pytorch.session import TorchSession, open_module  # noqa: E402
+from torchlift.errors import DeviceMemoryError  # noqa: E402
+from torchlift.measure.goldens import Golden  # noqa: E402
+from torchlift.measure.numerics import TOLERANCES, failures, verify_goldens  # noqa: E402
+from torchlift.signature import Axis, Signature, TensorSpec  # noqa: E402
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(gpu_of() is None, reason="torch has no GPU here")]
+
+PYTORCH = backend("pytorch")
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory):
+    return programs.write_program(tmp_path_factory.mktemp("program") / "model.pt2")
+
+
+@pytest.fixture(scope="module")
+def goldens():
+    """Of several batches, with the answers of the network on the processor."""
+    session = TorchSession(programs.Mixed(), programs.SIGNATURE)
+    feeds = {rows: programs.feeds(rows, seed=rows) for rows in (1, 2, 3, 5, 8, 16)}
+    return {rows: Golden(f"{rows} rows", x, session.run(x)) for rows, x in feeds.items()}
+
+
+def assert_agrees(session, golden, precision):
+    assert failures(verify_goldens(session.run, [golden]), TOLERANCES[precision]) == ()
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
+def test_a_compiled_program_agrees_with_the_network_on_the_processor(archive, goldens, precision):
+    with PYTORCH.open(archive, programs.SIGNATURE, precision) as session:
+        assert session.on_device
+        assert f"on {gpu_of()}" in session.runtime
+        assert session.run(goldens[2].inputs)["y"].dtype == np.float32
+        for rows in (1, 3, 16):
+            assert_agrees(session, goldens[rows], precision)
+
+
+def test_fp32_is_fp32(archive):
+    """TF32 has 10 bits of mantissa: on products of 512 numbers it is off by 1e-4 and more."""
+    layer = torch.nn.Linear(512, 512)
+    signature = Signature(
+        (TensorSpec("x", "float32", ("batch", 512)),),
+        (TensorSpec("y", "float32", ("batch", 512)),),
+        (Axis("batch", 1, 64, 64),),
+    )
+    x = np.random.default_rng(0).standard_normal((64, 512), np.float32)
+    right = TorchSession(layer, signature).run({"x": x})["y"]
+    torch.backends.cuda.matmul.allow_tf32 = True
+    with open_module(layer, signature) as session:
+        found = session.run({"x": x})["y"]
+    assert np.abs(found - right).max() < 2e-5 * np.abs(right).max()
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_replays_give_the_same_answers_for_alternating_shapes(archive, goldens, precision, compiled):
+    def answers(cuda_graph):
+        options = SessionOptions(cuda_graph=cuda_graph)
+        program = load_program(archive)
+        with open_module(program, programs.SIGNATURE, options, precision=precision, compiled=compiled) as session:
+            assert ("CUDA graph" in session.runtime) == cuda_graph
+            return [session.run(goldens[rows].inputs) for rows in (2, 5, 2, 5, 5, 2)]
+
+    for plain, replayed in zip(answers(False), answers(True), strict=True):
+        for name in plain:
+            np.testing.assert_allclose(replayed[name], plain[name], rtol=1e-5 if precision == "fp32" else 2e-3)
+
+
+def test_a_replay_computes_what_it_is_given_not_what_it_was_recorded_with(archive):
+    with open_module(load_program(archive), programs.SIGNATURE, SessionOptions(cuda_graph=True)) as session:
+        right = TorchSession(programs.Mixed(), programs.SIGNATURE)
+        for seed in range(3):
+            feeds = programs.feeds(4, seed)
+            np.testing.assert_allclose(session.run(feeds)["y"], right.run(feeds)["y"], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_more_shapes_than_graphs_are_answered_too(archive, goldens, compiled):
+    options = SessionOptions(cuda_graph=True, graphs=2)
+    with open_module(load_program(archive), programs.SIGNATURE, options, compiled=compiled) as session:
+        for _ in range(2):
+            for golden in goldens.values():
+                assert_agrees(session, golden, "fp32")
+
+
+def test_a_prepared_call_outlives_the_record_of_its_shape(archive, goldens):
+    options = SessionOptions(cuda_graph=True, graphs=1)
+    with open_module(load_program(archive), programs.SIGNATURE, options) as session:
+        call = session.prepare(goldens[3].inputs)
+        session.run(goldens[5].inputs)
+        assert call() > 0
+        assert_agrees(session, goldens[5], "fp32")
+
+
+@pytest.mark.parametrize("cuda_graph", [False, True])
+def test_a_call_is_timed_by_the_device_and_with_copies_by_the_clock(archive, goldens, cuda_graph):
+    with PYTORCH.open(archive, programs.SIGNATURE, "fp16", SessionOptions(cuda_graph=cuda_graph)) as session:
+        call = session.prepare(goldens[16].inputs)
+        call()
+        times = [call() for _ in range(20)]
+        assert all(0 < t < 1 for t in times)
+        assert session.prepare(goldens[16].inputs, copies=True)() is None
+
+
+def test_a_full_gpu_is_said(archive):
+    class Huge(torch.nn.Module):
+        def forward(self, x, ids):
+            return x + torch.zeros(1 << 44, device=x.device)[:4], ids
+
+    with (
+        open_module(Huge(), programs.SIGNATURE) as session,
+        pytest.raises(DeviceMemoryError, match="Tried to allocate"),
+    ):
+        session.run(programs.feeds(2))
+
+
+@pytest.mark.parametrize("cuda_graph", [False, True])
+def test_a_closed_session_gives_its_memory_back(cuda_graph):
+    signature = Signature(
+        programs.SIGNATURE.inputs[:1], (TensorSpec("y", "float32", ("batch", 1 << 22)),), (programs.BATCH,)
+    )
+    session = open_module(torch.nn.Linear(4, 1 << 22), signature, SessionOptions(cuda_graph=cuda_graph))
+    session.run({"x": programs.feeds(2)["x"]})
+    full = torch.cuda.memory_allocated()
+    session.close()
+    assert torch.cuda.memory_allocated() < full - (64 << 20), "what the weights took"

@@ -1,0 +1,206 @@
+"""What needs a GPU and TensorRT, and no torch."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+import tiny
+
+from torchlift.backends import Compilation, CompileOptions, SessionOptions, backend
+from torchlift.backends.cuda import Buffer, DeviceArray, Stream, to_device, to_host
+from torchlift.backends.tensorrt.inspector import read_layers, require_precision
+from torchlift.bundle import Bundle
+from torchlift.errors import BackendError, EngineError, ParserError, ProfileError, SignatureError
+from torchlift.graph.edit import save_model
+from torchlift.graph.half import ToHalf
+from torchlift.graph.quantize import Quantize
+from torchlift.graph.schemes import SCHEMES
+from torchlift.graph.units import name_nodes
+from torchlift.measure.latency import LatencyOptions
+from torchlift.signature import Profile
+from torchlift.stages import BenchOptions, BuildOptions, JobOptions, bench_bundle, build_bundle, layers_of
+
+STATE = backend("tensorrt").available()
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not STATE.ok, reason=STATE.detail)]
+
+QUICK = BenchOptions((1, 8), latency=LatencyOptions(rounds=2, turn_seconds=0.01, pause_seconds=0.0))
+
+
+def options(precision="fp32", **compiling):
+    return JobOptions(build=BuildOptions(("tensorrt",), (precision,)), compile=CompileOptions(**compiling), bench=QUICK)
+
+
+def variant_of(manifest, precision="fp32"):
+    return manifest.variant(f"model/tensorrt/{precision}")
+
+
+def opened(bundle, precision="fp32", **session):
+    variant = variant_of(bundle.manifest, precision)
+    return backend("tensorrt").open(
+        bundle.file(variant.model), tiny.SIGNATURE, variant.recipe, SessionOptions(**session)
+    )
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory):
+    """The tiny bundle with an FP32 and an FP16 engine, of the default profiles; not to be changed."""
+    made = tiny.make_bundle(tmp_path_factory.mktemp("engine") / "tiny")
+    build_bundle(made.path, options("fp32"))
+    build_bundle(made.path, options("fp16"))
+    return Bundle.open(made.path)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_an_engine_is_built_proven_measured_and_chosen(engine, precision):
+    variant = variant_of(engine.manifest, precision)
+    assert not variant.failure
+    assert variant.verification.passed, variant.verification.failures
+    assert {check.golden for check in variant.verification.checks} == {"min", "opt", "max"}
+    assert variant.verification.invariance
+    times = engine.manifest.benchmarks["model"].of(variant.name)
+    assert [x.batch for x in times] == [1, 8]
+    assert all(0 < x.median < x.copied for x in times)
+    assert engine.manifest.choices["model"].variant.startswith("model/tensorrt/")
+
+
+def test_the_layers_say_what_they_compute_in_and_of_which_nodes(engine):
+    by_precision = {p: layers_of(engine.path, f"model/tensorrt/{p}") for p in ("fp32", "fp16")}
+    assert all(layer.seconds > 0 for layers in by_precision.values() for layer in layers)
+    assert "fp16" in {layer.precision for layer in by_precision["fp16"]}
+    assert {layer.precision for layer in by_precision["fp32"]} <= {"fp32"}
+    assert any("product" in node for layer in by_precision["fp32"] for node in layer.nodes)
+
+
+def test_an_engine_that_does_not_compute_in_what_was_asked_for_is_an_error(engine):
+    with opened(engine) as session:
+        fp32 = read_layers(session.describe({"batch": 4}))
+    require_precision(fp32, "fp32")
+    with pytest.raises(BackendError, match="does not compute in fp16"):
+        require_precision(fp32, "fp16")
+
+
+@pytest.mark.parametrize("cuda_graph", [False, True])
+def test_shapes_alternate_also_more_than_there_are_graphs(engine, cuda_graph):
+    with opened(engine, cuda_graph=cuda_graph, graphs=2) as session:
+        for rows in (1, 8, 3, 1, 5, 8, 2):
+            x = tiny.sample(rows, seed=rows)
+            np.testing.assert_allclose(session.run({"x": x})["y"], tiny.answer(x), rtol=1e-4, atol=1e-4)
+
+
+def test_tensors_on_the_device_are_read_and_answered_there(engine):
+    for graphed in (False, True):
+        with opened(engine, cuda_graph=graphed) as session:
+            stream, buffer, x = Stream(), Buffer(), tiny.sample(3)
+            buffer.reserve(x.nbytes)
+            to_device(x, buffer.address, stream)
+            stream.synchronize()
+            given = DeviceArray(buffer.address, x.shape, x.dtype, 0, buffer.block)
+            y = session.run_on_device({"x": given})["y"]
+            answer = np.empty(y.shape, y.dtype)
+            to_host(y.address, answer, y.stream)
+            y.stream.synchronize()
+            np.testing.assert_allclose(answer, tiny.answer(x), rtol=1e-4, atol=1e-4)
+            with pytest.raises(SignatureError, match="int32"):
+                session.run_on_device({"x": replace(given, dtype=np.dtype("int32"))})
+
+
+def test_what_no_profile_holds_is_refused_and_what_one_holds_is_proven(tmp_path):
+    bundle = tiny.make_bundle(tmp_path / "tiny")
+    manifest = build_bundle(bundle.path, options(profiles=(Profile.parse("batch=1:1:2"), Profile.parse("batch=4:4:5"))))
+    proof = variant_of(manifest).verification
+    assert proof.passed, proof.failures
+    assert {c.golden for c in proof.checks} == {"min", "opt", "max, 5 of 8 rows"}
+    assert [x.batch for x in manifest.benchmarks["model"].of("model/tensorrt/fp32")] == [1]
+    with opened(Bundle.open(bundle.path)) as session:
+        session.run({"x": tiny.sample(4)})
+        with pytest.raises(ProfileError, match=r"batch 3; it has batch 1\.\.2; batch 4\.\.5") as raised:
+            session.run({"x": tiny.sample(3)})
+        assert "--profile batch=3:3:3" in raised.value.remedy
+
+
+def test_a_build_that_fails_leaves_the_engine_of_before(tmp_path):
+    bundle = tiny.make_bundle(tmp_path / "tiny")
+    before = variant_of(build_bundle(bundle.path, options()))
+    library = tmp_path / "operators.so"
+    library.write_text("no library")
+    after = variant_of(build_bundle(bundle.path, options(plugins=(library,))))
+    assert after.files == before.files
+    assert not after.failure
+
+
+def test_timings_of_kernels_are_kept_beside_the_bundle(tmp_path):
+    bundle = tiny.make_bundle(tmp_path / "tiny")
+    build_bundle(bundle.path, options())
+    (kept,) = tmp_path.glob(".tiny.*.timing")
+    before = kept.read_bytes()
+    assert before
+    build_bundle(bundle.path, options(profiles=(Profile.parse("batch=1:2:3"),)))
+    assert len(kept.read_bytes()) >= len(before)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [
+        ("gpu", "NVIDIA T4", "it was built on an NVIDIA T4"),
+        ("driver", "470.1", "it was built with driver 470.1"),
+        ("tensorrt", "7.0", r"it was built by TensorRT 7\.0"),
+        ("engine", "0" * 64, "it was cut off or changed"),
+    ],
+)
+def test_a_foreign_stale_or_changed_engine_is_refused(engine, tmp_path, field, value, said):
+    import shutil
+
+    copy = Bundle.open(shutil.copytree(engine.path, tmp_path / "copy"))
+    record = copy.file(variant_of(copy.manifest).model).with_name("engine.json")
+    record.write_text(json.dumps({**json.loads(record.read_text()), field: value}))
+    with pytest.raises(EngineError, match=said) as raised:
+        opened(copy)
+    assert f"torchlift build {copy.path} --backend tensorrt --precision fp32" in raised.value.remedy
+
+
+def test_an_operator_that_the_parser_lacks_is_named(tmp_path):
+    file = tmp_path / "model.onnx"
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("Mystery", ["x"], ["y"], name="strange", domain="unheard.of")],
+        "unknown",
+        [onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["batch", tiny.WIDTH])],
+        [onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, ["batch", tiny.OUTPUTS])],
+    )
+    opsets = [onnx.helper.make_opsetid("", 16), onnx.helper.make_opsetid("unheard.of", 1)]
+    onnx.save(onnx.helper.make_model(graph, opset_imports=opsets, ir_version=8), file)
+    with pytest.raises(ParserError, match=r"cannot read Mystery \(strange\)"):
+        backend("tensorrt").build(file, tmp_path, tiny.SIGNATURE)
+
+
+def test_int8_is_built_from_pairs_in_the_graph(tmp_path):
+    model = ir.from_proto(tiny.model())
+    name_nodes(model)
+    Quantize(SCHEMES["int8-s8s8"], {"x": (-4.0, 4.0)})(model)
+    for recipe in ("int8", "int8-fp16"):
+        folder = tmp_path / recipe
+        folder.mkdir()
+        if recipe == "int8-fp16":
+            ToHalf({})(model)
+        save_model(model, folder / "model.onnx")
+        runtime = backend("tensorrt")
+        file = runtime.build(folder / "model.onnx", folder, tiny.SIGNATURE, Compilation(recipe))
+        x = tiny.sample(4)
+        with runtime.open(folder / file, tiny.SIGNATURE, recipe) as session:
+            y = session.run({"x": x})["y"]
+        scale = np.abs(tiny.answer(x)).max()
+        assert 1e-4 < np.abs(y - tiny.answer(x)).max() / scale < 0.05
+
+
+def test_cuda_graphs_are_measured_beside(engine, tmp_path):
+    import shutil
+
+    path = shutil.copytree(engine.path, tmp_path / "copy")
+    manifest = bench_bundle(path, replace(QUICK, cuda_graph=True))
+    benchmark = manifest.benchmarks["model"]
+    for precision in ("fp32", "fp16"):
+        assert len(benchmark.modes_of(f"model/tensorrt/{precision}")) == 2
+    assert not benchmark.failures
+    assert all("H" in seen.gpu or "NVIDIA" in seen.gpu for seen in benchmark.conditions)
