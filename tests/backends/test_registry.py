@@ -33,7 +33,7 @@ def test_every_backend_knows_itself_by_its_name(name):
     found = backend(name)
     assert found.name == name
     assert found is backend(name)
-    assert found.version().split()[0] == name.partition("-")[0]
+    assert found.version().split()[0] in name
     assert "fp32" in found.precisions
 
 

@@ -8,6 +8,7 @@ import onnx
 import onnx_ir as ir
 import pytest
 import tiny
+import wide
 
 from torchlift.backends import Compilation, CompileOptions, SessionOptions, backend
 from torchlift.backends.cuda import Buffer, DeviceArray, Stream, to_device, to_host
@@ -20,6 +21,7 @@ from torchlift.graph.quantize import Quantize
 from torchlift.graph.schemes import SCHEMES
 from torchlift.graph.units import name_nodes
 from torchlift.measure.latency import LatencyOptions
+from torchlift.measure.numerics import TOLERANCES, failures, verify_goldens
 from torchlift.signature import Profile
 from torchlift.stages import BenchOptions, BuildOptions, JobOptions, bench_bundle, build_bundle, layers_of
 
@@ -40,14 +42,17 @@ def variant_of(manifest, precision="fp32"):
 def opened(bundle, precision="fp32", **session):
     variant = variant_of(bundle.manifest, precision)
     return backend("tensorrt").open(
-        bundle.file(variant.model), tiny.SIGNATURE, variant.recipe, SessionOptions(**session)
+        bundle.file(variant.model),
+        bundle.manifest.component("model").signature,
+        variant.recipe,
+        SessionOptions(**session),
     )
 
 
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory):
-    """The tiny bundle with an FP32 and an FP16 engine, of the default profiles; not to be changed."""
-    made = tiny.make_bundle(tmp_path_factory.mktemp("engine") / "tiny")
+    """The wide bundle with an FP32 and an FP16 engine, of the default profiles; not to be changed."""
+    made = wide.make_bundle(tmp_path_factory.mktemp("engine") / "wide")
     build_bundle(made.path, options("fp32"))
     build_bundle(made.path, options("fp16"))
     return Bundle.open(made.path)
@@ -86,14 +91,14 @@ def test_an_engine_that_does_not_compute_in_what_was_asked_for_is_an_error(engin
 def test_shapes_alternate_also_more_than_there_are_graphs(engine, cuda_graph):
     with opened(engine, cuda_graph=cuda_graph, graphs=2) as session:
         for rows in (1, 8, 3, 1, 5, 8, 2):
-            x = tiny.sample(rows, seed=rows)
-            np.testing.assert_allclose(session.run({"x": x})["y"], tiny.answer(x), rtol=1e-4, atol=1e-4)
+            x = wide.sample(rows, seed=rows)
+            np.testing.assert_allclose(session.run({"x": x})["y"], wide.answer(x), rtol=1e-3, atol=1e-4)
 
 
 def test_tensors_on_the_device_are_read_and_answered_there(engine):
     for graphed in (False, True):
         with opened(engine, cuda_graph=graphed) as session:
-            stream, buffer, x = Stream(), Buffer(), tiny.sample(3)
+            stream, buffer, x = Stream(), Buffer(), wide.sample(3)
             buffer.reserve(x.nbytes)
             to_device(x, buffer.address, stream)
             stream.synchronize()
@@ -102,7 +107,7 @@ def test_tensors_on_the_device_are_read_and_answered_there(engine):
             answer = np.empty(y.shape, y.dtype)
             to_host(y.address, answer, y.stream)
             y.stream.synchronize()
-            np.testing.assert_allclose(answer, tiny.answer(x), rtol=1e-4, atol=1e-4)
+            np.testing.assert_allclose(answer, wide.answer(x), rtol=1e-3, atol=1e-4)
             with pytest.raises(SignatureError, match="int32"):
                 session.run_on_device({"x": replace(given, dtype=np.dtype("int32"))})
 
@@ -176,22 +181,37 @@ def test_an_operator_that_the_parser_lacks_is_named(tmp_path):
 
 
 def test_int8_is_built_from_pairs_in_the_graph(tmp_path):
-    model = ir.from_proto(tiny.model())
-    name_nodes(model)
-    Quantize(SCHEMES["int8-s8s8"], {"x": (-4.0, 4.0)})(model)
+    x = wide.sample(4)
+    ranges = {"x": (-4.0, 4.0), "positive": (0.0, 8.0)}
     for recipe in ("int8", "int8-fp16"):
+        model = ir.from_proto(wide.model())
+        name_nodes(model)
+        Quantize(SCHEMES["int8-s8s8"], ranges)(model)
         folder = tmp_path / recipe
         folder.mkdir()
         if recipe == "int8-fp16":
             ToHalf({})(model)
         save_model(model, folder / "model.onnx")
         runtime = backend("tensorrt")
-        file = runtime.build(folder / "model.onnx", folder, tiny.SIGNATURE, Compilation(recipe))
-        x = tiny.sample(4)
-        with runtime.open(folder / file, tiny.SIGNATURE, recipe) as session:
+        file = runtime.build(folder / "model.onnx", folder, wide.SIGNATURE, Compilation(recipe))
+        with runtime.open(folder / file, wide.SIGNATURE, recipe) as session:
             y = session.run({"x": x})["y"]
-        scale = np.abs(tiny.answer(x)).max()
-        assert 1e-4 < np.abs(y - tiny.answer(x)).max() / scale < 0.05
+        difference = np.abs(y - wide.answer(x)).max() / np.abs(wide.answer(x)).max()
+        assert 1e-4 < difference < 0.1
+
+
+def test_what_tensorrt_computes_wrongly_is_refused(tmp_path):
+    """8.5.3 leaves out the Relu after a quantised product that ends a graph: an engine counts for nothing unproven."""
+    model = ir.from_proto(tiny.model())
+    name_nodes(model)
+    Quantize(SCHEMES["int8-s8s8"], {"x": (-4.0, 4.0)})(model)
+    save_model(model, tmp_path / "model.onnx")
+    file = backend("tensorrt").build(tmp_path / "model.onnx", tmp_path, tiny.SIGNATURE, Compilation("int8"))
+    with backend("tensorrt").open(tmp_path / file, tiny.SIGNATURE, "int8") as session:
+        wrong = failures(verify_goldens(session.run, list(tiny.goldens())), TOLERANCES["int8"])
+        x = tiny.sample(4)
+        right = np.abs(session.run({"x": x})["y"] - tiny.answer(x)).max() < 0.5
+    assert bool(wrong) is not right
 
 
 def test_cuda_graphs_are_measured_beside(engine, tmp_path):

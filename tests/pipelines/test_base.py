@@ -7,7 +7,8 @@ import pytest
 import tiny
 from shipped import pictures
 
-from torchlift.backends import Availability, Session, backend
+from torchlift.backends import Availability, Session, SessionOptions, backend
+from torchlift.backends.onnxruntime import OnnxRuntime
 from torchlift.bundle import Bundle, locked
 from torchlift.errors import BackendUnavailableError, BundleError, StorageError, VerificationError
 from torchlift.evidence import Tolerance
@@ -230,6 +231,26 @@ def test_what_was_written_after_opening_is_not_overwritten(ready, progress):
         assert answer(pipeline).shape == (2, tiny.OUTPUTS)
     assert Bundle.open(ready.path).manifest.made_with == {"somebody": "else"}
     assert "the proof is not kept: the bundle was changed" in progress.notes[1]
+
+
+@pytest.mark.parametrize(
+    ("chosen", "graphed", "replays"), [(ORT, True, True), (ORT, False, False), (OPENVINO, True, False)]
+)
+def test_the_chosen_replays_graphs_where_it_was_faster_so_and_on_the_device_that_was_named(
+    ready, monkeypatch, chosen, graphed, replays
+):
+    choice = replace(ready.manifest.choices["model"], variant=chosen, cuda_graph=graphed)
+    ready.commit(replace(ready.manifest, choices={"model": choice}))
+    told, opening = [], OnnxRuntime.open
+
+    def remember(self, model, signature, recipe, options):
+        told.append(options)
+        return opening(self, model, signature, recipe, options)
+
+    with open_bundle(ready.path, OpenOptions({"model": ORT}, threads=1, device=2)) as pipeline:
+        monkeypatch.setattr(OnnxRuntime, "open", remember)
+        answer(pipeline)
+    assert told == [SessionOptions(1, 2, cuda_graph=replays)]
 
 
 @pytest.mark.parametrize("threads", [1, 3])

@@ -25,9 +25,14 @@ def conversions_table(manifest: Manifest, *, verbose: bool = False) -> Renderabl
     table = Table(title="converted graphs", title_justify="left", title_style="bold", box=None)
     for name in ("graph", "converted", "size", "ranges from", "stays FP32"):
         table.add_column(name, justify="right" if name in ("converted", "size") else "left", overflow="fold")
-    for graph in manifest.graphs:
+    for graph in converted_graphs(manifest):
         table.add_row(graph.name, *_conversion(manifest, graph, verbose))
     return Group(table, Text(""))
+
+
+def converted_graphs(manifest: Manifest) -> list[Graph]:
+    """The graphs that a conversion made, or could not make: not the programs, which are exported."""
+    return [graph for graph in manifest.graphs if graph.conversion or graph.failure]
 
 
 def _conversion(manifest: Manifest, graph: Graph, verbose: bool) -> list[str]:

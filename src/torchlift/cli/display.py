@@ -31,12 +31,12 @@ def console() -> Console:
 
 def print_manifest(manifest: Manifest, verbose: bool = False) -> None:
     """Print a bundle's variants as tables; ``verbose`` adds what ran them and every difference from PyTorch."""
-    from torchlift.cli.accuracy import conversions_table, together_line
+    from torchlift.cli.accuracy import conversions_table, converted_graphs, together_line
     from torchlift.cli.costs import scaling_table
     from torchlift.cli.tables import manifest_tables, runtimes_table, verification_table
 
     out = console()
-    if manifest.graphs:
+    if converted_graphs(manifest):
         out.print(conversions_table(manifest, verbose=verbose))
     for table in manifest_tables(manifest, out.width):
         out.print(table)

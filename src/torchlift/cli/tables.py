@@ -130,7 +130,8 @@ def _component_table(manifest: Manifest, component: Component, width: int) -> Re
         if not beside:
             score, drop = line.score
             said = f"{metric} {score}{f', drop {drop}' if drop else ''}; " if score not in ("", "-") else ""
-            below.append(Text(f"{line.name} {line.precision}: {said}{line.verdict}", style=line.style))
+            if said or line.verdict:
+                below.append(Text(f"{line.name} {line.precision}: {said}{line.verdict}", style=line.style))
     caption = f"{_caption(component, benchmark, width)} {_score_caption(manifest, component)}"
     return Group(table, *below, Text(caption, style="dim"), Text(""))
 

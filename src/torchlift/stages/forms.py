@@ -279,7 +279,7 @@ def converter_of(form: str, source: Path, folder: Path) -> Converter | None:
     """The converter that made the graph in ``folder``, with its ranges and the nodes that it keeps; None for a form
     that cannot be made in part.
     """
-    made = FORMS[form]
+    made = FORMS.get(form)
     if not isinstance(made, (Half, Integers)):
         return None
     settings = json.loads((folder / SETTINGS).read_text())

@@ -18,6 +18,7 @@ from torchlift.progress import SILENT, Progress
 from torchlift.stages.bench import BenchOptions, bench_component
 from torchlift.stages.build import build_and_verify, verify_all
 from torchlift.stages.convert import convert_component
+from torchlift.stages.forms import FORMS
 from torchlift.stages.judging import metric_to_search, on_fewer, open_scorer
 from torchlift.stages.options import JobOptions
 from torchlift.stages.plan import Materials, plan
@@ -171,7 +172,7 @@ def build_bundle(path: Path, options: JobOptions | None = None, progress: Progre
 
 def materials_of(options: JobOptions, manifest: Manifest | None = None) -> Materials:
     """What there is to make variants from; a bundle may have graphs that were calibrated before."""
-    graphs = {g.form for g in manifest.graphs if not g.failure} if manifest else set()
+    graphs = {g.form for g in manifest.graphs if not g.failure and g.form in FORMS} if manifest else set()
     learnt = manifest is not None and any(PurePosixPath(path).name == SCALES for path in manifest.files)
     return Materials(
         data=options.data.path is not None or bool(graphs),

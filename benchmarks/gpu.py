@@ -1,0 +1,308 @@
+"""Full-size models on an NVIDIA GPU: torchlift's variants in FP16 against PyTorch and ONNX Runtime, in one run.
+
+    python benchmarks/gpu.py prepare ViT-B-16 --work bench                    # where torch is
+    python benchmarks/gpu.py build ViT-B-16 --work bench --backend tensorrt   # by the Python that has TensorRT
+    python benchmarks/gpu.py build ViT-B-16 --work bench --backend onnxruntime-cuda --backend pytorch
+    python benchmarks/gpu.py measure ViT-B-16 --work bench --tensorrt "LD_LIBRARY_PATH=... python3.10"
+    python benchmarks/gpu.py table ViT-B-16.json RN50.json
+
+TensorRT and torch may live in different Pythons: ``--tensorrt`` says how the other is started; without it, this one is.
+Weights are random: they run as fast as trained ones, and say nothing about accuracy.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import shutil
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from gpu_peers import BATCH, CONTEXT, PlainOnnxRuntime, Stream, captions_as_ids
+from torchlift.backends import CompileOptions, backend
+from torchlift.bundle import Bundle
+from torchlift.evidence import GRAPHED, Benchmark, Latency
+from torchlift.manifest import Variant
+from torchlift.measure.latency import Contender, Interpreter, LatencyOptions, Workload, measure_latency
+from torchlift.progress import Progress
+from torchlift.signature import Profile
+from torchlift.stages import BenchOptions, build_variant, contenders_of, convert_component, verify_all, workloads
+from torchlift.stages.samples import goldens_as_samples
+
+TEXTS = 1024
+
+PADDED = "pytorch compile fp16 + CUDA graph, padded to 52"
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A family with what is built and measured of it. ``profiles`` are those of TensorRT's engines."""
+
+    family: str
+    recipes: Mapping[str, tuple[str, ...]]
+    batches: tuple[int, ...]
+    profiles: tuple[str, ...]
+    baseline: str
+    sizes: Mapping[str, int]
+
+
+CLIP = Subject(
+    family="chinese-clip",
+    recipes={"tensorrt": ("fp16",), "onnxruntime-cuda": ("fp16",), "pytorch": ("fp16",)},
+    batches=(1, BATCH),
+    profiles=("image.batch=1:1:1", f"text.batch=1:1:1,text.sequence={CONTEXT}:{CONTEXT}:{CONTEXT}"),
+    baseline="pytorch eager fp16",
+    sizes={"sequence": CONTEXT},
+)
+MOBILEVIT = Subject(
+    family="mobilevit",
+    recipes={
+        "tensorrt": ("fp32", "fp16", "int8-fp16"),
+        "onnxruntime-cuda": ("fp32", "fp16"),
+        "pytorch": ("fp32", "fp16"),
+    },
+    batches=(1, 4, 8),
+    profiles=("batch=1:1:1", "batch=4:4:4", "batch=8:8:8"),
+    baseline="pytorch eager",
+    sizes={},
+)
+
+
+def subject_of(size: str) -> Subject:
+    return MOBILEVIT if size.startswith("mobilevit") else CLIP
+
+
+class Said(Progress):
+    """Prints what the stages note."""
+
+    def note(self, text: str) -> None:
+        print(f"note: {text}", flush=True)
+
+
+def checkpoint_of(size: str, work: Path) -> Path:
+    return work / (f"{size}.pth.tar" if subject_of(size) is MOBILEVIT else f"{size}.pt")
+
+
+def prepare(size: str, work: Path) -> None:
+    """Write the checkpoint, and the bundle with its graphs and programs."""
+    from random_checkpoint import write_checkpoint, write_mobilevit
+    from torchlift.ship import export
+
+    write = write_mobilevit if subject_of(size) is MOBILEVIT else write_checkpoint
+    write(size, checkpoint_of(size, work))
+    export(source_of(size, work), work / size, program=True)
+
+
+def source_of(size: str, work: Path) -> Any:
+    from torchlift.ship import Source
+
+    return Source(subject_of(size).family, str(checkpoint_of(size, work)))
+
+
+def bundle_of(size: str, work: Path, name: str) -> Path:
+    """Engines are built in a copy of the bundle: another Python may be at work on it."""
+    path = work / f"{size}.{name}" if name == "tensorrt" else work / size
+    if not path.is_dir():
+        shutil.copytree(work / size, path)
+    return path
+
+
+def build(
+    size: str, work: Path, names: Sequence[str], components: Sequence[str], recipes: Sequence[str], more: Sequence[str]
+) -> None:
+    """Convert, build and verify; seconds of each build go into a file beside the bundle."""
+    subject = subject_of(size)
+    profiles = tuple(Profile.parse(text) for text in (*subject.profiles, *more))
+    for name in names:
+        bundle, runtime = Bundle.open(bundle_of(size, work, name)), backend(name)
+        samples = replace(goldens_as_samples(bundle), given=True)
+        file = work / f"{size}.{name}.seconds.json"
+        seconds = json.loads(file.read_text()) if file.is_file() else {}
+        for component in bundle.manifest.components:
+            if components and component.name not in components:
+                continue
+            for recipe in recipes or subject.recipes[name]:
+                if runtime.recipes[recipe] not in ("fp32", "program"):
+                    convert_component(bundle, component, [runtime.recipes[recipe]], samples)
+                start = time.perf_counter()
+                variant = build_variant(bundle, component, name, recipe, Said(), CompileOptions(profiles))
+                seconds[variant.name] = time.perf_counter() - start
+                verify_all(bundle, [variant])
+                print(f"{variant.name}: {seconds[variant.name]:.0f} s, {_state(bundle, variant)}", flush=True)
+        file.write_text(json.dumps(seconds))
+
+
+def _state(bundle: Bundle, variant: Variant) -> str:
+    variant = bundle.manifest.variant(variant.name)
+    if variant.failure or variant.verification is None:
+        return f"not built: {variant.failure}"
+    return "verified" if variant.verification.passed else f"out of tolerance: {variant.verification.failures[0]}"
+
+
+def peers_of(size: str, work: Path, component: str) -> list[Contender]:
+    """PyTorch, and ONNX Runtime as it comes."""
+    from torchlift.ship import peers
+
+    found = peers(source_of(size, work), component, compiled=True, cuda_graph=True)
+    if subject_of(size) is CLIP:
+        found = [peer for peer in found if "fp16" in peer.name]
+    bundle = Bundle(work / size, Bundle.open(work / size).manifest)
+    graph = bundle.manifest.graph(component, "fp16")
+    if graph is not None and graph.model:
+        signature = bundle.manifest.component(component).signature
+        opener = partial(PlainOnnxRuntime, bundle.file(graph.model).absolute(), signature)
+        found.append(Contender("onnxruntime cuda fp16, plain", opener))
+    return found
+
+
+def ours_of(
+    size: str, work: Path, component: str, python: Interpreter | None, failed: dict[str, str]
+) -> list[Contender]:
+    """The variants that were built and verified, as they are and replaying CUDA graphs."""
+    found = []
+    for name in subject_of(size).recipes:
+        bundle = Bundle.open(bundle_of(size, work, name))
+        for variant in bundle.manifest.variants_of(component):
+            state = _state(bundle, variant)
+            if variant.failure or variant.verification is None:
+                failed[variant.name] = state
+                continue
+            if state != "verified":
+                failed[variant.name] = f"measured, but {state}"
+            opened = contenders_of(bundle, variant, graphed=True)
+            found += [replace(c, python=python if name == "tensorrt" else None) for c in opened]
+    return found
+
+
+def measure(
+    size: str, work: Path, python: Interpreter | None, components: Sequence[str], rounds: int
+) -> dict[str, Any]:
+    """Measure every component at every size, and texts of realistic length."""
+    subject, bundle = subject_of(size), Bundle.open(work / size)
+    result: dict[str, Any] = {"size": size, "components": {}, "failed": {}, "facts": _facts(size, work)}
+    for component in bundle.manifest.components:
+        if components and component.name not in components:
+            continue
+        failed: dict[str, str] = {}
+        ours = ours_of(size, work, component.name, python, failed)
+        contenders = [*peers_of(size, work, component.name), *ours]
+        sizes = {k: v for k, v in subject.sizes.items() if any(a.name == k for a in component.signature.axes)}
+        loads = workloads(bundle, component, BenchOptions(subject.batches, sizes))
+        options = LatencyOptions(rounds=rounds, turn_seconds=0.3, warmups=3)
+        benchmark = measure_latency(contenders, loads, baseline=subject.baseline, options=options)
+        result["components"][component.name] = benchmark
+        if component.name == "text":
+            result["components"]["texts of realistic length"] = by_length(contenders, rounds)
+        result["failed"] |= {**failed, **benchmark.failures}
+    return result
+
+
+def by_length(contenders: Sequence[Contender], rounds: int) -> Benchmark:
+    """TEXTS captions: padded to their length by what replays CUDA graphs of any, and to 52 by torch.compile."""
+    ids = captions_as_ids(TEXTS)
+    named = {c.name: c for c in contenders}
+    padded = Contender(PADDED, partial(Stream, named[PADDED.partition(",")[0]].open, False))
+    able = [
+        c for c in contenders if c.name.startswith("text/") and c.name.endswith(GRAPHED) and "tensorrt" not in c.name
+    ]
+    ours = [replace(c, open=partial(Stream, c.open, True)) for c in able]
+    load = Workload({"batch": len(ids)}, {"text": ids})
+    options = LatencyOptions(rounds=rounds, turn_seconds=0.3)
+    return measure_latency([padded, *ours], [load], baseline=PADDED, options=options)
+
+
+def _facts(size: str, work: Path) -> dict[str, Any]:
+    """Seconds to build and bytes of each of our variants."""
+    facts = {}
+    for name in subject_of(size).recipes:
+        bundle = Bundle.open(bundle_of(size, work, name))
+        file = work / f"{size}.{name}.seconds.json"
+        seconds = json.loads(file.read_text()) if file.is_file() else {}
+        for variant in bundle.manifest.variants:
+            if variant.backend == name and variant.files:
+                facts[variant.name] = [seconds.get(variant.name), bundle.manifest.size(variant)]
+    return facts
+
+
+def table(file: Path) -> None:
+    """Print a result as Markdown: the fastest of ours in bold, ratios to the baseline and to the best peer."""
+    result = json.loads(file.read_text())
+    print(f"## {result['size']}\n")
+    for component, found in result["components"].items():
+        benchmark = msgspec.convert(found, Benchmark)
+        for sizes in dict.fromkeys(tuple(x.sizes.items()) for x in benchmark.latencies):
+            rows = [x for x in benchmark.latencies if tuple(x.sizes.items()) == sizes]
+            print(f"{component}, {', '.join(f'{name} {size}' for name, size in sizes)}\n")
+            _print_rows(component, rows, benchmark, result["facts"])
+    for name, reason in result["failed"].items():
+        print(f"- {name}: {reason}")
+    seen = [c for found in result["components"].values() for c in found["conditions"]]
+    said = {f"{c['gpu']}, {min(c['clock'])}-{max(c['clock'])} MHz, at most {c['temperature'][1]} C" for c in seen}
+    first = next(iter(result["components"].values()))
+    print(f"\n{'; '.join(sorted(said))}; {first['rounds']} interleaved rounds, a process each; {first['at']}\n")
+
+
+def _print_rows(component: str, rows: Sequence[Latency], benchmark: Benchmark, facts: Mapping[str, Any]) -> None:
+    ours = [x for x in rows if x.contender.startswith(f"{component.split(' ')[0].removesuffix('s')}/")]
+    ours = ours or [x for x in rows if "/" in x.contender]
+    peers = [x for x in rows if x not in ours]
+    best = min(ours, key=lambda x: x.median).contender if ours else ""
+    bar = min((x.median for x in peers), default=float("nan"))
+    print(
+        f"| contender | ms | with copies | times {benchmark.baseline} [95%] | times the best peer | built in s | MB |"
+    )
+    print("|---|--:|--:|--:|--:|--:|--:|")
+    for x in rows:
+        name = f"**{x.contender}**" if x.contender == best else x.contender
+        speed = f"{x.speedup.value:.2f} [{x.speedup.low:.2f}, {x.speedup.high:.2f}]" if x.speedup else "1"
+        seconds, size = facts.get(x.contender.removesuffix(GRAPHED), (None, None))
+        built = [f"{seconds:.0f}" if seconds else "", f"{size / 1e6:.0f}" if size else ""]
+        copied = f"{x.copied:.3f}" if x.copied else ""
+        print(f"| {name} | {x.median:.3f} | {copied} | {speed} | {bar / x.median:.2f} | {' | '.join(built)} |")
+    print()
+
+
+def interpreter(text: str) -> Interpreter | None:
+    """``NAME=VALUE ... EXECUTABLE`` as another Python; None for an empty text."""
+    words = shlex.split(text)
+    if not words:
+        return None
+    environment = dict(word.split("=", 1) for word in words[:-1])
+    return Interpreter(words[-1], environment)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("step", choices=["prepare", "build", "measure", "table"])
+    parser.add_argument("subjects", nargs="+", help="sizes such as ViT-B-16 or mobilevit-xxs; for table, results")
+    parser.add_argument("--work", type=Path, default=Path("bench"), help="where checkpoints and bundles are kept")
+    parser.add_argument("--backend", action="append", default=[])
+    parser.add_argument("--component", action="append", default=[], help="only this one")
+    parser.add_argument("--recipe", action="append", default=[], help="only this one")
+    parser.add_argument("--profile", action="append", default=[], help="a further profile of TensorRT's engines")
+    parser.add_argument("--tensorrt", default="", help="NAME=VALUE ... PYTHON: where TensorRT is")
+    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--json", type=Path, help="where the result goes")
+    given = parser.parse_args()
+    for subject in given.subjects:
+        if given.step == "prepare":
+            prepare(subject, given.work)
+        elif given.step == "build":
+            build(subject, given.work, given.backend, given.component, given.recipe, given.profile)
+        elif given.step == "measure":
+            result = measure(subject, given.work, interpreter(given.tensorrt), given.component, given.rounds)
+            (given.json or Path(f"{subject}.json")).write_bytes(msgspec.json.encode(result))
+        else:
+            table(Path(subject))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,99 @@
+"""What torchlift's GPU variants are measured against, and how texts of many lengths are, in processes of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from torchlift.backends import Call, Session
+from torchlift.signature import Signature
+
+CONTEXT = 52
+BATCH = 64
+STEP = 8
+"""Texts of like length share a batch, padded to a multiple of this: a length each would be a graph each."""
+
+
+class PlainOnnxRuntime(Session):
+    """ONNX Runtime's CUDA provider as it comes, on the graph in half precision, with its memory bound."""
+
+    on_device = True
+
+    def __init__(self, model: Path, signature: Signature) -> None:
+        import onnxruntime as ort
+
+        ort.preload_dlls()
+        super().__init__(signature, f"onnxruntime {ort.__version__} CUDAExecutionProvider with its defaults")
+        self._session = ort.InferenceSession(str(model), providers=["CUDAExecutionProvider"])
+
+    def _run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        names = self.signature.output_names
+        return dict(zip(names, self._session.run(names, dict(feeds)), strict=True))
+
+    def _prepare(self, feeds: Mapping[str, np.ndarray]) -> Call:
+        import onnxruntime as ort
+
+        binding = self._session.io_binding()
+        for name, array in feeds.items():
+            binding.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(array, "cuda", 0))
+        for name in self.signature.output_names:
+            binding.bind_output(name, "cuda")
+        return partial(self._session.run_with_iobinding, binding)
+
+
+class Stream(Session):
+    """Runs all rows of an input of ids [texts, context], in batches: of like length and padded to it, or as they come.
+
+    Every batch is prepared once and stays on the GPU; a call runs one after the other.
+    """
+
+    on_device = True
+
+    def __init__(self, open_session: Callable[[], Session], by_length: bool) -> None:
+        inner = open_session()
+        super().__init__(inner.signature, inner.runtime)
+        self._inner = inner
+        self._by_length = by_length
+
+    def fits(self, feeds: Mapping[str, np.ndarray]) -> bool:
+        """Any number of rows is cut to batches."""
+        return True
+
+    def prepare(self, feeds: Mapping[str, np.ndarray], *, copies: bool = False) -> Call:
+        ids = feeds["text"]
+        parts = batches_by_length(ids) if self._by_length else [ids[i : i + BATCH] for i in range(0, len(ids), BATCH)]
+        calls = [self._inner.prepare({"text": part}, copies=copies) for part in parts]
+
+        def call() -> float | None:
+            times = [call() for call in calls]
+            return None if None in times else sum(t for t in times if t is not None)
+
+        return call
+
+    def _run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        raise TypeError("a stream is only timed")
+
+    def _prepare(self, feeds: Mapping[str, np.ndarray]) -> Call:
+        raise TypeError("a stream is only timed")
+
+
+def batches_by_length(ids: np.ndarray) -> list[np.ndarray]:
+    """The texts by length, a full batch each, padded to the least multiple of STEP (or the context) that holds it."""
+    lengths = (ids != 0).sum(axis=1)
+    order = np.argsort(lengths, kind="stable")
+    parts = [order[i : i + BATCH] for i in range(0, len(order), BATCH)]
+    widths = [min(-(-int(lengths[part].max()) // STEP) * STEP, ids.shape[1]) for part in parts]
+    return [np.ascontiguousarray(ids[part, :width]) for part, width in zip(parts, widths, strict=True)]
+
+
+def captions_as_ids(count: int, seed: int = 0) -> np.ndarray:
+    """Token ids [count, 52] of captions, from [CLS] to [SEP]; lengths are log-normal with a mean of 12 characters."""
+    rng = np.random.default_rng(seed)
+    lengths = np.clip(rng.lognormal(np.log(11), 0.45, count).round(), 2, CONTEXT - 2).astype(int)
+    ids = np.zeros((count, CONTEXT), np.int64)
+    for row, length in zip(ids, lengths, strict=True):
+        row[0], row[1 : 1 + length], row[1 + length] = 101, rng.integers(700, 8000, length), 102
+    return ids
