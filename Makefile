@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEMO ?= demo
 
-.PHONY: demo test test-full lint clean
+.PHONY: demo test test-full test-gpu lint clean
 
 # torch first and pinned: the CPU wheel, where the package index has one.
 $(READY): pyproject.toml
@@ -30,6 +30,10 @@ test: $(READY)
 
 test-full: $(READY)
 	$(BIN)/python -m pytest -m "not gpu"
+
+# On a machine with an NVIDIA GPU; tests of a runtime that is not installed are skipped, and say so.
+test-gpu: $(READY)
+	$(BIN)/python -m pytest tests/gpu
 
 lint: $(READY)
 	$(BIN)/ruff check .

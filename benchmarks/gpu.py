@@ -14,11 +14,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shlex
 import shutil
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -30,11 +31,12 @@ from gpu_peers import BATCH, CONTEXT, PlainOnnxRuntime, Stream, captions_as_ids
 from torchlift.backends import CompileOptions, backend
 from torchlift.bundle import Bundle
 from torchlift.evidence import GRAPHED, Benchmark, Latency
-from torchlift.manifest import Variant
+from torchlift.manifest import Component, Variant
 from torchlift.measure.latency import Contender, Interpreter, LatencyOptions, Workload, measure_latency
 from torchlift.progress import Progress
-from torchlift.signature import Profile
+from torchlift.signature import Axis, Profile
 from torchlift.stages import BenchOptions, build_variant, contenders_of, convert_component, verify_all, workloads
+from torchlift.stages.forms import FORMS
 from torchlift.stages.samples import goldens_as_samples
 
 TEXTS = 1024
@@ -70,7 +72,7 @@ MOBILEVIT = Subject(
         "pytorch": ("fp32", "fp16"),
     },
     batches=(1, 4, 8),
-    profiles=("batch=1:1:1", "batch=4:4:4", "batch=8:8:8"),
+    profiles=("batch=1:4:8",),
     baseline="pytorch eager",
     sizes={},
 )
@@ -91,14 +93,17 @@ def checkpoint_of(size: str, work: Path) -> Path:
     return work / (f"{size}.pth.tar" if subject_of(size) is MOBILEVIT else f"{size}.pt")
 
 
-def prepare(size: str, work: Path) -> None:
-    """Write the checkpoint, and the bundle with its graphs and programs."""
+def prepare(size: str, work: Path, batch: int) -> None:
+    """Write the checkpoint, and the bundle with its graphs and programs, for batches up to ``batch``."""
     from random_checkpoint import write_checkpoint, write_mobilevit
+    from torchlift.families.base import LoadOptions
     from torchlift.ship import export
 
     write = write_mobilevit if subject_of(size) is MOBILEVIT else write_checkpoint
     write(size, checkpoint_of(size, work))
-    export(source_of(size, work), work / size, program=True)
+    source = source_of(size, work)
+    axes = {"": {"batch": Axis("batch", 1, min(8, batch), batch)}}
+    export(replace(source, options=LoadOptions(axes=axes)), work / size, program=True)
 
 
 def source_of(size: str, work: Path) -> Any:
@@ -107,11 +112,13 @@ def source_of(size: str, work: Path) -> Any:
     return Source(subject_of(size).family, str(checkpoint_of(size, work)))
 
 
-def bundle_of(size: str, work: Path, name: str) -> Path:
-    """Engines are built in a copy of the bundle: another Python may be at work on it."""
-    path = work / f"{size}.{name}" if name == "tensorrt" else work / size
+def copy_of(size: str, work: Path, name: str, component: str, recipe: str) -> Path:
+    """Every engine is built in a copy of the bundle, its files linked, so that several can be built at once, and by
+    another Python; what builds in seconds shares the bundle.
+    """
+    path = work / f"{size}.{component}.{name}-{recipe}" if name == "tensorrt" else work / size
     if not path.is_dir():
-        shutil.copytree(work / size, path)
+        shutil.copytree(work / size, path, copy_function=os.link)
     return path
 
 
@@ -119,25 +126,28 @@ def build(
     size: str, work: Path, names: Sequence[str], components: Sequence[str], recipes: Sequence[str], more: Sequence[str]
 ) -> None:
     """Convert, build and verify; seconds of each build go into a file beside the bundle."""
-    subject = subject_of(size)
-    profiles = tuple(Profile.parse(text) for text in (*subject.profiles, *more))
-    for name in names:
-        bundle, runtime = Bundle.open(bundle_of(size, work, name)), backend(name)
-        samples = replace(goldens_as_samples(bundle), given=True)
-        file = work / f"{size}.{name}.seconds.json"
-        seconds = json.loads(file.read_text()) if file.is_file() else {}
-        for component in bundle.manifest.components:
-            if components and component.name not in components:
-                continue
+    subject, known = subject_of(size), Bundle.open(work / size).manifest.components
+    options = CompileOptions(tuple(Profile.parse(text) for text in (*subject.profiles, *more)))
+    for component in (c for c in known if c.name in (components or [c.name])):
+        for name in names:
             for recipe in recipes or subject.recipes[name]:
-                if runtime.recipes[recipe] not in ("fp32", "program"):
-                    convert_component(bundle, component, [runtime.recipes[recipe]], samples)
-                start = time.perf_counter()
-                variant = build_variant(bundle, component, name, recipe, Said(), CompileOptions(profiles))
-                seconds[variant.name] = time.perf_counter() - start
-                verify_all(bundle, [variant])
-                print(f"{variant.name}: {seconds[variant.name]:.0f} s, {_state(bundle, variant)}", flush=True)
-        file.write_text(json.dumps(seconds))
+                _build(Bundle.open(copy_of(size, work, name, component.name, recipe)), component, name, recipe, options)
+
+
+def _build(bundle: Bundle, component: Component, name: str, recipe: str, options: CompileOptions) -> None:
+    form = backend(name).recipes[recipe]
+    if form in FORMS:
+        convert_component(bundle, component, [form], replace(goldens_as_samples(bundle), given=True))
+    start = time.perf_counter()
+    variant = build_variant(bundle, component, name, recipe, Said(), options)
+    seconds = time.perf_counter() - start
+    verify_all(bundle, [variant])
+    _seconds_of(bundle, variant).write_text(json.dumps(seconds))
+    print(f"{variant.name}: {seconds:.0f} s, {_state(bundle, variant)}", flush=True)
+
+
+def _seconds_of(bundle: Bundle, variant: Variant) -> Path:
+    return bundle.path.with_name(f"{bundle.path.name}.{variant.name.replace('/', '.')}.seconds")
 
 
 def _state(bundle: Bundle, variant: Variant) -> str:
@@ -163,31 +173,39 @@ def peers_of(size: str, work: Path, component: str) -> list[Contender]:
     return found
 
 
+def built(size: str, work: Path, component: str) -> Iterator[tuple[Bundle, Variant]]:
+    """Our variants of a component, each with the bundle that it is in."""
+    for name, recipes in subject_of(size).recipes.items():
+        for recipe in recipes:
+            bundle = Bundle.open(copy_of(size, work, name, component, recipe))
+            yield from ((bundle, v) for v in bundle.manifest.variants if v.name == f"{component}/{name}/{recipe}")
+
+
 def ours_of(
     size: str, work: Path, component: str, python: Interpreter | None, failed: dict[str, str]
 ) -> list[Contender]:
     """The variants that were built and verified, as they are and replaying CUDA graphs."""
     found = []
-    for name in subject_of(size).recipes:
-        bundle = Bundle.open(bundle_of(size, work, name))
-        for variant in bundle.manifest.variants_of(component):
-            state = _state(bundle, variant)
-            if variant.failure or variant.verification is None:
-                failed[variant.name] = state
-                continue
-            if state != "verified":
-                failed[variant.name] = f"measured, but {state}"
-            opened = contenders_of(bundle, variant, graphed=True)
-            found += [replace(c, python=python if name == "tensorrt" else None) for c in opened]
+    for bundle, variant in built(size, work, component):
+        state = _state(bundle, variant)
+        if variant.failure or variant.verification is None:
+            failed[variant.name] = state
+            continue
+        if state != "verified":
+            failed[variant.name] = f"measured, but {state}"
+        opened = contenders_of(bundle, variant, graphed=True)
+        found += [replace(c, python=python if variant.backend == "tensorrt" else None) for c in opened]
     return found
 
 
 def measure(
     size: str, work: Path, python: Interpreter | None, components: Sequence[str], rounds: int
-) -> dict[str, Any]:
-    """Measure every component at every size, and texts of realistic length."""
+) -> Iterator[dict[str, Any]]:
+    """Measure every component at every size, and texts of realistic length; yields what was found, each time that there
+    is more.
+    """
     subject, bundle = subject_of(size), Bundle.open(work / size)
-    result: dict[str, Any] = {"size": size, "components": {}, "failed": {}, "facts": _facts(size, work)}
+    result: dict[str, Any] = {"size": size, "components": {}, "failed": {}, "facts": {}}
     for component in bundle.manifest.components:
         if components and component.name not in components:
             continue
@@ -195,14 +213,17 @@ def measure(
         ours = ours_of(size, work, component.name, python, failed)
         contenders = [*peers_of(size, work, component.name), *ours]
         sizes = {k: v for k, v in subject.sizes.items() if any(a.name == k for a in component.signature.axes)}
-        loads = workloads(bundle, component, BenchOptions(subject.batches, sizes))
-        options = LatencyOptions(rounds=rounds, turn_seconds=0.3, warmups=3)
+        batches = tuple(min(batch, component.signature.axis("batch").max) for batch in subject.batches)
+        loads = workloads(bundle, component, BenchOptions(batches, sizes))
+        options = LatencyOptions(rounds=rounds, turn_seconds=0.15, warmups=3)
         benchmark = measure_latency(contenders, loads, baseline=subject.baseline, options=options)
         result["components"][component.name] = benchmark
+        result["failed"] |= {**failed, **benchmark.failures}
+        result["facts"] |= _facts(size, work, component.name)
+        yield result
         if component.name == "text":
             result["components"]["texts of realistic length"] = by_length(contenders, rounds)
-        result["failed"] |= {**failed, **benchmark.failures}
-    return result
+            yield result
 
 
 def by_length(contenders: Sequence[Contender], rounds: int) -> Benchmark:
@@ -215,20 +236,17 @@ def by_length(contenders: Sequence[Contender], rounds: int) -> Benchmark:
     ]
     ours = [replace(c, open=partial(Stream, c.open, True)) for c in able]
     load = Workload({"batch": len(ids)}, {"text": ids})
-    options = LatencyOptions(rounds=rounds, turn_seconds=0.3)
+    options = LatencyOptions(rounds=rounds, turn_seconds=0.15)
     return measure_latency([padded, *ours], [load], baseline=PADDED, options=options)
 
 
-def _facts(size: str, work: Path) -> dict[str, Any]:
+def _facts(size: str, work: Path, component: str) -> dict[str, Any]:
     """Seconds to build and bytes of each of our variants."""
     facts = {}
-    for name in subject_of(size).recipes:
-        bundle = Bundle.open(bundle_of(size, work, name))
-        file = work / f"{size}.{name}.seconds.json"
-        seconds = json.loads(file.read_text()) if file.is_file() else {}
-        for variant in bundle.manifest.variants:
-            if variant.backend == name and variant.files:
-                facts[variant.name] = [seconds.get(variant.name), bundle.manifest.size(variant)]
+    for bundle, variant in built(size, work, component):
+        file = _seconds_of(bundle, variant)
+        seconds = json.loads(file.read_text()) if file.is_file() else None
+        facts[variant.name] = [seconds, bundle.manifest.size(variant)]
     return facts
 
 
@@ -289,17 +307,18 @@ def main() -> None:
     parser.add_argument("--recipe", action="append", default=[], help="only this one")
     parser.add_argument("--profile", action="append", default=[], help="a further profile of TensorRT's engines")
     parser.add_argument("--tensorrt", default="", help="NAME=VALUE ... PYTHON: where TensorRT is")
+    parser.add_argument("--batch", type=int, default=BATCH, help="prepare: the largest, for which there are goldens")
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--json", type=Path, help="where the result goes")
     given = parser.parse_args()
     for subject in given.subjects:
         if given.step == "prepare":
-            prepare(subject, given.work)
+            prepare(subject, given.work, given.batch)
         elif given.step == "build":
             build(subject, given.work, given.backend, given.component, given.recipe, given.profile)
         elif given.step == "measure":
-            result = measure(subject, given.work, interpreter(given.tensorrt), given.component, given.rounds)
-            (given.json or Path(f"{subject}.json")).write_bytes(msgspec.json.encode(result))
+            for result in measure(subject, given.work, interpreter(given.tensorrt), given.component, given.rounds):
+                (given.json or Path(f"{subject}.json")).write_bytes(msgspec.json.encode(result))
         else:
             table(Path(subject))
 

@@ -13,7 +13,7 @@ from torchlift.signature import Signature
 
 CONTEXT = 52
 BATCH = 64
-STEP = 8
+STEP = 16
 """Texts of like length share a batch, padded to a multiple of this: a length each would be a graph each."""
 
 

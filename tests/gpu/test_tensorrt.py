@@ -73,7 +73,7 @@ def test_an_engine_is_built_proven_measured_and_chosen(engine, precision):
 
 def test_the_layers_say_what_they_compute_in_and_of_which_nodes(engine):
     by_precision = {p: layers_of(engine.path, f"model/tensorrt/{p}") for p in ("fp32", "fp16")}
-    assert all(layer.seconds > 0 for layers in by_precision.values() for layer in layers)
+    assert all(any(layer.seconds > 0 for layer in layers) for layers in by_precision.values())
     assert "fp16" in {layer.precision for layer in by_precision["fp16"]}
     assert {layer.precision for layer in by_precision["fp32"]} <= {"fp32"}
     assert any("product" in node for layer in by_precision["fp32"] for node in layer.nodes)
@@ -182,7 +182,7 @@ def test_an_operator_that_the_parser_lacks_is_named(tmp_path):
 
 def test_int8_is_built_from_pairs_in_the_graph(tmp_path):
     x = wide.sample(4)
-    ranges = {"x": (-4.0, 4.0), "positive": (0.0, 8.0)}
+    ranges = {"x": (-4.0, 4.0), "bent": (-1.0, 1.0)}
     for recipe in ("int8", "int8-fp16"):
         model = ir.from_proto(wide.model())
         name_nodes(model)

@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
@@ -28,6 +29,9 @@ from torchlift.storage import without_folders
 _STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131,
             2.120, 2.110, 2.101, 2.093, 2.086)  # fmt: skip
 """The 97.5% quantiles of Student's t for 1 to 20 degrees of freedom, from any table."""
+
+_CORES_EACH = 2
+"""Cores that a contender is left while it gets ready, together with others."""
 
 _PATIENCE = 1800.0
 """Seconds after which a contender that has not answered is given up."""
@@ -139,17 +143,28 @@ def measure_latency(
 def _start(
     contenders: Sequence[Contender], stack: contextlib.ExitStack, failed: dict[str, str], progress: Progress
 ) -> dict[str, Process]:
+    def start(contender: Contender) -> Process | BackendError:
+        try:
+            process = Process(contender.name, contender.open, contender.python)
+        except BackendError as error:
+            return error
+        stack.callback(process.close)
+        return process
+
     processes = {}
-    with progress.stage("open in a process each", len(contenders)) as stage:
-        for contender in contenders:
-            try:
-                processes[contender.name] = stack.enter_context(
-                    contextlib.closing(Process(contender.name, contender.open))
-                )
-            except BackendError as error:
-                failed[contender.name] = without_folders(error.message)
+    with progress.stage("open in a process each", len(contenders)) as stage, _crew() as crew:
+        for contender, found in zip(contenders, crew.map(start, contenders), strict=True):
+            if isinstance(found, BackendError):
+                failed[contender.name] = without_folders(found.message)
+            else:
+                processes[contender.name] = found
             stage.advance()
     return processes
+
+
+def _crew() -> ThreadPoolExecutor:
+    """As many threads as contenders may get ready at a time: to open and to compile keeps some cores busy."""
+    return ThreadPoolExecutor(max(1, usable_cores() // _CORES_EACH))
 
 
 def _interleave(
@@ -173,11 +188,16 @@ def _interleave(
             times.pop(name, None)
             return None
 
-    for name in list(processes):
-        seconds = turn(name, "load", dict(workload.feeds))
-        if seconds is not None:
-            runs[name] = int(np.clip(options.turn_seconds / max(seconds, 1e-6), options.min_runs, options.max_runs))
-            times[name] = []
+    def load(name: str) -> float | None:
+        seconds: float | None = turn(name, "load", dict(workload.feeds))
+        return seconds
+
+    names = list(processes)
+    with _crew() as crew:
+        for name, seconds in zip(names, crew.map(load, names), strict=True):
+            if seconds is not None:
+                runs[name] = int(np.clip(options.turn_seconds / max(seconds, 1e-6), options.min_runs, options.max_runs))
+                times[name] = []
     for round_ in range(options.rounds):
         names = list(times)
         for name in names[round_ % max(len(names), 1) :] + names[: round_ % max(len(names), 1)]:
@@ -238,14 +258,20 @@ class Process:
         self._name = name
         self._said = tempfile.TemporaryFile()  # noqa: SIM115
         near, far = socket.socketpair()
-        self._process = subprocess.Popen(
-            [python.executable if python else sys.executable, "-m", "torchlift.measure.worker", str(far.fileno())],
-            pass_fds=[far.fileno()],
-            env={**os.environ, **(python.environment if python else {})},
-            stdin=subprocess.DEVNULL,
-            stdout=self._said,
-            stderr=self._said,
-        )
+        executable = python.executable if python else sys.executable
+        try:
+            self._process = subprocess.Popen(
+                [executable, "-m", "torchlift.measure.worker", str(far.fileno())],
+                pass_fds=[far.fileno()],
+                env={**os.environ, **(python.environment if python else {})},
+                stdin=subprocess.DEVNULL,
+                stdout=self._said,
+                stderr=self._said,
+            )
+        except OSError as error:
+            raise BackendError(
+                f"{name} is not started: {executable}: {error.strerror}", remedy="Name a Python that has torchlift."
+            ) from error
         far.close()
         self._pipe = Connection(near.detach())
         try:
