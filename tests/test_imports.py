@@ -91,6 +91,8 @@ def test_every_public_name_is_there_and_imported_when_used():
     from torchlift.pipelines import open_bundle
 
     assert torchlift.open is open_bundle
+    asked = torchlift.CompileOptions((torchlift.Profile.parse("batch=1:2:4"),))
+    assert torchlift.JobOptions(compile=asked).compile.profiles[0].ranges == {"batch": (1, 2, 4)}
     assert {*dir(torchlift)} - {*torchlift.__all__} == {"open"}, "import * would hide Python's own"
     with pytest.raises(AttributeError, match="module 'torchlift' has no attribute 'onnx'"):
         _ = torchlift.onnx

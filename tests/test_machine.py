@@ -190,6 +190,17 @@ def test_without_a_driver_there_are_no_gpus(driver, monkeypatch):
     assert nvml_handles.__wrapped__() == ()
 
 
+def test_a_gpu_that_does_not_tell_its_memory_hides_none(driver, monkeypatch):
+    def memory(handle):
+        if handle == 1:
+            raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED)
+        return SimpleNamespace(total=FOUND[handle].memory)
+
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetMemoryInfo", memory)
+    found = tuple(gpu for gpu, _ in nvml_handles.__wrapped__())
+    assert found == (FOUND[0], replace(FOUND[1], memory=0), FOUND[2])
+
+
 def test_a_gpu_that_fell_off_the_bus_is_no_accident(driver, monkeypatch):
     def lost(handle):
         raise pynvml.NVMLError(pynvml.NVML_ERROR_GPU_IS_LOST)

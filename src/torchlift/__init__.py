@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torchlift.archive import pack as pack
     from torchlift.archive import unpack as unpack
+    from torchlift.backends import CompileOptions as CompileOptions
     from torchlift.bundle import Bundle as Bundle
     from torchlift.datasets import ReadOptions as ReadOptions
     from torchlift.declare import module as module
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from torchlift.ship import export as export_bundle
     from torchlift.ship import ship as ship_model
     from torchlift.signature import Axis as Axis
+    from torchlift.signature import Profile as Profile
     from torchlift.signature import Signature as Signature
     from torchlift.signature import TensorSpec as TensorSpec
     from torchlift.stages import BenchOptions as BenchOptions
@@ -60,6 +62,7 @@ _NAMES = {
     "CalibrationData": "torchlift.stages",
     "CalibrationOptions": "torchlift.measure.calibration",
     "ClipPipeline": "torchlift.pipelines.clip",
+    "CompileOptions": "torchlift.backends",
     "ConvertOptions": "torchlift.stages",
     "DataOptions": "torchlift.stages",
     "ExportOptions": "torchlift.export",
@@ -71,6 +74,7 @@ _NAMES = {
     "LoadOptions": "torchlift.families.base",
     "Manifest": "torchlift.manifest",
     "OpenOptions": "torchlift.pipelines",
+    "Profile": "torchlift.signature",
     "Progress": "torchlift.progress",
     "ReadOptions": "torchlift.datasets",
     "ShipOptions": "torchlift.ship",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 import os
@@ -47,7 +48,9 @@ class Machine:
 
 @dataclass(frozen=True)
 class Gpu:
-    """One of NVIDIA's: ``capability`` is that of its multiprocessors (9.0 for Hopper), ``memory`` is in bytes."""
+    """One of NVIDIA's: ``capability`` is that of its multiprocessors (9.0 for Hopper), ``memory`` is in bytes, 0 where
+    the driver does not tell.
+    """
 
     name: str
     capability: str
@@ -60,7 +63,12 @@ class Gpu:
 
 @functools.cache
 def gpus() -> tuple[Gpu, ...]:
-    """The NVIDIA GPUs that this process may use, in CUDA's order; none where the driver or nvidia-ml-py is missing."""
+    """The NVIDIA GPUs that this process may use, in the order of the bus; none where the driver or nvidia-ml-py is
+    missing.
+
+    CUDA counts GPUs of different kinds from the fastest on, unless CUDA_DEVICE_ORDER=PCI_BUS_ID is set: then both
+    orders agree.
+    """
     return tuple(gpu for gpu, _ in nvml_handles())
 
 
@@ -86,7 +94,10 @@ def _describe(handle: Any, driver: str) -> Gpu:
 
     major, minor = pynvml.nvmlDeviceGetCudaComputeCapability(handle)
     name = _text(pynvml.nvmlDeviceGetName(handle))
-    return Gpu(name, f"{major}.{minor}", int(pynvml.nvmlDeviceGetMemoryInfo(handle).total), driver)
+    memory = 0
+    with contextlib.suppress(pynvml.NVMLError):  # a GPU with the host's memory has none to tell
+        memory = int(pynvml.nvmlDeviceGetMemoryInfo(handle).total)
+    return Gpu(name, f"{major}.{minor}", memory, driver)
 
 
 def _text(value: str | bytes) -> str:

@@ -1,3 +1,6 @@
+import sys
+import types
+
 import numpy as np
 import onnx
 import onnxruntime as ort
@@ -20,6 +23,14 @@ def test_a_build_without_the_provider_says_what_it_has(monkeypatch):
     assert not state.ok
     assert state.detail == "the installed build has no CPUExecutionProvider, only AzureExecutionProvider"
     assert state.remedy == "pip install onnxruntime"
+
+
+def test_a_package_whose_files_another_took_along_is_explained(monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", types.ModuleType("onnxruntime"))
+    state = backend("onnxruntime").available()
+    assert not state.ok
+    assert state.detail.startswith("files of onnxruntime are gone: onnxruntime and onnxruntime-gpu share them")
+    assert state.remedy == "pip uninstall onnxruntime onnxruntime-gpu, then pip install onnxruntime-gpu"
 
 
 def test_another_provider_than_the_one_asked_for_is_an_error(model, monkeypatch):

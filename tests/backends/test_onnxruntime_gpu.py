@@ -13,7 +13,9 @@ from torchlift.errors import BackendError, BackendUnavailableError
 from torchlift.machine import Gpu
 from torchlift.signature import Axis, Signature, TensorSpec
 
-INSTALL_GPU = "It replaces the package onnxruntime: pip uninstall onnxruntime, then pip install onnxruntime-gpu."
+INSTALL_GPU = (
+    "It replaces the package onnxruntime: pip uninstall onnxruntime onnxruntime-gpu, then pip install onnxruntime-gpu."
+)
 H200 = Gpu("NVIDIA H200", "9.0", 150_754_820_096, "580.159.04")
 TEXT = Signature(
     (TensorSpec("text", "int64", ("batch", "sequence")), TensorSpec("scale", "float32", (1,))),

@@ -69,6 +69,8 @@ def test_the_version_is_of_the_package_and_names_the_gpu_and_its_driver(here):
     assert backend("tensorrt").version() == "tensorrt 10.13.2.6 on NVIDIA H200, driver 580.159.04"
     here(gpus=())
     assert backend("tensorrt").version() == "tensorrt 10.13.2.6"
+    here(release=None, gpus=())
+    assert backend("tensorrt").version() == "tensorrt"
 
 
 @pytest.mark.parametrize("package", ["tensorrt", "tensorrt-cu11", "tensorrt-cu12", "tensorrt-cu13"])

@@ -207,5 +207,19 @@ def test_int8_must_be_somewhere_but_may_hide_in_a_subgraph(recipe):
 def test_what_is_not_told_of_a_layer_without_shapes_is_neither():
     unknown = computing(["N/A due to dynamic shapes"], ["N/A due to dynamic shapes"])
     require_precision([unknown], "fp32")
-    with pytest.raises(BackendError, match=r"as conv \(N/A due to dynamic shapes\)"):
-        require_precision([unknown], "fp16")
+    for recipe in ("fp16", "int8", "int8-fp16"):
+        with pytest.raises(BackendError, match="the engine does not tell whether it computes in") as caught:
+            require_precision([unknown, unknown], recipe)
+        assert "conv is 'N/A due to dynamic shapes', and so are the others" in caught.value.message
+        assert "--profile batch=1" in caught.value.remedy
+
+
+def test_layers_that_do_not_tell_are_not_counted_with_those_that_do():
+    unknown = computing(["N/A due to dynamic shapes"], ["N/A due to dynamic shapes"], name="mute")
+    plain, half = computing([LINEAR_32], [LINEAR_32]), computing([LINEAR_16], [LINEAR_16])
+    require_precision([unknown, half], "fp16")
+    require_precision([unknown, plain], "fp32")
+    with pytest.raises(BackendError, match=r"in fp16: none of 1 layers does, as conv \(fp32\)"):
+        require_precision([unknown, plain], "fp16")
+    with pytest.raises(BackendError, match=r"in fp32: 1 of 2 layers compute in fp16"):
+        require_precision([unknown, half], "fp32")

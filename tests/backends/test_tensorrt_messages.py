@@ -2,8 +2,9 @@
 
 import pytest
 
-from torchlift.backends.tensorrt.messages import ParserProblem, build_error, parser_error
-from torchlift.errors import BackendError, DeviceMemoryError, ParserError
+from torchlift.backends.tensorrt import messages
+from torchlift.backends.tensorrt.messages import ParserProblem, build_error, parser_error, start
+from torchlift.errors import BackendError, BackendUnavailableError, DeviceMemoryError, ParserError
 
 NODES = [(f"node_{n}", "Reshape") for n in range(9)]
 NODES[5], NODES[8] = ("node_layer_norm", "LayerNormalization"), ("node_slice_1", "Slice")
@@ -93,10 +94,31 @@ def test_without_a_kernel_the_telling_text_is_shown_and_not_the_last(said):
     assert error.remedy.startswith("Allow more --workspace")
 
 
-def test_a_driver_that_is_too_old_leads_to_the_doctor():
-    error = build_error([NO_CUDA], "8.0.1")
-    assert error.message == f"TensorRT 8.0.1 built no engine: {NO_CUDA}"
-    assert error.remedy.startswith("See `torchlift doctor`")
+class Log:
+    """The logger, without TensorRT's class."""
+
+    def __init__(self):
+        self.errors = ["of before"]
+
+    def last(self):
+        return self.errors[-1]
+
+
+def test_where_cuda_does_not_start_the_log_says_why_and_leads_to_the_doctor(monkeypatch):
+    monkeypatch.setattr(messages, "logger", lambda: log)
+    log = Log()
+
+    def builder(told):
+        """What the bindings do where TensorRT makes none."""
+        assert told.errors == [], "what was said before is of something else"
+        told.errors.append(NO_CUDA)
+        raise TypeError("pybind11::init(): factory function returned nullptr")
+
+    with pytest.raises(BackendUnavailableError) as caught:
+        start(builder)
+    assert caught.value.message == f"TensorRT does not start: {NO_CUDA}"
+    assert caught.value.remedy.startswith("See `torchlift doctor`")
+    assert start(lambda told: told) is log
 
 
 @pytest.mark.parametrize(

@@ -105,6 +105,15 @@ def test_a_version_compatible_engine_fits_later_releases_alone(engine, version, 
     assert record.misfit(version, A100) != ""
 
 
+@pytest.mark.parametrize("compatible", ["version_compatible", "hardware_compatible"])
+def test_a_compatible_engine_fits_another_driver(engine, compatible):
+    elsewhere = replace(H200, driver="570.1")
+    assert written(engine).misfit(VERSION, elsewhere) == "it was built with driver 580.159.04, and 570.1 is here"
+    record = written(engine, **{compatible: True})
+    assert record.misfit(VERSION, elsewhere) == ""
+    assert read_record(engine, VERSION, elsewhere) == record
+
+
 @pytest.mark.parametrize(
     ("gpu", "fits"), [(A100, True), (replace(H200, name="B200", capability="10.0"), True), (T4, False)]
 )

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 import tiny
 
-from torchlift.backends import Session, backend
+from torchlift.backends import Session, SessionOptions, backend
 from torchlift.backends.onnxruntime import OnnxRuntime
 from torchlift.bundle import Bundle
-from torchlift.errors import BackendError
+from torchlift.errors import BackendError, BackendUnavailableError, DeviceMemoryError, EngineError
 from torchlift.evidence import Tolerance, now
 from torchlift.machine import this_machine
 from torchlift.manifest import Graph
@@ -141,9 +141,9 @@ class Fake(Session):
 def answering(built, monkeypatch):
     """Verify ONNX Runtime's variant with a session that answers as told."""
 
-    def verify(answer, bundle=built):
+    def verify(answer, bundle=built, **how):
         monkeypatch.setattr(type(backend("onnxruntime")), "open", lambda *arguments: Fake(answer))
-        return verify_variant(bundle, bundle.manifest.variant("model/onnxruntime/fp32"))
+        return verify_variant(bundle, bundle.manifest.variant("model/onnxruntime/fp32"), **how)
 
     return verify
 
@@ -171,8 +171,49 @@ def test_a_runtime_that_fails_is_a_failed_verification(answering):
         raise BackendError("out of memory", remedy="Use a smaller batch.")
 
     proof = answering(refuse)
-    assert proof.failures == ("out of memory",)
+    assert proof.failures == ("out of memory; Use a smaller batch.",)
     assert proof.checks == ()
+
+
+FOREIGN = "/home/somebody/clip/image/tensorrt-fp16/model.engine does not fit here: another driver is here"
+COMMAND = "Build it here: torchlift build /home/somebody/clip --backend tensorrt --precision fp16."
+
+
+def test_what_a_runtime_says_is_kept_with_the_remedy_and_without_folders(answering):
+    def refuse(x):
+        raise EngineError(FOREIGN, remedy=COMMAND)
+
+    assert answering(refuse).failures == (
+        "model.engine does not fit here: another driver is here; Build it here: torchlift build clip --backend "
+        "tensorrt --precision fp16.",
+    )
+
+
+@pytest.mark.parametrize("error", [EngineError, BackendUnavailableError, DeviceMemoryError, BackendError])
+def test_what_keeps_a_runtime_from_running_can_be_raised_as_it_is(answering, error):
+    def refuse(x):
+        raise error(FOREIGN, remedy=COMMAND)
+
+    with pytest.raises(error) as caught:
+        answering(refuse, raising=True)
+    assert (caught.value.message, caught.value.remedy) == (FOREIGN, COMMAND)
+
+
+def test_an_answer_that_is_wrong_is_a_failed_verification_always(answering):
+    proof = answering(lambda x: {"y": np.zeros((4, 24), np.float32)}, raising=True)
+    assert proof.failures[0].startswith("output y is float32[4, 24] for the golden min")
+
+
+def test_a_variant_is_verified_on_the_device_and_with_the_threads_that_are_named(built, monkeypatch):
+    told, opening = [], OnnxRuntime.open
+
+    def remember(self, model, signature, recipe, options):
+        told.append(options)
+        return opening(self, model, signature, recipe, options)
+
+    monkeypatch.setattr(OnnxRuntime, "open", remember)
+    verify_variant(built, built.manifest.variant("model/onnxruntime/fp32"), VerifyOptions(threads=2, device=3))
+    assert told == [SessionOptions(2, 3)]
 
 
 def test_any_other_failure_names_the_backend(answering):
@@ -182,7 +223,10 @@ def test_any_other_failure_names_the_backend(answering):
 
 def test_an_output_of_another_shape_fails(answering):
     proof = answering(lambda x: {"y": np.zeros((4, 24), np.float32)})
-    assert proof.failures == ("output y is float32[4, 24] for the golden min, PyTorch's is float32[1, 24]",)
+    (failure,) = proof.failures
+    assert failure.startswith(
+        "output y is float32[4, 24] for the golden min, PyTorch's is float32[1, 24]; An axis was "
+    )
 
 
 def test_what_failed_before_the_end_keeps_the_checks_so_far(answering):

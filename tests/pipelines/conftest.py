@@ -10,6 +10,8 @@ import pytest
 from onnx import TensorProto, helper
 from shipped import clip, net, pictures  # noqa: F401
 
+from torchlift.backends import Session
+from torchlift.backends.tensorrt.profiles import best_profile, outside
 from torchlift.bundle import Bundle
 from torchlift.evidence import Choice
 from torchlift.manifest import Component, Manifest
@@ -17,7 +19,7 @@ from torchlift.measure.goldens import Golden, save_goldens
 from torchlift.measure.verify import verify_variant
 from torchlift.pipelines import open_bundle
 from torchlift.progress import Progress
-from torchlift.signature import CORNERS, Axis, Signature, TensorSpec
+from torchlift.signature import CORNERS, Axis, Profile, Signature, TensorSpec
 from torchlift.stages import build_variant
 
 
@@ -35,6 +37,37 @@ class Remembering(Progress):
 
     def note(self, text):
         self.notes.append(text)
+
+
+class Profiled(Session):
+    """What another session answers, where a profile holds the sizes, as an engine of TensorRT; remembers the shapes of
+    its first input.
+    """
+
+    def __init__(self, session, *profiles):
+        super().__init__(session.signature, session.runtime)
+        self._session = session
+        self._profiles = [Profile.parse(text).of("", self.signature) for text in profiles]
+        self.ran = []
+
+    def covers(self, sizes):
+        return best_profile(self._profiles, sizes) is not None
+
+    def _run(self, feeds):
+        sizes = self.signature.check(feeds)
+        if not self.covers(sizes):
+            raise outside(self._profiles, sizes)
+        self.ran.append(feeds[self.signature.input_names[0]].shape)
+        return self._session.run(feeds)
+
+    def _prepare(self, feeds):
+        return lambda: None
+
+
+@pytest.fixture
+def profiled():
+    """Maker of a session that runs only what profiles hold, of another."""
+    return Profiled
 
 
 @pytest.fixture
@@ -145,6 +178,18 @@ def columns(tmp_path):
 def _columns(x, whole):
     answers = {"twice": 2 * x, "ends": np.stack([x.max(axis=0), x.min(axis=0)])}
     return {**answers, "total": x.sum()} if whole else answers
+
+
+@pytest.fixture
+def shifted(tmp_path):
+    """A bundle of y = a + the sum of b, each input with an axis of its own."""
+    signature = Signature(
+        (TensorSpec("a", "float32", ("batch", 3)), TensorSpec("b", "float32", ("length",))),
+        (TensorSpec("y", "float32", ("batch", 3)),),
+        (Axis("batch", 1, 2, 4), Axis("length", 1, 2, 4)),
+    )
+    nodes = [helper.make_node("ReduceSum", ["b"], ["s"]), helper.make_node("Add", ["a", "s"], ["y"])]
+    return assembled(tmp_path / "shifted", nodes, signature, lambda feeds: {"y": feeds["a"] + feeds["b"].sum()})
 
 
 @pytest.fixture

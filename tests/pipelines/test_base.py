@@ -10,7 +10,7 @@ from shipped import pictures
 from torchlift.backends import Availability, Session, SessionOptions, backend
 from torchlift.backends.onnxruntime import OnnxRuntime
 from torchlift.bundle import Bundle, locked
-from torchlift.errors import BackendUnavailableError, BundleError, StorageError, VerificationError
+from torchlift.errors import BackendUnavailableError, BundleError, EngineError, StorageError, VerificationError
 from torchlift.evidence import Tolerance
 from torchlift.measure.verify import VerifyOptions, verify_variant
 from torchlift.pipelines import OpenOptions, of_bundle, open_bundle
@@ -179,6 +179,49 @@ def test_a_variant_that_does_not_agree_is_refused_now_and_later(wrong):
             answer(pipeline)
         assert "torchlift build" in caught.value.remedy
     assert not Bundle.open(wrong.path).manifest.variant(ORT).verification.passed
+
+
+@pytest.fixture
+def foreign(ready, monkeypatch):
+    """The tiny bundle, proven elsewhere, whose files are engines of another driver."""
+    from_elsewhere(ready, ORT)
+
+    def refuse(self, model, *_):
+        raise EngineError(f"{model} does not fit here: another driver is here", remedy=f"torchlift build {ready.path}")
+
+    monkeypatch.setattr(OnnxRuntime, "open", refuse)
+    return ready
+
+
+def test_an_engine_of_another_machine_is_refused_in_its_own_words_and_the_proof_of_before_stays(foreign):
+    before = foreign.manifest
+    with open_bundle(foreign.path) as pipeline, pytest.raises(EngineError, match="does not fit here") as caught:
+        answer(pipeline)
+    assert caught.value.remedy == f"torchlift build {foreign.path}"
+    assert Bundle.open(foreign.path).manifest == before
+
+
+def test_what_could_not_be_compared_is_not_said_to_disagree(ready, monkeypatch):
+    from_elsewhere(ready, ORT)
+    monkeypatch.setattr(OnnxRuntime, "open", lambda *_: (_ for _ in ()).throw(MemoryError("none left")))
+    said = f"{ORT} cannot be used here: onnxruntime failed: MemoryError: none left"
+    with open_bundle(ready.path) as pipeline, pytest.raises(VerificationError, match=said) as caught:
+        answer(pipeline)
+    assert "torchlift build" in caught.value.remedy
+
+
+def test_a_variant_is_verified_as_it_is_opened_on_the_device_that_was_named(ready, monkeypatch):
+    from_elsewhere(ready, ORT)
+    told, opening = [], OnnxRuntime.open
+
+    def remember(self, model, signature, recipe, options):
+        told.append(options)
+        return opening(self, model, signature, recipe, options)
+
+    monkeypatch.setattr(OnnxRuntime, "open", remember)
+    with open_bundle(ready.path, OpenOptions(threads=1, device=2)) as pipeline:
+        answer(pipeline)
+    assert told == [SessionOptions(1, 2)] * 2
 
 
 def test_a_variant_that_failed_a_stricter_tolerance_is_refused(ready):

@@ -5,7 +5,7 @@ import pytest
 from shipped import pictures
 
 from torchlift.errors import InputError
-from torchlift.pipelines.batches import Loader, filled, listed, slices, taken
+from torchlift.pipelines.batches import Loader, cut, filled, listed, slices, taken
 from torchlift.processing.image import ImageInput
 from torchlift.signature import Axis
 
@@ -21,6 +21,23 @@ def loader():
 
 def test_slices_cover_every_row_once():
     assert slices(7, 3) == [slice(0, 3), slice(3, 6), slice(6, 7)]
+
+
+@pytest.mark.parametrize(
+    ("count", "size", "run", "rows"),
+    [
+        (7, 3, range(1, 99), [3, 3, 1]),
+        (7, 4, [1, 3, 8], [3, 3, 1]),
+        (5, 8, [1], [1, 1, 1, 1, 1]),
+        (6, 4, [4], [4, 2]),
+        (6, 4, [], [4, 2]),
+        (3, 1, [1], [1, 1, 1]),
+    ],
+)
+def test_rows_are_cut_to_the_largest_numbers_that_run(count, size, run, rows):
+    parts = cut(count, size, lambda rows: rows in run)
+    assert [part.stop - part.start for part in parts] == rows
+    assert [i for part in parts for i in range(count)[part]] == [*range(count)]
 
 
 @pytest.mark.parametrize("position", [0, 1, 2])

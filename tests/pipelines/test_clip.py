@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from shipped import IDEOGRAPHS, pictures
 
-from torchlift.errors import BatchTooLargeError, BundleError, InputError, SignatureError
+from torchlift.errors import BatchTooLargeError, BundleError, InputError, ProfileError, SignatureError
 from torchlift.families.base import LoadOptions
 from torchlift.families.chinese_clip import ChineseClip
-from torchlift.pipelines import open_bundle
+from torchlift.pipelines import of_bundle, open_bundle
 from torchlift.processing.image import ImageInput
 from torchlift.processing.labels import l2_normalize
 
@@ -287,3 +287,77 @@ def test_a_bundle_that_lacks_a_setting_of_chinese_clip_is_refused(copied):
     with pytest.raises(BundleError, match="settings are not those of Chinese-CLIP: 'logit_scale'") as caught:
         open_bundle(copied.path)
     assert "Ship" in caught.value.remedy
+
+
+# engines that run a part of what the signature admits
+
+
+@pytest.mark.parametrize(
+    ("profiles", "count", "batches"),
+    [
+        (["batch=1:1:1"], 3, [1, 1, 1]),
+        (["batch=1:1:1", "batch=1:2:3"], 7, [3, 3, 1]),
+        (["batch=1", "batch=2"], 5, [2, 2, 1]),
+        (["batch=8", "batch=1"], 9, [1] * 9),
+    ],
+)
+def test_pictures_are_cut_to_the_batches_that_profiles_hold(opened, profiled, profiles, count, batches):
+    images = pictures(count)
+    session = profiled(opened.session("image"), *profiles)
+    with of_bundle(opened.bundle, {"image": session}) as pipeline:
+        np.testing.assert_allclose(pipeline.encode_image(images), opened.encode_image(images), atol=1e-5)
+    assert [shape[0] for shape in session.ran] == batches
+
+
+def test_a_size_that_is_asked_for_is_cut_too(opened, profiled):
+    session = profiled(opened.session("image"), "batch=8", "batch=1")
+    with of_bundle(opened.bundle, {"image": session}) as pipeline:
+        pipeline.encode_image(pictures(9), size=8)
+    assert [shape[0] for shape in session.ran] == [8, 1]
+
+
+LENGTHS = [30, 1, 12, 2]
+"""Characters; the model reads two tokens more."""
+
+
+@pytest.mark.parametrize(
+    ("profiles", "shapes"),
+    [
+        (["sequence=4:16:52"], [(4, 32)]),
+        (["batch=1:1:1"], [(1, 4), (1, 4), (1, 14), (1, 32)]),
+        (["batch=1:1:2"], [(2, 4), (2, 32)]),
+        (["sequence=52"], [(4, 52)]),
+        (["batch=1,sequence=52"], [(1, 52)] * 4),
+        (["sequence=16", "sequence=40"], [(4, 40)]),
+        (["sequence=14", "sequence=52"], [(3, 14), (1, 52)]),
+        (["batch=1,sequence=32", "sequence=4:8:14"], [(3, 14), (1, 32)]),
+        (["batch=2,sequence=16", "batch=1,sequence=52"], [(2, 16), (1, 52), (1, 52)]),
+    ],
+)
+def test_texts_are_cut_to_batches_that_profiles_hold_and_padded_only_where_they_must_be(
+    opened, profiled, profiles, shapes
+):
+    texts = [IDEOGRAPHS[:n] for n in LENGTHS]
+    session = profiled(opened.session("text"), *profiles)
+    with of_bundle(opened.bundle, {"text": session}) as pipeline:
+        np.testing.assert_allclose(pipeline.encode_text(texts), opened.encode_text(texts), atol=1e-5)
+    assert session.ran == shapes
+
+
+def test_a_text_that_no_profile_holds_is_an_error_with_the_profiles(opened, profiled):
+    session = profiled(opened.session("text"), "batch=1,sequence=4:8:16")
+    with of_bundle(opened.bundle, {"text": session}) as pipeline:
+        with pytest.raises(
+            ProfileError, match=r"holds batch 2, sequence 32; it has batch 1\.\.1, sequence 4\.\.16"
+        ) as caught:
+            pipeline.encode_text([IDEOGRAPHS[:30]] * 2)
+        assert "--profile batch=2:2:2,sequence=32:32:32" in caught.value.remedy
+        assert pipeline.encode_text([IDEOGRAPHS[:10]] * 2).shape == (2, 32)
+
+
+def test_a_batch_that_no_profile_holds_is_an_error_with_the_profiles(opened, profiled):
+    session = profiled(opened.session("image"), "batch=4")
+    with of_bundle(opened.bundle, {"image": session}) as pipeline:
+        assert pipeline.encode_image(pictures(4)).shape == (4, 32)
+        with pytest.raises(ProfileError, match=r"holds batch 3; it has batch 4\.\.4"):
+            pipeline.encode_image(pictures(3))

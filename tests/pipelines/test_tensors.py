@@ -7,8 +7,8 @@ import pytest
 import tiny
 from shipped import pictures
 
-from torchlift.errors import BundleError, InputError, SignatureError
-from torchlift.pipelines import open_bundle
+from torchlift.errors import BundleError, InputError, ProfileError, SignatureError
+from torchlift.pipelines import of_bundle, open_bundle
 from torchlift.pipelines.tensors import TensorPipeline
 from torchlift.processing.image import ImageInput
 
@@ -247,3 +247,77 @@ def test_arrays_are_the_outputs_without_postprocessing(network):
     logits = network.arrays({"image": images}, size=2)["logits"]
     assert logits.shape == (5, 4)
     assert network({"image": images}, size=2)["logits"] == network.postprocess["logits"](logits)
+
+
+# engines that run a part of what the signature admits
+
+
+@pytest.mark.parametrize(
+    ("profiles", "count", "size", "batches"),
+    [
+        (["batch=1:1:1"], 3, None, [1, 1, 1]),
+        (["batch=1:1:1", "batch=5"], 6, None, [5, 1]),
+        (["batch=1:1:1", "batch=1:3:3"], 11, None, [3, 3, 3, 2]),
+        (["batch=1:1:1", "batch=1:3:3"], 4, 2, [2, 2]),
+        (["batch=1:4:8"], 7, None, [7]),
+    ],
+)
+def test_rows_are_cut_to_the_batches_that_profiles_hold(pipeline, profiled, profiles, count, size, batches):
+    session = profiled(pipeline.session("model"), *profiles)
+    with of_bundle(pipeline.bundle, {"model": session}) as cutting:
+        answers = cutting({"x": tiny.sample(count)}, size=size)
+    np.testing.assert_allclose(answers["y"], tiny.answer(tiny.sample(count)), rtol=1e-5, atol=1e-5)
+    assert [shape[0] for shape in session.ran] == batches
+
+
+def test_rows_that_no_profile_holds_are_an_error_with_the_profiles(pipeline, profiled):
+    session = profiled(pipeline.session("model"), "batch=4")
+    with (
+        of_bundle(pipeline.bundle, {"model": session}) as cutting,
+        pytest.raises(ProfileError, match=r"holds batch 3; it has batch 4\.\.4"),
+    ):
+        cutting({"x": tiny.sample(3)})
+
+
+def test_images_are_cut_to_the_batches_that_profiles_hold(network, profiled):
+    images = pictures(3)
+    session = profiled(network.session("model"), "batch=1:1:1")
+    with of_bundle(network.bundle, {"model": session}) as cutting:
+        logits = cutting.arrays({"image": images})["logits"]
+    np.testing.assert_allclose(logits, network.arrays({"image": images})["logits"], atol=1e-5)
+    assert [shape[0] for shape in session.ran] == [1, 1, 1]
+
+
+def test_profiles_are_asked_with_the_sizes_of_the_other_axes(columns, axis, profiled):
+    with open_bundle(columns(axis(1, 2, 4)).path) as plain:
+        session = profiled(plain.session("model"), "seq=5,batch=1", "seq=3,batch=2")
+        with of_bundle(plain.bundle, {"model": session}) as pipeline:
+            for length in (5, 3):
+                x = np.random.default_rng(0).standard_normal((length, 4)).astype(np.float32)
+                np.testing.assert_array_equal(pipeline({"x": x})["twice"], 2 * x)
+            assert session.ran == [(5, 1)] * 4 + [(3, 2)] * 2
+            with pytest.raises(ProfileError, match="no optimisation profile of the engine holds seq 4, batch 4"):
+                pipeline({"x": np.ones((4, 4), np.float32)})
+            with pytest.raises(SignatureError, match="missing x"):
+                pipeline({})
+            with pytest.raises(SignatureError, match=r"seq 7 is outside 1\.\.6"):
+                pipeline({"x": np.ones((7, 4), np.float32)})
+
+
+def test_an_input_with_an_axis_that_is_missing_is_named_before_profiles_are_asked(shifted, profiled):
+    with open_bundle(shifted.path) as plain:
+        session = profiled(plain.session("model"), "batch=1,length=2")
+        with of_bundle(shifted, {"model": session}) as pipeline:
+            with pytest.raises(SignatureError, match="missing b"):
+                pipeline({"a": np.ones((3, 3), np.float32)})
+            feeds = {"a": np.ones((3, 3), np.float32), "b": np.ones(2, np.float32)}
+            np.testing.assert_array_equal(pipeline(feeds)["y"], np.full((3, 3), 3))
+
+
+def test_an_output_over_the_whole_batch_is_not_cut_to_profiles(columns, axis, profiled):
+    with open_bundle(columns(axis(1, 3, 4), whole=True).path) as plain:
+        session = profiled(plain.session("model"), "batch=1:2:2")
+        with of_bundle(plain.bundle, {"model": session}) as pipeline:
+            assert pipeline({"x": np.ones((5, 2), np.float32)})["total"] == 10
+            with pytest.raises(ProfileError, match="holds seq 5, batch 3"):
+                pipeline({"x": np.ones((5, 3), np.float32)})

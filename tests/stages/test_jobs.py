@@ -5,11 +5,15 @@ from dataclasses import replace
 import pytest
 from staged import Recorder, benchmark, component_of, latency, put_scores, score
 
-from torchlift.bundle import Bundle, record_of
+from torchlift.backends import Availability, CompileOptions, backend
+from torchlift.backends.tensorrt import TensorRt
+from torchlift.bundle import Bundle, record_of, sha256
 from torchlift.errors import DataError, InputError
 from torchlift.evidence import Gate
 from torchlift.graph.scales import Scales, save_scales
+from torchlift.measure.verify import proven_here
 from torchlift.ship import ShipOptions
+from torchlift.signature import Axis, Profile
 from torchlift.stages import (
     JobOptions,
     bench_bundle,
@@ -59,6 +63,46 @@ def test_the_node_that_does_it_is_found_and_moved_back(colours, job):
     assert INT8 not in [n for n, why in manifest.choices["model"].others.items() if "refused" in why]
     assert any(f"{INT8} is mended by FP32 for fragile" in said for said in notes.notes)
     Bundle.open(colours.path)
+
+
+@pytest.fixture
+def compiler(monkeypatch):
+    """ONNX Runtime in the place of TensorRT, as if that could be used here; what it was told, and of which graph."""
+    told, runtime = [], backend("onnxruntime")
+
+    def build(self, source, folder, signature, compilation):
+        told.append((compilation, sha256(source)))
+        return runtime.build(source, folder, signature)
+
+    def open_(self, model, signature, recipe, options=None):
+        return runtime.open(model, signature, "int8", options)
+
+    monkeypatch.setattr(TensorRt, "available", lambda self: Availability(True, "here"))
+    monkeypatch.setattr(TensorRt, "recipes", {"int8": "int8-u8s8"})
+    monkeypatch.setattr(TensorRt, "build", build)
+    monkeypatch.setattr(TensorRt, "open", open_)
+    return told
+
+
+def test_what_compiles_is_made_of_the_mended_graph_once_as_it_was_asked_for_and_proven(colours, job, compiler):
+    compiling = CompileOptions((Profile.parse("batch=1:2:4"),), workspace=1 << 20)
+    asked = replace(job("int8", gate=TIGHT, backends=("onnxruntime", "tensorrt")), compile=compiling)
+    manifest = build_bundle(colours.path, asked)
+    graph, engine = manifest.graph("model", "int8-u8s8"), manifest.variant("model/tensorrt/int8")
+    assert graph.conversion.repair.held
+    assert len(compiler) == 2, "before and after"
+    assert [compilation.options for compilation, _ in compiler] == [compiling] * 2
+    assert compiler[1][0].profiles == ((Axis("batch", 1, 2, 4),),)
+    assert compiler[1][1] == manifest.files[graph.model].sha256 != compiler[0][1]
+    assert proven_here(Bundle.open(colours.path), engine)
+    assert manifest.scoring.scores[engine.name].drops["top1"].value <= 2
+    build_bundle(colours.path, asked)
+    assert len(compiler) == 2, "the engine is kept"
+
+
+def test_what_compiles_is_made_once_where_nothing_is_mended(colours, job, compiler):
+    build_bundle(colours.path, job("int8", gate=TIGHT, backends=("onnxruntime", "tensorrt"), evaluations=0))
+    assert len(compiler) == 1
 
 
 def test_a_mended_graph_is_not_searched_again(colours, job):

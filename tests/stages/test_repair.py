@@ -241,6 +241,43 @@ def test_a_graph_of_nncf_cannot_be_searched(broken):
         Workbench(broken, variant, None, "")
 
 
+@pytest.mark.parametrize("runtime", ["tensorrt", "onnxruntime-tensorrt"])
+def test_a_variant_that_compiles_is_not_searched_and_another_of_the_same_graph_is_named(broken, job, runtime):
+    compiled = replace(broken.manifest.variant(INT8), backend=runtime)
+    broken.commit(broken.manifest.with_variant(compiled))
+    with pytest.raises(InputError, match=f"{compiled.name} is not searched: each of many trials would be") as caught:
+        bisect_bundle(broken.path, compiled.name, job())
+    assert caught.value.remedy == f"Bisect {INT8} instead: it has the same graph."
+
+
+@pytest.mark.parametrize(
+    ("form", "maker"),
+    [
+        ("int8-u8s8", "--backend onnxruntime --precision int8"),
+        ("int8-s8s8", "--backend openvino --precision int8"),
+        ("int8-s8s8-fp16", "--backend onnxruntime --precision int8-fp16"),
+        ("fp16", "--backend onnxruntime --precision fp16"),
+    ],
+)
+def test_where_no_other_has_its_graph_the_command_that_makes_one_is_named(broken, form, maker):
+    compiled = replace(broken.manifest.variant(INT8), backend="tensorrt", form=form)
+    graph = replace(broken.manifest.graph("model", "int8-u8s8"), form=form)
+    broken.commit(replace(broken.manifest, variants=(compiled,)).with_graph(graph))
+    with pytest.raises(InputError, match="is not searched") as caught:
+        Workbench(broken, compiled, None, "")
+    assert caught.value.remedy == (
+        f"Make a variant of the same graph and bisect that: torchlift build {broken.path} {maker}."
+    )
+
+
+def test_a_program_cannot_be_searched(broken):
+    program = replace(broken.manifest.variant(INT8), backend="pytorch", precision="bf16", form="program")
+    graph = replace(broken.manifest.graph("model", "int8-u8s8"), form="program")
+    broken.commit(broken.manifest.with_variant(program).with_graph(graph))
+    with pytest.raises(InputError, match="model/pytorch/bf16 is not converted node by node"):
+        Workbench(broken, program, None, "")
+
+
 def test_a_graph_that_could_not_be_made_cannot_be_searched(colours):
     def refuse(component):
         raise InputError("no samples")

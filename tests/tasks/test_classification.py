@@ -27,6 +27,14 @@ def test_answers_are_logits_though_labels_are_declared(classifier, tmp_path):
     assert ask(task, bundle, {"model": session})["model"].shape == (12, 6)
 
 
+def test_a_session_that_runs_some_batches_alone_is_scored_by_those(classifier, tmp_path):
+    bundle, session = classifier(list(SIX.values()))
+    task = open_task(bundle, write_folders(tmp_path / "val", SIX))
+    session.covers = lambda sizes: sizes["batch"] in (1, 3)
+    assert scores(task, bundle, {"model": session})["top1"] == 100.0
+    assert {len(array) for feeds in session.fed for array in feeds.values()} == {3}
+
+
 def test_folders_are_matched_to_declared_labels_by_name(classifier, tmp_path):
     order = ["b", "c", "a"]
     bundle, session = classifier(["红", "绿", "蓝"], labels=order)

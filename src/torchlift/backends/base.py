@@ -49,7 +49,8 @@ class SessionOptions:
 class CompileOptions:
     """What a runtime that compiles ahead of time is told; others heed none of it.
 
-    ``profiles`` are the ranges to optimise for, one after the other; without any there is one of the whole ranges.
+    ``profiles`` are the ranges to optimise for, one after the other; without any there are two, one of single samples
+    and one of the whole ranges.
     ``workspace`` bounds the scratch memory, in bytes. ``plugins`` are libraries with operators of the user's own.
     ``version_compatible`` engines load in later releases of the runtime, ``hardware_compatible`` ones on other GPUs;
     a ``stripped`` one has no weights and takes them from the graph when it is opened.

@@ -9,7 +9,7 @@ import numpy as np
 
 from torchlift.backends import Session, SessionOptions, backend
 from torchlift.bundle import Bundle
-from torchlift.errors import TorchliftError
+from torchlift.errors import BackendError, TorchliftError
 from torchlift.evidence import GoldenCheck, Provenance, Tolerance, Verification, now
 from torchlift.machine import this_machine
 from torchlift.manifest import Graph, Precision, Variant
@@ -23,10 +23,11 @@ from torchlift.storage import without_folders
 
 @dataclass(frozen=True)
 class VerifyOptions:
-    """``tolerances`` replaces the default of a precision."""
+    """``tolerances`` replaces the default of a precision; what runs on a GPU is verified on ``device``, its ordinal."""
 
     tolerances: Mapping[Precision, Tolerance] = field(default_factory=dict)
     threads: int = 0
+    device: int = 0
 
     def tolerance(self, precision: Precision) -> Tolerance:
         return self.tolerances.get(precision, TOLERANCES[precision])
@@ -88,12 +89,17 @@ def runs_here(bundle: Bundle, variant: Variant) -> bool:
 
 
 def verify_variant(
-    bundle: Bundle, variant: Variant, options: VerifyOptions | None = None, progress: Progress = SILENT
+    bundle: Bundle,
+    variant: Variant,
+    options: VerifyOptions | None = None,
+    progress: Progress = SILENT,
+    *,
+    raising: bool = False,
 ) -> Verification:
     """Run the variant at all goldens and in other company, and judge it by its precision's tolerance; at goldens that
     are unlike what it was calibrated on, it must be finite and of the right shape.
 
-    A runtime that fails to run it is a failed verification, not an exception.
+    A runtime that fails to open or run it is a failed verification, or with ``raising`` its own BackendError.
     """
     options = options or VerifyOptions()
     tolerance = options.tolerance(variant.precision)
@@ -106,7 +112,10 @@ def verify_variant(
     with progress.stage(f"verify {variant.name}", len(goldens) + 1) as stage:
         try:
             with backend(variant.backend).open(
-                bundle.file(variant.model), component.signature, variant.recipe, SessionOptions(options.threads)
+                bundle.file(variant.model),
+                component.signature,
+                variant.recipe,
+                SessionOptions(options.threads, options.device),
             ) as session:
                 for name, golden in goldens.items():
                     held = within(session, golden)
@@ -123,7 +132,9 @@ def verify_variant(
                 smallest = next(iter(judged))
                 checks[smallest] += _in_true_half(bundle, variant, judged[smallest])
         except TorchliftError as error:
-            wrong = (without_folders(error.message),)
+            if raising and isinstance(error, BackendError):
+                raise
+            wrong = (without_folders("; ".join(filter(None, (error.message, error.remedy)))),)
         except Exception as error:
             wrong = (without_folders(f"{variant.backend} failed: {type(error).__name__}: {error}"),)
     close = tuple(check for name in judged for check in checks.get(name, ()))

@@ -81,7 +81,7 @@ class Pipeline:
         if component not in self._sessions:
             variant = self.variant(component)
             self._require_unchanged(variant)
-            require_verified(self.bundle, variant, self._progress)
+            require_verified(self.bundle, variant, self.options, self._progress)
             self._sessions[component] = backend(variant.backend).open(
                 self.bundle.file(variant.model),
                 self.bundle.manifest.component(component).signature,
@@ -118,18 +118,21 @@ class Pipeline:
         self.close()
 
 
-def require_verified(bundle: Bundle, variant: Variant, progress: Progress) -> None:
-    """Make sure that ``variant`` is proven on this machine, by proving it now where it is not.
+def require_verified(bundle: Bundle, variant: Variant, options: OpenOptions, progress: Progress) -> None:
+    """Make sure that ``variant`` is proven on this machine, by proving it now, on the device that is asked for, where
+    it is not.
 
     The proof is kept in the manifest where the bundle can be written. Raises VerificationError where it fails,
-    BackendUnavailableError where its runtime is not here.
+    BackendUnavailableError where its runtime is not here, BackendError, such as EngineError, where that cannot open or
+    run it: nothing is kept then.
     """
     backend(variant.backend).require()
     if variant.failure:
         raise VerificationError(f"{variant.name} was not built: {variant.failure}", remedy="Choose another variant.")
     if not proven_here(bundle, variant):
         progress.note(f"{variant.name} was not verified on this machine with these releases: verifying it now")
-        proof = verify_variant(bundle, variant, _as_before(variant, progress), progress)
+        how = replace(_as_before(variant, progress), threads=options.threads, device=options.device)
+        proof = verify_variant(bundle, variant, how, progress, raising=True)
         variant = replace(variant, verification=proof)
         try:
             with locked(bundle.path):
@@ -140,8 +143,10 @@ def require_verified(bundle: Bundle, variant: Variant, progress: Progress) -> No
             progress.note(f"the proof is not kept: {error.message}")
     assert variant.verification is not None
     if not variant.verification.passed:
+        compared = variant.verification.checks
         raise VerificationError(
-            f"{variant.name} does not agree with PyTorch: {'; '.join(variant.verification.failures)}",
+            f"{variant.name} {'does not agree with PyTorch' if compared else 'cannot be used here'}: "
+            f"{'; '.join(variant.verification.failures)}",
             remedy="Choose another variant, or build it again: torchlift build.",
         )
 

@@ -43,6 +43,19 @@ def slices(count: int, size: int) -> list[slice]:
     return [slice(start, min(start + size, count)) for start in range(0, count, size)]
 
 
+def cut(count: int, size: int, runs: Callable[[int], bool]) -> list[slice]:
+    """The same, each slice the largest of at most ``size`` rows that ``runs``. Of rows of which no number runs, as many
+    as would be taken otherwise: the session that gets them says what it runs.
+    """
+    parts, start = [], 0
+    while start < count:
+        most = min(size, count - start)
+        rows = next((rows for rows in range(most, 0, -1) if runs(rows)), most)
+        parts.append(slice(start, start + rows))
+        start += rows
+    return parts
+
+
 def taken(array: np.ndarray, part: slice, position: int) -> np.ndarray:
     """The rows ``part`` of an array whose rows are counted along dimension ``position``."""
     return np.ascontiguousarray(array[(slice(None),) * position + (part,)])

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 
 import numpy as np
@@ -12,15 +13,17 @@ from torchlift.backends import Session
 from torchlift.bundle import Bundle
 from torchlift.errors import BundleError, InputError
 from torchlift.pipelines.base import OpenOptions, Pipeline
-from torchlift.pipelines.batches import batch_size, filled, listed, slices
+from torchlift.pipelines.batches import batch_size, cut, filled, listed
 from torchlift.processing.clip import MEAN, STD
 from torchlift.processing.image import ImageInput, ImageSource
 from torchlift.processing.labels import l2_normalize, softmax
 from torchlift.processing.text import END, START, Tokenizer, Tokens
 from torchlift.progress import Progress
-from torchlift.signature import Axis, Signature
+from torchlift.signature import BATCH, Axis, Signature
 
 IMAGE, TEXT = "image", "text"
+SEQUENCE = "sequence"
+"""The axis of a text's tokens, by name."""
 
 LONGEST_TEXT = 4096
 """Characters. The model reads some 50 tokens: a longer text was hardly meant as a caption."""
@@ -55,22 +58,25 @@ class ClipPipeline(Pipeline):
         """Features of pictures: paths, encoded bytes, Pillow images or uint8 arrays [H, W, 3].
 
         Pictures are decoded in threads while the session works on the batch before; batches have ``size`` rows
-        (default: the signature's optimum). Raises InputError that names the picture.
+        (default: the signature's optimum), or as many as an engine's profiles hold. Raises InputError that names the
+        picture, ProfileError where no profile holds any number of them.
         """
         images = listed(images, "pictures")
         signature, session = self._open(IMAGE)
         axis = _batch(signature)
         decode = partial(self._loader.decoded, self.image_input, images, what="picture")
-        batches = self._loader.ahead(decode, slices(len(images), batch_size(axis, size)))
+        parts = cut(len(images), batch_size(axis, size), lambda rows: session.covers({BATCH: max(rows, axis.min)}))
+        batches = self._loader.ahead(decode, parts)
         features = [session.run({IMAGE: filled(pixels, axis)})[signature.output_names[0]] for pixels in batches]
         return _finished(np.concatenate(features)[: len(images)], normalize)
 
     def encode_text(self, texts: Sequence[str], *, size: int | None = None, normalize: bool = True) -> np.ndarray:
         """Features of texts. Texts of like length share a batch and are padded to its longest only; the order is kept.
 
-        Padding is masked in the graph, so that a feature does not depend on it. A text with more tokens than the model
-        reads is cut, as in training, and that is noted. Raises InputError for a text without any token, or of more
-        than ``LONGEST_TEXT`` characters.
+        Padding is masked in the graph, so that a feature does not depend on it: where an engine's profiles hold only
+        longer ones, texts are padded to the least of those. A text with more tokens than the model reads is cut, as in
+        training, and that is noted. Raises InputError for a text without any token, or of more than ``LONGEST_TEXT``
+        characters, ProfileError where no profile holds a text.
         """
         texts = listed(texts, "texts")
         tokens = self.tokens(texts)
@@ -81,12 +87,12 @@ class ClipPipeline(Pipeline):
                 f"text {cut[0]}"
             )
         signature, session = self._open(TEXT)
-        axis, shortest = _batch(signature), signature.axis("sequence").min
+        axis = _batch(signature)
         order = np.argsort(tokens.lengths, kind="stable")
+        lengths = np.maximum(np.asarray(tokens.lengths)[order], signature.axis(SEQUENCE).min)
         features = np.empty((len(texts), _embedding(signature)), np.float32)
-        for part in slices(len(texts), batch_size(axis, size)):
+        for part, length in _text_batches(session, signature, lengths.tolist(), batch_size(axis, size)):
             rows = order[part]
-            length = max(shortest, tokens.lengths[rows[-1]])
             ids = np.full((len(rows), length), tokens.pad, np.int64)
             for row, i in enumerate(rows):
                 ids[row, : len(tokens.ids[i])] = tokens.ids[i]
@@ -116,6 +122,31 @@ class ClipPipeline(Pipeline):
 
     def _open(self, component: str) -> tuple[Signature, Session]:
         return self.bundle.manifest.component(component).signature, self.session(component)
+
+
+def _text_batches(
+    session: Session, signature: Signature, lengths: Sequence[int], size: int
+) -> Iterator[tuple[slice, int]]:
+    """Slices of texts in order of their ``lengths``, at most ``size`` each, and the length that each is padded to: its
+    longest text's, else the least beyond that which the session covers.
+    """
+    fewest, longest = _batch(signature).min, signature.axis(SEQUENCE).max
+
+    @functools.cache
+    def held(rows: int, length: int) -> int | None:
+        batch = max(rows, fewest)
+        possible = range(length, longest + 1)
+        return next((n for n in possible if session.covers({BATCH: batch, SEQUENCE: n})), None)
+
+    start = 0
+    while start < len(lengths):
+        most = min(size, len(lengths) - start)
+        natural = [(rows, lengths[start + rows - 1]) for rows in range(most, 0, -1)]
+        fitting = (option for option in natural if held(*option) == option[1])
+        padded = ((rows, found) for rows, length in natural if (found := held(rows, length)) is not None)
+        rows, length = next(fitting, None) or next(padded, natural[0])
+        yield slice(start, start + rows), length
+        start += rows
 
 
 def _check_text(index: int, text: str) -> None:

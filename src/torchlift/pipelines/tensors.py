@@ -12,7 +12,7 @@ from torchlift.backends import Session
 from torchlift.bundle import Bundle
 from torchlift.errors import InputError, SignatureError
 from torchlift.pipelines.base import OpenOptions, Pipeline
-from torchlift.pipelines.batches import batch_size, filled, listed, slices, taken
+from torchlift.pipelines.batches import batch_size, cut, filled, listed, taken
 from torchlift.processing.declared import from_settings
 from torchlift.progress import Progress
 from torchlift.signature import BATCH, Axis, Signature
@@ -43,8 +43,8 @@ class TensorPipeline(Pipeline):
         A value is an array of the signature's dtype and shape, or, where the input has declared preprocessing, a list
         of image sources, which are decoded in threads while the session works on the batch before. An answer is an
         array, or with declared labels a list per row of (name, score). Any number of rows is split into batches of
-        ``size`` (default: the batch axis' optimum), unless an output has no batch axis. Raises InputError,
-        SignatureError.
+        ``size`` (default: the batch axis' optimum), or as many as an engine's profiles hold, unless an output has no
+        batch axis. Raises InputError, SignatureError, ProfileError where no profile holds any number of them.
         """
         return {
             name: self.postprocess[name](array) if name in self.postprocess else array
@@ -58,7 +58,7 @@ class TensorPipeline(Pipeline):
         axis, count = self.signature.batch, self._count(given)
         if axis is None or count is None:
             return session.run(self._feeds(given, slice(None)))
-        batches = self._loader.ahead(partial(self._feeds, given), self._parts(axis, count, size))
+        batches = self._loader.ahead(partial(self._feeds, given), self._parts(session, given, count, size))
         return self._joined([session.run(feeds) for feeds in batches], axis, count)
 
     def _given(self, name: str, value: Any) -> np.ndarray | list[Any]:
@@ -90,16 +90,38 @@ class TensorPipeline(Pipeline):
             raise InputError("the batch is empty", remedy="Give at least one row.")
         return count
 
-    def _parts(self, axis: Axis, count: int, size: int | None) -> list[slice]:
+    def _parts(
+        self, session: Session, given: Mapping[str, np.ndarray | list[Any]], count: int, size: int | None
+    ) -> list[slice]:
         """The batches that ``count`` rows make. Raises InputError where an output cannot be put together from them."""
-        if size is None and axis.min <= count <= axis.max:
+        axis, sizes = self.signature.axis(BATCH), self._sizes(given)
+        fits = size is None and axis.min <= count <= axis.max
+        whole = next((spec for spec in self.signature.outputs if spec.shape.count(BATCH) != 1), None)
+        if fits and whole:
             return [slice(0, count)]
-        parts = slices(count, batch_size(axis, size))
-        if len(parts) > 1 or count < axis.min:
-            for spec in self.signature.outputs:
-                if spec.shape.count(BATCH) != 1:
-                    raise _not_one_batch(f"output {spec.name}, {spec}, is computed over the whole batch", axis, count)
+
+        def runs(rows: int) -> bool:
+            asked = {**sizes, BATCH: max(rows, axis.min)}
+            return len(asked) < len(self.signature.axes) or session.covers(asked)
+
+        parts = cut(count, count if fits else batch_size(axis, size), runs)
+        if whole and (len(parts) > 1 or count < axis.min):
+            raise _not_one_batch(f"output {whole.name}, {whole}, is computed over the whole batch", axis, count)
         return parts
+
+    def _sizes(self, given: Mapping[str, np.ndarray | list[Any]]) -> dict[str, int]:
+        """The sizes of the axes, but the batch, of the inputs that are given."""
+        shapes = {
+            name: (len(value), 3, *self.preprocess[name].size) if isinstance(value, list) else value.shape
+            for name, value in given.items()
+            if name in self._inputs
+        }
+        return {
+            dim: size
+            for name, shape in shapes.items()
+            for dim, size in zip(self._inputs[name].shape, shape, strict=False)
+            if isinstance(dim, str) and dim != BATCH
+        }
 
     def _feeds(self, given: Mapping[str, np.ndarray | list[Any]], part: slice) -> dict[str, np.ndarray]:
         """What the session takes for the rows ``part``: images decoded, rows filled up to the least batch."""

@@ -16,13 +16,13 @@ from torchlift.measure.latency import Contender
 from torchlift.measure.verify import VerifyOptions
 from torchlift.progress import SILENT, Progress
 from torchlift.stages.bench import BenchOptions, bench_component
-from torchlift.stages.build import build_and_verify, verify_all
+from torchlift.stages.build import build_and_verify, build_variant, verify_all
 from torchlift.stages.convert import convert_component
 from torchlift.stages.forms import FORMS
 from torchlift.stages.judging import metric_to_search, on_fewer, open_scorer
 from torchlift.stages.options import JobOptions
 from torchlift.stages.plan import Materials, plan
-from torchlift.stages.repair import RepairOptions, repair
+from torchlift.stages.repair import RepairOptions, repair, tries
 from torchlift.stages.samples import CalibrationData, Samples, data_as_samples, goldens_as_samples
 from torchlift.stages.score import OpenReference, Scorer, score_component
 from torchlift.stages.together import choose_all
@@ -121,9 +121,8 @@ def _mend(
     options: JobOptions,
     progress: Progress,
 ) -> None:
-    """Mend each form by the first of its variants that can run here; where a runtime fails at a trial, note it.
-
-    Not by one that compiles: a trial of it takes minutes.
+    """Mend each form by the first of its variants whose runtime is here and tries graphs; where that fails at a trial,
+    note it. Then make the variants anew whose runtimes compile what was mended.
     """
     settings = RepairOptions(
         metric_to_search(bundle, scorer), options.convert.evaluations, options.bench.latency.threads
@@ -132,8 +131,9 @@ def _mend(
     seen = {SOURCE_FORM}
     for variant in bundle.manifest.variants_of(component.name):
         runtime = backend(variant.backend)
-        if variant.form not in seen and not (variant.failure or runtime.compiles) and runtime.available().ok:
+        if variant.form not in seen and not variant.failure and tries(runtime) and runtime.available().ok:
             seen.add(variant.form)
+            before = bundle.manifest.graph(component.name, variant.form)
             try:
                 repair(bundle, variant, scorer, fewer, options.verify, settings, progress)
             except StorageError:
@@ -141,6 +141,21 @@ def _mend(
             except (TorchliftError, RuntimeError) as error:
                 said = without_folders(error.message if isinstance(error, TorchliftError) else str(error))
                 progress.note(f"{variant.name} is not mended, since a trial failed: {said}")
+            if bundle.manifest.graph(component.name, variant.form) != before:
+                _compile_again(bundle, component, variant.form, scorer, options, progress)
+
+
+def _compile_again(
+    bundle: Bundle, component: Component, form: str, scorer: Scorer | None, options: JobOptions, progress: Progress
+) -> None:
+    """Make the variants of a form whose graph changed, of runtimes that compile, and prove them."""
+    for variant in bundle.manifest.variants_of(component.name):
+        runtime = backend(variant.backend)
+        if variant.form == form and not tries(runtime) and runtime.available().ok:
+            made = build_variant(bundle, component, variant.backend, variant.recipe, progress, options.compile)
+            verify_all(bundle, [made], options.verify, progress)
+            if scorer is not None:
+                scorer.forget(made)
 
 
 def bench_and_choose(

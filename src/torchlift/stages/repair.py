@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from torchlift.backends import Session, SessionOptions, backend
+from torchlift.backends import BACKENDS, Backend, Session, SessionOptions, backend
 from torchlift.bundle import Bundle
 from torchlift.errors import InputError
 from torchlift.evidence import Conversion, Gate, Repair
@@ -29,6 +29,11 @@ _SEARCH_SHARE = 0.75
 
 _LEAST_SHARE = 0.5
 """A graph of which less than this stays converted is not worth mending."""
+
+
+def tries(runtime: Backend) -> bool:
+    """Whether a graph is tried in a runtime: not where that compiles it, each time anew for minutes."""
+    return not (runtime.compiles or runtime.opens_graphs)
 
 
 @dataclass(frozen=True)
@@ -52,7 +57,8 @@ class Workbench:
     """Tries graphs of one variant's form in the runtime that will run it, without looking inside: what a compiler fuses
     depends on which tensors are observed.
 
-    FP16 that the runtime only emulates is tried in true half precision, on the smallest golden.
+    FP16 that the runtime only emulates is tried in true half precision, on the smallest golden. Raises InputError for a
+    variant without a graph that was converted node by node, or of a runtime that tries none.
     """
 
     def __init__(self, bundle: Bundle, variant: Variant, scorer: Scorer | None, metric: str, threads: int = 0) -> None:
@@ -67,6 +73,11 @@ class Workbench:
             raise InputError(
                 f"{variant.name} is not converted node by node",
                 remedy="Bisect an INT8 or FP16 variant that torchlift converted: `torchlift inspect` lists them.",
+            )
+        if not tries(backend(variant.backend)):
+            raise InputError(
+                f"{variant.name} is not searched: each of many trials would be compiled for minutes",
+                remedy=_instead(bundle, variant),
             )
         self.graph = graph
         self.converter = converter
@@ -125,6 +136,22 @@ class Workbench:
         return max(distance(answers[name], expected) for name, expected in golden.outputs.items())
 
 
+def _instead(bundle: Bundle, variant: Variant) -> str:
+    """What can be searched in the place of a variant: another one of the same graph."""
+    others = bundle.manifest.variants_of(variant.component)
+    same = [o for o in others if o.form == variant.form and tries(backend(o.backend))]
+    usable = [other.name for other in same if backend(other.backend).available().ok]
+    if usable:
+        return f"Bisect {usable[0]} instead: it has the same graph."
+    makers = [
+        f"--backend {name} --precision {recipe}"
+        for name in BACKENDS
+        for recipe, form in backend(name).recipes.items()
+        if form == variant.form and tries(backend(name))
+    ]
+    return f"Make a variant of the same graph and bisect that: torchlift build {bundle.path} {makers[0]}."
+
+
 def find_culprits(bench: Workbench, evaluations: int, progress: Progress = SILENT) -> Search[Unit]:
     """Rank the nodes of a variant's graph by the damage that their conversion does."""
     with progress.stage(f"bisect {bench.variant.name}", evaluations) as stage:
@@ -159,7 +186,7 @@ def repair(
     PyTorch and holds the gate, or half of the graph or the evaluations are spent.
 
     What disagrees with PyTorch is searched at the goldens, what breaks the gate on the samples of ``fewer``. The graph
-    in the bundle, and every variant that is built from it, is replaced; its conversion says what was done.
+    in the bundle is replaced, and every variant of a runtime that tries graphs; its conversion says what was done.
     """
     before = _problem(bundle, variant, scorer, bundle.manifest.gate)
     if not before or options.evaluations < 2:
@@ -211,12 +238,12 @@ def _mend(
     graph = put_graph(bundle, bench.graph, make)
     component = bundle.manifest.component(variant.component)
     for other in bundle.manifest.variants_of(component.name):
-        if other.form == variant.form and backend(other.backend).available().ok:
+        if other.form == variant.form and tries(backend(other.backend)) and backend(other.backend).available().ok:
             build_variant(bundle, component, other.backend, other.recipe, progress)
             if scorer is not None:
                 scorer.forget(other)
-    ours = [v for v in bundle.manifest.variants_of(component.name) if v.form == variant.form]
-    verify_all(bundle, ours, verify, progress)
+    of_form = [v for v in bundle.manifest.variants_of(component.name) if v.form == variant.form]
+    verify_all(bundle, [v for v in of_form if tries(backend(v.backend))], verify, progress)
     problem = _problem(bundle, bundle.manifest.variant(variant.name), scorer, bundle.manifest.gate)
     if not problem:
         _note_held(bundle, graph)

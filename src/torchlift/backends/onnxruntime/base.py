@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 Provider = tuple[str, dict[str, str]]
 """The name of an execution provider, and its options."""
 
+INSTALL_AGAIN = "pip uninstall onnxruntime onnxruntime-gpu, then pip install onnxruntime-gpu"
+"""Where both were installed: they are packages of the same files. What is left runs on the processor too."""
+
 _WEIGHTS = "model.onnx.data"
 _WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
 _INLINE_BYTES = 1024
@@ -58,9 +61,16 @@ class OnnxRuntime(Backend):
             return Availability(False, f"{' or '.join(self.distributions)} is not installed", self.remedy)
         try:
             import onnxruntime as ort
+
+            offered = ort.get_available_providers()
         except ImportError as error:
             return Availability(False, f"it cannot be loaded: {error}", self.remedy)
-        offered = ort.get_available_providers()
+        except AttributeError:
+            return Availability(
+                False,
+                "files of onnxruntime are gone: onnxruntime and onnxruntime-gpu share them, and one was uninstalled",
+                INSTALL_AGAIN,
+            )
         if self.provider not in offered:
             return Availability(
                 False, f"the installed build has no {self.provider}, only {', '.join(offered)}", self.remedy

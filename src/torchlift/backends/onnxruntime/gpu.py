@@ -11,7 +11,7 @@ from typing import ClassVar
 
 from torchlift.backends.base import Availability, Compilation, Session, SessionOptions
 from torchlift.backends.cuda import Stream, cuda_available
-from torchlift.backends.onnxruntime.base import OnnxRuntime, Provider
+from torchlift.backends.onnxruntime.base import INSTALL_AGAIN, OnnxRuntime, Provider
 from torchlift.backends.onnxruntime.placement import RECORDING, placements, require_placed
 from torchlift.backends.onnxruntime.session import DeviceSession
 from torchlift.errors import BackendError
@@ -36,7 +36,7 @@ class _OnGpu(OnnxRuntime):
     file. The optimisations beyond what was built concern processors."""
 
     distributions = ("onnxruntime-gpu",)
-    remedy = "It replaces the package onnxruntime: pip uninstall onnxruntime, then pip install onnxruntime-gpu."
+    remedy = f"It replaces the package onnxruntime: {INSTALL_AGAIN}."
     behind: ClassVar[tuple[str, ...]] = ()
     """Providers that may run what the first one lacks."""
 

@@ -62,7 +62,8 @@ class TensorRt(Backend):
 
     def version(self) -> str:
         where = f" on {gpus()[0]}" if gpus() else ""
-        return f"tensorrt {self._installed()}{where}"
+        release = self._installed()
+        return f"tensorrt{f' {release}' if release else ''}{where}"
 
     def build(self, source: Path, folder: Path, signature: Signature, compilation: Compilation | None = None) -> str:
         from torchlift.backends.tensorrt.builder import build_engine, copy_plugins

@@ -14,7 +14,7 @@ from typing import Any
 import onnx_ir as ir
 
 from torchlift.backends.base import Compilation
-from torchlift.backends.tensorrt.messages import ParserProblem, build_error, logger, parser_error
+from torchlift.backends.tensorrt.messages import ParserProblem, build_error, logger, parser_error, start
 from torchlift.backends.tensorrt.profiles import Ranges, default_profiles
 from torchlift.backends.tensorrt.releases import FLAGS, Release, release_of, require_options
 from torchlift.bundle import sha256
@@ -38,17 +38,16 @@ class Built:
 
 
 def build_engine(source: Path, signature: Signature, compilation: Compilation, version: str) -> Built:
-    """Build an engine of the ONNX file ``source``. Raises ParserError, DeviceMemoryError or BackendError."""
+    """Build an engine of the ONNX file ``source``. Raises ParserError, DeviceMemoryError,
+    BackendUnavailableError where CUDA does not start, or BackendError.
+    """
     import tensorrt as trt
 
     release, log = release_of(version), logger()
     require_options(compilation.options, version)
     load_plugins(compilation.options.plugins)
     profiles = compilation.profiles or default_profiles(signature)
-    log.errors.clear()
-    builder = trt.Builder(log)
-    if builder is None:
-        raise build_error(log.errors, version)
+    builder = start(trt.Builder)
     network = builder.create_network(_network_flags(release))
     with tempfile.TemporaryDirectory() as folder:
         _parse(_lowered(source, Path(folder), release), network, version)
@@ -93,7 +92,7 @@ def _lowered(source: Path, folder: Path, release: Release) -> Path:
     """The graph in operators that the parser has."""
     import tensorrt as trt
 
-    parser = trt.OnnxParser(trt.Builder(logger()).create_network(_network_flags(release)), logger())
+    parser = trt.OnnxParser(start(trt.Builder).create_network(_network_flags(release)), logger())
     unknown = frozenset(operator for operator in EXPANSIONS if not parser.supports_operator(operator))
     return lower_file(source, folder, Target(release.opset, unknown, release.integer_weights, release.typed))
 

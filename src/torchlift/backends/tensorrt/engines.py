@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from torchlift.backends.tensorrt.messages import logger
+from torchlift.backends.tensorrt.messages import logger, start
 from torchlift.errors import EngineError
 
 
@@ -22,7 +22,7 @@ class Engines:
         import tensorrt as trt
 
         self._file, self._shared, self._finish = file, shared, finish
-        self._runtime = trt.Runtime(logger())
+        self._runtime = start(trt.Runtime)
         if host_code:
             self._runtime.engine_host_code_allowed = True
         self._loaded = [self._load()]

@@ -24,6 +24,8 @@ _TYPES = (
 )
 """Precision -> how the inspector words it: "Row major linear FP16 format" (8.5), "Half" (10). The first match holds."""
 
+_KNOWN = frozenset(name for name, _ in _TYPES)
+
 _MOVING = frozenset({"Reformat", "NoOp", "Constant", "Shuffle", "ShapeHostToDevice", "DeviceToShapeHost", "Slice"})
 """Types of layers that move numbers and compute none."""
 
@@ -113,22 +115,29 @@ def require_precision(layers: Sequence[EngineLayer], recipe: str) -> None:
     """Raise BackendError for an engine that does not compute in what was asked for.
 
     FP32 must be in no other type, FP16 and INT8 in it somewhere. A subgraph that does not tell what it computes in, but
-    only what it writes, may hold integers.
+    only what it writes, may hold integers. A layer of which nothing is told, as where shapes are not known, proves
+    nothing.
     """
     wanted = precision_of(recipe)
     computing = [layer for layer in layers if layer.computes]
     if not computing:
         return
-    found = {layer: {*layer.reads, *layer.writes} for layer in computing}
+    found = {layer: known for layer in computing if (known := {*layer.reads, *layer.writes} & _KNOWN)}
     if wanted == "fp32":
-        wrong = [layer for layer in computing if found[layer] & {"fp16", "bf16", "int8"}]
+        wrong = [layer for layer, types in found.items() if types & {"fp16", "bf16", "int8"}]
         if wrong:
             raise _other(wanted, f"{len(wrong)} of {len(computing)} layers compute in {wrong[0].precision}", wrong[0])
         return
     if wanted == "int8" and any(layer.opaque for layer in computing):
         return
+    if not found:
+        raise BackendError(
+            f"the engine does not tell whether it computes in {wanted}: {computing[0].name} is "
+            f"{computing[0].precision!r}, and so are the others",
+            remedy="Build it with a profile of one size, for example --profile batch=1, or use another backend.",
+        )
     if not any(wanted in types for types in found.values()):
-        raise _other(wanted, f"none of {len(computing)} layers does", computing[0])
+        raise _other(wanted, f"none of {len(found)} layers does", next(iter(found)))
 
 
 def _other(wanted: str, said: str, layer: EngineLayer) -> BackendError:

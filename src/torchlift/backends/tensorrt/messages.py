@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from torchlift.errors import BackendError, DeviceMemoryError, ParserError
+from torchlift.errors import BackendError, BackendUnavailableError, DeviceMemoryError, ParserError
 
 _REASONS: tuple[tuple[re.Pattern[str], type[BackendError], str], ...] = (
     (
@@ -20,11 +20,6 @@ _REASONS: tuple[tuple[re.Pattern[str], type[BackendError], str], ...] = (
         re.compile(r"insufficient workspace|Could not find any implementation for node", re.IGNORECASE),
         BackendError,
         "Allow more --workspace, or leave it out; else use another backend for this graph.",
-    ),
-    (
-        re.compile(r"CUDA initialization failure", re.IGNORECASE),
-        BackendError,
-        "See `torchlift doctor`: the driver may be too old for this release of TensorRT.",
     ),
 )
 """What is looked for in the log of a build that failed -> the kind of error, and the remedy."""
@@ -88,3 +83,18 @@ def logger() -> Any:
                 self.errors.append(text)
 
     return Logger()
+
+
+def start(kind: Callable[[Any], Any]) -> Any:
+    """TensorRT's builder or runtime. Raises BackendUnavailableError where CUDA does not start: the bindings make a
+    TypeError of that, and only the log says why.
+    """
+    log = logger()
+    log.errors.clear()
+    try:
+        return kind(log)
+    except TypeError as error:
+        raise BackendUnavailableError(
+            f"TensorRT does not start: {log.last()}",
+            remedy="See `torchlift doctor`: the driver may be too old for this release of TensorRT.",
+        ) from error

@@ -49,7 +49,8 @@ class EngineRecord:
         another = (self.gpu, self.capability) != (gpu.name, gpu.capability)
         if another and not (self.hardware_compatible and _numbers(gpu.capability) >= _AMPERE):
             return f"it was built on an {self.gpu} ({self.capability}), and an {gpu.name} ({gpu.capability}) is here"
-        if self.driver != gpu.driver:
+        compatible = self.version_compatible or self.hardware_compatible
+        if self.driver != gpu.driver and not compatible:
             return f"it was built with driver {self.driver}, and {gpu.driver} is here"
         return ""
 

@@ -140,6 +140,9 @@ class TensorRtSession(Session):
         self._options = options
         self._stream = Stream(options.device)
         self._lanes: GraphCache[Lane] = GraphCache(options.graphs if options.cuda_graph else max(1, len(profiles)))
+        self._lent: Mapping[str, DeviceArray] = {}
+        """What the last call was given on the device: kept until the next, since it returned before that was read."""
+
         self._pinned = {name: Pinned(options.device) for name in (*signature.input_names, *signature.output_names)}
 
     def covers(self, sizes: Mapping[str, int]) -> bool:
@@ -226,6 +229,7 @@ class TensorRtSession(Session):
                     within_device(given.address, lane.inputs[name].address, given.nbytes, self._stream)
                 else:
                     lane.read(name, given.address)
+            self._lent = views
             lane.launch()
         return {
             name: DeviceArray(
@@ -256,6 +260,7 @@ class TensorRtSession(Session):
 
     def close(self) -> None:
         self._lanes.clear()
+        self._lent = {}
         self._engines.close()
         for pinned in self._pinned.values():
             pinned.close()
