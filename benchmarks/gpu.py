@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shlex
 import shutil
 import sys
@@ -113,12 +112,12 @@ def source_of(size: str, work: Path) -> Any:
 
 
 def copy_of(size: str, work: Path, name: str, component: str, recipe: str) -> Path:
-    """Every engine is built in a copy of the bundle, its files linked, so that several can be built at once, and by
-    another Python; what builds in seconds shares the bundle.
+    """Every engine is built in a copy of the bundle, so that several can be built at once, and by another Python; what
+    builds in seconds shares the bundle.
     """
     path = work / f"{size}.{component}.{name}-{recipe}" if name == "tensorrt" else work / size
     if not path.is_dir():
-        shutil.copytree(work / size, path, copy_function=os.link)
+        shutil.copytree(work / size, path)
     return path
 
 

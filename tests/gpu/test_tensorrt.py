@@ -181,27 +181,30 @@ def test_an_operator_that_the_parser_lacks_is_named(tmp_path):
 
 
 def test_int8_is_built_from_pairs_in_the_graph(tmp_path):
-    x = wide.sample(4)
-    ranges = {"x": (-4.0, 4.0), "bent": (-1.0, 1.0)}
+    x = tiny.sample(4)
+    matrix, bias = tiny.weights()
+    right = x @ matrix + bias
     for recipe in ("int8", "int8-fp16"):
-        model = ir.from_proto(wide.model())
+        proto = tiny.model()
+        del proto.graph.node[-1]
+        proto.graph.node[-1].output[0] = "y"
+        model = ir.from_proto(proto)
         name_nodes(model)
-        Quantize(SCHEMES["int8-s8s8"], ranges)(model)
+        Quantize(SCHEMES["int8-s8s8"], {"x": (-4.0, 4.0)})(model)
         folder = tmp_path / recipe
         folder.mkdir()
         if recipe == "int8-fp16":
             ToHalf({})(model)
         save_model(model, folder / "model.onnx")
         runtime = backend("tensorrt")
-        file = runtime.build(folder / "model.onnx", folder, wide.SIGNATURE, Compilation(recipe))
-        with runtime.open(folder / file, wide.SIGNATURE, recipe) as session:
+        file = runtime.build(folder / "model.onnx", folder, tiny.SIGNATURE, Compilation(recipe))
+        with runtime.open(folder / file, tiny.SIGNATURE, recipe) as session:
             y = session.run({"x": x})["y"]
-        difference = np.abs(y - wide.answer(x)).max() / np.abs(wide.answer(x)).max()
-        assert 1e-4 < difference < 0.1
+        assert 1e-4 < np.abs(y - right).max() / np.abs(right).max() < 0.1
 
 
 def test_what_tensorrt_computes_wrongly_is_refused(tmp_path):
-    """8.5.3 leaves out the Relu after a quantised product that ends a graph: an engine counts for nothing unproven."""
+    """8.5.3 on an H200 leaves out the Relu after a quantised product: an engine counts for nothing unproven."""
     model = ir.from_proto(tiny.model())
     name_nodes(model)
     Quantize(SCHEMES["int8-s8s8"], {"x": (-4.0, 4.0)})(model)

@@ -8,7 +8,8 @@ import tiny
 from onnx import TensorProto, helper
 
 from torchlift.backends import backend
-from torchlift.graph.edit import ForgetOrigin, NameAxes, save_model
+from torchlift.errors import ConversionError
+from torchlift.graph.edit import ForgetOrigin, NameAxes, load_model, save_model
 from torchlift.graph.inspect import read_facts
 from torchlift.signature import Axis, Signature, TensorSpec
 
@@ -158,3 +159,13 @@ def test_what_was_saved_answers_after_the_passes(tmp_path, traced):
     x = tiny.sample(3)
     with backend("onnxruntime").open(tmp_path / "net.onnx", tiny.SIGNATURE) as session:
         np.testing.assert_allclose(session.run({"x": x})["y"], tiny.answer(x), rtol=1e-5, atol=1e-5)
+
+
+def test_weights_with_several_hard_links_are_refused_with_what_to_do(tmp_path):
+    model = ir.from_proto(tiny.model())
+    save_model(model, tmp_path / "model.onnx")
+    load_model(tmp_path / "model.onnx")
+    (tmp_path / "copy.data").hardlink_to(tmp_path / "model.onnx.data")
+    with pytest.raises(ConversionError, match=r"model\.onnx\.data has 2 hard links") as raised:
+        load_model(tmp_path / "model.onnx")
+    assert "cp -r" in raised.value.remedy

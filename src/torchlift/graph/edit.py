@@ -8,6 +8,7 @@ from typing import Any
 
 import onnx_ir as ir
 
+from torchlift.errors import ConversionError
 from torchlift.signature import Signature, TensorSpec
 
 WEIGHTS_SUFFIX = ".data"
@@ -90,6 +91,22 @@ def infer_types(model: ir.Model) -> None:
     values = [value for node in model.graph.all_nodes() for value in node.outputs if value.name]
     if any(value.dtype is None for value in values):
         ShapeInferencePass(check_type=False, strict_mode=False)(model)
+
+
+def load_model(file: Path) -> ir.Model:
+    """Read an ONNX file; its weights are read when they are needed.
+
+    Raises ConversionError where a file of weights has several hard links: onnx-ir reads none from such.
+    """
+    model = ir.load(file)
+    tensors = (value.const_value for value in model.graph.initializers.values())
+    for path in {Path(t.path) for t in tensors if isinstance(t, ir.ExternalTensor)}:
+        if path.is_file() and (links := path.stat().st_nlink) > 1:
+            raise ConversionError(
+                f"{path.name} has {links} hard links, and weights are not read from such a file",
+                remedy="Copy the bundle with its contents, as cp -r does, not by links.",
+            )
+    return model
 
 
 def save_model(model: ir.Model, file: Path) -> None:

@@ -10,7 +10,7 @@ import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass, ShapeInferencePass
 
 from torchlift.errors import ConversionError
-from torchlift.graph.edit import infer_types, save_model
+from torchlift.graph.edit import infer_types, load_model, save_model
 from torchlift.graph.lower_operators import EXPANSIONS
 from torchlift.graph.lower_rules import CHANGES, COMPARISONS, compare_as_floats, weight_as_float, whole_shape
 from torchlift.graph.lower_steps import Rule, Steps
@@ -102,7 +102,7 @@ def lower_file(source: Path, folder: Path, target: Target) -> Path:
     """Write the ONNX file ``source`` as ``target`` reads it to ``folder``/model.onnx, with its weights beside it, and
     return that file. ``folder`` exists, and is not the one of ``source``. Raises what :class:`Lower` raises.
     """
-    model = ir.load(source)
+    model = load_model(source)
     Lower(target)(model)
     file = folder / "model.onnx"
     save_model(model, file)

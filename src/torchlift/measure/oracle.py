@@ -20,7 +20,7 @@ import onnx_ir as ir
 
 from torchlift.backends.base import Session
 from torchlift.errors import BackendError, ConversionError
-from torchlift.graph.edit import infer_types
+from torchlift.graph.edit import infer_types, load_model
 from torchlift.graph.half_rules import passes_on
 from torchlift.signature import Signature
 
@@ -40,7 +40,7 @@ class HalfOracle:
 
     def __init__(self, model: Path | ir.Model, threads: int = 0) -> None:
         """``threads`` 0 is all cores. Raises ConversionError for a graph with functions of its own."""
-        self._model = model if isinstance(model, ir.Model) else ir.load(model)
+        self._model = model if isinstance(model, ir.Model) else load_model(model)
         infer_types(self._model)
         self._threads = threads
         self._alike: dict[bytes, Any] = {}

@@ -12,7 +12,7 @@ import numpy as np
 import onnx_ir as ir
 
 from torchlift.errors import BackendError
-from torchlift.graph.edit import infer_types
+from torchlift.graph.edit import infer_types, load_model
 from torchlift.graph.half_rules import HALF_MAX
 from torchlift.progress import SILENT, Progress
 
@@ -113,7 +113,7 @@ def ranges_of(
 
 def float_tensors(file: Path) -> list[str]:
     """The names of all FP32 and FP64 tensors that are inputs or written by a node of the main graph, in its order."""
-    model = ir.load(file)
+    model = load_model(file)
     infer_types(model)
     values = [v for v in model.graph.inputs if v.name not in model.graph.initializers]
     values += [v for node in model.graph for v in node.outputs]

@@ -12,7 +12,7 @@ import onnx_ir as ir
 
 from torchlift.errors import ConversionError
 from torchlift.evidence import KeptNode
-from torchlift.graph.edit import save_model
+from torchlift.graph.edit import load_model, save_model
 from torchlift.graph.half import ToHalf, half_candidates, require_half
 from torchlift.graph.learnt import learnt_ranges
 from torchlift.graph.quantize import Quantize, QuantizeReport
@@ -157,7 +157,7 @@ class MixedConverter(IntegerConverter):
 
 
 def _load(source: Path) -> ir.Model:
-    model = ir.load(source)
+    model = load_model(source)
     name_nodes(model)
     return model
 

@@ -42,8 +42,9 @@ _METADATA = re.compile(r"\[ONNX Layer: ([^\]]+)\]")
 
 @dataclass(frozen=True)
 class EngineLayer:
-    """``kind`` is TensorRT's type of the layer, ``reads`` and ``writes`` the precisions of its inputs and outputs,
-    ``nodes`` the ONNX nodes that it is known to compute; of a subgraph the first and the last.
+    """``kind`` is TensorRT's type of the layer; ``reads`` and ``writes`` are the precisions of its inputs and outputs,
+    ``holds`` that of its weights ("" without any); ``nodes`` are the ONNX nodes that it is known to compute; of a
+    subgraph the first and the last.
     """
 
     name: str
@@ -51,6 +52,7 @@ class EngineLayer:
     reads: tuple[str, ...]
     writes: tuple[str, ...]
     nodes: tuple[str, ...]
+    holds: str = ""
 
     @property
     def computes(self) -> bool:
@@ -61,9 +63,15 @@ class EngineLayer:
         return self.kind in _OPAQUE
 
     @property
+    def known(self) -> set[str]:
+        """The precisions that are told of it; none where sizes vary and it has no weights (8.5)."""
+        return {*self.reads, *self.writes, self.holds} & _KNOWN
+
+    @property
     def precision(self) -> str:
-        """The precision of what it writes."""
-        return self.writes[0] if self.writes else "?"
+        """The precision of what it writes, else of its weights, else what TensorRT says in its place."""
+        told = next((p for p in (*self.writes[:1], self.holds) if p in _KNOWN), None)
+        return told or (self.writes[0] if self.writes else "?")
 
 
 def of_profile(texts: Sequence[str], profile: int) -> list[str]:
@@ -80,15 +88,22 @@ def read_layers(texts: Sequence[str]) -> list[EngineLayer]:
 
 
 def _layer(entry: dict[str, Any]) -> EngineLayer:
-    reads, writes = ([_precision(t) for t in entry.get(key, ())] for key in ("Inputs", "Outputs"))
-    name = entry["Name"]
+    reads, writes = (
+        [_precision(tensor.get("Format/Datatype", "")) for tensor in entry.get(key, ())]
+        for key in ("Inputs", "Outputs")
+    )
+    name, weights = entry["Name"], entry.get("Weights")
     return EngineLayer(
-        name, entry.get("LayerType", ""), tuple(reads), tuple(writes), nodes_of(name, entry.get("Metadata", ""))
+        name=name,
+        kind=entry.get("LayerType", ""),
+        reads=tuple(reads),
+        writes=tuple(writes),
+        nodes=nodes_of(name, entry.get("Metadata", "")),
+        holds=_precision(weights.get("Type", "")) if isinstance(weights, dict) and weights.get("Count") else "",
     )
 
 
-def _precision(tensor: dict[str, Any]) -> str:
-    words = tensor.get("Format/Datatype", "")
+def _precision(words: str) -> str:
     return next((name for name, pattern in _TYPES if pattern.search(words)), words)
 
 
@@ -111,33 +126,24 @@ def _parts(name: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(part for part in parts if part))
 
 
-def require_precision(layers: Sequence[EngineLayer], recipe: str) -> None:
-    """Raise BackendError for an engine that does not compute in what was asked for.
+def require_precision(layers: Sequence[EngineLayer], recipe: str) -> bool:
+    """Raise BackendError for an engine that does not compute in what was asked for; returns whether that is told.
 
-    FP32 must be in no other type, FP16 and INT8 in it somewhere. A subgraph that does not tell what it computes in, but
-    only what it writes, may hold integers. A layer of which nothing is told, as where shapes are not known, proves
-    nothing.
+    FP32 must be in no other type, FP16 and INT8 in it somewhere. A subgraph of which only what it writes is told may
+    hold integers.
     """
     wanted = precision_of(recipe)
     computing = [layer for layer in layers if layer.computes]
-    if not computing:
-        return
-    found = {layer: known for layer in computing if (known := {*layer.reads, *layer.writes} & _KNOWN)}
+    telling = [layer for layer in computing if layer.known]
+    if not telling or (wanted == "int8" and any(layer.opaque for layer in computing)):
+        return False
     if wanted == "fp32":
-        wrong = [layer for layer, types in found.items() if types & {"fp16", "bf16", "int8"}]
+        wrong = [layer for layer in telling if layer.known & {"fp16", "bf16", "int8"}]
         if wrong:
             raise _other(wanted, f"{len(wrong)} of {len(computing)} layers compute in {wrong[0].precision}", wrong[0])
-        return
-    if wanted == "int8" and any(layer.opaque for layer in computing):
-        return
-    if not found:
-        raise BackendError(
-            f"the engine does not tell whether it computes in {wanted}: {computing[0].name} is "
-            f"{computing[0].precision!r}, and so are the others",
-            remedy="Build it with a profile of one size, for example --profile batch=1, or use another backend.",
-        )
-    if not any(wanted in types for types in found.values()):
-        raise _other(wanted, f"none of {len(found)} layers does", next(iter(found)))
+    elif not any(wanted in layer.known for layer in telling):
+        raise _other(wanted, f"none of {len(telling)} layers does", telling[0])
+    return True
 
 
 def _other(wanted: str, said: str, layer: EngineLayer) -> BackendError:

@@ -9,6 +9,7 @@ from pathlib import Path
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass, ShapeInferencePass
 
+from torchlift.graph.edit import load_model
 from torchlift.graph.fusion.attention import FuseAttention
 from torchlift.graph.fusion.base import Fusion
 from torchlift.graph.fusion.operators import FuseGelu, FuseLayerNorm, FuseSkipLayerNorm
@@ -68,6 +69,6 @@ def fuse_file(source: Path, backend: str) -> Fused | None:
     passes = FUSIONS.get(backend, ())
     if not passes:
         return None
-    model = ir.load(source)
+    model = load_model(source)
     counts = fuse(model, passes)
     return Fused(ir.to_proto(model).SerializeToString(), counts) if any(counts.values()) else None
