@@ -73,11 +73,13 @@ _LATENCY: Mapping[str, Callable[[Benchmark, Latency], str]] = {
 
 
 def _cells(benchmark: Benchmark | None, width: int) -> dict[str, Callable[[Benchmark, Latency], str]]:
-    """The columns of a component's table: those of copies where something ran on a device."""
+    """The columns of a component's table: that of copies where something ran on a device, at the cost of the
+    percentiles where there is no room for all.
+    """
     cells = {**_LATENCY, "speed-up": _speedup_interval if width >= INTERVALS else _speedup}
-    if benchmark is None or all(x.copied is None for x in benchmark.latencies):
-        del cells["with copies"]
-    return cells
+    copied = benchmark is not None and any(x.copied is not None for x in benchmark.latencies)
+    left_out = (("p95", "p99") if width < BESIDE else ()) if copied else ("with copies",)
+    return {name: cell for name, cell in cells.items() if name not in left_out}
 
 
 @dataclass(frozen=True)
