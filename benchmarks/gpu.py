@@ -258,7 +258,7 @@ def table(file: Path) -> None:
         for sizes in dict.fromkeys(tuple(x.sizes.items()) for x in benchmark.latencies):
             rows = [x for x in benchmark.latencies if tuple(x.sizes.items()) == sizes]
             print(f"{component}, {', '.join(f'{name} {size}' for name, size in sizes)}\n")
-            _print_rows(component, rows, benchmark, result["facts"])
+            _print_rows(component, rows, benchmark, result)
     for name, reason in result["failed"].items():
         print(f"- {name}: {reason}")
     seen = [c for found in result["components"].values() for c in found["conditions"]]
@@ -267,11 +267,12 @@ def table(file: Path) -> None:
     print(f"\n{'; '.join(sorted(said))}; {first['rounds']} interleaved rounds, a process each; {first['at']}\n")
 
 
-def _print_rows(component: str, rows: Sequence[Latency], benchmark: Benchmark, facts: Mapping[str, Any]) -> None:
+def _print_rows(component: str, rows: Sequence[Latency], benchmark: Benchmark, result: Mapping[str, Any]) -> None:
     ours = [x for x in rows if x.contender.startswith(f"{component.split(' ')[0].removesuffix('s')}/")]
     ours = ours or [x for x in rows if "/" in x.contender]
     peers = [x for x in rows if x not in ours]
-    best = min(ours, key=lambda x: x.median).contender if ours else ""
+    proven = [x for x in ours if x.contender.removesuffix(GRAPHED) not in result["failed"]]
+    best = min(proven, key=lambda x: x.median).contender if proven else ""
     bar = min((x.median for x in peers), default=float("nan"))
     print(
         f"| contender | ms | with copies | times {benchmark.baseline} [95%] | times the best peer | built in s | MB |"
@@ -280,7 +281,7 @@ def _print_rows(component: str, rows: Sequence[Latency], benchmark: Benchmark, f
     for x in rows:
         name = f"**{x.contender}**" if x.contender == best else x.contender
         speed = f"{x.speedup.value:.2f} [{x.speedup.low:.2f}, {x.speedup.high:.2f}]" if x.speedup else "1"
-        seconds, size = facts.get(x.contender.removesuffix(GRAPHED), (None, None))
+        seconds, size = result["facts"].get(x.contender.removesuffix(GRAPHED), (None, None))
         built = [f"{seconds:.0f}" if seconds else "", f"{size / 1e6:.0f}" if size else ""]
         copied = f"{x.copied:.3f}" if x.copied else ""
         print(f"| {name} | {x.median:.3f} | {copied} | {speed} | {bar / x.median:.2f} | {' | '.join(built)} |")

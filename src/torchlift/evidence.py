@@ -207,8 +207,8 @@ class Benchmark:
         return tuple(x for x in self.latencies if x.contender == contender)
 
     def modes_of(self, variant: str) -> tuple[str, ...]:
-        """The contenders that a variant was measured as: as it is, and replaying CUDA graphs."""
-        return tuple(name for name in (variant, variant + GRAPHED) if self.of(name))
+        """The contenders that a variant was measured as and did not fail: as it is, and replaying CUDA graphs."""
+        return tuple(n for n in (variant, variant + GRAPHED) if self.of(n) and n not in self.failures)
 
     def at_batch(self, contender: str, batch: int) -> Latency | None:
         return next((x for x in self.of(contender) if x.batch == batch), None)

@@ -1,4 +1,5 @@
 import contextlib
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -44,3 +45,15 @@ def test_memory_that_is_not_there(monkeypatch, function, ask, said):
     monkeypatch.setattr(cudart, function, lambda size: (cudart.cudaError_t.cudaErrorMemoryAllocation, None))
     with pytest.raises(DeviceMemoryError, match=said):
         ask()
+
+
+def test_a_buffer_is_cleared_on_the_stream_as_a_whole(monkeypatch):
+    told = []
+    double = SimpleNamespace(cudaMemsetAsync=lambda *given: told.append(given) or (0,))
+    monkeypatch.setattr(memory, "runtime", lambda: double)
+    buffer, stream = Buffer(), SimpleNamespace(handle=7)
+    buffer.clear(stream)
+    assert told == [], "it is empty"
+    buffer.block = SimpleNamespace(address=4096, size=24)
+    buffer.clear(stream)
+    assert told == [(4096, 0, 24, 7)]

@@ -1,6 +1,10 @@
+import contextlib
+from types import SimpleNamespace
+
 import pytest
 
 from torchlift.backends.cuda import GraphCache
+from torchlift.backends.cuda import stream as module
 from torchlift.errors import BackendError
 
 
@@ -54,3 +58,31 @@ def test_a_cache_without_room_is_refused():
     with pytest.raises(BackendError, match="a cache of 0 CUDA graphs holds none") as caught:
         GraphCache(0)
     assert caught.value.remedy == "Choose 1 or more, or do without CUDA graphs."
+
+
+def test_a_stream_is_waited_for_with_its_own_device_current(monkeypatch):
+    current, told = [0], []
+
+    @contextlib.contextmanager
+    def on_device(ordinal):
+        current.append(ordinal)
+        yield
+        current.pop()
+
+    def tells(name, *value):
+        return lambda *given: told.append((name, current[-1])) or (0, *value)
+
+    functions = {
+        name: tells(name, *value)
+        for name, *value in (
+            ("cudaEventCreateWithFlags", 5),
+            ("cudaEventRecord",),
+            ("cudaStreamWaitEvent",),
+            ("cudaEventDestroy",),
+        )
+    }
+    double = SimpleNamespace(**functions, cudaEventDefault=0, cudaEventDisableTiming=2, cudaEventWaitDefault=0)
+    monkeypatch.setattr(module, "runtime", lambda: double)
+    monkeypatch.setattr(module, "on_device", on_device)
+    module.follow(1, 2, 3)
+    assert told == [(name, 3) for name in functions]

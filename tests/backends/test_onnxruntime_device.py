@@ -1,5 +1,6 @@
 """The session for a GPU with the host's memory in the place of the GPU's: ONNX Runtime binds and runs for real."""
 
+import contextlib
 import ctypes
 import gc
 import weakref
@@ -24,9 +25,11 @@ class HostStream:
         self.waited = self.closed = 0
 
     def synchronize(self):
+        assert CURRENT == [0]
         self.waited += 1
 
     def close(self):
+        assert CURRENT == [0]
         self.closed += 1
 
 
@@ -35,6 +38,7 @@ class HostTimer:
         self.started = 0
 
     def start(self):
+        assert CURRENT == [0], "a session makes its GPU the current one"
         self.started += 1
 
     def stop(self):
@@ -70,6 +74,24 @@ class HostPinned:
         return np.full(shape, 77, dtype)
 
 
+CURRENT = []
+"""The devices that were made the current one, the last one last."""
+
+
+@contextlib.contextmanager
+def on_device(ordinal):
+    CURRENT.append(ordinal)
+    try:
+        yield
+    finally:
+        CURRENT.pop()
+
+
+def viewed(tensor, stream):
+    assert CURRENT == [0]
+    return cuda.view(tensor, None)
+
+
 @pytest.fixture
 def host(monkeypatch):
     """The host's memory in the place of the GPU's."""
@@ -80,7 +102,8 @@ def host(monkeypatch):
         "to_device": lambda array, address, stream: ctypes.memmove(address, array.ctypes.data, array.nbytes),
         "to_host": lambda address, array, stream: ctypes.memmove(array.ctypes.data, address, array.nbytes),
         "within_device": lambda source, target, size, stream: ctypes.memmove(target, source, size),
-        "view": lambda tensor, stream: cuda.view(tensor, None),
+        "view": viewed,
+        "on_device": on_device,
     }
     for name, double in doubles.items():
         monkeypatch.setattr(module, name, double)

@@ -1,14 +1,18 @@
 """What can be said of TensorRT without it, and what its builds depend on."""
 
+import contextlib
 import importlib.util
+import json
 import shutil
+import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import tiny
 
 from torchlift.backends import Availability, CompileOptions, SessionOptions, backend, tensorrt
-from torchlift.backends.tensorrt import TensorRt
+from torchlift.backends.tensorrt import TensorRt, builder
 from torchlift.bundle import Bundle
 from torchlift.errors import BackendError, BackendUnavailableError, SignatureError
 from torchlift.machine import Gpu
@@ -71,6 +75,80 @@ def test_the_version_is_of_the_package_and_names_the_gpu_and_its_driver(here):
     assert backend("tensorrt").version() == "tensorrt 10.13.2.6"
     here(release=None, gpus=())
     assert backend("tensorrt").version() == "tensorrt"
+
+
+@pytest.mark.parametrize(
+    ("nvml", "said", "remedy"),
+    [
+        (None, "nvidia-ml-py is not installed, so the GPU is not known", INSTALL),
+        (
+            "13.0",
+            "NVML names no GPU that this process may use",
+            "Set CUDA_VISIBLE_DEVICES to whole GPUs, or not at all: a MIG device is not supported.",
+        ),
+    ],
+)
+def test_a_gpu_that_nobody_names_is_said_with_the_reason(here, monkeypatch, nvml, said, remedy):
+    here(gpus=())
+    versions = {"tensorrt": "10.13.2.6", "nvidia-ml-py": nvml}
+    monkeypatch.setattr(tensorrt, "installed_version", versions.get)
+    monkeypatch.setattr(tensorrt, "cuda_available", lambda: Availability(True, ""))
+    monkeypatch.setitem(sys.modules, "tensorrt", SimpleNamespace(__version__="10.13.2.6"))
+    assert backend("tensorrt").available() == Availability(False, said, remedy)
+
+
+@pytest.fixture
+def fails(here, monkeypatch, source, tmp_path):
+    """A build in which TensorRT's bindings raise what is given."""
+
+    def run(error):
+        def build_engine(*given):
+            raise error
+
+        monkeypatch.setattr(TensorRt, "require", lambda self: None)
+        monkeypatch.setattr(tensorrt, "_release", lambda: "10.13.2.6")
+        monkeypatch.setattr(builder, "build_engine", build_engine)
+        backend("tensorrt").build(source, tmp_path, tiny.SIGNATURE)
+
+    return run
+
+
+def test_what_the_bindings_raise_is_an_error_of_the_backend(fails):
+    raised = TypeError("set_shape(): incompatible function arguments")
+    with pytest.raises(BackendError, match=r"TensorRT 10\.13\.2\.6 built no engine: TypeError: set_sha") as caught:
+        fails(raised)
+    assert caught.value.__cause__ is raised
+    assert caught.value.remedy == "Use another precision, backend or release of TensorRT."
+
+
+@pytest.mark.parametrize("error", [SignatureError("no such axis"), PermissionError("cache")], ids=str)
+def test_what_says_itself_what_is_wrong_stays_as_it_is(fails, error):
+    with pytest.raises(type(error)) as caught:
+        fails(error)
+    assert caught.value is error
+
+
+def layer(kind):
+    told = {"Name": "a", "Location": "Device", "Dimensions": [1, 8], "Format/Datatype": kind}
+    return json.dumps({"Name": "gemm", "LayerType": "gemm", "Inputs": [told], "Outputs": [told]})
+
+
+def test_the_precision_of_every_profile_is_read_back_at_what_it_is_tuned_for(here, monkeypatch, source, tmp_path):
+    profiles = ((Axis("batch", 1, 1, 1),), (Axis("batch", 1, 1, 8),))
+    asked = []
+
+    def describe(sizes, profile):
+        asked.append((sizes, profile))
+        return [layer(["Float", "Half"][profile])]
+
+    session = SimpleNamespace(describe=describe)
+    monkeypatch.setattr(TensorRt, "require", lambda self: None)
+    monkeypatch.setattr(tensorrt, "_release", lambda: "10.13.2.6")
+    monkeypatch.setattr(builder, "build_engine", lambda *given: builder.Built(b"an engine", profiles))
+    monkeypatch.setattr(TensorRt, "_open", lambda self, *given: contextlib.nullcontext(session))
+    with pytest.raises(BackendError, match="the engine does not compute in fp32"):
+        backend("tensorrt").build(source, tmp_path, tiny.SIGNATURE)
+    assert asked == [({"batch": 1}, 0), ({"batch": 1}, 1)]
 
 
 @pytest.mark.parametrize("package", ["tensorrt", "tensorrt-cu11", "tensorrt-cu12", "tensorrt-cu13"])

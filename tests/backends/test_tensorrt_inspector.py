@@ -244,3 +244,11 @@ def test_layers_that_do_not_tell_are_not_counted_with_those_that_do():
         require_precision([unknown, plain], "fp16")
     with pytest.raises(BackendError, match=r"in fp32: 1 of 2 layers compute in fp16"):
         require_precision([unknown, half], "fp32")
+
+
+def test_a_release_that_tells_the_type_apart_from_the_format_is_read():
+    told = {"Name": "a", "Location": "Device", "Dimensions": [1, 8], "DataType": "Half", "Format": "Row-Major Linear"}
+    (layer,) = layers(
+        {"Name": "gemm", "LayerType": "gemm", "Inputs": [told], "Outputs": [told | {"DataType": "Float"}]}
+    )
+    assert (layer.reads, layer.writes) == (("fp16",), ("fp32",))

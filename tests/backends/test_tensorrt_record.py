@@ -97,10 +97,22 @@ def test_the_size_of_the_memory_is_no_matter(engine):
 
 
 @pytest.mark.parametrize(
-    ("version", "fits"), [("8.6.1", True), ("10.0.0b6", True), ("10.13.2.6", True), ("8.5.2.2", False)]
+    ("built", "version", "fits"),
+    [
+        ("8.5.3.1", "8.6.1", True),
+        ("8.5.3.1", "10.0.0b6", True),
+        ("8.5.3.1", "10.13.2.6", True),
+        ("8.5.3.1", "8.5.2.2", False),
+        ("8.6.1", "11.4", False),
+        ("8.6.1", "9.3.0", False),
+        ("10.13.2.6", "10.14", True),
+        ("10.13.2.6", "11.4", True),
+        ("10.13.2.6", "12.0", False),
+        ("11.4", "10.14", False),
+    ],
 )
-def test_a_version_compatible_engine_fits_later_releases_alone(engine, version, fits):
-    record = written(engine, version_compatible=True)
+def test_a_version_compatible_engine_fits_later_releases_up_to_the_next_major_one(engine, built, version, fits):
+    record = written(engine, version_compatible=True, tensorrt=built)
     assert (record.misfit(version, H200) == "") == fits
     assert record.misfit(version, A100) != ""
 

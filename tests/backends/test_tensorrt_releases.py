@@ -17,7 +17,11 @@ BUILDER_FLAGS = {
     "VERSION_COMPATIBLE": ((8, 6), NEVER),
     "STRIP_PLAN": ((10, 0), NEVER),
 }
-PREVIEWS = {"FASTER_DYNAMIC_SHAPES_0805": ((8, 5), (10, 0))}
+PREVIEWS = {
+    "FASTER_DYNAMIC_SHAPES_0805": ((8, 5), (10, 0)),
+    "PROFILE_SHARING_0806": ((8, 6), (10, 0)),  # by NVIDIA's documentation it is always on from 10
+}
+SHARED_BY_ITSELF = (10, 0)
 STRONGLY_TYPED = (10, 0)
 EXPLICIT_BATCH_IS_A_MUST = (8, 5)
 SPANS = [*((release, later.since) for release, later in pairwise(RELEASES)), (RELEASES[-1], NEVER)]
@@ -92,6 +96,12 @@ def test_previews_are_those_of_the_release(release):
         first, gone = PREVIEWS[name]
         assert first <= release.since
         assert until <= gone
+
+
+def test_profiles_are_shared_only_where_the_release_does_so_or_is_asked_to():
+    for release in RELEASES:
+        if release.since < SHARED_BY_ITSELF:
+            assert release.shared_profiles == ("PROFILE_SHARING_0806" in release.previews), release.since
 
 
 def test_an_option_is_lacking_up_to_the_release_that_is_first_with_it():

@@ -45,7 +45,7 @@ class Gpus:
 
     def seen(self, *samples, handle=0):
         """The conditions of one GPU after these samples."""
-        watch = Watch()
+        watch = Watch(*range(len(self.handles)))
         for sample in samples:
             self.now[handle] = sample
             watch.sample()
@@ -90,7 +90,7 @@ def test_reasons_for_slowing_down_are_collected_and_no_others(h200):
 def test_each_gpu_has_its_own_and_those_that_idle_have_none(monkeypatch):
     gpus = Gpus(H200, T4, H200)
     gpus.put(monkeypatch)
-    watch = Watch()
+    watch = Watch(0, 1, 2)
     gpus.now[1], gpus.now[2] = (50, 1590, 60, 0), (100, 1980, 41, POWER_CAP)
     watch.sample()
     assert watch.conditions() == (
@@ -111,7 +111,7 @@ def test_watching_samples_until_the_block_ends(h200, monkeypatch):
     monkeypatch.setattr(conditions, "_PERIOD", 0.001)
     h200.now[0] = (100, 1980, 34, 0)
     before = threading.active_count()
-    with watching() as watch:
+    with watching(0) as watch:
         deadline = time.monotonic() + 10
         while not watch.conditions() and time.monotonic() < deadline:
             time.sleep(0.001)
@@ -122,7 +122,7 @@ def test_watching_samples_until_the_block_ends(h200, monkeypatch):
 
 def test_watching_ends_with_an_error_too(h200):
     before = threading.active_count()
-    with pytest.raises(KeyError), watching():
+    with pytest.raises(KeyError), watching(0):
         raise KeyError
     assert threading.active_count() == before
 
@@ -130,7 +130,7 @@ def test_watching_ends_with_an_error_too(h200):
 def test_without_a_gpu_nothing_is_watched(monkeypatch):
     monkeypatch.setattr(conditions, "nvml_handles", tuple)
     before = threading.active_count()
-    with watching() as watch:
+    with watching(0) as watch:
         assert threading.active_count() == before
     assert watch.conditions() == ()
 
@@ -152,3 +152,13 @@ def test_without_a_gpu_nothing_is_watched(monkeypatch):
 def test_what_may_have_moved_the_times_is_said(low, throttled, said):
     assert replace(STEADY, clock=(low, 1980, 1980), throttled=throttled).moved == said
     assert CLOCK_STEADY == 0.05
+
+
+def test_a_gpu_that_is_not_measured_is_not_watched(monkeypatch):
+    gpus = Gpus(H200, H200)
+    gpus.put(monkeypatch)
+    watch = Watch(1)
+    for handle in gpus.now:
+        gpus.now[handle] = (90, 1980, 40, 0)
+    watch.sample()
+    assert len(watch.conditions()) == 1

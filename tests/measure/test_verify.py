@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tiny
 
-from torchlift.backends import Session, SessionOptions, backend
+from torchlift.backends import Session, SessionOptions, backend, base
 from torchlift.backends.onnxruntime import OnnxRuntime
 from torchlift.bundle import Bundle
 from torchlift.errors import BackendError, BackendUnavailableError, DeviceMemoryError, EngineError
@@ -415,3 +415,64 @@ def test_goldens_at_which_it_is_not_judged_prove_nothing(built, partly):
     proof, session = partly(4, 8, variant=calibrated)
     assert proof.failures == ("no golden is within its optimisation profiles: nothing proves it",)
     assert session.ran, "others ran"
+
+
+class Replaying(Session):
+    """A session that answers otherwise by ``wrong`` once it has run a shape: as a graph that was recorded amiss."""
+
+    def __init__(self, inner, wrong):
+        super().__init__(inner.signature, inner.runtime)
+        self._inner, self._wrong, self._seen = inner, wrong, set()
+
+    def _run(self, feeds):
+        shapes = tuple(array.shape for array in feeds.values())
+        again = shapes in self._seen
+        self._seen.add(shapes)
+        return {name: array + self._wrong * again for name, array in self._inner.run(feeds).items()}
+
+    def _prepare(self, feeds):
+        raise NotImplementedError
+
+    def close(self):
+        self._inner.close()
+
+
+@pytest.fixture
+def replaying(monkeypatch):
+    """Lets ONNX Runtime claim to be on a GPU, with sessions that replay graphs ``wrong``."""
+    plain = OnnxRuntime.open
+
+    def put(wrong):
+        def opened(self, model, signature, recipe="fp32", options=None):
+            session = plain(self, model, signature, recipe, options)
+            if not (options and options.cuda_graph):
+                return session
+            if isinstance(wrong, Exception):
+                raise wrong
+            return Replaying(session, wrong)
+
+        monkeypatch.setattr(OnnxRuntime, "open", opened)
+        for name in ("replays", "for_gpus"):
+            monkeypatch.setattr(type(backend("onnxruntime")), name, True)
+        monkeypatch.setattr(base, "gpus", lambda: ("a GPU",))
+
+    return put
+
+
+def test_graphs_are_proven_too(built, replaying):
+    variant = built.manifest.variant("model/onnxruntime/fp32")
+    replaying(0.0)
+    proof = verify_variant(built, variant)
+    assert proof.passed, proof.failures
+    assert {c.golden for c in proof.checks} == {n for g in ("min", "opt", "max") for n in (g, f"{g}, replayed")}
+    replaying(0.5)
+    proof = verify_variant(built, variant)
+    assert not proof.passed
+    assert all("replayed" in failure for failure in proof.failures)
+
+
+def test_what_cannot_replay_is_proven_as_it_is(built, replaying):
+    replaying(BackendError("no CUDA graph could be recorded"))
+    proof = verify_variant(built, built.manifest.variant("model/onnxruntime/fp32"))
+    assert proof.passed
+    assert {c.golden for c in proof.checks} == {"min", "opt", "max"}

@@ -329,14 +329,13 @@ LENGTHS = [30, 1, 12, 2]
         (["sequence=52"], [(4, 52)]),
         (["batch=1,sequence=52"], [(1, 52)] * 4),
         (["sequence=16", "sequence=40"], [(4, 40)]),
-        (["sequence=14", "sequence=52"], [(3, 14), (1, 52)]),
+        (["sequence=14", "sequence=52"], [(4, 52)]),
+        (["batch=1", "sequence=52"], [(4, 52)]),
         (["batch=1,sequence=32", "sequence=4:8:14"], [(3, 14), (1, 32)]),
         (["batch=2,sequence=16", "batch=1,sequence=52"], [(2, 16), (1, 52), (1, 52)]),
     ],
 )
-def test_texts_are_cut_to_batches_that_profiles_hold_and_padded_only_where_they_must_be(
-    opened, profiled, profiles, shapes
-):
+def test_texts_are_cut_to_as_few_batches_as_profiles_hold(opened, profiled, profiles, shapes):
     texts = [IDEOGRAPHS[:n] for n in LENGTHS]
     session = profiled(opened.session("text"), *profiles)
     with of_bundle(opened.bundle, {"text": session}) as pipeline:

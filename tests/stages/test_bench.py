@@ -9,7 +9,7 @@ import pytest
 import tiny
 from staged import ORT, OV, QUICK, Recorder, component_of
 
-from torchlift.backends import SessionOptions
+from torchlift.backends import SessionOptions, base
 from torchlift.backends.onnxruntime import OnnxRuntimeCpu
 from torchlift.errors import InputError
 from torchlift.evidence import GRAPHED
@@ -103,7 +103,7 @@ def test_what_was_built_for_another_release_is_measured_again(measurable):
 @pytest.fixture
 def gpu(monkeypatch):
     """As if a GPU were here."""
-    monkeypatch.setattr(bench, "gpus", lambda: (H200,))
+    monkeypatch.setattr(base, "gpus", lambda: (H200,))
 
 
 @pytest.fixture
@@ -141,7 +141,7 @@ def test_what_runs_on_no_gpu_has_one_mode_and_no_devices(built, gpu, name):
 
 
 def test_without_a_gpu_nothing_is_measured_on_one(bundle, monkeypatch):
-    monkeypatch.setattr(bench, "gpus", tuple)
+    monkeypatch.setattr(base, "gpus", tuple)
     (found,) = contenders_of(bundle, ON_GPU, graphed=True)
     assert (found.name, found.open_on) == (ON_GPU.name, None)
 
@@ -150,6 +150,7 @@ def test_without_a_gpu_nothing_is_measured_on_one(bundle, monkeypatch):
 def replaying(measurable, gpu, monkeypatch):
     """The variants that any machine runs, of which ONNX Runtime's claims to replay graphs."""
     monkeypatch.setattr(OnnxRuntimeCpu, "replays", True)
+    monkeypatch.setattr(OnnxRuntimeCpu, "for_gpus", True)
     return measurable
 
 

@@ -344,6 +344,19 @@ def test_a_variant_whose_graphs_failed_serves_without(proven):
     assert found.others[OV] == "2.00 times the time"
 
 
+def test_graphs_that_failed_after_they_were_timed_once_do_not_serve(proven):
+    times = [latency(ORT, 3.0), latency(OV, 2.0), latency(OV + GRAPHED, 1.0)]
+    found = choice(proven, *times, failures={OV + GRAPHED: "an illegal memory access at batch 64"})
+    assert (found.variant, found.cuda_graph, found.others[ORT]) == (OV, False, "1.50 times the time")
+
+
+def test_times_on_another_gpu_decide_nothing(proven):
+    found = benchmark(latency(ORT, 2.0), latency(OV, 1.0))
+    elsewhere = replace(found, machine=replace(found.machine, gpus=("Tesla T4",)))
+    with pytest.raises(BackendUnavailableError, match="none was both verified and measured"):
+        choose(proven, component_of(proven), elsewhere)
+
+
 def test_a_mode_counts_at_the_batch_that_decides(proven):
     times = [latency(OV, 1.0), latency(OV + GRAPHED, 2.0), latency(OV, 8.0, 8), latency(OV + GRAPHED, 4.0, 8)]
     assert not choice(proven, *times).cuda_graph

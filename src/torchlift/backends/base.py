@@ -12,7 +12,7 @@ from typing import ClassVar
 import numpy as np
 
 from torchlift.errors import BackendError, BackendUnavailableError
-from torchlift.machine import usable_cores
+from torchlift.machine import gpus, usable_cores
 from torchlift.manifest import Precision, precision_of
 from torchlift.progress import SILENT, Progress
 from torchlift.signature import Axis, Profile, Signature
@@ -52,8 +52,8 @@ class CompileOptions:
     ``profiles`` are the ranges to optimise for, one after the other; without any there are two, one of single samples
     and one of the whole ranges.
     ``workspace`` bounds the scratch memory, in bytes. ``plugins`` are libraries with operators of the user's own.
-    ``version_compatible`` engines load in later releases of the runtime, ``hardware_compatible`` ones on other GPUs;
-    a ``stripped`` one has no weights and takes them from the graph when it is opened.
+    ``version_compatible`` engines load in later releases too, ``hardware_compatible`` ones on other GPUs; a
+    ``stripped`` one has no weights and takes them from the graph when it is opened.
     """
 
     profiles: tuple[Profile, ...] = ()
@@ -179,7 +179,10 @@ class Backend(ABC):
     """Whether it opens a graph of the bundle as it is, and builds nothing."""
 
     replays: ClassVar[bool] = False
-    """Whether its sessions heed ``SessionOptions.cuda_graph``."""
+    """Whether its sessions on a GPU heed ``SessionOptions.cuda_graph``."""
+
+    for_gpus: ClassVar[bool] = False
+    """Whether it runs on NVIDIA GPUs only."""
 
     emulates: ClassVar[frozenset[str]] = frozenset()
     """Recipes whose FP16 it computes in FP32 in between, so that what that cannot hold does not show."""
@@ -197,6 +200,10 @@ class Backend(ABC):
         """Whether this machine runs ``recipe``, with the reason where not."""
         ok = recipe in self.recipes
         return Availability(ok, f"{self.name} {'has' if ok else 'has no'} {recipe}")
+
+    def on_gpu(self) -> bool:
+        """Whether its sessions run on a GPU here."""
+        return self.for_gpus and bool(gpus())
 
     def require(self) -> None:
         """Raise BackendUnavailableError where the backend is not available."""

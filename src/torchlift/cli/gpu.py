@@ -29,7 +29,7 @@ compile_options = options(
         type=click.Path(path_type=Path, exists=True, dir_okay=False),
         help="A library with TensorRT operators of your own; it goes into the bundle.",
     ),
-    click.option("--version-compatible", is_flag=True, help="An engine that later releases of TensorRT load too."),
+    click.option("--version-compatible", is_flag=True, help="An engine that later releases load too."),
     click.option("--hardware-compatible", is_flag=True, help="An engine for every GPU from Ampere on."),
     click.option("--strip-weights", "stripped", is_flag=True, help="An engine without weights: the graph has them."),
 )

@@ -175,7 +175,9 @@ def _lines(manifest: Manifest, component: Component, benchmark: Benchmark | None
             role = "the reference" if name == benchmark.baseline else "a peer"
             if name in benchmark.failures:
                 role = f"not measured: {benchmark.failures[name]}"
-            yield _Line(name, "fp32", "", "", _reference_score(manifest), benchmark.of(name), role, "dim")
+            precision = next((p for p in ("fp16", "bf16") if p in name.split()), "fp32")
+            score = _reference_score(manifest) if precision == "fp32" else ("", "")
+            yield _Line(name, precision, "", "", score, benchmark.of(name), role, "dim")
     for variant in manifest.variants_of(component.name):
         size = size_text(manifest.size(variant)) if variant.files else "-"
         latencies = benchmark.of(variant.name) if benchmark else ()

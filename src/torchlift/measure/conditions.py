@@ -33,15 +33,15 @@ class _Seen:
 
 
 class Watch:
-    """Samples of every GPU that was under load, since the watch began."""
+    """Samples of the GPUs of these ordinals that were under load, since the watch began."""
 
-    def __init__(self) -> None:
-        self._seen: dict[int, _Seen] = {}
+    def __init__(self, *devices: int) -> None:
+        self._seen: dict[int, _Seen] = {index: _Seen() for index in devices if index < len(nvml_handles())}
 
     def sample(self) -> None:
         """Look at each GPU once; one on which nothing runs is passed over."""
-        for index, (_, handle) in enumerate(nvml_handles()):
-            _look(handle, self._seen.setdefault(index, _Seen()))
+        for index, seen in self._seen.items():
+            _look(nvml_handles()[index][1], seen)
 
     def conditions(self) -> tuple[Conditions, ...]:
         """What was seen so far; nothing of a GPU that was never under load."""
@@ -73,9 +73,9 @@ def _look(handle: Any, seen: _Seen) -> None:
 
 
 @contextlib.contextmanager
-def watching() -> Iterator[Watch]:
-    """Sample in the background until the block ends."""
-    watch, done = Watch(), threading.Event()
+def watching(*devices: int) -> Iterator[Watch]:
+    """Sample the GPUs of these ordinals in the background until the block ends."""
+    watch, done = Watch(*devices), threading.Event()
     if not nvml_handles():
         yield watch
         return

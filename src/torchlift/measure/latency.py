@@ -74,7 +74,8 @@ class LatencyOptions:
 
     In each of ``rounds`` rounds every contender gets one turn: ``warmups`` calls that are not counted, then as many as
     fit into ``turn_seconds``, at least ``min_runs`` and at most ``max_runs``. ``pause_seconds`` lets the threads of the
-    contender before come to rest. ``threads`` is only recorded: the contenders' openers set it.
+    contender before come to rest. ``threads`` is only recorded: the contenders' openers set it. ``device`` is
+    the GPU that is watched meanwhile.
     """
 
     rounds: int = 10
@@ -84,6 +85,7 @@ class LatencyOptions:
     max_runs: int = 50
     pause_seconds: float = 0.05
     threads: int = 0
+    device: int = 0
 
     def __post_init__(self) -> None:
         if self.rounds < 2:
@@ -121,7 +123,7 @@ def measure_latency(
     with contextlib.ExitStack() as stack:
         processes = _start(contenders, stack, failed, progress)
         runtimes = {name: process.runtime for name, process in processes.items()}
-        watched = stack.enter_context(watching())
+        watched = stack.enter_context(watching(options.device))
         with progress.stage("measure side by side", len(workloads) * options.rounds) as stage:
             for workload in workloads:
                 times = _interleave(processes, workload, options, failed, stage.advance)

@@ -142,9 +142,8 @@ def _text_batches(
     while start < len(lengths):
         most = min(size, len(lengths) - start)
         natural = [(rows, lengths[start + rows - 1]) for rows in range(most, 0, -1)]
-        fitting = (option for option in natural if held(*option) == option[1])
-        padded = ((rows, found) for rows, length in natural if (found := held(rows, length)) is not None)
-        rows, length = next(fitting, None) or next(padded, natural[0])
+        fitting = ((rows, found) for rows, length in natural if (found := held(rows, length)) is not None)
+        rows, length = next(fitting, natural[0])
         yield slice(start, start + rows), length
         start += rows
 

@@ -11,7 +11,7 @@ from torchlift.backends import Session, SessionOptions, backend
 from torchlift.bundle import Bundle, key_of
 from torchlift.errors import BackendUnavailableError, InputError
 from torchlift.evidence import GRAPHED, Benchmark
-from torchlift.machine import gpus, this_machine
+from torchlift.machine import this_machine
 from torchlift.manifest import Component, Variant
 from torchlift.measure.goldens import cut, load_goldens
 from torchlift.measure.latency import Contender, LatencyOptions, Workload, measure_latency
@@ -77,7 +77,7 @@ def bench_component(
         contenders,
         found,
         baseline=contenders[0].name,
-        options=options.latency,
+        options=replace(options.latency, device=options.devices[0]),
         files=files,
         progress=progress,
     )
@@ -102,9 +102,10 @@ def contenders_of(
     options = options or SessionOptions()
     signature = bundle.manifest.component(variant.component).signature
     opener = partial(open_session, variant.backend, bundle.file(variant.model).absolute(), signature, variant.recipe)
-    on_gpu = backend(variant.backend).replays and bool(gpus())
+    runtime = backend(variant.backend)
+    on_gpu = runtime.on_gpu()
     modes = {variant.name: options}
-    if graphed and on_gpu:
+    if graphed and on_gpu and runtime.replays:
         modes[variant.name + GRAPHED] = replace(options, cuda_graph=True)
     return [
         Contender(name, partial(opener, mode), partial(_on_device, opener, mode) if on_gpu else None)

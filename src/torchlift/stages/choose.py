@@ -153,7 +153,7 @@ _COSTS: dict[Objective, Callable[[Bundle, Benchmark, Collection[Variant]], _Cost
 
 def _measured(bundle: Bundle, benchmark: Benchmark, variants: Collection[Variant]) -> list[Variant]:
     """Those that were measured on this machine with the files that they have now."""
-    if not benchmark.machine.runs_like(this_machine()):
+    if not benchmark.machine.runs_like(this_machine()) or benchmark.machine.gpus != this_machine().gpus:
         return []
     return [
         v

@@ -80,6 +80,11 @@ class Buffer:
         self.block = Block(size, self.device)
         return self.address != before
 
+    def clear(self, stream: Stream) -> None:
+        """Have the stream fill the memory with zeros."""
+        if self.block is not None:
+            check(runtime().cudaMemsetAsync(self.address, 0, self.size, stream.handle))
+
     def close(self) -> None:
         """Free the memory, once no array that was handed on keeps it."""
         self.block = None

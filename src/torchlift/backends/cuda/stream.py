@@ -80,10 +80,11 @@ def follow(after: int, before: int, device: int) -> None:
 
     The host does not wait. ``device`` is that of ``before``.
     """
-    event = Event(device)
-    event.record(before)
-    check(runtime().cudaStreamWaitEvent(after, event.handle, runtime().cudaEventWaitDefault))
-    event.close()
+    with on_device(device):
+        event = Event(device)
+        event.record(before)
+        check(runtime().cudaStreamWaitEvent(after, event.handle, runtime().cudaEventWaitDefault))
+        event.close()
 
 
 class Timer:

@@ -31,6 +31,8 @@ class _OnGpu(OnnxRuntime):
     compute must not fall to the processor. What was found holds for that GPU and its driver alone.
     """
 
+    for_gpus = True
+
     opened_at = "ORT_DISABLE_ALL"
     """What was built is optimised already, and is run as it is: so the nodes that a placement names are those of the
     file. The optimisations beyond what was built concern processors."""

@@ -16,6 +16,7 @@ from torchlift.backends.cuda import (
     Pinned,
     Stream,
     Timer,
+    on_device,
     to_device,
     to_host,
     view,
@@ -138,7 +139,10 @@ class DeviceSession(Session):
         Inputs are copied on the device to where they are bound. The outputs hold until the next call. Raises
         SignatureError for tensors that do not fit.
         """
-        arrays = {name: view(tensor, self._stream) for name, tensor in tensors.items()}
+        with on_device(self._stream.device):
+            return self._run_there({name: view(tensor, self._stream) for name, tensor in tensors.items()})
+
+    def _run_there(self, arrays: Mapping[str, DeviceArray]) -> dict[str, DeviceArray]:
         like = {name: np.broadcast_to(np.empty((), a.dtype), a.shape) for name, a in arrays.items()}
         self.signature.check(like)
         bound = self._bound(like)
@@ -150,26 +154,29 @@ class DeviceSession(Session):
         return {spec.name: self._written(bound, spec) for spec in self.signature.outputs}
 
     def _run(self, feeds: Arrays) -> dict[str, np.ndarray]:
-        bound = self._bound(feeds)
-        self._load(bound, feeds)
-        bound.holds = None
-        self._go(bound)
-        staged = {spec.name: self._fetch(bound, spec) for spec in self.signature.outputs}
-        self._stream.synchronize()
+        with on_device(self._stream.device):
+            bound = self._bound(feeds)
+            self._load(bound, feeds)
+            bound.holds = None
+            self._go(bound)
+            staged = {spec.name: self._fetch(bound, spec) for spec in self.signature.outputs}
+            self._stream.synchronize()
         return {name: array.copy() for name, array in staged.items()}
 
     def _prepare(self, feeds: Arrays) -> Call:
         arrays = {name: np.asarray(array, order="C") for name, array in feeds.items()}
-        bound = self._bound(arrays)
+        with on_device(self._stream.device):
+            bound = self._bound(arrays)
         timer, stream = self._timer, self._stream
 
         def call() -> float:
-            if bound.holds is not arrays:
-                self._load(bound, arrays)
-                stream.synchronize()
-            timer.start()
-            self._go(bound)
-            return timer.stop()
+            with on_device(stream.device):
+                if bound.holds is not arrays:
+                    self._load(bound, arrays)
+                    stream.synchronize()
+                timer.start()
+                self._go(bound)
+                return timer.stop()
 
         return call
 
@@ -262,13 +269,14 @@ class DeviceSession(Session):
 
     def close(self) -> None:
         """Free what the runtime holds, and the stream. The session may not be used after."""
-        self._recorded.clear()
-        self._others.clear()
-        self._pinned.clear()
-        self._lent = {}
-        self._session = None
-        self._timer.close()
-        self._stream.close()
+        with on_device(self._stream.device):
+            self._recorded.clear()
+            self._others.clear()
+            self._pinned.clear()
+            self._lent = {}
+            self._session = None
+            self._timer.close()
+            self._stream.close()
 
 
 def _bytes(shape: tuple[int, ...], dtype: np.dtype) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 from pathlib import Path
@@ -25,6 +26,9 @@ def main(folder: Path) -> None:
     providers = [(name, options) for name, options in traced["providers"]]
     if providers[0][0] != "CPUExecutionProvider":
         ort.preload_dlls()
+    if providers[0][0] == "TensorrtExecutionProvider":
+        with contextlib.suppress(ImportError):
+            import tensorrt  # noqa: F401, its libraries are found once they are loaded
     session = ort.InferenceSession(
         traced["model"],
         settings,

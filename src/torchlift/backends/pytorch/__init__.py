@@ -94,6 +94,9 @@ class PyTorch(Backend):
             return Availability(False, f"{this_machine().processor} has no {precision} instructions")
         return super().supports(recipe)
 
+    def on_gpu(self) -> bool:
+        return gpu_of() is not None
+
     def version(self) -> str:
         build, gpu = torch_build(), gpu_of()
         if build is None:

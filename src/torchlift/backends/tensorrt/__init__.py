@@ -18,7 +18,7 @@ from torchlift.backends.base import (
 )
 from torchlift.backends.cuda import cuda_available, on_device
 from torchlift.bundle import sha256
-from torchlift.errors import BackendError
+from torchlift.errors import BackendError, TorchliftError
 from torchlift.machine import Gpu, gpus, installed_version
 from torchlift.signature import Axis, Signature
 
@@ -42,6 +42,7 @@ class TensorRt(Backend):
     }
     compiles = True
     replays = True
+    for_gpus = True
 
     def available(self) -> Availability:
         if self._installed() is None:
@@ -54,7 +55,7 @@ class TensorRt(Backend):
         if not state.ok:
             return state
         if not gpus():
-            return Availability(False, "nvidia-ml-py is not installed, so the GPU is not known", _REMEDY)
+            return _unnamed()
         return Availability(True, f"tensorrt {trt.__version__} on {gpus()[0]}")
 
     def _installed(self) -> str | None:
@@ -73,7 +74,15 @@ class TensorRt(Backend):
         self.require()
         compilation = compilation or Compilation()
         version = _release()
-        built = build_engine(source, signature, compilation, version)
+        try:
+            built = build_engine(source, signature, compilation, version)
+        except (TorchliftError, OSError):
+            raise
+        except Exception as error:
+            raise BackendError(
+                f"TensorRT {version} built no engine: {type(error).__name__}: {error}",
+                remedy="Use another precision, backend or release of TensorRT.",
+            ) from error
         (folder / ENGINE).write_bytes(built.engine)
         options, gpu = compilation.options, gpus()[0]
         copy_plugins(options.plugins, folder)
@@ -94,9 +103,11 @@ class TensorRt(Backend):
         record.write(folder)
         if not options.stripped:
             with self._open(folder / ENGINE, signature, SessionOptions()) as session:
-                sizes = {axis.name: axis.opt for axis in built.profiles[0]}
-                if not require_precision(read_layers(session.describe(sizes)), compilation.recipe):
-                    compilation.progress.note(f"the engine does not tell whether it computes in {compilation.recipe}")
+                tuned = [{axis.name: axis.opt for axis in ranges} for ranges in built.profiles]
+                layers = [read_layers(session.describe(sizes, index)) for index, sizes in enumerate(tuned)]
+            told = [require_precision(found, compilation.recipe) for found in layers]
+            if not all(told):
+                compilation.progress.note(f"the engine does not tell whether it computes in {compilation.recipe}")
         return ENGINE
 
     def open(
@@ -157,6 +168,17 @@ class TensorRt(Backend):
             )
             for name, times in milliseconds.items()
         ]
+
+
+def _unnamed() -> Availability:
+    """Why no GPU has a name: an engine is tied to it."""
+    if installed_version("nvidia-ml-py") is None:
+        return Availability(False, "nvidia-ml-py is not installed, so the GPU is not known", _REMEDY)
+    return Availability(
+        False,
+        "NVML names no GPU that this process may use",
+        "Set CUDA_VISIBLE_DEVICES to whole GPUs, or not at all: a MIG device is not supported.",
+    )
 
 
 def _release() -> str:

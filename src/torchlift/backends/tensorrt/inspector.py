@@ -22,7 +22,8 @@ _TYPES = (
     ("int64", re.compile(r"Int64", re.IGNORECASE)),
     ("bool", re.compile(r"Bool", re.IGNORECASE)),
 )
-"""Precision -> how the inspector words it: "Row major linear FP16 format" (8.5), "Half" (10). The first match holds."""
+"""Precision -> how the inspector words it: "Row major linear FP16 format" (8.5), "Half" (10, 11). The first match
+holds."""
 
 _KNOWN = frozenset(name for name, _ in _TYPES)
 
@@ -89,7 +90,7 @@ def read_layers(texts: Sequence[str]) -> list[EngineLayer]:
 
 def _layer(entry: dict[str, Any]) -> EngineLayer:
     reads, writes = (
-        [_precision(tensor.get("Format/Datatype", "")) for tensor in entry.get(key, ())]
+        [_precision(tensor.get("Format/Datatype") or tensor.get("DataType", "")) for tensor in entry.get(key, ())]
         for key in ("Inputs", "Outputs")
     )
     name, weights = entry["Name"], entry.get("Weights")

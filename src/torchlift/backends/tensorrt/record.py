@@ -16,6 +16,9 @@ RECORD = "engine.json"
 _AMPERE = (8, 0)
 """The first capability that hardware-compatible engines run on."""
 
+_NEXT = {(8, 10), (10, 11)}
+"""A major version and the one whose runtime still runs its version-compatible engines."""
+
 
 @dataclass(frozen=True)
 class EngineRecord:
@@ -44,7 +47,7 @@ class EngineRecord:
 
     def misfit(self, version: str, gpu: Gpu) -> str:
         """Why the engine cannot be loaded by a TensorRT of ``version`` on ``gpu``, in words; empty where it can."""
-        if self.tensorrt != version and not (self.version_compatible and _numbers(self.tensorrt) < _numbers(version)):
+        if self.tensorrt != version and not (self.version_compatible and _carried_on(self.tensorrt, version)):
             return f"it was built by TensorRT {self.tensorrt}, and {version} is here"
         another = (self.gpu, self.capability) != (gpu.name, gpu.capability)
         if another and not (self.hardware_compatible and _numbers(gpu.capability) >= _AMPERE):
@@ -77,6 +80,12 @@ def read_record(engine: Path, version: str, gpu: Gpu) -> EngineRecord:
                 f"{part} is not what was built: it was cut off or changed", remedy=_rebuild(engine, record.recipe)
             )
     return record
+
+
+def _carried_on(built: str, here: str) -> bool:
+    """Whether version-compatible engines of the release ``built`` run with ``here``, which must be later."""
+    majors = _numbers(built)[0], _numbers(here)[0]
+    return _numbers(built) < _numbers(here) and (majors[0] == majors[1] or majors in _NEXT)
 
 
 def _numbers(version: str) -> tuple[int, ...]:

@@ -14,8 +14,9 @@ class Release:
 
     ``opset`` is the newest that its parser reads. A ``typed`` network computes in the types that the graph states; an
     older one is given flags that permit them. ``explicit_batch`` names the flag of the network, where it has one.
-    ``previews`` are features to switch on. With ``shared_profiles`` several contexts of an engine may use one profile;
-    else the engine is loaded once for each. ``integer_weights``: it reads weights that are stored as integers.
+    ``previews`` are features to switch on. With ``shared_profiles`` several contexts of an engine may use one profile,
+    in 8.6 as a preview; else the engine is loaded once for each. ``integer_weights``: it reads weights that are stored
+    as integers.
     ``options`` are the fields of CompileOptions that it has no means for.
     """
 
@@ -40,7 +41,15 @@ RELEASES = (
         shared_profiles=False,
         lacks=frozenset({"version_compatible", "hardware_compatible", "stripped"}),
     ),
-    Release((8, 6), opset=17, typed=False, explicit_batch=True, integer_weights=False, lacks=frozenset({"stripped"})),
+    Release(
+        (8, 6),
+        opset=17,
+        typed=False,
+        explicit_batch=True,
+        integer_weights=False,
+        previews=("PROFILE_SHARING_0806",),
+        lacks=frozenset({"stripped"}),
+    ),
     Release((10, 0), opset=20),
     Release((10, 14), opset=23),
 )

@@ -9,14 +9,11 @@ import numpy as np
 
 from torchlift.backends.base import Arrays, Call, Session, SessionOptions
 from torchlift.backends.cuda import (
-    Buffer,
     DeviceArray,
-    Graph,
     GraphCache,
     Pinned,
     Stream,
     Timer,
-    capture,
     on_device,
     to_device,
     to_host,
@@ -24,101 +21,11 @@ from torchlift.backends.cuda import (
     within_device,
 )
 from torchlift.backends.tensorrt.engines import Engines
-from torchlift.backends.tensorrt.inspector import of_profile, profiler
-from torchlift.backends.tensorrt.messages import logger
+from torchlift.backends.tensorrt.inspector import profiler
+from torchlift.backends.tensorrt.lane import Lane
 from torchlift.backends.tensorrt.profiles import Ranges, best_profile, outside
-from torchlift.errors import BackendError, DeviceMemoryError, SignatureError
+from torchlift.errors import SignatureError
 from torchlift.signature import Signature
-
-
-class Lane:
-    """One execution context with its inputs' and outputs' memory. Recorded as a CUDA graph it is for one shape."""
-
-    def __init__(self, engines: Engines, profile: int, stream: Stream) -> None:
-        import tensorrt as trt
-
-        self._stream, self._engines, self._profile = stream, engines, profile
-        self._engine = engine = engines.take(profile)
-        self._context = engine.create_execution_context()
-        if self._context is None:
-            raise DeviceMemoryError(
-                f"there is no room to run the engine: {logger().last()}",
-                remedy="Open fewer sessions, or narrow the profiles.",
-            )
-        if not self._context.set_optimization_profile_async(profile, stream.handle):
-            raise BackendError(f"the engine has no profile {profile}", remedy="Build it again: torchlift build.")
-        names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
-        self.dtypes = {name: np.dtype(trt.nptype(engine.get_tensor_dtype(name))) for name in names}
-        inputs = [name for name in names if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT]
-        self.inputs = {name: Buffer(stream.device) for name in inputs}
-        self.outputs = {name: Buffer(stream.device) for name in names if name not in inputs}
-        self._graph: Graph | None = None
-
-    def shape(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
-        """Make room for inputs of these shapes and what comes of them."""
-        for name, shape in shapes.items():
-            if not self._context.set_input_shape(name, shape):
-                raise BackendError(f"TensorRT refuses input {name} of shape {shape}", remedy="Build the engine again.")
-            self._place(name, self.inputs[name])
-        for name, buffer in self.outputs.items():
-            if min(self.shape_of(name), default=0) < 0:
-                raise BackendError(
-                    f"the size of output {name} depends on the values of the inputs",
-                    remedy="Use another backend: an engine's outputs must have sizes that follow from the inputs'.",
-                )
-            self._place(name, buffer)
-
-    def _place(self, name: str, buffer: Buffer) -> None:
-        buffer.reserve(max(1, int(np.prod(self.shape_of(name))) * self.dtypes[name].itemsize))
-        self._context.set_tensor_address(name, buffer.address)
-
-    def shape_of(self, name: str) -> tuple[int, ...]:
-        return tuple(self._context.get_tensor_shape(name))
-
-    def read(self, name: str, address: int) -> None:
-        """Read an input from another place, until the shape is set again."""
-        self._context.set_tensor_address(name, address)
-
-    def enqueue(self) -> None:
-        """Tell the stream to run. Raises BackendError."""
-        if not self._context.execute_async_v3(self._stream.handle):
-            raise BackendError(f"the engine did not run: {logger().last()}", remedy="Build it again: torchlift build.")
-
-    def record(self) -> None:
-        """Run once, and keep the run as a CUDA graph, which :meth:`launch` replays from then on."""
-        self.enqueue()
-        self._stream.synchronize()
-        self._graph = capture(self._stream, self.enqueue)
-
-    def launch(self) -> None:
-        if self._graph is None:
-            self.enqueue()
-        else:
-            self._graph.launch(self._stream)
-
-    def profile_with(self, profiler: Any) -> None:
-        self._context.profiler = profiler
-
-    def describe(self) -> list[str]:
-        """The inspector's JSON of each layer of this lane's profile, at its shapes.
-
-        Asked for the engine as a whole, 8.5 fails where there are several profiles.
-        """
-        import tensorrt as trt
-
-        inspector = self._engine.create_engine_inspector()
-        inspector.execution_context = self._context
-        form = trt.LayerInformationFormat.JSON
-        texts = [inspector.get_layer_information(index, form) for index in range(self._engine.num_layers)]
-        return of_profile([text for text in texts if text], self._profile)
-
-    def close(self) -> None:
-        if self._graph is not None:
-            self._graph.close()
-        self._context = None  # before the engine, which it refers to
-        self._engines.give_back(self._engine, self._profile)
-        for buffer in (*self.inputs.values(), *self.outputs.values()):
-            buffer.close()
 
 
 class TensorRtSession(Session):
@@ -148,22 +55,34 @@ class TensorRtSession(Session):
     def covers(self, sizes: Mapping[str, int]) -> bool:
         return best_profile(self._profiles, sizes) is not None
 
-    def _lane(self, shapes: Mapping[str, tuple[int, ...]]) -> Lane:
-        """A lane that is ready for inputs of these shapes. Raises ProfileError where no profile holds them."""
+    def _lane(self, shapes: Mapping[str, tuple[int, ...]], profile: int | None = None) -> Lane:
+        """A lane that is ready for inputs of these shapes, of a given profile or of that which serves them best; what
+        it held counts no more. Raises ProfileError where no profile holds them.
+        """
         sizes = self._sizes(shapes)
-        profile = best_profile(self._profiles, sizes)
+        profile = best_profile(self._profiles, sizes) if profile is None else profile
         if profile is None:
             raise outside(self._profiles, sizes)
         key = (profile, *sizes.values()) if self._options.cuda_graph else profile
         lane = self._lanes.get(key)
         if lane is None:
-            lane = Lane(self._engines, profile, self._stream)
-            lane.shape(shapes)
-            if self._options.cuda_graph:
-                lane.record()
+            lane = self._made(profile, shapes)
             self._lanes.put(key, lane)
-        elif not self._options.cuda_graph:
+        lane.holds = None
+        if not self._options.cuda_graph:
             lane.shape(shapes)
+        return lane
+
+    def _made(self, profile: int, shapes: Mapping[str, tuple[int, ...]]) -> Lane:
+        """A new lane; with CUDA graphs it has recorded these shapes."""
+        lane = Lane(self._engines, profile, self._stream)
+        if self._options.cuda_graph:
+            try:
+                lane.shape(shapes)
+                lane.record()
+            except BaseException:
+                lane.close()
+                raise
         return lane
 
     def _sizes(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
@@ -195,17 +114,27 @@ class TensorRtSession(Session):
         return {spec.name: staged[spec.name].astype(spec.dtype) for spec in self.signature.outputs}
 
     def _prepare(self, feeds: Arrays) -> Call:
+        arrays = dict(feeds)
         with on_device(self._options.device):
-            lane, timer = self._loaded(feeds), Timer(self._stream)
-            self._stream.synchronize()
+            lane, timer = self._held(arrays), Timer(self._stream)
 
         def call() -> float:
+            nonlocal lane
             with on_device(self._options.device):
+                if lane.holds is not arrays:
+                    lane = self._held(arrays)
                 timer.start()
                 lane.launch()
                 return timer.stop()
 
         return call
+
+    def _held(self, feeds: Arrays) -> Lane:
+        """As :meth:`_loaded`, and the copies are done."""
+        lane = self._loaded(feeds)
+        self._stream.synchronize()
+        lane.holds = feeds
+        return lane
 
     def run_on_device(self, tensors: Mapping[str, Any]) -> dict[str, DeviceArray]:
         """Run tensors that lie on the session's GPU (DLPack or ``__cuda_array_interface__``: torch, CuPy), of the
@@ -214,7 +143,8 @@ class TensorRtSession(Session):
         Inputs are read where they lie, or with a CUDA graph copied on the device to where that reads them. The outputs
         hold until the next call. Raises SignatureError for tensors that do not fit.
         """
-        views = {name: view(tensor, self._stream) for name, tensor in tensors.items()}
+        with on_device(self._options.device):
+            views = {name: view(tensor, self._stream) for name, tensor in tensors.items()}
         shapes = {name: given.shape for name, given in views.items()}
         self.signature.check_shapes(shapes)
         with on_device(self._options.device):
@@ -253,18 +183,22 @@ class TensorRtSession(Session):
                 self._stream.synchronize()
             return times.milliseconds, lane.describe()
 
-    def describe(self, sizes: Mapping[str, int]) -> list[str]:
-        """The inspector's JSON of each layer for axes of these sizes."""
+    def describe(self, sizes: Mapping[str, int], profile: int | None = None) -> list[str]:
+        """The inspector's JSON of each layer for axes of these sizes, of a given profile or of that which serves them
+        best.
+        """
+        shapes = {spec.name: spec.shape_at(sizes) for spec in self.signature.inputs}
         with on_device(self._options.device):
-            return self._lane({spec.name: spec.shape_at(sizes) for spec in self.signature.inputs}).describe()
+            return self._lane(shapes, profile).describe()
 
     def close(self) -> None:
-        self._lanes.clear()
-        self._lent = {}
-        self._engines.close()
-        for pinned in self._pinned.values():
-            pinned.close()
-        self._stream.close()
+        with on_device(self._options.device):
+            self._lanes.clear()
+            self._lent = {}
+            self._engines.close()
+            for pinned in self._pinned.values():
+                pinned.close()
+            self._stream.close()
 
 
 def _fill(staged: np.ndarray, array: np.ndarray, name: str) -> None:
