@@ -476,3 +476,37 @@ def test_what_cannot_replay_is_proven_as_it_is(built, replaying):
     proof = verify_variant(built, built.manifest.variant("model/onnxruntime/fp32"))
     assert proof.passed
     assert {c.golden for c in proof.checks} == {"min", "opt", "max"}
+
+
+class Specialised(Session):
+    """A session with kernels of its own for some batches; they are ``wrong`` at 2."""
+
+    def __init__(self, inner, batches, wrong=0.0):
+        super().__init__(inner.signature, inner.runtime)
+        self._inner, self._batches, self._wrong = inner, batches, wrong
+
+    def specialised(self):
+        return tuple({"batch": n} for n in self._batches)
+
+    def _run(self, feeds):
+        amiss = self._wrong * (len(feeds["x"]) == 2)
+        return {name: array + amiss for name, array in self._inner.run(feeds).items()}
+
+    def _prepare(self, feeds):
+        raise NotImplementedError
+
+    def close(self):
+        self._inner.close()
+
+
+@pytest.mark.parametrize(("wrong", "passed"), [(0.0, True), (0.5, False)])
+def test_sizes_with_kernels_of_their_own_are_run_though_no_golden_has_them(built, monkeypatch, wrong, passed):
+    variant = built.manifest.variant("model/openvino/fp32")
+    plain = type(backend("openvino")).open
+    monkeypatch.setattr(
+        type(backend("openvino")), "open", lambda *given, **named: Specialised(plain(*given, **named), (1, 2, 8), wrong)
+    )
+    proof = verify_variant(built, variant)
+    assert proof.passed is passed
+    assert [c.golden for c in proof.checks] == ["min", "opt", "max", "batch 2"]
+    assert all("batch 2" in failure for failure in proof.failures)

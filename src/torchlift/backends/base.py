@@ -115,6 +115,12 @@ class Session(ABC):
         self.signature.check(feeds)
         return self._run(feeds)
 
+    def specialised(self) -> tuple[Mapping[str, int], ...]:
+        """Sizes of the axes that it has kernels of their own for, which prove nothing until they run; none where all
+        sizes run alike.
+        """
+        return ()
+
     def fits(self, feeds: Arrays) -> bool:
         """Whether it runs inputs of these sizes. Raises SignatureError for inputs that the signature does not admit."""
         return self.covers(self.signature.check(feeds))

@@ -52,6 +52,9 @@ class TensorRtSession(Session):
 
         self._pinned = {name: Pinned(options.device) for name in (*signature.input_names, *signature.output_names)}
 
+    def specialised(self) -> tuple[Mapping[str, int], ...]:
+        return tuple({axis.name: axis.opt for axis in profile} for profile in self._profiles)
+
     def covers(self, sizes: Mapping[str, int]) -> bool:
         return best_profile(self._profiles, sizes) is not None
 
