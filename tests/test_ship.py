@@ -285,6 +285,7 @@ def begin(*arguments):
     """The command line in a process group of its own, as a terminal would start it."""
     return subprocess.Popen(
         [sys.executable, "-m", "torchlift", "ship", *map(str, arguments)],
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -58,7 +58,7 @@ def command(error):
     assert said != error.remedy
     program, name, *arguments = shlex.split(said)
     assert (program, name) == ("torchlift", "build")
-    found = build.make_context("build", arguments).params
+    found = build.make_context("build", arguments, help_option_names=["-h", "--help"]).params
     return found["bundle"], found["backends"], found["precisions"]
 
 

@@ -390,11 +390,17 @@ def test_ship_without_torch_says_what_to_install(tmp_path, arguments):
     assert 'pip install "torchlift[torch]"' in remedy
 
 
+def heeding_ctrl_c():
+    """A shell lets what it starts in the background ignore Ctrl-C, and so does all that this starts."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_ctrl_c_exits_with_130_and_leaves_the_bundle_whole(built):
     assert torchlift("verify", built.path).code == 0
     before = Bundle.open(built.path).manifest
     process = subprocess.Popen(
         [sys.executable, "-c", MAIN, "bench", built.path, "--rounds", "100000", "--batch", "1"],
+        preexec_fn=heeding_ctrl_c,
         stderr=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
