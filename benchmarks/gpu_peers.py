@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from captions import caption_lengths
 from torchlift.backends import Call, Session
 from torchlift.signature import Signature
 
@@ -90,9 +91,9 @@ def batches_by_length(ids: np.ndarray) -> list[np.ndarray]:
 
 
 def captions_as_ids(count: int, seed: int = 0) -> np.ndarray:
-    """Token ids [count, 52] of captions, from [CLS] to [SEP]; lengths are log-normal with a mean of 12 characters."""
+    """Token ids [count, 52] of captions, from [CLS] to [SEP]."""
     rng = np.random.default_rng(seed)
-    lengths = np.clip(rng.lognormal(np.log(11), 0.45, count).round(), 2, CONTEXT - 2).astype(int)
+    lengths = caption_lengths(count, rng)
     ids = np.zeros((count, CONTEXT), np.int64)
     for row, length in zip(ids, lengths, strict=True):
         row[0], row[1 : 1 + length], row[1 + length] = 101, rng.integers(700, 8000, length), 102

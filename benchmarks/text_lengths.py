@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from captions import caption_lengths
 from peers import encode_texts, encode_texts_padded, print_benchmark, shipped
 from torchlift.measure.latency import Contender, LatencyOptions, Workload, measure_latency
 from torchlift.pipelines import OpenOptions, open_bundle
@@ -19,10 +20,9 @@ CONTEXT = 52
 
 
 def captions(count: int, seed: int = 0) -> list[str]:
-    """Ideographs at random; lengths are log-normal with a mean of 12 characters, from 2 to 50."""
+    """Ideographs at random, as many as captions have."""
     rng = np.random.default_rng(seed)
-    lengths = np.clip(rng.lognormal(np.log(11), 0.45, count).round(), 2, 50).astype(int)
-    return ["".join(chr(c) for c in rng.integers(0x4E00, 0x5E00, n)) for n in lengths]
+    return ["".join(chr(c) for c in rng.integers(0x4E00, 0x5E00, n)) for n in caption_lengths(count, rng)]
 
 
 def main() -> None:

@@ -82,7 +82,7 @@ def test_a_backend_without_layers_says_so():
 
     Plain.__abstractmethods__ = frozenset()
     with pytest.raises(BackendError, match="plain does not report layers") as caught:
-        Plain().layers(None, tiny.SIGNATURE, {})
+        Plain().layers(None, tiny.SIGNATURE, {"x": tiny.sample(1)})
     assert caught.value.remedy == "Ask for the layers of another backend."
 
 

@@ -59,9 +59,15 @@ def goldens(signature=SIGNATURE):
 def make_bundle(folder, *, seed=0, signature=SIGNATURE):
     """A bundle with one component; ``seed`` draws the weights of its ONNX, the goldens are always those of seed 0."""
     bundle = Bundle.create(Path(folder), MANIFEST)
+    put_component(bundle, model(seed), goldens(signature), signature, (WIDTH + 1) * OUTPUTS, f"component-{seed}")
+    return bundle
+
+
+def put_component(bundle, proto, answered, signature, parameters, key):
+    """Add the component ``model``: a graph of opset 20, and its goldens."""
     with bundle.adding("model/source") as added:
-        onnx.save(model(seed), added.path / "model.onnx")
-        save_goldens(added.path / "goldens.safetensors", goldens(signature))
+        onnx.save(proto, added.path / "model.onnx")
+        save_goldens(added.path / "goldens.safetensors", answered)
     component = Component(
         name="model",
         signature=signature,
@@ -69,8 +75,7 @@ def make_bundle(folder, *, seed=0, signature=SIGNATURE):
         goldens=f"{added.folder}/goldens.safetensors",
         exporter="dynamo",
         opset=20,
-        parameters=(WIDTH + 1) * OUTPUTS,
-        key=f"component-{seed}",
+        parameters=parameters,
+        key=key,
     )
     bundle.commit(bundle.manifest.with_component(component), added.files)
-    return bundle

@@ -4,12 +4,12 @@ import functools
 from pathlib import Path
 
 import numpy as np
-import onnx
 from onnx import TensorProto, helper, numpy_helper
+from tiny import put_component
 
 from torchlift.bundle import Bundle
-from torchlift.manifest import Component, Manifest
-from torchlift.measure.goldens import Golden, save_goldens
+from torchlift.manifest import Manifest
+from torchlift.measure.goldens import Golden
 from torchlift.signature import CORNERS, Axis, Signature, TensorSpec
 
 WIDTH = 4096
@@ -54,20 +54,7 @@ def model():
 
 def make_bundle(folder):
     bundle = Bundle.create(Path(folder), Manifest(name="wide", family="module", key="wide", settings={}))
-    with bundle.adding("model/source") as added:
-        onnx.save(model(), added.path / "model.onnx")
-        inputs = {corner: sample(SIGNATURE.sizes(corner)["batch"], seed) for seed, corner in enumerate(CORNERS)}
-        goldens = [Golden(corner, {"x": x}, {"y": answer(x)}) for corner, x in inputs.items()]
-        save_goldens(added.path / "goldens.safetensors", goldens)
-    component = Component(
-        name="model",
-        signature=SIGNATURE,
-        model=f"{added.folder}/model.onnx",
-        goldens=f"{added.folder}/goldens.safetensors",
-        exporter="dynamo",
-        opset=20,
-        parameters=sum(array.size for array in weights().values()),
-        key="wide",
-    )
-    bundle.commit(bundle.manifest.with_component(component), added.files)
+    inputs = {corner: sample(SIGNATURE.sizes(corner)["batch"], seed) for seed, corner in enumerate(CORNERS)}
+    goldens = [Golden(corner, {"x": x}, {"y": answer(x)}) for corner, x in inputs.items()]
+    put_component(bundle, model(), goldens, SIGNATURE, sum(array.size for array in weights().values()), "wide")
     return bundle

@@ -71,7 +71,7 @@ def test_a_variant_that_was_not_built_says_why_and_how_it_would_be(built):
 
 def test_a_runtime_that_does_not_tell_is_named(built, monkeypatch):
     runtime = backend("onnxruntime")
-    monkeypatch.setattr(type(runtime), "layers", Backend.layers)
+    monkeypatch.setattr(type(runtime), "_layers", Backend._layers)
     with pytest.raises(BackendError, match="onnxruntime does not report layers") as caught:
         layers_of(built.path, ORT)
     assert caught.value.remedy == "Ask for the layers of another backend."

@@ -256,4 +256,10 @@ class Backend(ABC):
 
         Raises BackendError where the runtime does not say, SignatureError for inputs that do not fit.
         """
+        signature.check(feeds)
+        return self._layers(model, signature, feeds, recipe, options or SessionOptions(), runs)
+
+    def _layers(
+        self, model: Path, signature: Signature, feeds: Arrays, recipe: str, options: SessionOptions, runs: int
+    ) -> list[LayerTime]:
         raise BackendError(f"{self.name} does not report layers", remedy="Ask for the layers of another backend.")

@@ -110,19 +110,11 @@ class OpenVino(Backend):
             )
         return OpenVinoSession(compiled, signature, f"{self.version()} {_DEVICE} {computes}")
 
-    def layers(
-        self,
-        model: Path,
-        signature: Signature,
-        feeds: Arrays,
-        *,
-        recipe: str = "fp32",
-        options: SessionOptions | None = None,
-        runs: int = 10,
+    def _layers(
+        self, model: Path, signature: Signature, feeds: Arrays, recipe: str, options: SessionOptions, runs: int
     ) -> list[LayerTime]:
-        """As the contract says; what OpenVINO left out of a run is left out here."""
-        signature.check(feeds)
-        compiled = self._compiled(model, recipe, options or SessionOptions(), PERF_COUNT=True)
+        """What OpenVINO left out of a run is left out here."""
+        compiled = self._compiled(model, recipe, options, PERF_COUNT=True)
         request = compiled.create_infer_request()
         request.infer(dict(feeds))
         spent: dict[str, float] = defaultdict(float)

@@ -271,10 +271,13 @@ class Process:
                 stderr=self._said,
             )
         except OSError as error:
+            near.close()
+            self._said.close()
             raise BackendError(
                 f"{name} is not started: {executable}: {error.strerror}", remedy="Name a Python that has torchlift."
             ) from error
-        far.close()
+        finally:
+            far.close()
         self._pipe = Connection(near.detach())
         try:
             self._pipe.send(None if python else sys.path)

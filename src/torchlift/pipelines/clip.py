@@ -81,10 +81,10 @@ class ClipPipeline(Pipeline):
         texts = listed(texts, "texts")
         tokens = self.tokens(texts)
         if any(tokens.truncated):
-            cut = [i for i, t in enumerate(tokens.truncated) if t]
+            long = [i for i, t in enumerate(tokens.truncated) if t]
             self._progress.note(
-                f"{len(cut)} of {len(texts)} texts were cut to {self.tokenizer.context_length} tokens, the first is "
-                f"text {cut[0]}"
+                f"{len(long)} of {len(texts)} texts were cut to {self.tokenizer.context_length} tokens, the first is "
+                f"text {long[0]}"
             )
         signature, session = self._open(TEXT)
         axis = _batch(signature)

@@ -126,20 +126,11 @@ class OnnxRuntime(Backend):
         session = self._session(model, settings, self.providers(signature, recipe, options))
         return OnnxRuntimeSession(session, signature, f"{self.version()} {self.provider}")
 
-    def layers(
-        self,
-        model: Path,
-        signature: Signature,
-        feeds: Arrays,
-        *,
-        recipe: str = "fp32",
-        options: SessionOptions | None = None,
-        runs: int = 10,
+    def _layers(
+        self, model: Path, signature: Signature, feeds: Arrays, recipe: str, options: SessionOptions, runs: int
     ) -> list[LayerTime]:
-        """As the contract says, in a process of its own, and without CUDA graphs."""
+        """In a process of its own, and without CUDA graphs."""
         self.require()
-        signature.check(feeds)
-        options = options or SessionOptions()
         providers = self.providers(signature, recipe, SessionOptions(options.threads, options.device))
         traced = Traced(
             str(model.absolute()), providers, self._threads(options), self.opened_at, self.disabled_optimizers, runs

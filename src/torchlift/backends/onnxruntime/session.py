@@ -142,10 +142,9 @@ class DeviceSession(Session):
         with on_device(self._stream.device):
             return self._run_there({name: view(tensor, self._stream) for name, tensor in tensors.items()})
 
-    def _run_there(self, arrays: Mapping[str, DeviceArray]) -> dict[str, DeviceArray]:
-        like = {name: np.broadcast_to(np.empty((), a.dtype), a.shape) for name, a in arrays.items()}
-        self.signature.check(like)
-        bound = self._bound(like)
+    def _run_there(self, arrays: Mapping[str, Any]) -> dict[str, DeviceArray]:
+        self.signature.check(arrays)
+        bound = self._bound(arrays)
         bound.holds = None
         for name, array in arrays.items():
             within_device(array.address, bound.inputs[name].address, array.nbytes, self._stream)

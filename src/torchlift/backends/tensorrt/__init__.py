@@ -139,21 +139,13 @@ class TensorRt(Backend):
             said = f"tensorrt {_release()} on {gpu.name}"
             return TensorRtSession(engines, signature, said, profiles, options)
 
-    def layers(
-        self,
-        model: Path,
-        signature: Signature,
-        feeds: Arrays,
-        *,
-        recipe: str = "fp32",
-        options: SessionOptions | None = None,
-        runs: int = 10,
+    def _layers(
+        self, model: Path, signature: Signature, feeds: Arrays, recipe: str, options: SessionOptions, runs: int
     ) -> list[LayerTime]:
-        """See :meth:`Backend.layers`. A layer stands for a whole subgraph where TensorRT compiled that as one."""
+        """A layer stands for a whole subgraph where TensorRT compiled that as one."""
         from torchlift.backends.tensorrt.inspector import nodes_of, read_layers
 
-        signature.check(feeds)
-        with self._open(model, signature, SessionOptions(device=(options or SessionOptions()).device)) as session:
+        with self._open(model, signature, SessionOptions(device=options.device)) as session:
             milliseconds, texts = session.layer_times(feeds, runs)
             runtime = session.runtime
         known = {layer.name: layer for layer in read_layers(texts)}

@@ -50,7 +50,8 @@ def build_engine(source: Path, signature: Signature, compilation: Compilation, v
     builder = start(trt.Builder)
     network = builder.create_network(_network_flags(release))
     with tempfile.TemporaryDirectory() as folder:
-        _parse(_lowered(source, Path(folder), release), network, version)
+        parser = trt.OnnxParser(network, logger())
+        _parse(parser, _lowered(source, Path(folder), release, parser), version)
         config = _config(builder, release, compilation)
         kept = set() if release.typed else _kept(source, compilation.recipe)
         _keep(network, config, kept)
@@ -88,19 +89,13 @@ def _network_flags(release: Release) -> int:
     return sum(1 << int(flag) for flag in flags if flag is not None)
 
 
-def _lowered(source: Path, folder: Path, release: Release) -> Path:
+def _lowered(source: Path, folder: Path, release: Release, parser: Any) -> Path:
     """The graph in operators that the parser has."""
-    import tensorrt as trt
-
-    parser = trt.OnnxParser(start(trt.Builder).create_network(_network_flags(release)), logger())
     unknown = frozenset(operator for operator in EXPANSIONS if not parser.supports_operator(operator))
     return lower_file(source, folder, Target(release.opset, unknown, release.integer_weights, release.typed))
 
 
-def _parse(file: Path, network: Any, version: str) -> None:
-    import tensorrt as trt
-
-    parser = trt.OnnxParser(network, logger())
+def _parse(parser: Any, file: Path, version: str) -> None:
     if parser.parse_from_file(str(file)):
         return
     found = [parser.get_error(index) for index in range(parser.num_errors)]
@@ -245,9 +240,11 @@ def refit(engine: Any, source: Path, digest: str, version: str) -> None:
         )
     refitter = trt.Refitter(engine, logger())
     with tempfile.TemporaryDirectory() as folder:
-        lowered = _lowered(source, Path(folder), release_of(version))
-        parser = trt.OnnxParserRefitter(refitter, logger())
-        if not (parser.refit_from_file(str(lowered)) and refitter.refit_cuda_engine()):
+        release = release_of(version)
+        parser = trt.OnnxParser(start(trt.Builder).create_network(_network_flags(release)), logger())
+        lowered = _lowered(source, Path(folder), release, parser)
+        weights = trt.OnnxParserRefitter(refitter, logger())
+        if not (weights.refit_from_file(str(lowered)) and refitter.refit_cuda_engine()):
             raise EngineError(
                 f"the engine takes no weights: {logger().last()}", remedy="Build it again without stripping."
             )

@@ -28,14 +28,10 @@ class Engines:
         self._loaded = [self._load()]
         self._taken: list[set[int]] = [set()]
 
-    @property
-    def first(self) -> Any:
-        return self._loaded[0]
-
     def take(self, profile: int) -> Any:
         """An engine for one more context of a profile."""
         if self._shared:
-            return self.first
+            return self._loaded[0]
         for engine, taken in zip(self._loaded, self._taken, strict=True):
             if profile not in taken:
                 taken.add(profile)

@@ -60,9 +60,9 @@ class TensorRtSession(Session):
 
     def _lane(self, shapes: Mapping[str, tuple[int, ...]], profile: int | None = None) -> Lane:
         """A lane that is ready for inputs of these shapes, of a given profile or of that which serves them best; what
-        it held counts no more. Raises ProfileError where no profile holds them.
+        it held counts no more. Raises SignatureError, ProfileError where no profile holds them.
         """
-        sizes = self._sizes(shapes)
+        sizes = self.signature.check_shapes(shapes)
         profile = best_profile(self._profiles, sizes) if profile is None else profile
         if profile is None:
             raise outside(self._profiles, sizes)
@@ -87,14 +87,6 @@ class TensorRtSession(Session):
                 lane.close()
                 raise
         return lane
-
-    def _sizes(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
-        return {
-            dim: shapes[spec.name][position]
-            for spec in self.signature.inputs
-            for position, dim in enumerate(spec.shape)
-            if isinstance(dim, str)
-        }
 
     def _loaded(self, feeds: Arrays) -> Lane:
         """The lane for ``feeds``, with them in its memory."""
@@ -148,10 +140,7 @@ class TensorRtSession(Session):
         """
         with on_device(self._options.device):
             views = {name: view(tensor, self._stream) for name, tensor in tensors.items()}
-        shapes = {name: given.shape for name, given in views.items()}
-        self.signature.check_shapes(shapes)
-        with on_device(self._options.device):
-            lane = self._lane(shapes)
+            lane = self._lane({name: given.shape for name, given in views.items()})
             for name, given in views.items():
                 if given.dtype != lane.dtypes[name]:
                     raise SignatureError(
