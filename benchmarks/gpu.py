@@ -32,6 +32,7 @@ from torchlift.bundle import Bundle
 from torchlift.evidence import GRAPHED, Benchmark, Latency
 from torchlift.manifest import Component, Variant
 from torchlift.measure.latency import Contender, Interpreter, LatencyOptions, Workload, measure_latency
+from torchlift.pipelines.clip import recorded_lengths
 from torchlift.progress import Progress
 from torchlift.signature import Axis, Profile
 from torchlift.stages import BenchOptions, build_variant, contenders_of, convert_component, verify_all, workloads
@@ -59,7 +60,11 @@ CLIP = Subject(
     family="chinese-clip",
     recipes={"tensorrt": ("fp16",), "onnxruntime-cuda": ("fp16",), "pytorch": ("fp16",)},
     batches=(1, BATCH),
-    profiles=("image.batch=1:1:1", f"text.batch=1:1:1,text.sequence={CONTEXT}:{CONTEXT}:{CONTEXT}"),
+    profiles=(
+        *(f"image.batch={size}" for size in (1, BATCH)),
+        f"text.batch=1,text.sequence={CONTEXT}",
+        *(f"text.batch={BATCH},text.sequence={length}" for length in recorded_lengths(CONTEXT)),
+    ),
     baseline="pytorch eager fp16",
     sizes={"sequence": CONTEXT},
 )
@@ -226,13 +231,11 @@ def measure(
 
 
 def by_length(contenders: Sequence[Contender], rounds: int) -> Benchmark:
-    """TEXTS captions: padded to their length by what replays CUDA graphs of any, and to 52 by torch.compile."""
+    """TEXTS captions: in the batches of a pipeline by what replays CUDA graphs, and padded to 52 by torch.compile."""
     ids = captions_as_ids(TEXTS)
     named = {c.name: c for c in contenders}
     padded = Contender(PADDED, partial(Stream, named[PADDED.partition(",")[0]].open, False))
-    able = [
-        c for c in contenders if c.name.startswith("text/") and c.name.endswith(GRAPHED) and "tensorrt" not in c.name
-    ]
+    able = [c for c in contenders if c.name.startswith("text/") and c.name.endswith(GRAPHED)]
     ours = [replace(c, open=partial(Stream, c.open, True)) for c in able]
     load = Workload({"batch": len(ids)}, {"text": ids})
     options = LatencyOptions(rounds=rounds, turn_seconds=0.15)

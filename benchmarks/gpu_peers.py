@@ -10,12 +10,12 @@ import numpy as np
 
 from captions import caption_lengths
 from torchlift.backends import Call, Session
+from torchlift.pipelines.batches import filled
+from torchlift.pipelines.clip import text_batches
 from torchlift.signature import Signature
 
 CONTEXT = 52
 BATCH = 64
-STEP = 16
-"""Texts of like length share a batch, padded to a multiple of this: a length each would be a graph each."""
 
 
 class PlainOnnxRuntime(Session):
@@ -46,7 +46,8 @@ class PlainOnnxRuntime(Session):
 
 
 class Stream(Session):
-    """Runs all rows of an input of ids [texts, context], in batches: of like length and padded to it, or as they come.
+    """Runs all rows of an input of ids [texts, context], in batches of 64: as Chinese-CLIP's pipeline makes them of a
+    session, or as they come.
 
     Every batch is prepared once and stays on the GPU; a call runs one after the other.
     """
@@ -65,7 +66,7 @@ class Stream(Session):
 
     def prepare(self, feeds: Mapping[str, np.ndarray], *, copies: bool = False) -> Call:
         ids = feeds["text"]
-        parts = batches_by_length(ids) if self._by_length else [ids[i : i + BATCH] for i in range(0, len(ids), BATCH)]
+        parts = self._sorted(ids) if self._by_length else [ids[i : i + BATCH] for i in range(0, len(ids), BATCH)]
         calls = [self._inner.prepare({"text": part}, copies=copies) for part in parts]
 
         def call() -> float | None:
@@ -74,20 +75,17 @@ class Stream(Session):
 
         return call
 
+    def _sorted(self, ids: np.ndarray) -> list[np.ndarray]:
+        lengths = (ids != 0).sum(axis=1)
+        order = np.argsort(lengths, kind="stable")
+        batches = text_batches(self._inner, self.signature, lengths[order].tolist(), BATCH)
+        return [filled(ids[order[batch.rows], :length], batch.size) for batch, length in batches]
+
     def _run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         raise TypeError("a stream is only timed")
 
     def _prepare(self, feeds: Mapping[str, np.ndarray]) -> Call:
         raise TypeError("a stream is only timed")
-
-
-def batches_by_length(ids: np.ndarray) -> list[np.ndarray]:
-    """The texts by length, a full batch each, padded to the least multiple of STEP (or the context) that holds it."""
-    lengths = (ids != 0).sum(axis=1)
-    order = np.argsort(lengths, kind="stable")
-    parts = [order[i : i + BATCH] for i in range(0, len(order), BATCH)]
-    widths = [min(-(-int(lengths[part].max()) // STEP) * STEP, ids.shape[1]) for part in parts]
-    return [np.ascontiguousarray(ids[part, :width]) for part, width in zip(parts, widths, strict=True)]
 
 
 def captions_as_ids(count: int, seed: int = 0) -> np.ndarray:

@@ -5,7 +5,7 @@ import pytest
 from shipped import pictures
 
 from torchlift.errors import InputError
-from torchlift.pipelines.batches import Loader, cut, filled, listed, slices, taken
+from torchlift.pipelines.batches import Loader, batch_sizes, cut, filled, listed, slices, taken
 from torchlift.processing.image import ImageInput
 from torchlift.signature import Axis
 
@@ -24,20 +24,38 @@ def test_slices_cover_every_row_once():
 
 
 @pytest.mark.parametrize(
-    ("count", "size", "run", "rows"),
+    ("count", "sizes", "run", "batches"),
     [
-        (7, 3, range(1, 99), [3, 3, 1]),
-        (7, 4, [1, 3, 8], [3, 3, 1]),
-        (5, 8, [1], [1, 1, 1, 1, 1]),
-        (6, 4, [4], [4, 2]),
-        (6, 4, [], [4, 2]),
-        (3, 1, [1], [1, 1, 1]),
+        (7, range(1, 4), range(99), [(3, 3), (3, 3), (1, 1)]),
+        (7, range(1, 5), [1, 3, 8], [(3, 3), (3, 3), (1, 1)]),
+        (5, range(1, 9), [1], [(1, 1)] * 5),
+        (6, range(1, 5), [4], [(4, 4), (2, 4)]),
+        (5, range(1, 5), [4], [(4, 4), (1, 4)]),
+        (7, range(1, 9), [1, 6], [(6, 6), (1, 1)]),
+        (3, range(1, 9), [1, 6], [(3, 6)]),
+        (2, range(1, 9), [1, 6], [(1, 1), (1, 1)]),
+        (6, range(1, 5), [], [(4, 4), (2, 2)]),
+        (2, range(4, 9), range(99), [(2, 4)]),
+        (2, range(4, 9), [], [(2, 4)]),
+        (13, (1, 8), range(99), [(8, 8), (5, 8)]),
+        (11, (1, 8), range(99), [(8, 8), (1, 1), (1, 1), (1, 1)]),
+        (3, (1, 1), [1], [(1, 1)] * 3),
     ],
 )
-def test_rows_are_cut_to_the_largest_numbers_that_run(count, size, run, rows):
-    parts = cut(count, size, lambda rows: rows in run)
-    assert [part.stop - part.start for part in parts] == rows
-    assert [i for part in parts for i in range(count)[part]] == [*range(count)]
+def test_rows_make_batches_of_sizes_that_run(count, sizes, run, batches):
+    parts = cut(count, sizes, lambda size: size in run)
+    assert [(part.rows.stop - part.rows.start, part.size) for part in parts] == batches
+    assert [i for part in parts for i in range(count)[part.rows]] == [*range(count)]
+
+
+def test_a_session_that_records_shapes_gets_few():
+    class Recording:
+        records = False
+
+    session, axis = Recording(), Axis("batch", 2, 8, 64)
+    assert [*batch_sizes(session, axis, 16)] == [*range(2, 17)]
+    session.records = True
+    assert batch_sizes(session, axis, 16) == (2, 16)
 
 
 @pytest.mark.parametrize("position", [0, 1, 2])
@@ -46,8 +64,8 @@ def test_rows_are_taken_and_filled_up_along_their_dimension(position):
     part = taken(array, slice(1, 3), position)
     np.testing.assert_array_equal(part, array.take([1, 2], position))
     assert part.flags.c_contiguous
-    np.testing.assert_array_equal(filled(part, Axis("batch", 5, 5, 5), position), array.take([1, 2, 2, 2, 2], position))
-    assert filled(part, Axis("batch", 1, 2, 5), position) is part
+    np.testing.assert_array_equal(filled(part, 5, position), array.take([1, 2, 2, 2, 2], position))
+    assert filled(part, 1, position) is part
 
 
 def test_a_generator_is_listed():

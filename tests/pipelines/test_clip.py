@@ -13,6 +13,7 @@ from torchlift.errors import BatchTooLargeError, BundleError, InputError, Profil
 from torchlift.families.base import LoadOptions
 from torchlift.families.chinese_clip import ChineseClip
 from torchlift.pipelines import of_bundle, open_bundle
+from torchlift.pipelines.clip import recorded_lengths
 from torchlift.processing.image import ImageInput
 from torchlift.processing.labels import l2_normalize
 
@@ -298,7 +299,9 @@ def test_a_bundle_that_lacks_a_setting_of_chinese_clip_is_refused(copied):
         (["batch=1:1:1"], 3, [1, 1, 1]),
         (["batch=1:1:1", "batch=1:2:3"], 7, [3, 3, 1]),
         (["batch=1", "batch=2"], 5, [2, 2, 1]),
-        (["batch=8", "batch=1"], 9, [1] * 9),
+        (["batch=4", "batch=1"], 9, [4, 4, 1]),
+        (["batch=4", "batch=1"], 6, [4, 4]),
+        (["batch=4"], 2, [4]),
     ],
 )
 def test_pictures_are_cut_to_the_batches_that_profiles_hold(opened, profiled, profiles, count, batches):
@@ -343,6 +346,34 @@ def test_texts_are_cut_to_as_few_batches_as_profiles_hold(opened, profiled, prof
     assert session.ran == shapes
 
 
+@pytest.mark.parametrize(("size", "shapes"), [(4, [(4, 32)]), (3, [(3, 20), (1, 32)]), (2, [(2, 12), (2, 32)])])
+def test_texts_are_padded_to_few_shapes_where_each_is_recorded(opened, profiled, size, shapes):
+    texts = [IDEOGRAPHS[:n] for n in LENGTHS]
+    session = profiled(opened.session("text"), "batch=1:4:8")
+    session.records = True
+    with of_bundle(opened.bundle, {"text": session}) as pipeline:
+        np.testing.assert_allclose(pipeline.encode_text(texts, size=size), opened.encode_text(texts), atol=1e-5)
+        assert session.ran == shapes
+        pipeline.encode_text(texts[:3], size=4)
+        assert session.ran[-1] == (4, 32)
+
+
+def test_lengths_that_are_recorded_end_at_the_longest():
+    assert recorded_lengths(52) == (12, 20, 32, 52)
+    assert recorded_lengths(2) == (1, 1, 1, 2)
+
+
+def test_pictures_make_batches_of_two_sizes_where_each_is_recorded(opened, profiled):
+    session = profiled(opened.session("image"), "batch=1:4:8")
+    session.records = True
+    with of_bundle(opened.bundle, {"image": session}) as pipeline:
+        for count in (1, 2, 5, 9):
+            images = pictures(count)
+            found = pipeline.encode_image(images, size=4)
+            np.testing.assert_allclose(found, opened.encode_image(images), atol=1e-5)
+    assert {shape[0] for shape in session.ran} == {1, 4}
+
+
 def test_a_text_that_no_profile_holds_is_an_error_with_the_profiles(opened, profiled):
     session = profiled(opened.session("text"), "batch=1,sequence=4:8:16")
     with of_bundle(opened.bundle, {"text": session}) as pipeline:
@@ -359,4 +390,4 @@ def test_a_batch_that_no_profile_holds_is_an_error_with_the_profiles(opened, pro
     with of_bundle(opened.bundle, {"image": session}) as pipeline:
         assert pipeline.encode_image(pictures(4)).shape == (4, 32)
         with pytest.raises(ProfileError, match=r"holds batch 3; it has batch 4\.\.4"):
-            pipeline.encode_image(pictures(3))
+            pipeline.encode_image(pictures(3), size=3)

@@ -260,6 +260,8 @@ def test_arrays_are_the_outputs_without_postprocessing(network):
         (["batch=1:1:1", "batch=1:3:3"], 11, None, [3, 3, 3, 2]),
         (["batch=1:1:1", "batch=1:3:3"], 4, 2, [2, 2]),
         (["batch=1:4:8"], 7, None, [7]),
+        (["batch=4"], 3, None, [4]),
+        (["batch=1:1:1", "batch=4"], 3, None, [4]),
     ],
 )
 def test_rows_are_cut_to_the_batches_that_profiles_hold(pipeline, profiled, profiles, count, size, batches):
@@ -276,7 +278,7 @@ def test_rows_that_no_profile_holds_are_an_error_with_the_profiles(pipeline, pro
         of_bundle(pipeline.bundle, {"model": session}) as cutting,
         pytest.raises(ProfileError, match=r"holds batch 3; it has batch 4\.\.4"),
     ):
-        cutting({"x": tiny.sample(3)})
+        cutting({"x": tiny.sample(3)}, size=3)
 
 
 def test_images_are_cut_to_the_batches_that_profiles_hold(network, profiled):

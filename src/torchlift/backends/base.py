@@ -102,6 +102,9 @@ class Session(ABC):
     on_device: ClassVar[bool] = False
     """Whether inputs and outputs lie in memory of a device, so that a call can do with or without copies."""
 
+    records: bool = False
+    """Whether it records each shape in its first run, and keeps few records: best is to give it few shapes."""
+
     def __init__(self, signature: Signature, runtime: str) -> None:
         self.signature = signature
         self.runtime = runtime

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
+from torchlift.backends import Session
 from torchlift.errors import InputError
 from torchlift.machine import usable_cores
 from torchlift.processing.image import ImageInput, ImageSource
 from torchlift.signature import Axis
 
+Part = TypeVar("Part")
 Result = TypeVar("Result")
 
 
@@ -43,17 +45,41 @@ def slices(count: int, size: int) -> list[slice]:
     return [slice(start, min(start + size, count)) for start in range(0, count, size)]
 
 
-def cut(count: int, size: int, runs: Callable[[int], bool]) -> list[slice]:
-    """The same, each slice the largest of at most ``size`` rows that ``runs``. Of rows of which no number runs, as many
-    as would be taken otherwise: the session that gets them says what it runs.
+class Batch(NamedTuple):
+    """Which ``rows`` of all make a batch, and its ``size``: where that is more, the last row is repeated."""
+
+    rows: slice
+    size: int
+
+
+def batch_sizes(session: Session, axis: Axis, size: int) -> Sequence[int]:
+    """The sizes that batches of at most ``size`` may have, ascending. Where a session records each shape these are but
+    two, since to record one takes longer than rows that count for nothing.
     """
-    parts, start = [], 0
-    while start < count:
-        most = min(size, count - start)
-        rows = next((rows for rows in range(most, 0, -1) if runs(rows)), most)
-        parts.append(slice(start, start + rows))
-        start += rows
-    return parts
+    return (axis.min, size) if session.records else range(axis.min, size + 1)
+
+
+def next_batch(start: int, count: int, sizes: Sequence[int], runs: Callable[[int], bool]) -> Batch:
+    """The batch of the rows from ``start`` on, of ``count``, in one of the ``sizes`` that ``runs``.
+
+    It is filled up where half of it or more are rows that count, or no smaller one runs; else it is the largest that
+    is full. Where no size runs, it is of as many rows as would be taken otherwise: the session that gets them says what
+    it runs.
+    """
+    left = min(count - start, sizes[-1])
+    more = next((size for size in sizes if size >= left and runs(size)), None)
+    fewer = next((size for size in reversed(sizes) if size <= left and runs(size)), None)
+    size = fewer if fewer is not None and (more is None or more > 2 * left) else more
+    size = max(left, sizes[0]) if size is None else size
+    return Batch(slice(start, start + min(left, size)), size)
+
+
+def cut(count: int, sizes: Sequence[int], runs: Callable[[int], bool]) -> list[Batch]:
+    """The batches of ``count`` rows, one after the other, as :func:`next_batch` makes them."""
+    batches: list[Batch] = []
+    while not batches or batches[-1].rows.stop < count:
+        batches.append(next_batch(batches[-1].rows.stop if batches else 0, count, sizes, runs))
+    return batches
 
 
 def taken(array: np.ndarray, part: slice, position: int) -> np.ndarray:
@@ -61,9 +87,9 @@ def taken(array: np.ndarray, part: slice, position: int) -> np.ndarray:
     return np.ascontiguousarray(array[(slice(None),) * position + (part,)])
 
 
-def filled(array: np.ndarray, axis: Axis, position: int = 0) -> np.ndarray:
-    """``array``, its last row along dimension ``position`` repeated until there are as many as ``axis`` demands."""
-    missing = axis.min - array.shape[position]
+def filled(array: np.ndarray, size: int, position: int = 0) -> np.ndarray:
+    """``array``, its last row along dimension ``position`` repeated until there are ``size``."""
+    missing = size - array.shape[position]
     if missing <= 0:
         return array
     return np.concatenate([array, array.take([-1], position).repeat(missing, position)], position)
@@ -76,7 +102,7 @@ class Loader:
         self._next = ThreadPoolExecutor(1, thread_name_prefix="load")
         self._decoders = ThreadPoolExecutor(usable_cores(), thread_name_prefix="decode")
 
-    def ahead(self, prepare: Callable[[slice], Result], parts: Sequence[slice]) -> Iterator[Result]:
+    def ahead(self, prepare: Callable[[Part], Result], parts: Sequence[Part]) -> Iterator[Result]:
         """Prepared parts in order, the next being prepared while the caller works on this one: two in memory."""
         ready = prepare(parts[0])
         for part in parts[1:]:

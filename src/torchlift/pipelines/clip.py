@@ -13,7 +13,7 @@ from torchlift.backends import Session
 from torchlift.bundle import Bundle
 from torchlift.errors import BundleError, InputError
 from torchlift.pipelines.base import OpenOptions, Pipeline
-from torchlift.pipelines.batches import batch_size, cut, filled, listed
+from torchlift.pipelines.batches import Batch, batch_size, batch_sizes, cut, filled, listed, next_batch
 from torchlift.processing.clip import MEAN, STD
 from torchlift.processing.image import ImageInput, ImageSource
 from torchlift.processing.labels import l2_normalize, softmax
@@ -24,6 +24,9 @@ from torchlift.signature import BATCH, Axis, Signature
 IMAGE, TEXT = "image", "text"
 SEQUENCE = "sequence"
 """The axis of a text's tokens, by name."""
+
+RECORDED = 4
+"""Lengths of texts that a session which records shapes is given."""
 
 LONGEST_TEXT = 4096
 """Characters. The model reads some 50 tokens: a longer text was hardly meant as a caption."""
@@ -65,16 +68,20 @@ class ClipPipeline(Pipeline):
         signature, session = self._open(IMAGE)
         axis = _batch(signature)
         decode = partial(self._loader.decoded, self.image_input, images, what="picture")
-        parts = cut(len(images), batch_size(axis, size), lambda rows: session.covers({BATCH: max(rows, axis.min)}))
-        batches = self._loader.ahead(decode, parts)
-        features = [session.run({IMAGE: filled(pixels, axis)})[signature.output_names[0]] for pixels in batches]
-        return _finished(np.concatenate(features)[: len(images)], normalize)
+        sizes = batch_sizes(session, axis, batch_size(axis, size))
+        batches = cut(len(images), sizes, lambda rows: session.covers({BATCH: rows}))
+        features = np.empty((len(images), _embedding(signature)), np.float32)
+        for batch, pixels in zip(batches, self._loader.ahead(decode, [b.rows for b in batches]), strict=True):
+            found = session.run({IMAGE: filled(pixels, batch.size)})[signature.output_names[0]]
+            features[batch.rows] = found[: len(pixels)]
+        return _finished(features, normalize)
 
     def encode_text(self, texts: Sequence[str], *, size: int | None = None, normalize: bool = True) -> np.ndarray:
         """Features of texts. Texts of like length share a batch and are padded to its longest only; the order is kept.
 
         Padding is masked in the graph, so that a feature does not depend on it: where an engine's profiles hold only
-        longer ones, texts are padded to the least of those. A text with more tokens than the model reads is cut, as in
+        longer ones, texts are padded to the least of those, and a session that records shapes gets few
+        (:func:`recorded_lengths`). A text with more tokens than the model reads is cut, as in
         training, and that is noted. Raises InputError for a text without any token, or of more than ``LONGEST_TEXT``
         characters, ProfileError where no profile holds a text.
         """
@@ -91,12 +98,12 @@ class ClipPipeline(Pipeline):
         order = np.argsort(tokens.lengths, kind="stable")
         lengths = np.maximum(np.asarray(tokens.lengths)[order], signature.axis(SEQUENCE).min)
         features = np.empty((len(texts), _embedding(signature)), np.float32)
-        for part, length in _text_batches(session, signature, lengths.tolist(), batch_size(axis, size)):
-            rows = order[part]
+        for batch, length in text_batches(session, signature, lengths.tolist(), batch_size(axis, size)):
+            rows = order[batch.rows]
             ids = np.full((len(rows), length), tokens.pad, np.int64)
             for row, i in enumerate(rows):
                 ids[row, : len(tokens.ids[i])] = tokens.ids[i]
-            features[rows] = session.run({TEXT: filled(ids, axis)})[signature.output_names[0]][: len(rows)]
+            features[rows] = session.run({TEXT: filled(ids, batch.size)})[signature.output_names[0]][: len(rows)]
         return _finished(features, normalize)
 
     def tokens(self, texts: Sequence[str]) -> Tokens:
@@ -124,28 +131,42 @@ class ClipPipeline(Pipeline):
         return self.bundle.manifest.component(component).signature, self.session(component)
 
 
-def _text_batches(
+def text_batches(
     session: Session, signature: Signature, lengths: Sequence[int], size: int
-) -> Iterator[tuple[slice, int]]:
-    """Slices of texts in order of their ``lengths``, at most ``size`` each, and the length that each is padded to: its
-    longest text's, else the least beyond that which the session covers.
+) -> Iterator[tuple[Batch, int]]:
+    """The batches of texts in order of their ``lengths``, at most ``size`` each, and the length that each is padded to:
+    its longest text's, or the least beyond that which the session covers.
     """
-    fewest, longest = _batch(signature).min, signature.axis(SEQUENCE).max
+    axis, longest = _batch(signature), signature.axis(SEQUENCE).max
+    sizes = batch_sizes(session, axis, size)
+    possible = recorded_lengths(longest) if session.records else range(1, longest + 1)
 
     @functools.cache
     def held(rows: int, length: int) -> int | None:
-        batch = max(rows, fewest)
-        possible = range(length, longest + 1)
-        return next((n for n in possible if session.covers({BATCH: batch, SEQUENCE: n})), None)
+        return next((n for n in possible if n >= length and session.covers({BATCH: rows, SEQUENCE: n})), None)
 
     start = 0
     while start < len(lengths):
-        most = min(size, len(lengths) - start)
-        natural = [(rows, lengths[start + rows - 1]) for rows in range(most, 0, -1)]
-        fitting = ((rows, found) for rows, length in natural if (found := held(rows, length)) is not None)
-        rows, length = next(fitting, natural[0])
-        yield slice(start, start + rows), length
-        start += rows
+
+        def longest_of(rows: int, start: int = start) -> int:
+            return lengths[min(start + rows, len(lengths)) - 1]
+
+        batch = next_batch(start, len(lengths), sizes, lambda rows: held(rows, longest_of(rows)) is not None)
+        length = lengths[batch.rows.stop - 1]
+        yield batch, held(batch.size, length) or length
+        start = batch.rows.stop
+
+
+def recorded_lengths(longest: int) -> tuple[int, ...]:
+    """Four lengths up to ``longest``, each five eighths of the next: of 52 tokens 12, 20, 32 and 52.
+
+    With two sizes of batches they are no more shapes than a session keeps records of, and as most captions are short,
+    few tokens are padding.
+    """
+    lengths = [longest]
+    while len(lengths) < RECORDED:
+        lengths.append(max(1, lengths[-1] * 5 // 8))
+    return tuple(reversed(lengths))
 
 
 def _check_text(index: int, text: str) -> None:

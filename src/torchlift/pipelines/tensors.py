@@ -12,7 +12,7 @@ from torchlift.backends import Session
 from torchlift.bundle import Bundle
 from torchlift.errors import InputError, SignatureError
 from torchlift.pipelines.base import OpenOptions, Pipeline
-from torchlift.pipelines.batches import batch_size, cut, filled, listed, taken
+from torchlift.pipelines.batches import Batch, batch_size, cut, filled, listed, taken
 from torchlift.processing.declared import from_settings
 from torchlift.progress import Progress
 from torchlift.signature import BATCH, Axis, Signature
@@ -57,9 +57,10 @@ class TensorPipeline(Pipeline):
         given = {name: self._given(name, value) for name, value in inputs.items()}
         axis, count = self.signature.batch, self._count(given)
         if axis is None or count is None:
-            return session.run(self._feeds(given, slice(None)))
-        batches = self._loader.ahead(partial(self._feeds, given), self._parts(session, given, count, size))
-        return self._joined([session.run(feeds) for feeds in batches], axis, count)
+            return session.run(self._feeds(given, Batch(slice(None), 0)))
+        batches = self._batches(session, given, count, size)
+        answers = [session.run(feeds) for feeds in self._loader.ahead(partial(self._feeds, given), batches)]
+        return answers[0] if len(answers) == 1 and batches[0].size == count else self._joined(answers, axis, count)
 
     def _given(self, name: str, value: Any) -> np.ndarray | list[Any]:
         """A value as an array, or as a list of images. Raises SignatureError for an array of another rank."""
@@ -90,24 +91,24 @@ class TensorPipeline(Pipeline):
             raise InputError("the batch is empty", remedy="Give at least one row.")
         return count
 
-    def _parts(
+    def _batches(
         self, session: Session, given: Mapping[str, np.ndarray | list[Any]], count: int, size: int | None
-    ) -> list[slice]:
+    ) -> list[Batch]:
         """The batches that ``count`` rows make. Raises InputError where an output cannot be put together from them."""
         axis, sizes = self.signature.axis(BATCH), self._sizes(given)
         fits = size is None and axis.min <= count <= axis.max
         whole = next((spec for spec in self.signature.outputs if spec.shape.count(BATCH) != 1), None)
         if fits and whole:
-            return [slice(0, count)]
+            return [Batch(slice(0, count), count)]
 
         def runs(rows: int) -> bool:
-            asked = {**sizes, BATCH: max(rows, axis.min)}
+            asked = {**sizes, BATCH: rows}
             return len(asked) < len(self.signature.axes) or session.covers(asked)
 
-        parts = cut(count, count if fits else batch_size(axis, size), runs)
-        if whole and (len(parts) > 1 or count < axis.min):
+        batches = cut(count, range(axis.min, (axis.max if fits else batch_size(axis, size)) + 1), runs)
+        if whole and (len(batches) > 1 or batches[0].size > count):
             raise _not_one_batch(f"output {whole.name}, {whole}, is computed over the whole batch", axis, count)
-        return parts
+        return batches
 
     def _sizes(self, given: Mapping[str, np.ndarray | list[Any]]) -> dict[str, int]:
         """The sizes of the axes, but the batch, of the inputs that are given."""
@@ -123,23 +124,21 @@ class TensorPipeline(Pipeline):
             if isinstance(dim, str) and dim != BATCH
         }
 
-    def _feeds(self, given: Mapping[str, np.ndarray | list[Any]], part: slice) -> dict[str, np.ndarray]:
-        """What the session takes for the rows ``part``: images decoded, rows filled up to the least batch."""
-        axis, feeds = self.signature.batch, {}
+    def _feeds(self, given: Mapping[str, np.ndarray | list[Any]], batch: Batch) -> dict[str, np.ndarray]:
+        """What the session takes for a batch: images decoded, rows filled up."""
+        feeds = {}
         for name, value in given.items():
             position = self._position(name)
             if isinstance(value, list):
-                rows = slice(None) if position is None else part
+                rows = slice(None) if position is None else batch.rows
                 array = self._loader.decoded(self.preprocess[name], value, rows, "image")
             else:
-                array = value if position is None else taken(value, part, position)
-            feeds[name] = array if axis is None or position is None else filled(array, axis, position)
+                array = value if position is None else taken(value, batch.rows, position)
+            feeds[name] = array if position is None else filled(array, batch.size, position)
         return feeds
 
     def _joined(self, answers: Sequence[dict[str, np.ndarray]], axis: Axis, count: int) -> dict[str, np.ndarray]:
         """The outputs of all batches, each along its batch axis, without the rows that filled up."""
-        if len(answers) == 1 and count >= axis.min:
-            return answers[0]
         joined = {}
         for spec in self.signature.outputs:
             position = spec.batch_position or 0

@@ -195,7 +195,7 @@ class _Rows:
         array, position = self._arrays[name], self._positions[name]
         if axis is None or position is None:
             return array
-        return filled(taken(array, part, position), axis, position)
+        return filled(taken(array, part, position), axis.min, position)
 
 
 def _unfit(name: str, spec: TensorSpec, array: np.ndarray) -> DataError:
