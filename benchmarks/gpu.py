@@ -26,13 +26,12 @@ from typing import Any
 
 import msgspec
 
-from gpu_peers import BATCH, CONTEXT, PlainOnnxRuntime, Stream, captions_as_ids
+from gpu_peers import BATCH, CONTEXT, PlainOnnxRuntime, Stream, by_likeness, captions_as_ids, padded
 from torchlift.backends import CompileOptions, backend
 from torchlift.bundle import Bundle
 from torchlift.evidence import GRAPHED, Benchmark, Latency
 from torchlift.manifest import Component, Variant
 from torchlift.measure.latency import Contender, Interpreter, LatencyOptions, Workload, measure_latency
-from torchlift.pipelines.clip import recorded_lengths
 from torchlift.progress import Progress
 from torchlift.signature import Axis, Profile
 from torchlift.stages import BenchOptions, build_variant, contenders_of, convert_component, verify_all, workloads
@@ -40,8 +39,10 @@ from torchlift.stages.forms import FORMS
 from torchlift.stages.samples import goldens_as_samples
 
 TEXTS = 1024
+MOST_TEXTS = 256
 
-PADDED = "pytorch compile fp16 + CUDA graph, padded to 52"
+PADDED = "pytorch compile fp16 + CUDA graph"
+"""The peer of texts of realistic length, which pads them to the context."""
 
 
 @dataclass(frozen=True)
@@ -60,11 +61,7 @@ CLIP = Subject(
     family="chinese-clip",
     recipes={"tensorrt": ("fp16",), "onnxruntime-cuda": ("fp16",), "pytorch": ("fp16",)},
     batches=(1, BATCH),
-    profiles=(
-        *(f"image.batch={size}" for size in (1, BATCH)),
-        f"text.batch=1,text.sequence={CONTEXT}",
-        *(f"text.batch={BATCH},text.sequence={length}" for length in recorded_lengths(CONTEXT)),
-    ),
+    profiles=("image.batch=1", f"text.batch=1,text.sequence={CONTEXT}"),
     baseline="pytorch eager fp16",
     sizes={"sequence": CONTEXT},
 )
@@ -98,7 +95,9 @@ def checkpoint_of(size: str, work: Path) -> Path:
 
 
 def prepare(size: str, work: Path, batch: int) -> None:
-    """Write the checkpoint, and the bundle with its graphs and programs, for batches up to ``batch``."""
+    """Write the checkpoint, and the bundle with its graphs and programs, for batches up to ``batch``; of texts, up to
+    four times as many.
+    """
     from random_checkpoint import write_checkpoint, write_mobilevit
     from torchlift.families.base import LoadOptions
     from torchlift.ship import export
@@ -106,7 +105,11 @@ def prepare(size: str, work: Path, batch: int) -> None:
     write = write_mobilevit if subject_of(size) is MOBILEVIT else write_checkpoint
     write(size, checkpoint_of(size, work))
     source = source_of(size, work)
-    axes = {"": {"batch": Axis("batch", 1, min(8, batch), batch)}}
+    largest = {"": batch} if subject_of(size) is MOBILEVIT else {"image": batch, "text": MOST_TEXTS}
+    axes = {
+        name: {"batch": Axis("batch", 1, BATCH if name == "text" else min(8, most), most)}
+        for name, most in largest.items()
+    }
     export(replace(source, options=LoadOptions(axes=axes)), work / size, program=True)
 
 
@@ -231,15 +234,29 @@ def measure(
 
 
 def by_length(contenders: Sequence[Contender], rounds: int) -> Benchmark:
-    """TEXTS captions: in the batches of a pipeline by what replays CUDA graphs, and padded to 52 by torch.compile."""
+    """TEXTS captions by what replays CUDA graphs: padded to the context by torch.compile, and in the batches of a
+    pipeline by ours, each with at most BATCH texts, and with more. The engines of TensorRT have no profiles for that.
+    """
     ids = captions_as_ids(TEXTS)
-    named = {c.name: c for c in contenders}
-    padded = Contender(PADDED, partial(Stream, named[PADDED.partition(",")[0]].open, False))
-    able = [c for c in contenders if c.name.startswith("text/") and c.name.endswith(GRAPHED)]
-    ours = [replace(c, open=partial(Stream, c.open, True)) for c in able]
+    found = []
+    for contender in contenders:
+        if contender.name == PADDED:
+            ways = {f"{rows} texts padded to {CONTEXT}": partial(padded, size=rows) for rows in (BATCH, MOST_TEXTS)}
+        elif contender.name.startswith(("text/onnxruntime", "text/pytorch")) and contender.name.endswith(GRAPHED):
+            tokens = f"at most {BATCH * CONTEXT} tokens"
+            ways = {f"at most {BATCH} texts": partial(by_likeness, size=BATCH), tokens: by_likeness}
+        else:
+            continue
+        for how, cut in ways.items():
+            found.append(replace(contender, name=f"{contender.name}, {how}", open=partial(Stream, contender.open, cut)))
     load = Workload({"batch": len(ids)}, {"text": ids})
     options = LatencyOptions(rounds=rounds, turn_seconds=0.15)
-    return measure_latency([padded, *ours], [load], baseline=PADDED, options=options)
+    return measure_latency(found, [load], baseline=found[0].name, options=options)
+
+
+def _variant_of(contender: str) -> str:
+    """The name of the variant that a contender of ours opens."""
+    return contender.partition(" ")[0]
 
 
 def _facts(size: str, work: Path, component: str) -> dict[str, Any]:
@@ -274,7 +291,7 @@ def _print_rows(component: str, rows: Sequence[Latency], benchmark: Benchmark, r
     ours = [x for x in rows if x.contender.startswith(f"{component.split(' ')[0].removesuffix('s')}/")]
     ours = ours or [x for x in rows if "/" in x.contender]
     peers = [x for x in rows if x not in ours]
-    proven = [x for x in ours if x.contender.removesuffix(GRAPHED) not in result["failed"]]
+    proven = [x for x in ours if _variant_of(x.contender) not in result["failed"]]
     best = min(proven, key=lambda x: x.median).contender if proven else ""
     bar = min((x.median for x in peers), default=float("nan"))
     print(
@@ -284,7 +301,7 @@ def _print_rows(component: str, rows: Sequence[Latency], benchmark: Benchmark, r
     for x in rows:
         name = f"**{x.contender}**" if x.contender == best else x.contender
         speed = f"{x.speedup.value:.2f} [{x.speedup.low:.2f}, {x.speedup.high:.2f}]" if x.speedup else "1"
-        seconds, size = result["facts"].get(x.contender.removesuffix(GRAPHED), (None, None))
+        seconds, size = result["facts"].get(_variant_of(x.contender), (None, None))
         built = [f"{seconds:.0f}" if seconds else "", f"{size / 1e6:.0f}" if size else ""]
         copied = f"{x.copied:.3f}" if x.copied else ""
         print(f"| {name} | {x.median:.3f} | {copied} | {speed} | {bar / x.median:.2f} | {' | '.join(built)} |")

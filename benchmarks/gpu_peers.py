@@ -11,8 +11,10 @@ import numpy as np
 from captions import caption_lengths
 from torchlift.backends import Call, Session
 from torchlift.pipelines.batches import filled
-from torchlift.pipelines.clip import text_batches
+from torchlift.pipelines.texts import text_batches
 from torchlift.signature import Signature
+
+Cut = Callable[[Session, np.ndarray], list[np.ndarray]]
 
 CONTEXT = 52
 BATCH = 64
@@ -46,28 +48,25 @@ class PlainOnnxRuntime(Session):
 
 
 class Stream(Session):
-    """Runs all rows of an input of ids [texts, context], in batches of 64: as Chinese-CLIP's pipeline makes them of a
-    session, or as they come.
+    """Runs all rows of an input of ids [texts, context], in the batches that ``cut`` makes of them for a session.
 
     Every batch is prepared once and stays on the GPU; a call runs one after the other.
     """
 
     on_device = True
 
-    def __init__(self, open_session: Callable[[], Session], by_length: bool) -> None:
+    def __init__(self, open_session: Callable[[], Session], cut: Cut) -> None:
         inner = open_session()
         super().__init__(inner.signature, inner.runtime)
         self._inner = inner
-        self._by_length = by_length
+        self._cut = cut
 
     def fits(self, feeds: Mapping[str, np.ndarray]) -> bool:
         """Any number of rows is cut to batches."""
         return True
 
     def prepare(self, feeds: Mapping[str, np.ndarray], *, copies: bool = False) -> Call:
-        ids = feeds["text"]
-        parts = self._sorted(ids) if self._by_length else [ids[i : i + BATCH] for i in range(0, len(ids), BATCH)]
-        calls = [self._inner.prepare({"text": part}, copies=copies) for part in parts]
+        calls = [self._inner.prepare({"text": part}, copies=copies) for part in self._cut(self._inner, feeds["text"])]
 
         def call() -> float | None:
             times = [call() for call in calls]
@@ -75,17 +74,24 @@ class Stream(Session):
 
         return call
 
-    def _sorted(self, ids: np.ndarray) -> list[np.ndarray]:
-        lengths = (ids != 0).sum(axis=1)
-        order = np.argsort(lengths, kind="stable")
-        batches = text_batches(self._inner, self.signature, lengths[order].tolist(), BATCH)
-        return [filled(ids[order[batch.rows], :length], batch.size) for batch, length in batches]
-
     def _run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         raise TypeError("a stream is only timed")
 
     def _prepare(self, feeds: Mapping[str, np.ndarray]) -> Call:
         raise TypeError("a stream is only timed")
+
+
+def padded(session: Session, ids: np.ndarray, size: int) -> list[np.ndarray]:
+    """The texts as they come, all of them padded to the context."""
+    return [ids[start : start + size] for start in range(0, len(ids), size)]
+
+
+def by_likeness(session: Session, ids: np.ndarray, size: int | None = None) -> list[np.ndarray]:
+    """The texts in the batches that Chinese-CLIP's pipeline makes of them."""
+    lengths = (ids != 0).sum(axis=1)
+    order = np.argsort(lengths, kind="stable")
+    batches = text_batches(session, session.signature, lengths[order].tolist(), size)
+    return [filled(ids[order[batch.rows], :length], batch.size) for batch, length in batches]
 
 
 def captions_as_ids(count: int, seed: int = 0) -> np.ndarray:

@@ -13,7 +13,6 @@ from torchlift.errors import BatchTooLargeError, BundleError, InputError, Profil
 from torchlift.families.base import LoadOptions
 from torchlift.families.chinese_clip import ChineseClip
 from torchlift.pipelines import of_bundle, open_bundle
-from torchlift.pipelines.clip import recorded_lengths
 from torchlift.processing.image import ImageInput
 from torchlift.processing.labels import l2_normalize
 
@@ -358,9 +357,20 @@ def test_texts_are_padded_to_few_shapes_where_each_is_recorded(opened, profiled,
         assert session.ran[-1] == (4, 32)
 
 
-def test_lengths_that_are_recorded_end_at_the_longest():
-    assert recorded_lengths(52) == (12, 20, 32, 52)
-    assert recorded_lengths(2) == (1, 1, 1, 2)
+@pytest.mark.parametrize(
+    ("records", "shapes"),
+    [
+        (False, [(8, 12), (8, 12), (4, 52), (2, 52)]),
+        (True, [(8, 12), (8, 12), (4, 52), (4, 52)]),
+    ],
+)
+def test_batches_of_as_many_tokens_give_what_each_text_gives_alone(opened, profiled, records, shapes):
+    texts = [IDEOGRAPHS[i : i + 10] for i in range(17)] + [IDEOGRAPHS[i : i + 50] for i in range(5)]
+    session = profiled(opened.session("text"), "batch=1:4:8")
+    session.records, session.on_device = records, True
+    with of_bundle(opened.bundle, {"text": session}) as pipeline:
+        np.testing.assert_allclose(pipeline.encode_text(texts[::-1]), one_by_one(opened, texts[::-1]), atol=1e-5)
+    assert session.ran == shapes
 
 
 def test_pictures_make_batches_of_two_sizes_where_each_is_recorded(opened, profiled):

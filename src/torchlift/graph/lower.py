@@ -14,6 +14,7 @@ from torchlift.graph.edit import infer_types, load_model, save_model
 from torchlift.graph.lower_operators import EXPANSIONS
 from torchlift.graph.lower_rules import CHANGES, COMPARISONS, compare_as_floats, weight_as_float, whole_shape
 from torchlift.graph.lower_steps import Rule, Steps
+from torchlift.graph.lower_untyped import UNTYPED
 from torchlift.graph.units import name_nodes
 
 _STANDARD = frozenset({"", "ai.onnx"})
@@ -29,7 +30,7 @@ class Target:
     ``integer_weights`` says whether it reads DequantizeLinear of a constant (else weights are a float constant,
     QuantizeLinear and DequantizeLinear, and biases a float constant). A ``typed`` network computes in the types that
     the graph states; for one that chooses itself, what the standard computes in float32 inside of a normalisation is
-    not written out.
+    not written out, and some patterns are written as it computes them fast, or rightly (lower_untyped.py).
     """
 
     opset: int
@@ -81,6 +82,8 @@ class Lower(ir.passes.InPlacePass):
     def _rules(self, node: ir.Node, before: int) -> Iterator[Rule]:
         """What is to be done with a node of opset ``before``, in this order, until a rule replaces it."""
         target, operator = self._target, node.op_type
+        if not target.typed and operator in UNTYPED:
+            yield UNTYPED[operator]
         if operator == "DequantizeLinear" and not target.integer_weights:
             yield weight_as_float
         if operator in COMPARISONS and target.opset < _WHOLE_STANDARD:

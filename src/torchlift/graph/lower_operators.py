@@ -121,7 +121,11 @@ def _attention(steps: Steps) -> ir.Value:
     if scale is None:
         raise steps.refused("scales by a width that is not known")
     turned = steps.op("turned", "Transpose", key, perm=[0, 1, 3, 2])
-    scores = steps.op("scores", "MatMul", steps.op("scaled", "Mul", query, steps.number("scale", scale, query)), turned)
+    factor = steps.number("scale", scale, query)
+    if steps.typed:
+        scores = steps.op("scores", "MatMul", steps.op("scaled", "Mul", query, factor), turned)
+    else:
+        scores = steps.op("scaled", "Mul", steps.op("scores", "MatMul", query, turned), factor)
     masked = scores if mask is None else steps.op("masked", "Add", scores, mask)
     return steps.op("mixed", "MatMul", steps.op("weights", "Softmax", masked, axis=-1), value)
 

@@ -12,7 +12,7 @@ from torchlift.backends import Session
 from torchlift.errors import InputError
 from torchlift.machine import usable_cores
 from torchlift.processing.image import ImageInput, ImageSource
-from torchlift.signature import Axis
+from torchlift.signature import BATCH, Axis, Signature
 
 Part = TypeVar("Part")
 Result = TypeVar("Result")
@@ -27,6 +27,11 @@ def listed(items: Any, what: str) -> list[Any]:
     if not found:
         raise InputError(f"there are no {what}: the batch is empty", remedy="Give at least one.")
     return found
+
+
+def batch_axis(signature: Signature) -> Axis:
+    """The batch axis, of one row where there is none."""
+    return signature.batch or Axis(BATCH, 1, 1, 1)
 
 
 def batch_size(axis: Axis, asked: int | None) -> int:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 import numpy as np
@@ -13,20 +12,16 @@ from torchlift.backends import Session
 from torchlift.bundle import Bundle
 from torchlift.errors import BundleError, InputError
 from torchlift.pipelines.base import OpenOptions, Pipeline
-from torchlift.pipelines.batches import Batch, batch_size, batch_sizes, cut, filled, listed, next_batch
+from torchlift.pipelines.batches import batch_axis, batch_size, batch_sizes, cut, filled, listed
+from torchlift.pipelines.texts import SEQUENCE, text_batches
 from torchlift.processing.clip import MEAN, STD
 from torchlift.processing.image import ImageInput, ImageSource
 from torchlift.processing.labels import l2_normalize, softmax
 from torchlift.processing.text import END, START, Tokenizer, Tokens
 from torchlift.progress import Progress
-from torchlift.signature import BATCH, Axis, Signature
+from torchlift.signature import BATCH, Signature
 
 IMAGE, TEXT = "image", "text"
-SEQUENCE = "sequence"
-"""The axis of a text's tokens, by name."""
-
-RECORDED = 4
-"""Lengths of texts that a session which records shapes is given."""
 
 LONGEST_TEXT = 4096
 """Characters. The model reads some 50 tokens: a longer text was hardly meant as a caption."""
@@ -66,7 +61,7 @@ class ClipPipeline(Pipeline):
         """
         images = listed(images, "pictures")
         signature, session = self._open(IMAGE)
-        axis = _batch(signature)
+        axis = batch_axis(signature)
         decode = partial(self._loader.decoded, self.image_input, images, what="picture")
         sizes = batch_sizes(session, axis, batch_size(axis, size))
         batches = cut(len(images), sizes, lambda rows: session.covers({BATCH: rows}))
@@ -79,9 +74,12 @@ class ClipPipeline(Pipeline):
     def encode_text(self, texts: Sequence[str], *, size: int | None = None, normalize: bool = True) -> np.ndarray:
         """Features of texts. Texts of like length share a batch and are padded to its longest only; the order is kept.
 
+        Batches have at most ``size`` rows, by default the signature's optimum; on a GPU, by default, as many tokens at
+        most, padding counted, as so many of the longest text, so that more of short ones share a batch.
+
         Padding is masked in the graph, so that a feature does not depend on it: where an engine's profiles hold only
         longer ones, texts are padded to the least of those, and a session that records shapes gets few
-        (:func:`recorded_lengths`). A text with more tokens than the model reads is cut, as in
+        (:func:`~torchlift.pipelines.texts.text_batches`). A text with more tokens than the model reads is cut, as in
         training, and that is noted. Raises InputError for a text without any token, or of more than ``LONGEST_TEXT``
         characters, ProfileError where no profile holds a text.
         """
@@ -94,11 +92,10 @@ class ClipPipeline(Pipeline):
                 f"text {long[0]}"
             )
         signature, session = self._open(TEXT)
-        axis = _batch(signature)
         order = np.argsort(tokens.lengths, kind="stable")
         lengths = np.maximum(np.asarray(tokens.lengths)[order], signature.axis(SEQUENCE).min)
         features = np.empty((len(texts), _embedding(signature)), np.float32)
-        for batch, length in text_batches(session, signature, lengths.tolist(), batch_size(axis, size)):
+        for batch, length in text_batches(session, signature, lengths.tolist(), size):
             rows = order[batch.rows]
             ids = np.full((len(rows), length), tokens.pad, np.int64)
             for row, i in enumerate(rows):
@@ -131,44 +128,6 @@ class ClipPipeline(Pipeline):
         return self.bundle.manifest.component(component).signature, self.session(component)
 
 
-def text_batches(
-    session: Session, signature: Signature, lengths: Sequence[int], size: int
-) -> Iterator[tuple[Batch, int]]:
-    """The batches of texts in order of their ``lengths``, at most ``size`` each, and the length that each is padded to:
-    its longest text's, or the least beyond that which the session covers.
-    """
-    axis, longest = _batch(signature), signature.axis(SEQUENCE).max
-    sizes = batch_sizes(session, axis, size)
-    possible = recorded_lengths(longest) if session.records else range(1, longest + 1)
-
-    @functools.cache
-    def held(rows: int, length: int) -> int | None:
-        return next((n for n in possible if n >= length and session.covers({BATCH: rows, SEQUENCE: n})), None)
-
-    start = 0
-    while start < len(lengths):
-
-        def longest_of(rows: int, start: int = start) -> int:
-            return lengths[min(start + rows, len(lengths)) - 1]
-
-        batch = next_batch(start, len(lengths), sizes, lambda rows: held(rows, longest_of(rows)) is not None)
-        length = lengths[batch.rows.stop - 1]
-        yield batch, held(batch.size, length) or length
-        start = batch.rows.stop
-
-
-def recorded_lengths(longest: int) -> tuple[int, ...]:
-    """Four lengths up to ``longest``, each five eighths of the next: of 52 tokens 12, 20, 32 and 52.
-
-    With two sizes of batches they are no more shapes than a session keeps records of, and as most captions are short,
-    few tokens are padding.
-    """
-    lengths = [longest]
-    while len(lengths) < RECORDED:
-        lengths.append(max(1, lengths[-1] * 5 // 8))
-    return tuple(reversed(lengths))
-
-
 def _check_text(index: int, text: str) -> None:
     if not isinstance(text, str):
         raise InputError(f"text {index} is {type(text).__name__}", remedy="Give strings.")
@@ -177,10 +136,6 @@ def _check_text(index: int, text: str) -> None:
             f"text {index} has {len(text):,} characters; at most {LONGEST_TEXT:,} are taken",
             remedy="The model reads about 50 tokens: give a caption, or the part of the text that matters.",
         )
-
-
-def _batch(signature: Signature) -> Axis:
-    return signature.batch or Axis("batch", 1, 1, 1)
 
 
 def _embedding(signature: Signature) -> int:

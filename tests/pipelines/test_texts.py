@@ -1,0 +1,189 @@
+"""Which texts share a batch: sessions that do not run, of the axes and the profiles that they are given."""
+
+import functools
+from types import SimpleNamespace
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from torchlift.errors import InputError
+from torchlift.pipelines import texts
+from torchlift.pipelines.texts import RUN_COST, recorded_lengths, text_batches
+from torchlift.signature import Axis, Signature, TensorSpec
+
+OPT, MAX, LONGEST = 8, 64, 52
+BUDGET = OPT * LONGEST
+ANY = "batch=1:8:64"
+OF_EACH_LENGTH = [*(f"batch=64,sequence={length}" for length in (12, 20, 32, 52)), "batch=1,sequence=52"]
+KINDS = pytest.mark.parametrize("records", [False, True])
+AS_THEY_ARE = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+LENGTHS = st.lists(st.integers(4, LONGEST), min_size=1, max_size=150).map(sorted)
+
+
+@pytest.fixture
+def session(profiled):
+    """Maker of a session of ids [batch, sequence] that covers what profiles hold."""
+
+    def make(*profiles, records=False, on_device=True, batch=(1, OPT, MAX)):
+        signature = Signature(
+            (TensorSpec("text", "int64", ("batch", "sequence")),),
+            (TensorSpec("features", "float32", ("batch", 32)),),
+            (Axis("batch", *batch), Axis("sequence", 4, 16, LONGEST)),
+        )
+        made = profiled(SimpleNamespace(signature=signature, runtime="none"), *profiles)
+        made.records, made.on_device = records, on_device
+        return made
+
+    return make
+
+
+def shapes_of(session, lengths, size=None):
+    return [(batch.size, length) for batch, length in text_batches(session, session.signature, lengths, size)]
+
+
+def test_lengths_that_are_recorded_end_at_the_longest():
+    assert recorded_lengths(52) == (12, 20, 32, 52)
+    assert recorded_lengths(2) == (1, 1, 1, 2)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "shapes"),
+    [
+        ([12] * 40, [(34, 12), (6, 12)]),
+        ([4] * 70, [(64, 4), (6, 4)]),
+        ([52] * 20, [(8, 52), (8, 52), (4, 52)]),
+        ([4] * 6 + [12] * 30, [(34, 12), (2, 12)]),
+        ([13] * 35, [(32, 13), (3, 13)]),
+        ([12] * 30 + [52], [(30, 12), (1, 52)]),
+    ],
+)
+def test_a_batch_has_by_default_as_many_tokens_as_the_optimum_of_longest_texts(session, lengths, shapes):
+    assert shapes_of(session(ANY), lengths) == shapes
+
+
+@pytest.mark.parametrize(
+    ("lengths", "shapes"),
+    [
+        ([12] * 40, [(34, 12), (34, 12)]),
+        ([12] * 35, [(1, 12), (34, 12)]),
+        ([5], [(1, 12)]),
+        ([13] * 21, [(1, 20), (20, 20)]),
+        ([52] * 20, [(8, 52)] * 3),
+        ([12] * 10 + [52], [(34, 12), (1, 52)]),
+        ([12] * 2 + [52] * 4, [(8, 52)]),
+        ([12] * 30 + [32] * 12, [(34, 12), (13, 32)]),
+    ],
+)
+def test_a_session_that_records_gets_as_many_tokens_in_few_shapes(session, lengths, shapes):
+    assert sorted(shapes_of(session(ANY, records=True), lengths)) == sorted(shapes)
+
+
+def test_batches_on_a_processor_have_the_optimum_of_rows(session):
+    assert shapes_of(session(ANY, on_device=False), [4] * 20) == [(8, 4), (8, 4), (4, 4)]
+
+
+@KINDS
+def test_a_size_that_is_asked_for_bounds_the_rows_whatever_their_length(session, records):
+    made = session(ANY, records=records)
+    assert shapes_of(made, [12] * 32 + [52] * 32, size=16) == [(16, 12)] * 2 + [(16, 52)] * 2
+    with pytest.raises(InputError, match=r"batch size 65 is outside 1\.\.64"):
+        text_batches(made, made.signature, [12], 65)
+
+
+def test_padding_to_a_longer_length_that_is_covered_counts(session):
+    assert shapes_of(session("sequence=52"), [12] * 20) == [(8, 52), (8, 52), (4, 52)]
+    assert shapes_of(session("sequence=26", "sequence=52"), [12] * 20) == [(16, 26), (4, 26)]
+
+
+@KINDS
+def test_no_batch_is_larger_than_what_profiles_hold(session, records):
+    assert shapes_of(session("batch=1:4:16", records=records), [12] * 32) == [(16, 12)] * 2
+    assert shapes_of(session("batch=4:4:16", records=records), [12] * 2) == [(4, 12)]
+
+
+def test_an_engine_with_a_profile_for_each_length_gets_those(session):
+    made = session(*OF_EACH_LENGTH, records=True)
+    assert shapes_of(made, [10] * 64 + [30] * 64 + [50], 64) == [(64, 12), (64, 32), (1, 52)]
+    assert shapes_of(made, [10] * 3, 64) == [(64, 12)]
+
+
+@pytest.mark.parametrize(
+    ("profiles", "lengths", "shapes"),
+    [
+        (["sequence=16", "sequence=40"], [10] * 4 + [36] * 8, [(12, 40)]),
+        (["batch=8,sequence=16", "batch=1,sequence=52"], [14] * 8 + [50], [(8, 16), (1, 52)]),
+        (["sequence=4:8:14"], [4, 13], [(2, 13)]),
+    ],
+)
+def test_profiles_of_other_lengths_than_are_recorded_are_served_as_without_records(session, profiles, lengths, shapes):
+    size = 16
+    assert shapes_of(session(*profiles, records=True), lengths, size) == shapes
+    assert shapes_of(session(*profiles), lengths, size) == shapes
+
+
+@KINDS
+def test_what_no_session_covers_comes_as_it_would_otherwise(session, records):
+    assert shapes_of(session("sequence=4:8:16", records=records), [52] * 12) == [(8, 52), (4, 52)]
+    assert shapes_of(session(ANY, records=records), [10, 60]) == [(1, 10), (1, 60)]
+
+
+@KINDS
+@pytest.mark.parametrize(
+    "profiles",
+    [
+        [ANY],
+        ["batch=1:4:16"],
+        ["batch=1", "batch=8"],
+        ["batch=3:4:5"],
+        ["batch=1", "batch=8,sequence=52"],
+        OF_EACH_LENGTH,
+    ],
+)
+@given(lengths=LENGTHS, size=st.none() | st.integers(8, MAX))
+@AS_THEY_ARE
+def test_every_text_is_in_one_batch_and_none_is_cut(session, records, profiles, lengths, size):
+    made = session(*profiles, records=records)
+    if profiles == OF_EACH_LENGTH:
+        size = MAX
+    batches = [*text_batches(made, made.signature, lengths, size)]
+    assert [i for batch, _ in batches for i in range(len(lengths))[batch.rows]] == [*range(len(lengths))]
+    for batch, length in batches:
+        inside = lengths[batch.rows]
+        assert 0 < len(inside) <= batch.size <= (size or MAX)
+        assert inside[-1] <= length <= LONGEST
+        assert size or batch.size * length <= BUDGET
+        assert made.covers({"batch": batch.size, "sequence": length})
+
+
+@given(st.lists(LENGTHS, min_size=1, max_size=8), st.none() | st.integers(1, MAX))
+@AS_THEY_ARE
+def test_a_session_that_records_gets_no_more_shapes_than_it_keeps(session, calls, size):
+    made = session(ANY, records=True)
+    shapes = {shape for lengths in calls for shape in shapes_of(made, lengths, size)}
+    assert len(shapes) <= 8
+    assert {length for _, length in shapes} <= {*recorded_lengths(LONGEST)}
+
+
+@pytest.mark.parametrize("cost", [0, 15, 40, RUN_COST])
+@given(lengths=st.lists(st.integers(4, LONGEST), min_size=1, max_size=9).map(sorted))
+@AS_THEY_ARE
+def test_batches_of_recorded_shapes_cost_least(session, monkeypatch, cost, lengths):
+    monkeypatch.setattr(texts, "RUN_COST", cost)
+    recorded = {next(n for n in recorded_lengths(LONGEST) if n >= length) for length in lengths}
+    menu = [(rows, n) for n in recorded for rows in (1, min(4, 2 * LONGEST // n))]
+
+    @functools.cache
+    def least(start):
+        """The cost of all texts from ``start`` on, of every way to part them."""
+        if start == len(lengths):
+            return 0
+        return min(
+            cost + rows * n + least(stop)
+            for stop in range(start + 1, len(lengths) + 1)
+            for rows, n in menu
+            if rows >= stop - start and n >= lengths[stop - 1]
+        )
+
+    found = shapes_of(session("batch=1:2:4", records=True, batch=(1, 2, 4)), lengths)
+    assert sum(cost + rows * n for rows, n in found) == least(0)
