@@ -68,7 +68,7 @@ CLIP = Subject(
 MOBILEVIT = Subject(
     family="mobilevit",
     recipes={
-        "tensorrt": ("fp32", "fp16", "int8-fp16"),
+        "tensorrt": ("fp32", "fp16", "int8", "int8-fp16"),
         "onnxruntime-cuda": ("fp32", "fp16"),
         "pytorch": ("fp32", "fp16"),
     },
