@@ -15,7 +15,7 @@ from torchlift.signature import Axis, Signature, TensorSpec
 OPT, MAX, LONGEST = 8, 64, 52
 BUDGET = OPT * LONGEST
 ANY = "batch=1:8:64"
-OF_EACH_LENGTH = [*(f"batch=64,sequence={length}" for length in (12, 20, 32, 52)), "batch=1,sequence=52"]
+OF_EACH_LENGTH = [*(f"batch=64,sequence={length}" for length in recorded_lengths(LONGEST)), "batch=1,sequence=52"]
 KINDS = pytest.mark.parametrize("records", [False, True])
 AS_THEY_ARE = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 LENGTHS = st.lists(st.integers(4, LONGEST), min_size=1, max_size=150).map(sorted)
@@ -43,8 +43,10 @@ def shapes_of(session, lengths, size=None):
 
 
 def test_lengths_that_are_recorded_end_at_the_longest():
-    assert recorded_lengths(52) == (12, 20, 32, 52)
-    assert recorded_lengths(2) == (1, 1, 1, 2)
+    assert recorded_lengths(52) == (8, 16, 24, 32, 40, 48, 52)
+    assert recorded_lengths(2) == (2,)
+    assert recorded_lengths(56) == (8, 16, 24, 32, 40, 48, 56)
+    assert recorded_lengths(512) == (80, 160, 240, 320, 400, 480, 512)
 
 
 @pytest.mark.parametrize(
@@ -65,14 +67,15 @@ def test_a_batch_has_by_default_as_many_tokens_as_the_optimum_of_longest_texts(s
 @pytest.mark.parametrize(
     ("lengths", "shapes"),
     [
-        ([12] * 40, [(34, 12), (34, 12)]),
-        ([12] * 35, [(1, 12), (34, 12)]),
-        ([5], [(1, 12)]),
-        ([13] * 21, [(1, 20), (20, 20)]),
+        ([12] * 40, [(26, 16), (26, 16)]),
+        ([12] * 27, [(1, 52), (26, 16)]),
+        ([5], [(1, 52)]),
+        ([5] * 2, [(52, 8)]),
+        ([17] * 18, [(1, 52), (17, 24)]),
         ([52] * 20, [(8, 52)] * 3),
-        ([12] * 10 + [52], [(34, 12), (1, 52)]),
+        ([12] * 10 + [52], [(26, 16), (1, 52)]),
         ([12] * 2 + [52] * 4, [(8, 52)]),
-        ([12] * 30 + [32] * 12, [(34, 12), (13, 32)]),
+        ([12] * 26 + [32] * 12, [(26, 16), (13, 32)]),
     ],
 )
 def test_a_session_that_records_gets_as_many_tokens_in_few_shapes(session, lengths, shapes):
@@ -86,7 +89,7 @@ def test_batches_on_a_processor_have_the_optimum_of_rows(session):
 @KINDS
 def test_a_size_that_is_asked_for_bounds_the_rows_whatever_their_length(session, records):
     made = session(ANY, records=records)
-    assert shapes_of(made, [12] * 32 + [52] * 32, size=16) == [(16, 12)] * 2 + [(16, 52)] * 2
+    assert shapes_of(made, [16] * 32 + [52] * 32, size=16) == [(16, 16)] * 2 + [(16, 52)] * 2
     with pytest.raises(InputError, match=r"batch size 65 is outside 1\.\.64"):
         text_batches(made, made.signature, [12], 65)
 
@@ -98,20 +101,20 @@ def test_padding_to_a_longer_length_that_is_covered_counts(session):
 
 @KINDS
 def test_no_batch_is_larger_than_what_profiles_hold(session, records):
-    assert shapes_of(session("batch=1:4:16", records=records), [12] * 32) == [(16, 12)] * 2
-    assert shapes_of(session("batch=4:4:16", records=records), [12] * 2) == [(4, 12)]
+    assert shapes_of(session("batch=1:4:16", records=records), [16] * 32) == [(16, 16)] * 2
+    assert shapes_of(session("batch=4:4:4", records=records), [16] * 2) == [(4, 16)]
 
 
 def test_an_engine_with_a_profile_for_each_length_gets_those(session):
     made = session(*OF_EACH_LENGTH, records=True)
-    assert shapes_of(made, [10] * 64 + [30] * 64 + [50], 64) == [(64, 12), (64, 32), (1, 52)]
-    assert shapes_of(made, [10] * 3, 64) == [(64, 12)]
+    assert shapes_of(made, [10] * 64 + [30] * 64 + [50], 64) == [(64, 16), (64, 32), (1, 52)]
+    assert shapes_of(made, [10] * 3, 64) == [(64, 16)]
 
 
 @pytest.mark.parametrize(
     ("profiles", "lengths", "shapes"),
     [
-        (["sequence=16", "sequence=40"], [10] * 4 + [36] * 8, [(12, 40)]),
+        (["sequence=14", "sequence=44"], [10] * 4 + [36] * 8, [(12, 44)]),
         (["batch=8,sequence=16", "batch=1,sequence=52"], [14] * 8 + [50], [(8, 16), (1, 52)]),
         (["sequence=4:8:14"], [4, 13], [(2, 13)]),
     ],
@@ -171,7 +174,7 @@ def test_a_session_that_records_gets_no_more_shapes_than_it_keeps(session, calls
 def test_batches_of_recorded_shapes_cost_least(session, monkeypatch, cost, lengths):
     monkeypatch.setattr(texts, "RUN_COST", cost)
     recorded = {next(n for n in recorded_lengths(LONGEST) if n >= length) for length in lengths}
-    menu = [(rows, n) for n in recorded for rows in (1, min(4, 2 * LONGEST // n))]
+    menu = [*((min(4, 2 * LONGEST // n), n) for n in recorded), (1, LONGEST)]
 
     @functools.cache
     def least(start):
