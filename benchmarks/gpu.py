@@ -41,8 +41,10 @@ from torchlift.stages.samples import goldens_as_samples
 TEXTS = 1024
 TEXT_BATCH = Axis("batch", 1, BATCH, 4 * BATCH)
 
-PADDED = "pytorch compile fp16 + CUDA graph"
-"""The peer of texts of realistic length, which pads them to the context."""
+COMPILED = "pytorch compile fp16 + CUDA graph"
+"""The peer of texts of realistic length."""
+
+PADDED = f"{{}} texts padded to {CONTEXT}"
 
 
 @dataclass(frozen=True)
@@ -165,7 +167,7 @@ def peers_of(size: str, work: Path, component: str) -> list[Contender]:
     from torchlift.ship import peers
 
     bundle = Bundle.open(work / size)
-    batch = bundle.manifest.components[0].signature.axis("batch").max
+    (batch,) = (c.signature.axis("batch").max for c in bundle.manifest.components if c.name != "text")
     found = peers(source_of(size, work, batch), component, compiled=True, cuda_graph=True)
     if subject_of(size) is CLIP:
         found = [peer for peer in found if "fp16" in peer.name]
@@ -239,8 +241,8 @@ def by_length(contenders: Sequence[Contender], rounds: int) -> Benchmark:
     ids = captions_as_ids(TEXTS)
     found = []
     for contender in contenders:
-        if contender.name == PADDED:
-            ways = {f"{rows} texts padded to {CONTEXT}": partial(padded, size=rows) for rows in (BATCH, TEXT_BATCH.max)}
+        if contender.name == COMPILED:
+            ways = {PADDED.format(rows): partial(padded, size=rows) for rows in (BATCH, TEXT_BATCH.max)}
         elif contender.name.startswith("text/") and contender.name.endswith(GRAPHED):
             tokens = f"at most {BATCH * CONTEXT} tokens"
             ways = {f"at most {BATCH} texts": partial(by_likeness, size=BATCH), tokens: by_likeness}
@@ -250,7 +252,7 @@ def by_length(contenders: Sequence[Contender], rounds: int) -> Benchmark:
             found.append(replace(contender, name=f"{contender.name}, {how}", open=partial(Stream, contender.open, cut)))
     load = Workload({"batch": len(ids)}, {"text": ids})
     options = LatencyOptions(rounds=rounds, turn_seconds=0.15)
-    return measure_latency(found, [load], baseline=found[0].name, options=options)
+    return measure_latency(found, [load], baseline=f"{COMPILED}, {PADDED.format(BATCH)}", options=options)
 
 
 def _variant_of(contender: str) -> str:
@@ -326,7 +328,7 @@ def main() -> None:
     parser.add_argument("--recipe", action="append", default=[], help="only this one")
     parser.add_argument("--profile", action="append", default=[], help="a further profile of TensorRT's engines")
     parser.add_argument("--tensorrt", default="", help="NAME=VALUE ... PYTHON: where TensorRT is")
-    parser.add_argument("--batch", type=int, default=BATCH, help="prepare: the largest, for which there are goldens")
+    parser.add_argument("--batch", type=int, default=BATCH, help="prepare: the largest of pictures")
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--json", type=Path, help="where the result goes")
     given = parser.parse_args()

@@ -25,6 +25,13 @@ def order(model):
         ("a = Mul(q, s) b = MatMul(a, k) c = Add(b, m) y = Softmax <axis = -1> (c)", "MatMul Mul Add Softmax"),
         ("a = Mul(s, q) b = MatMul(a, k) c = Add(m, b) y = Softmax <axis = -1> (c)", "MatMul Mul Add Softmax"),
         ("a = Mul(q, s) b = MatMul(a, k) y = Softmax <axis = -1> (b)", "MatMul Mul Softmax"),
+        ("a = Mul(q, s) d = Mul(k, s) b = MatMul(a, d) y = Softmax <axis = -1> (b)", "MatMul Mul Softmax"),
+        ("d = Mul(k, s) b = MatMul(q, d) y = Softmax <axis = -1> (b)", "MatMul Mul Softmax"),
+        (
+            "a = Mul(q, s) t = Transpose <perm = [0, 1, 3, 2]> (k) d = Mul(t, s)"
+            " e = Transpose <perm = [0, 1, 3, 2]> (d) b = MatMul(a, e) y = Softmax <axis = -1> (b)",
+            "Transpose Transpose MatMul Mul Softmax",
+        ),
     ],
 )
 def test_the_scale_of_an_attention_comes_after_the_product(body, after, half):
@@ -41,12 +48,15 @@ def test_the_scale_of_an_attention_comes_after_the_product(body, after, half):
         "a = Mul(q, q) b = MatMul(a, k) y = Softmax <axis = -1> (b)",
         "b = MatMul(q, k) y = Softmax <axis = -1> (b)",
         "a = Mul(q, w) b = MatMul(a, k) y = Softmax <axis = -1> (b)",
+        "a = Mul(q, tiny) b = MatMul(a, k) y = Softmax <axis = -1> (b)",
+        "a = Mul(q, s) b = MatMul(a, fixed) y = Softmax <axis = -1> (b)",
         "a = Mul(q, s) b = MatMul(a, k) c = Softmax <axis = -1> (b) y = Add(c, b)",
         "a = Mul(q, s) d = Mul(k, s) b = MatMul(a, k) c = Softmax <axis = -1> (b) e = MatMul(a, d) y = Add(c, e)",
     ],
 )
 def test_other_products_stay(body):
-    model = graph(f"{SCORES} {{ {body} }}", 16, s=np.array(0.35), w=np.linspace(0.1, 1, 8))
+    constants = {"s": np.array(0.35), "w": np.linspace(0.1, 1, 8), "tiny": np.array(0.03), "fixed": np.ones((8, 7))}
+    model = graph(f"{SCORES} {{ {body} }}", 16, **{name: c for name, c in constants.items() if f", {name})" in body})
     assert order(lowered(model, UNTYPED)) == order(model)
 
 
@@ -81,13 +91,31 @@ def product(operator, bias=True, quantized=True, half=False):
     return ir.to_proto(model)
 
 
-@pytest.mark.parametrize("half", [False, True])
 @pytest.mark.parametrize(("operator", "bias"), [("MatMul", True), ("MatMul", False), ("Gemm", True)])
-def test_a_relu_after_a_product_of_integers_becomes_a_maximum(operator, bias, half):
-    model = product(operator, bias, half=half)
-    agrees(model, Target(16, integer_weights=False, typed=False), 5e-3 if half else 1e-6)
-    for target, kept in ((Target(16, integer_weights=False, typed=False), False), (Target(20), True)):
-        assert ("Relu" in order(lowered(model, target))) is kept
+def test_a_relu_in_half_precision_after_a_product_of_integers_becomes_a_maximum(operator, bias):
+    untyped = Target(16, integer_weights=False, typed=False)
+    for half in (False, True):
+        model = product(operator, bias, half=half)
+        agrees(model, untyped, 5e-3 if half else 1e-6)
+        assert ("Relu" in order(lowered(model, untyped))) is not half
+        assert "Relu" in order(lowered(model, Target(20)))
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+def test_a_sum_with_a_product_of_floats_counts_too(swapped):
+    model = ir.from_proto(product("MatMul", bias=False, half=True))
+    relu = next(node for node in model.graph if node.op_type == "Relu")
+    floats = ir.node(
+        "MatMul", [relu.inputs[0], ir.val("v", const_value=ir.tensor(np.eye(16, dtype=np.float16), name="v"))]
+    )
+    model.graph.register_initializer(floats.inputs[1])
+    floats.outputs[0].type = relu.inputs[0].type
+    both = [relu.inputs[0], floats.outputs[0]][:: -1 if swapped else 1]
+    total = ir.node("Add", both)
+    total.outputs[0].type = relu.inputs[0].type
+    model.graph.insert_before(relu, [floats, total])
+    relu.replace_input_with(0, total.outputs[0])
+    assert "Relu" not in order(lowered(ir.to_proto(model), Target(16, integer_weights=False, typed=False)))
 
 
 def test_a_relu_of_floats_stays():

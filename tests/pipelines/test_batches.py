@@ -1,11 +1,12 @@
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from shipped import pictures
 
 from torchlift.errors import InputError
-from torchlift.pipelines.batches import Loader, batch_sizes, cut, filled, listed, slices, taken
+from torchlift.pipelines.batches import SIXTH, Loader, batch_sizes, cut, filled, listed, slices, taken
 from torchlift.processing.image import ImageInput
 from torchlift.signature import Axis
 
@@ -48,14 +49,19 @@ def test_rows_make_batches_of_sizes_that_run(count, sizes, run, batches):
     assert [i for part in parts for i in range(count)[part.rows]] == [*range(count)]
 
 
-def test_a_session_that_records_shapes_gets_few():
-    class Recording:
-        records = False
+@pytest.mark.parametrize(
+    ("covered", "sizes"), [(range(1, 65), (2, 16)), ([4], (4, 4)), ([3, 5, 7], (3, 7)), ([64], range(2, 17))]
+)
+def test_a_session_that_records_shapes_gets_two(covered, sizes):
+    session, axis = SimpleNamespace(records=0, covers=lambda asked: asked["batch"] in covered), Axis("batch", 2, 8, 64)
+    assert batch_sizes(axis, 16, session) == range(2, 17)
+    session.records = 8
+    assert batch_sizes(axis, 16, session) == sizes
 
-    session, axis = Recording(), Axis("batch", 2, 8, 64)
-    assert [*batch_sizes(session, axis, 16)] == [*range(2, 17)]
-    session.records = True
-    assert batch_sizes(session, axis, 16) == (2, 16)
+
+def test_rows_that_count_may_be_a_smaller_part_where_single_ones_leave_much_idle():
+    batches = [cut(count, (1, 64), lambda size: True, SIXTH) for count in (10, 11)]
+    assert [len(parts) for parts in batches] == [10, 1]
 
 
 @pytest.mark.parametrize("position", [0, 1, 2])

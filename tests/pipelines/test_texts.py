@@ -15,7 +15,7 @@ from torchlift.signature import Axis, Signature, TensorSpec
 OPT, MAX, LONGEST = 8, 64, 52
 BUDGET = OPT * LONGEST
 ANY = "batch=1:8:64"
-OF_EACH_LENGTH = [*(f"batch=64,sequence={length}" for length in recorded_lengths(LONGEST)), "batch=1,sequence=52"]
+OF_EACH_LENGTH = [*(f"batch=64,sequence={length}" for length in recorded_lengths(LONGEST, 7)), "batch=1,sequence=52"]
 KINDS = pytest.mark.parametrize("records", [False, True])
 AS_THEY_ARE = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 LENGTHS = st.lists(st.integers(4, LONGEST), min_size=1, max_size=150).map(sorted)
@@ -32,7 +32,7 @@ def session(profiled):
             (Axis("batch", *batch), Axis("sequence", 4, 16, LONGEST)),
         )
         made = profiled(SimpleNamespace(signature=signature, runtime="none"), *profiles)
-        made.records, made.on_device = records, on_device
+        made.records, made.on_device = 8 * records, on_device
         return made
 
     return make
@@ -43,10 +43,10 @@ def shapes_of(session, lengths, size=None):
 
 
 def test_lengths_that_are_recorded_end_at_the_longest():
-    assert recorded_lengths(52) == (8, 16, 24, 32, 40, 48, 52)
-    assert recorded_lengths(2) == (2,)
-    assert recorded_lengths(56) == (8, 16, 24, 32, 40, 48, 56)
-    assert recorded_lengths(512) == (80, 160, 240, 320, 400, 480, 512)
+    assert recorded_lengths(52, 7) == (8, 16, 24, 32, 40, 48, 52)
+    assert recorded_lengths(2, 7) == (2,)
+    assert recorded_lengths(56, 7) == (8, 16, 24, 32, 40, 48, 56)
+    assert recorded_lengths(512, 7) == (80, 160, 240, 320, 400, 480, 512)
 
 
 @pytest.mark.parametrize(
@@ -67,13 +67,13 @@ def test_a_batch_has_by_default_as_many_tokens_as_the_optimum_of_longest_texts(s
 @pytest.mark.parametrize(
     ("lengths", "shapes"),
     [
-        ([12] * 40, [(26, 16), (26, 16)]),
+        ([12] * 40, [(17, 24), (26, 16)]),
         ([12] * 27, [(1, 52), (26, 16)]),
         ([5], [(1, 52)]),
-        ([5] * 2, [(52, 8)]),
+        ([5] * 2, [(8, 48)]),
         ([17] * 18, [(1, 52), (17, 24)]),
         ([52] * 20, [(8, 52)] * 3),
-        ([12] * 10 + [52], [(26, 16), (1, 52)]),
+        ([12] * 10 + [52], [(10, 40), (1, 52)]),
         ([12] * 2 + [52] * 4, [(8, 52)]),
         ([12] * 26 + [32] * 12, [(26, 16), (13, 32)]),
     ],
@@ -112,17 +112,20 @@ def test_an_engine_with_a_profile_for_each_length_gets_those(session):
 
 
 @pytest.mark.parametrize(
-    ("profiles", "lengths", "shapes"),
+    ("profiles", "lengths", "shapes", "recorded"),
     [
-        (["sequence=14", "sequence=44"], [10] * 4 + [36] * 8, [(12, 44)]),
-        (["batch=8,sequence=16", "batch=1,sequence=52"], [14] * 8 + [50], [(8, 16), (1, 52)]),
-        (["sequence=4:8:14"], [4, 13], [(2, 13)]),
+        (["sequence=14", "sequence=44"], [10] * 4 + [36] * 8, [(12, 44)], [(16, 44)]),
+        (["sequence=14", "sequence=44"], [10] * 16 + [36], [(16, 14), (1, 44)], [(16, 14), (1, 44)]),
+        (["batch=8,sequence=16", "batch=1,sequence=52"], [14] * 8 + [50], [(8, 16), (1, 52)], [(8, 16), (1, 52)]),
+        (["batch=1", "batch=16,sequence=52"], [12] * 16, [(16, 52)], [(16, 52)]),
+        (["batch=1", "batch=16,sequence=52"], [12] * 2, [(1, 12)] * 2, [(16, 52)]),
+        (["sequence=4:8:14"], [4, 13], [(2, 13)], [(2, 13)]),
     ],
 )
-def test_profiles_of_other_lengths_than_are_recorded_are_served_as_without_records(session, profiles, lengths, shapes):
+def test_profiles_of_other_shapes_than_are_recorded_are_served(session, profiles, lengths, shapes, recorded):
     size = 16
-    assert shapes_of(session(*profiles, records=True), lengths, size) == shapes
     assert shapes_of(session(*profiles), lengths, size) == shapes
+    assert shapes_of(session(*profiles, records=True), lengths, size) == recorded
 
 
 @KINDS
@@ -165,7 +168,7 @@ def test_a_session_that_records_gets_no_more_shapes_than_it_keeps(session, calls
     made = session(ANY, records=True)
     shapes = {shape for lengths in calls for shape in shapes_of(made, lengths, size)}
     assert len(shapes) <= 8
-    assert {length for _, length in shapes} <= {*recorded_lengths(LONGEST)}
+    assert {length for _, length in shapes} <= {*recorded_lengths(LONGEST, 7)}
 
 
 @pytest.mark.parametrize("cost", [0, 15, 40, RUN_COST])
@@ -173,8 +176,7 @@ def test_a_session_that_records_gets_no_more_shapes_than_it_keeps(session, calls
 @AS_THEY_ARE
 def test_batches_of_recorded_shapes_cost_least(session, monkeypatch, cost, lengths):
     monkeypatch.setattr(texts, "RUN_COST", cost)
-    recorded = {next(n for n in recorded_lengths(LONGEST) if n >= length) for length in lengths}
-    menu = [*((min(4, 2 * LONGEST // n), n) for n in recorded), (1, LONGEST)]
+    menu = [*((min(4, 2 * LONGEST // n), n) for n in recorded_lengths(LONGEST, 7)), (1, LONGEST)]
 
     @functools.cache
     def least(start):

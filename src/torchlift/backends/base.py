@@ -102,8 +102,8 @@ class Session(ABC):
     on_device: ClassVar[bool] = False
     """Whether inputs and outputs lie in memory of a device, so that a call can do with or without copies."""
 
-    records: bool = False
-    """Whether it records each shape in its first run, and keeps few records: best is to give it few shapes."""
+    records: int = 0
+    """How many shapes it keeps a record of, where it records each in its first run: give it no more."""
 
     def __init__(self, signature: Signature, runtime: str) -> None:
         self.signature = signature

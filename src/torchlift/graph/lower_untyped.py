@@ -4,74 +4,106 @@ wrongly, in the form that is usual elsewhere.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import onnx_ir as ir
 
 from torchlift.graph.fusion.pattern import tensor_of
-from torchlift.graph.lower_steps import Rule, Steps
+from torchlift.graph.lower_steps import HALVES, Rule, Steps
 
-_ON_THE_WAY = frozenset({"Add", "Cast", "Where"})
-"""What may come between the scores of an attention and their Softmax: a mask."""
+_BEFORE_SOFTMAX = frozenset({"Add", "Cast", "Where"})
+"""What may come between the scores of an attention and their Softmax: a mask, another type."""
+
+_LEAST_SCALE = 1 / 32
+"""That of heads of 1024. Unscaled scores overflow half precision where scaled ones are beyond 65504 times the scale."""
 
 
 def scaled_scores(steps: Steps) -> ir.Value | None:
-    """Softmax((q * scale) k) becomes Softmax((q k) * scale): only so does TensorRT take an attention for one.
+    """Softmax((q * a) (k * b)) becomes Softmax((q k) * ab): only so does TensorRT take an attention for one.
 
-    Unscaled scores overflow half precision where scaled ones are beyond 65504 * scale. That is 8188 for heads of 64:
-    numbers that are 4 apart there, of which no softmax is right.
+    That overflows half precision earlier: for heads of 64 at scaled scores of 8188, far from any that tell values
+    apart. Smaller scales than those of attentions stay where they are, as do products with a constant.
     """
-    if not _reach_softmax(steps.node.outputs[0]):
+    factors = [_scaled(value) for value in steps.node.inputs]
+    scale = math.prod(factor.scale for factor in factors)
+    fixed = any(tensor_of(value) is not None for value in steps.node.inputs)
+    if fixed or scale == 1 or not scale >= _LEAST_SCALE or not _reach_softmax(steps.node.outputs[0]):
         return None
-    query, scale = _unscaled(steps.node.inputs[0])
-    if scale is None:
-        return None
-    product = steps.op("product", "MatMul", query, steps.node.inputs[1])
-    return steps.op("scaled", "Mul", product, scale)
+    product = steps.op("product", "MatMul", *(factor.unscaled(steps) for factor in factors))
+    return steps.op("scaled", "Mul", product, steps.number("scale", scale, product))
 
 
 def _reach_softmax(value: ir.Value) -> bool:
     users = [use.node for use in value.uses()]
     if len(users) != 1 or value.is_graph_output():
         return False
-    return users[0].op_type == "Softmax" or (users[0].op_type in _ON_THE_WAY and _reach_softmax(users[0].outputs[0]))
+    user = users[0]
+    return user.op_type == "Softmax" or (user.op_type in _BEFORE_SOFTMAX and _reach_softmax(user.outputs[0]))
 
 
-def _unscaled(value: ir.Value | None) -> tuple[ir.Value | None, ir.Value | None]:
-    """What a value is a multiple of, and the constant that it is multiplied by: None where there is none, or others
-    read the multiple.
-    """
-    node = None if value is None else value.producer()
-    if value is None or node is None or node.op_type != "Mul" or len(value.uses()) != 1 or value.is_graph_output():
-        return value, None
-    for multiplied, factor in (node.inputs, node.inputs[::-1]):
-        tensor = None if factor is None else tensor_of(factor)
-        if tensor is not None and tensor.size == 1 and len(tensor.shape) <= 1:
-            return multiplied, factor
-    return value, None
+@dataclass(frozen=True)
+class _Scaled:
+    """A value that is ``scale`` times another, which is transposed by ``turns``, the last one first."""
+
+    of: ir.Value
+    scale: float = 1.0
+    turns: tuple[ir.Node, ...] = ()
+
+    def unscaled(self, steps: Steps) -> ir.Value:
+        value = self.of
+        for turn in reversed(self.turns):
+            kept = {name: attribute.value for name, attribute in turn.attributes.items()}
+            value = steps.op("turned", "Transpose", value, **kept)
+        return value
+
+
+def _scaled(value: Any) -> _Scaled:
+    """What a value is a multiple of, if it is: by one constant, and nothing else reads the multiple."""
+    found, turns = value, []
+    while (node := _writer_for_one(found)) is not None:
+        if node.op_type == "Transpose":
+            turns.append(node)
+            found = node.inputs[0]
+            continue
+        for multiplied, factor in (node.inputs, node.inputs[::-1]) if node.op_type == "Mul" else ():
+            tensor = None if factor is None else tensor_of(factor)
+            if tensor is not None and tensor.size == 1 and len(tensor.shape) <= 1:
+                return _Scaled(multiplied, float(tensor.numpy().item()), tuple(turns))
+        break
+    return _Scaled(value)
+
+
+def _writer_for_one(value: ir.Value) -> ir.Node | None:
+    """The node that writes a value, where one node alone reads that."""
+    return value.producer() if len(value.uses()) == 1 and not value.is_graph_output() else None
 
 
 def clamped_product(steps: Steps) -> ir.Value | None:
-    """Relu after a product of integers becomes Max(..., 0): TensorRT 8.5.3 leaves out a Relu that it may fuse into a
-    kernel that reads INT8 and writes half precision.
+    """Relu in half precision after a product of integers becomes Max(..., 0): TensorRT 8.5.3 leaves out a Relu that it
+    may fuse into a kernel that reads INT8 and writes half precision.
     """
-    node = steps.node.inputs[0].producer()
-    if node is not None and node.op_type == "Add":
-        node = next((n for v in node.inputs if (n := v.producer()) is not None and n.op_type == "MatMul"), None)
-    if node is None or node.op_type not in ("Gemm", "MatMul") or not _of_integers(node):
+    value = steps.node.inputs[0]
+    products = _writers(value, {"Gemm", "MatMul"}, {"Add", "Cast", "Identity"})
+    if value.dtype not in HALVES or not any(map(_of_integers, products)):
         return None
-    return steps.op("clamped", "Max", steps.node.inputs[0], steps.number("zero", 0, steps.node.inputs[0]))
+    return steps.op("clamped", "Max", value, steps.number("zero", 0, value))
 
 
-def _of_integers(node: ir.Node) -> bool:
-    """Whether both factors come from DequantizeLinear, a cast or a transposition between at most."""
-    for value in node.inputs[:2]:
-        writer = None if value is None else value.producer()
-        while writer is not None and writer.op_type in ("Cast", "Transpose"):
-            writer = writer.inputs[0].producer()
-        if writer is None or writer.op_type != "DequantizeLinear":
-            return False
-    return True
+def _of_integers(product: ir.Node) -> bool:
+    return all(any(_writers(factor, {"DequantizeLinear"}, {"Cast", "Transpose"})) for factor in product.inputs[:2])
+
+
+def _writers(value: ir.Value | None, wanted: Collection[str], passed: Collection[str]) -> Iterator[ir.Node]:
+    """The ``wanted`` operators behind a value, with only those that are ``passed`` between."""
+    node = None if value is None else value.producer()
+    if node is not None and node.op_type in wanted:
+        yield node
+    elif node is not None and node.op_type in passed:
+        for behind in node.inputs:
+            yield from _writers(behind, wanted, passed)
 
 
 UNTYPED: Mapping[str, Rule] = {"MatMul": scaled_scores, "Relu": clamped_product}

@@ -12,7 +12,7 @@ from torchlift.backends import Session
 from torchlift.bundle import Bundle
 from torchlift.errors import BundleError, InputError
 from torchlift.pipelines.base import OpenOptions, Pipeline
-from torchlift.pipelines.batches import batch_axis, batch_size, batch_sizes, cut, filled, listed
+from torchlift.pipelines.batches import HALF, SIXTH, batch_axis, batch_size, batch_sizes, cut, filled, listed
 from torchlift.pipelines.texts import SEQUENCE, text_batches
 from torchlift.processing.clip import MEAN, STD
 from torchlift.processing.image import ImageInput, ImageSource
@@ -63,8 +63,9 @@ class ClipPipeline(Pipeline):
         signature, session = self._open(IMAGE)
         axis = batch_axis(signature)
         decode = partial(self._loader.decoded, self.image_input, images, what="picture")
-        sizes = batch_sizes(session, axis, batch_size(axis, size))
-        batches = cut(len(images), sizes, lambda rows: session.covers({BATCH: rows}))
+        sizes = batch_sizes(axis, batch_size(axis, size), session)
+        part = SIXTH if session.records else HALF
+        batches = cut(len(images), sizes, lambda rows: session.covers({BATCH: rows}), part)
         features = np.empty((len(images), _embedding(signature)), np.float32)
         for batch, pixels in zip(batches, self._loader.ahead(decode, [b.rows for b in batches]), strict=True):
             found = session.run({IMAGE: filled(pixels, batch.size)})[signature.output_names[0]]
@@ -72,7 +73,8 @@ class ClipPipeline(Pipeline):
         return _finished(features, normalize)
 
     def encode_text(self, texts: Sequence[str], *, size: int | None = None, normalize: bool = True) -> np.ndarray:
-        """Features of texts. Texts of like length share a batch and are padded to its longest only; the order is kept.
+        """Features of texts. Texts of like length share a batch and are padded to its longest, or a little more on a
+        GPU; the order is kept.
 
         Batches have at most ``size`` rows, by default the signature's optimum; on a GPU, by default, as many tokens at
         most, padding counted, as so many of the longest text, so that more of short ones share a batch.

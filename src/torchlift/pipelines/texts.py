@@ -14,17 +14,12 @@ from torchlift.signature import BATCH, Signature
 SEQUENCE = "sequence"
 """The axis of a text's tokens, by name."""
 
-RECORDED = 7
-"""Lengths of batches that a session which records shapes is given; with single texts these are the 8 shapes that it
-keeps.
-"""
-
 STEP = 8
 """Tokens. Kernels in half precision read 16 bytes at a time, and lengths of no such multiple are padded within."""
 
 RUN_COST = 1200
-"""Tokens. Beside its own, a replay of a CUDA graph takes as long as so many: on an H200 in FP16, BERT-base took 0.41 ms
-for 1 text of 52 tokens and 1.49 ms for 64, three of its layers 0.115 ms and 0.333 ms.
+"""Tokens. Beside its own, a replay of a CUDA graph takes as long as so many of BERT-base: on an H200 in FP16, 1 text of
+52 tokens took 0.41 ms and 64 took 1.49 ms.
 """
 
 
@@ -37,10 +32,10 @@ def text_batches(
     default as many tokens at most, padding counted, as the optimum of longest texts, and the axis' maximum of rows at
     most: a GPU that short texts do not fill takes more of them in nearly the same time.
 
-    Where the session records each shape, batches are of few shapes: the most rows of each of the
-    :func:`recorded_lengths`, and the least of the longest, which alone take as long as shorter ones. They are those
-    that take the least time by ``RUN_COST``. Where it records none, or does not cover these shapes, every batch is as
-    large as it can be, padded to its longest text or to the least beyond that which the session covers. Raises
+    Where the session records each shape, batches have few shapes: the most rows of each of the
+    :func:`recorded_lengths`, or of the next length that it covers, and one shape more for single texts, which take as
+    long at any length. They are those that take the least time by ``RUN_COST``. Where it records none, every batch is
+    as large as it can be, padded to its longest text or to the least beyond that which the session covers. Raises
     InputError for a ``size`` outside the batch axis' range.
     """
     room = _Room.of(signature, size, by_tokens=session.on_device)
@@ -48,9 +43,11 @@ def text_batches(
     return _cheapest(shapes, len(lengths)) if shapes else _largest(session, room, lengths)
 
 
-def recorded_lengths(longest: int) -> tuple[int, ...]:
-    """At most seven lengths up to ``longest``, equally far apart: of 52 tokens 8, 16, 24, 32, 40, 48 and 52."""
-    step = STEP * -(-longest // (STEP * RECORDED))
+def recorded_lengths(longest: int, count: int) -> tuple[int, ...]:
+    """At most ``count`` lengths up to ``longest``, equally far apart: for 52 and 7 these are 8, 16, 24, 32, 40, 48 and
+    52.
+    """
+    step = STEP * -(-longest // (STEP * count))
     return (*range(step, longest, step), longest)
 
 
@@ -74,31 +71,28 @@ class _Room(NamedTuple):
 
 
 class _Shape(NamedTuple):
-    """Rows of texts padded to a ``length``; the first ``held`` of all texts are no longer."""
+    """Rows of texts padded to a ``length``; the texts before ``until`` are no longer than that."""
 
     rows: int
     length: int
-    held: int
+    until: int
 
 
 def _recorded_shapes(session: Session, room: _Room, lengths: Sequence[int]) -> list[_Shape]:
-    """The most rows that the session covers of each recorded length that texts need, and the least of the longest;
-    nothing at all where it covers none of one of them.
+    """The most rows of each recorded length that the session covers, and the least of the longest; none where they do
+    not hold all texts.
     """
+    recorded = recorded_lengths(room.longest, max(1, session.records - 1))
     shapes: list[_Shape] = []
-    held = 0
-    for length in recorded_lengths(room.longest):
-        shorter, held = held, bisect_right(lengths, length)
-        if held == shorter:
-            continue
-        most = _covered(session, reversed(room.sizes(length)), length)
-        if most is None:
-            return []
-        shapes.append(_Shape(most, length, held))
-    least = _covered(session, room.sizes(room.longest), room.longest)
-    if least is None or held < len(lengths):
+    for length, following in zip(recorded, (*recorded[1:], room.longest + 1), strict=True):
+        covered = ((n, _covered(session, reversed(room.sizes(n)), n)) for n in range(length, following))
+        shapes += next(([_Shape(rows, n, bisect_right(lengths, n))] for n, rows in covered if rows is not None), [])
+    if not shapes or shapes[-1].until < len(lengths):
         return []
-    return [*shapes, _Shape(least, room.longest, held)]
+    longest = shapes[-1].length
+    least = _covered(session, room.sizes(longest), longest)
+    assert least is not None
+    return [shape for shape in (*shapes, _Shape(least, longest, len(lengths))) if shape.until]
 
 
 def _covered(session: Session, sizes: Iterable[int], length: int) -> int | None:
@@ -115,12 +109,12 @@ def _cheapest(shapes: Sequence[_Shape], count: int) -> Iterator[tuple[Batch, int
     costs, best = [0] * (count + 1), [shapes[0]] * count
     for start in reversed(range(count)):
         costs[start], best[start] = min(
-            (cost + costs[min(start + shape.rows, shape.held)], shape) for cost, shape in runs if shape.held > start
+            (cost + costs[min(start + shape.rows, shape.until)], shape) for cost, shape in runs if shape.until > start
         )
     start = 0
     while start < count:
         shape = best[start]
-        batch = Batch(slice(start, min(start + shape.rows, shape.held)), shape.rows)
+        batch = Batch(slice(start, min(start + shape.rows, shape.until)), shape.rows)
         yield batch, shape.length
         start = batch.rows.stop
 
@@ -129,9 +123,9 @@ def _largest(session: Session, room: _Room, lengths: Sequence[int]) -> Iterator[
     """Batches that are each as large as the session covers and as there is room for."""
 
     @functools.cache
-    def held(rows: int, length: int) -> int | None:
-        padded = range(length, min(room.longest, room.tokens // rows) + 1)
-        return next((n for n in padded if session.covers({BATCH: rows, SEQUENCE: n})), None)
+    def padded(rows: int, length: int) -> int | None:
+        possible = range(length, min(room.longest, room.tokens // rows) + 1)
+        return next((n for n in possible if session.covers({BATCH: rows, SEQUENCE: n})), None)
 
     start = 0
     while start < len(lengths):
@@ -141,7 +135,7 @@ def _largest(session: Session, room: _Room, lengths: Sequence[int]) -> Iterator[
 
         most = bisect_right(range(1, room.most + 1), room.tokens, key=lambda rows: rows * longest_of(rows))
         sizes = range(room.least, max(room.least, most) + 1)
-        batch = next_batch(start, len(lengths), sizes, lambda rows: held(rows, longest_of(rows)) is not None)
+        batch = next_batch(start, len(lengths), sizes, lambda rows: padded(rows, longest_of(rows)) is not None)
         length = lengths[batch.rows.stop - 1]
-        yield batch, held(batch.size, length) or length
+        yield batch, padded(batch.size, length) or length
         start = batch.rows.stop

@@ -125,7 +125,7 @@ class DeviceSession(Session):
         self._stream = stream
         self._timer = Timer(stream)
         self._options = options or SessionOptions()
-        self.records = self._options.cuda_graph
+        self.records = self._options.graphs if self._options.cuda_graph else 0
         self._pinned: dict[str, Pinned] = {}
         self._lent: Mapping[str, DeviceArray] = {}
         """What the last call was given on the device: kept until the next, since it returned before that was read."""

@@ -40,8 +40,7 @@ class GpuSession(TorchSession):
         options = options or SessionOptions()
         with memory_errors():
             super().__init__(module, signature, options, **computing)
-        self.records = options.cuda_graph
-        self._limit = options.graphs if options.cuda_graph else 0
+        self.records = options.graphs if options.cuda_graph else 0
         self._recorded: OrderedDict[tuple[torch.Size, ...], Recorded] = OrderedDict()
         self._memory = torch.cuda.graph_pool_handle() if options.cuda_graph else None
         self._aside = torch.cuda.Stream(self._device)
@@ -82,14 +81,14 @@ class GpuSession(TorchSession):
         return call
 
     def _bind(self, feeds: Arrays) -> Callable[[], tuple[Tensor, ...]]:
-        return self._record(self._tensors(feeds)).replay if self._limit else super()._bind(feeds)
+        return self._record(self._tensors(feeds)).replay if self.records else super()._bind(feeds)
 
     def _record(self, tensors: Sequence[Tensor]) -> Recorded:
         """The record for inputs of these shapes, with the inputs in its buffers."""
         shapes = tuple(tensor.shape for tensor in tensors)
         recorded = self._recorded.get(shapes)
         if recorded is None:
-            while len(self._recorded) >= self._limit:
+            while len(self._recorded) >= self.records:
                 self._recorded.popitem(last=False)
             inputs = tuple(tensor.to(self._device) for tensor in tensors)
             compute = partial(self._compute, self._function(inputs), inputs)
