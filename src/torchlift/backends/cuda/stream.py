@@ -184,9 +184,6 @@ class GraphCache(Generic[_G]):
         self._limit = limit
         self._graphs: OrderedDict[Hashable, _G] = OrderedDict()
 
-    def __len__(self) -> int:
-        return len(self._graphs)
-
     def get(self, key: Hashable) -> _G | None:
         if key in self._graphs:
             self._graphs.move_to_end(key)
