@@ -26,7 +26,8 @@ from typing import Any
 
 import msgspec
 
-from gpu_peers import BATCH, CONTEXT, PlainOnnxRuntime, Stream, by_likeness, captions_as_ids, padded
+from captions import CONTEXT
+from gpu_peers import BATCH, PlainOnnxRuntime, Stream, by_likeness, captions_as_ids, padded
 from torchlift.backends import CompileOptions, backend
 from torchlift.bundle import Bundle
 from torchlift.evidence import GRAPHED, Benchmark, Latency
@@ -279,7 +280,7 @@ def table(file: Path) -> None:
         for sizes in dict.fromkeys(tuple(x.sizes.items()) for x in benchmark.latencies):
             rows = [x for x in benchmark.latencies if tuple(x.sizes.items()) == sizes]
             print(f"{component}, {', '.join(f'{name} {size}' for name, size in sizes)}\n")
-            _print_rows(component, rows, benchmark, result)
+            _print_rows(rows, benchmark, result)
     for name, reason in result["failed"].items():
         print(f"- {name}: {reason}")
     seen = [c for found in result["components"].values() for c in found["conditions"]]
@@ -288,9 +289,8 @@ def table(file: Path) -> None:
     print(f"\n{'; '.join(sorted(said))}; {first['rounds']} interleaved rounds, a process each; {first['at']}\n")
 
 
-def _print_rows(component: str, rows: Sequence[Latency], benchmark: Benchmark, result: Mapping[str, Any]) -> None:
-    ours = [x for x in rows if x.contender.startswith(f"{component.split(' ')[0].removesuffix('s')}/")]
-    ours = ours or [x for x in rows if "/" in x.contender]
+def _print_rows(rows: Sequence[Latency], benchmark: Benchmark, result: Mapping[str, Any]) -> None:
+    ours = [x for x in rows if "/" in x.contender]
     peers = [x for x in rows if x not in ours]
     proven = [x for x in ours if _variant_of(x.contender) not in result["failed"]]
     best = min(proven, key=lambda x: x.median).contender if proven else ""

@@ -8,15 +8,14 @@ from pathlib import Path
 
 import numpy as np
 
-from captions import caption_lengths
+from captions import CONTEXT, caption_lengths
 from torchlift.backends import Call, Session
-from torchlift.pipelines.batches import filled
+from torchlift.pipelines.batches import filled, slices
 from torchlift.pipelines.texts import text_batches
 from torchlift.signature import Signature
 
 Cut = Callable[[Session, np.ndarray], list[np.ndarray]]
 
-CONTEXT = 52
 BATCH = 64
 
 
@@ -83,7 +82,7 @@ class Stream(Session):
 
 def padded(session: Session, ids: np.ndarray, size: int) -> list[np.ndarray]:
     """The texts as they come, all of them padded to the context."""
-    return [ids[start : start + size] for start in range(0, len(ids), size)]
+    return [ids[part] for part in slices(len(ids), size)]
 
 
 def by_likeness(session: Session, ids: np.ndarray, size: int | None = None) -> list[np.ndarray]:

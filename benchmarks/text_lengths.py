@@ -11,12 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
-from captions import caption_lengths
+from captions import CONTEXT, caption_lengths
 from peers import encode_texts, encode_texts_padded, print_benchmark, shipped
 from torchlift.measure.latency import Contender, LatencyOptions, Workload, measure_latency
 from torchlift.pipelines import OpenOptions, open_bundle
-
-CONTEXT = 52
 
 
 def captions(count: int, seed: int = 0) -> list[str]:

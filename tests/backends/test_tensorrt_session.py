@@ -46,13 +46,17 @@ def opened(monkeypatch):
     return make
 
 
+def lend(session):
+    """Run an array that nothing else keeps; where it lies, and what tells whether it still does."""
+    x = tiny.sample(4)
+    session.run_on_device({"x": x})
+    return x.ctypes.data, weakref.ref(x)
+
+
 @pytest.mark.parametrize("graphed", [False, True])
 def test_a_tensor_on_the_device_is_kept_until_the_next_call(opened, graphed):
     session, lane = opened(cuda_graph=graphed)
-    x = tiny.sample(4)
-    address, alive = x.ctypes.data, weakref.ref(x)
-    session.run_on_device({"x": x})
-    del x
+    address, alive = lend(session)
     gc.collect()
     assert lane.read_at == [address]
     assert alive() is not None, "its call may not have ended"
@@ -63,10 +67,7 @@ def test_a_tensor_on_the_device_is_kept_until_the_next_call(opened, graphed):
 
 def test_a_tensor_on_the_device_is_let_go_when_the_session_is_closed(opened):
     session, _ = opened()
-    x = tiny.sample(4)
-    alive = weakref.ref(x)
-    session.run_on_device({"x": x})
-    del x
+    _, alive = lend(session)
     session.close()
     gc.collect()
     assert alive() is None
@@ -74,10 +75,7 @@ def test_a_tensor_on_the_device_is_let_go_when_the_session_is_closed(opened):
 
 def test_what_is_refused_does_not_take_the_place_of_what_is_read(opened):
     session, lane = opened()
-    x = tiny.sample(4)
-    alive = weakref.ref(x)
-    session.run_on_device({"x": x})
-    del x
+    _, alive = lend(session)
     lane.dtypes = {"x": np.dtype("float16")}
     with pytest.raises(SignatureError, match="input x is float32 on the device, and the engine reads float16"):
         session.run_on_device({"x": tiny.sample(4)})

@@ -44,6 +44,11 @@ class SessionOptions:
     def cores(self) -> int:
         return self.threads or usable_cores()
 
+    @property
+    def records(self) -> int:
+        """How many shapes a session keeps a record of; 0 where it records none."""
+        return self.graphs if self.cuda_graph else 0
+
 
 @dataclass(frozen=True)
 class CompileOptions:

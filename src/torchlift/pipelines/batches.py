@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple, TypeVar
 
@@ -64,13 +64,20 @@ so many parts of it by themselves. On a GPU single rows leave most of it idle: o
 """
 
 
+def first_covered(session: Session, batches: Iterable[int], others: Mapping[str, int]) -> int | None:
+    """The first of these sizes of a batch that the session covers, at the sizes of the other axes; None of none."""
+    return next((size for size in batches if session.covers({**others, BATCH: size})), None)
+
+
 def batch_sizes(axis: Axis, size: int, session: Session) -> Sequence[int]:
     """The sizes that batches of at most ``size`` may have, ascending. Where a session records each shape these are but
     two, the least and the largest that it covers.
     """
     sizes = range(axis.min, size + 1)
-    covered = [n for n in sizes if session.covers({BATCH: n})] if session.records else []
-    return (covered[0], covered[-1]) if covered else sizes
+    if not session.records:
+        return sizes
+    least, most = first_covered(session, sizes, {}), first_covered(session, reversed(sizes), {})
+    return sizes if least is None or most is None else (least, most)
 
 
 def next_batch(start: int, count: int, sizes: Sequence[int], runs: Callable[[int], bool], part: int = HALF) -> Batch:
@@ -94,6 +101,12 @@ def cut(count: int, sizes: Sequence[int], runs: Callable[[int], bool], part: int
     while not batches or batches[-1].rows.stop < count:
         batches.append(next_batch(batches[-1].rows.stop if batches else 0, count, sizes, runs, part))
     return batches
+
+
+def covered_batches(session: Session, axis: Axis, size: int, count: int) -> list[Batch]:
+    """``count`` rows in batches of at most ``size`` that the session covers, of few sizes where it records each."""
+    sizes, part = batch_sizes(axis, size, session), SIXTH if session.records else HALF
+    return cut(count, sizes, lambda rows: session.covers({BATCH: rows}), part)
 
 
 def taken(array: np.ndarray, part: slice, position: int) -> np.ndarray:

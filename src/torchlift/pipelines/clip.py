@@ -12,14 +12,14 @@ from torchlift.backends import Session
 from torchlift.bundle import Bundle
 from torchlift.errors import BundleError, InputError
 from torchlift.pipelines.base import OpenOptions, Pipeline
-from torchlift.pipelines.batches import HALF, SIXTH, batch_axis, batch_size, batch_sizes, cut, filled, listed
+from torchlift.pipelines.batches import batch_axis, batch_size, covered_batches, filled, listed
 from torchlift.pipelines.texts import SEQUENCE, text_batches
 from torchlift.processing.clip import MEAN, STD
 from torchlift.processing.image import ImageInput, ImageSource
 from torchlift.processing.labels import l2_normalize, softmax
 from torchlift.processing.text import END, START, Tokenizer, Tokens
 from torchlift.progress import Progress
-from torchlift.signature import BATCH, Signature
+from torchlift.signature import Signature
 
 IMAGE, TEXT = "image", "text"
 
@@ -63,9 +63,7 @@ class ClipPipeline(Pipeline):
         signature, session = self._open(IMAGE)
         axis = batch_axis(signature)
         decode = partial(self._loader.decoded, self.image_input, images, what="picture")
-        sizes = batch_sizes(axis, batch_size(axis, size), session)
-        part = SIXTH if session.records else HALF
-        batches = cut(len(images), sizes, lambda rows: session.covers({BATCH: rows}), part)
+        batches = covered_batches(session, axis, batch_size(axis, size), len(images))
         features = np.empty((len(images), _embedding(signature)), np.float32)
         for batch, pixels in zip(batches, self._loader.ahead(decode, [b.rows for b in batches]), strict=True):
             found = session.run({IMAGE: filled(pixels, batch.size)})[signature.output_names[0]]

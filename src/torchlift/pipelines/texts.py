@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from torchlift.backends import Session
-from torchlift.pipelines.batches import Batch, batch_axis, batch_size, next_batch
+from torchlift.pipelines.batches import Batch, batch_axis, batch_size, first_covered, next_batch
 from torchlift.signature import BATCH, Signature
 
 SEQUENCE = "sequence"
@@ -84,20 +85,18 @@ def _recorded_shapes(session: Session, room: _Room, lengths: Sequence[int]) -> l
     """
     recorded = recorded_lengths(room.longest, max(1, session.records - 1))
     shapes: list[_Shape] = []
-    for length, following in zip(recorded, (*recorded[1:], room.longest + 1), strict=True):
-        covered = ((n, _covered(session, reversed(room.sizes(n)), n)) for n in range(length, following))
-        shapes += next(([_Shape(rows, n, bisect_right(lengths, n))] for n, rows in covered if rows is not None), [])
+    for first, following in itertools.pairwise((*recorded, room.longest + 1)):
+        for length in range(first, following):
+            most = first_covered(session, reversed(room.sizes(length)), {SEQUENCE: length})
+            if most is not None:
+                shapes.append(_Shape(most, length, bisect_right(lengths, length)))
+                break
     if not shapes or shapes[-1].until < len(lengths):
         return []
     longest = shapes[-1].length
-    least = _covered(session, room.sizes(longest), longest)
+    least = first_covered(session, room.sizes(longest), {SEQUENCE: longest})
     assert least is not None
     return [shape for shape in (*shapes, _Shape(least, longest, len(lengths))) if shape.until]
-
-
-def _covered(session: Session, sizes: Iterable[int], length: int) -> int | None:
-    """The first of the numbers of rows that the session covers."""
-    return next((rows for rows in sizes if session.covers({BATCH: rows, SEQUENCE: length})), None)
 
 
 def _cheapest(shapes: Sequence[_Shape], count: int) -> Iterator[tuple[Batch, int]]:

@@ -40,7 +40,7 @@ class GpuSession(TorchSession):
         options = options or SessionOptions()
         with memory_errors():
             super().__init__(module, signature, options, **computing)
-        self.records = options.graphs if options.cuda_graph else 0
+        self.records = options.records
         self._recorded: OrderedDict[tuple[torch.Size, ...], Recorded] = OrderedDict()
         self._memory = torch.cuda.graph_pool_handle() if options.cuda_graph else None
         self._aside = torch.cuda.Stream(self._device)

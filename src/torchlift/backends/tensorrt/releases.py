@@ -17,7 +17,7 @@ class Release:
     ``previews`` are features to switch on. With ``shared_profiles`` several contexts of an engine may use one profile,
     in 8.6 as a preview; else the engine is loaded once for each. ``integer_weights``: it reads weights that are stored
     as integers.
-    ``options`` are the fields of CompileOptions that it has no means for.
+    ``lacks`` are the fields of CompileOptions that it has no means for.
     """
 
     since: tuple[int, int]

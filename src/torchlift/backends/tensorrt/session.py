@@ -45,7 +45,7 @@ class TensorRtSession(Session):
         self._engines = engines
         self._profiles = profiles
         self._options = options
-        self.records = options.graphs if options.cuda_graph else 0
+        self.records = options.records
         self._stream = Stream(options.device)
         self._lanes: GraphCache[Lane] = GraphCache(options.graphs if options.cuda_graph else max(1, len(profiles)))
         self._lent: Mapping[str, DeviceArray] = {}
