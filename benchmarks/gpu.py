@@ -4,6 +4,7 @@
     python benchmarks/gpu.py build ViT-B-16 --work bench --backend tensorrt   # by the Python that has TensorRT
     python benchmarks/gpu.py build ViT-B-16 --work bench --backend onnxruntime-cuda --backend pytorch
     python benchmarks/gpu.py measure ViT-B-16 --work bench --tensorrt "LD_LIBRARY_PATH=... python3.10"
+    python benchmarks/gpu.py scale ViT-B-16 --work bench --tensorrt "..."     # on several GPUs together
     python benchmarks/gpu.py table ViT-B-16.json RN50.json
 
 TensorRT and torch may live in different Pythons: ``--tensorrt`` says how the other is started; without it, this one is.
@@ -31,15 +32,17 @@ from gpu_peers import BATCH, PlainOnnxRuntime, Stream, by_likeness, captions_as_
 from torchlift.backends import CompileOptions, backend
 from torchlift.bundle import Bundle
 from torchlift.evidence import GRAPHED, Benchmark, Latency
+from torchlift.machine import gpus
 from torchlift.manifest import Component, Variant
 from torchlift.measure.latency import Contender, Interpreter, LatencyOptions, Workload, measure_latency
+from torchlift.measure.scaling import measure_scaling
 from torchlift.progress import Progress
 from torchlift.signature import Axis, Profile
 from torchlift.stages import BenchOptions, build_variant, contenders_of, convert_component, verify_all, workloads
-from torchlift.stages.forms import FORMS
 from torchlift.stages.samples import goldens_as_samples
 
 TEXTS = 1024
+STREAM = "texts of realistic length"
 TEXT_BATCH = Axis("batch", 1, BATCH, 4 * BATCH)
 
 COMPILED = "pytorch compile fp16 + CUDA graph"
@@ -98,13 +101,17 @@ def checkpoint_of(size: str, work: Path) -> Path:
 
 
 def prepare(size: str, work: Path, batch: int) -> None:
-    """Write the checkpoint, and the bundle with its graphs and programs."""
+    """Write the checkpoint, and the bundle with its graphs, in every form that is built from, and programs."""
     from random_checkpoint import write_checkpoint, write_mobilevit
     from torchlift.ship import export
 
-    write = write_mobilevit if subject_of(size) is MOBILEVIT else write_checkpoint
+    subject = subject_of(size)
+    write = write_mobilevit if subject is MOBILEVIT else write_checkpoint
     write(size, checkpoint_of(size, work))
-    export(source_of(size, work, batch), work / size, program=True)
+    bundle = export(source_of(size, work, batch), work / size, program=True)
+    forms = {backend(name).recipes[recipe] for name, recipes in subject.recipes.items() for recipe in recipes}
+    for component in bundle.manifest.components:
+        convert_component(bundle, component, sorted(forms), replace(goldens_as_samples(bundle), given=True))
 
 
 def source_of(size: str, work: Path, batch: int) -> Any:
@@ -131,7 +138,7 @@ def copy_of(size: str, work: Path, name: str, component: str, recipe: str) -> Pa
 def build(
     size: str, work: Path, names: Sequence[str], components: Sequence[str], recipes: Sequence[str], more: Sequence[str]
 ) -> None:
-    """Convert, build and verify; seconds of each build go into a file beside the bundle."""
+    """Build and verify; seconds of each build go into a file beside the bundle."""
     subject, known = subject_of(size), Bundle.open(work / size).manifest.components
     options = CompileOptions(tuple(Profile.parse(text) for text in (*subject.profiles, *more)))
     for component in (c for c in known if c.name in (components or [c.name])):
@@ -141,9 +148,6 @@ def build(
 
 
 def _build(bundle: Bundle, component: Component, name: str, recipe: str, options: CompileOptions) -> None:
-    form = backend(name).recipes[recipe]
-    if form in FORMS:
-        convert_component(bundle, component, [form], replace(goldens_as_samples(bundle), given=True))
     start = time.perf_counter()
     variant = build_variant(bundle, component, name, recipe, Said(), options)
     seconds = time.perf_counter() - start
@@ -228,9 +232,9 @@ def measure(
         result["failed"] |= {**failed, **benchmark.failures}
         result["facts"] |= _facts(size, work, component.name)
         yield result
-        if component.name == "text":
+        if component.name == "text" and (not components or STREAM in components):
             streamed = by_length(contenders, rounds)
-            result["components"]["texts of realistic length"] = streamed
+            result["components"][STREAM] = streamed
             result["failed"] |= streamed.failures
             yield result
 
@@ -254,6 +258,25 @@ def by_length(contenders: Sequence[Contender], rounds: int) -> Benchmark:
     load = Workload({"batch": len(ids)}, {"text": ids})
     options = LatencyOptions(rounds=rounds, turn_seconds=0.15)
     return measure_latency(found, [load], baseline=f"{COMPILED}, {PADDED.format(BATCH)}", options=options)
+
+
+def scale(size: str, work: Path, python: Interpreter | None, components: Sequence[str]) -> None:
+    """Print as Markdown how many samples a second our variants compute with CUDA graphs, at the largest batch, on 1, 2,
+    4, ... and all GPUs.
+    """
+    print("| contender | batch | GPUs | samples a second | times one GPU |\n|---|--:|--:|--:|--:|")
+    subject, bundle, devices = subject_of(size), Bundle.open(work / size), range(len(gpus()))
+    for component in bundle.manifest.components:
+        if components and component.name not in components:
+            continue
+        ours = [c for c in ours_of(size, work, component.name, python, {}) if c.name.endswith(GRAPHED)]
+        sizes = {k: v for k, v in subject.sizes.items() if any(a.name == k for a in component.signature.axes)}
+        batches = (min(subject.batches[-1], component.signature.axis("batch").max),)
+        found = measure_scaling(ours, workloads(bundle, component, BenchOptions(batches, sizes)), devices, Said())
+        alone = {x.contender: x.samples for x in found if x.devices == 1}
+        for x in found:
+            times = x.samples / alone[x.contender]
+            print(f"| {x.contender} | {batches[0]} | {x.devices} | {x.samples:,.0f} | {times:.2f} |", flush=True)
 
 
 def _variant_of(contender: str) -> str:
@@ -320,11 +343,11 @@ def interpreter(text: str) -> Interpreter | None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("step", choices=["prepare", "build", "measure", "table"])
+    parser.add_argument("step", choices=["prepare", "build", "measure", "scale", "table"])
     parser.add_argument("subjects", nargs="+", help="sizes such as ViT-B-16 or mobilevit-xxs; for table, results")
     parser.add_argument("--work", type=Path, default=Path("bench"), help="where checkpoints and bundles are kept")
     parser.add_argument("--backend", action="append", default=[])
-    parser.add_argument("--component", action="append", default=[], help="only this one")
+    parser.add_argument("--component", action="append", default=[], help=f"only this one, or {STREAM!r}")
     parser.add_argument("--recipe", action="append", default=[], help="only this one")
     parser.add_argument("--profile", action="append", default=[], help="a further profile of TensorRT's engines")
     parser.add_argument("--tensorrt", default="", help="NAME=VALUE ... PYTHON: where TensorRT is")
@@ -340,6 +363,8 @@ def main() -> None:
         elif given.step == "measure":
             for result in measure(subject, given.work, interpreter(given.tensorrt), given.component, given.rounds):
                 (given.json or Path(f"{subject}.json")).write_bytes(msgspec.json.encode(result))
+        elif given.step == "scale":
+            scale(subject, given.work, interpreter(given.tensorrt), given.component)
         else:
             table(Path(subject))
 

@@ -127,10 +127,13 @@ def test_without_a_gpu_the_version_says_so(monkeypatch):
 def test_fp32_is_fp32_on_a_gpu_and_int8_must_be_named():
     runtime = backend("onnxruntime-cuda")
     assert runtime.providers(tiny.SIGNATURE, "fp32", SessionOptions(device=2)) == [
-        ("CUDAExecutionProvider", {"device_id": "2", "use_tf32": "0"})
+        ("CUDAExecutionProvider", {"device_id": "2", "use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"})
     ]
     assert runtime.providers(tiny.SIGNATURE, "fp16", SessionOptions(cuda_graph=True)) == [
-        ("CUDAExecutionProvider", {"device_id": "0", "use_tf32": "0", "enable_cuda_graph": "1"})
+        (
+            "CUDAExecutionProvider",
+            {"device_id": "0", "use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC", "enable_cuda_graph": "1"},
+        )
     ]
     assert set(runtime.recipes) - runtime.on_request == {"fp32", "fp16"}
     assert (runtime.replays, runtime.asked_for) == (True, False)
@@ -151,7 +154,10 @@ def test_tensorrt_is_given_the_ranges_of_the_signature(recipe, half):
             "trt_profile_max_shapes": "text:64x52,scale:1",
         },
     )
-    assert behind == ("CUDAExecutionProvider", {"device_id": "1", "use_tf32": "0"})
+    assert behind == (
+        "CUDAExecutionProvider",
+        {"device_id": "1", "use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"},
+    )
     assert (runtime.replays, runtime.asked_for, runtime.opens_graphs) == (False, True, True)
 
 

@@ -6,10 +6,12 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import programs  # noqa: E402
+from torch.nn import functional as F  # noqa: E402
 
 from torchlift.backends import SessionOptions, backend  # noqa: E402
 from torchlift.backends.pytorch import gpu_of  # noqa: E402
-from torchlift.backends.pytorch.program import load_program  # noqa: E402
+from torchlift.backends.pytorch.attention import attention  # noqa: E402
+from torchlift.backends.pytorch.program import load_program, save_program  # noqa: E402
 from torchlift.backends.pytorch.session import TorchSession, open_module  # noqa: E402
 from torchlift.errors import DeviceMemoryError  # noqa: E402
 from torchlift.measure.goldens import Golden  # noqa: E402
@@ -19,6 +21,8 @@ from torchlift.signature import Axis, Signature, TensorSpec  # noqa: E402
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(gpu_of() is None, reason="torch has no GPU here")]
 
 PYTORCH = backend("pytorch")
+if gpu_of() is not None:
+    import torchlift.backends.pytorch.kernels  # noqa: F401, registers what attention calls
 
 
 @pytest.fixture(scope="module")
@@ -137,3 +141,94 @@ def test_a_closed_session_gives_its_memory_back(cuda_graph):
     full = torch.cuda.memory_allocated()
     session.close()
     assert torch.cuda.memory_allocated() < full - (64 << 20), "what the weights took"
+
+
+def heads(batch, queries, keys, width, dtype=torch.float16, count=3):
+    """Query, key and value as one product gives them: parts of longer rows."""
+    rows = torch.randn(batch, max(queries, keys), 3 * count * width, device="cuda", dtype=dtype)
+    query, key, value = (t.unflatten(2, (count, width)).transpose(1, 2) for t in rows.chunk(3, -1))
+    return query[:, :, :queries], key[:, :, :keys], value[:, :, :keys]
+
+
+def masks(batch, queries, keys, dtype):
+    """None, one of keys, and one of queries and keys for every head."""
+    padded = torch.zeros(batch, 1, 1, keys, device="cuda", dtype=dtype)
+    padded[0, ..., keys // 2 :] = -10000.0
+    return (
+        None,
+        padded,
+        padded.expand(-1, -1, queries, -1),
+        torch.randn(batch, 3, queries, keys, device="cuda").to(dtype),
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("width", [16, 32, 64, 128])
+@pytest.mark.parametrize(("queries", "keys"), [(1, 1), (1, 52), (8, 8), (17, 33), (52, 52), (64, 64)])
+def test_short_attention_agrees_with_products_in_float32(queries, keys, width, dtype):
+    query, key, value = heads(5, queries, keys, width, dtype)
+    for mask in masks(5, queries, keys, dtype):
+        wide = [t if t is None else t.float() for t in (query, key, value, mask)]
+        for scale in (None, 0.2):
+            right = F.scaled_dot_product_attention(*wide, scale=scale)
+            found = attention(query, key, value, mask, scale=scale)
+            assert found.shape == query.shape
+            close = 2e-3 if dtype == torch.float16 else 2e-2
+            torch.testing.assert_close(found.float(), right, atol=close, rtol=close)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "dtype", "short"),
+    [
+        ((52, 52, 64), torch.float16, True),
+        ((65, 65, 64), torch.float16, False),
+        ((1, 65, 64), torch.float16, False),
+        ((52, 52, 48), torch.float16, False),
+        ((52, 52, 64), torch.float32, False),
+    ],
+)
+def test_the_kernel_takes_only_what_it_is_made_for(monkeypatch, sizes, dtype, short):
+    called = []
+    monkeypatch.setattr(F, "scaled_dot_product_attention", lambda *a, **k: called.append(a))
+    attention(*heads(2, *sizes, dtype))
+    assert bool(called) is not short
+
+
+class Reader(torch.nn.Module):
+    """Attention of texts, padded with zeros, over heads of 16."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.table = torch.nn.Embedding(50, 32)
+        self.project = torch.nn.ModuleList(torch.nn.Linear(32, 32) for _ in range(3))
+        self.requires_grad_(False)
+
+    def forward(self, ids):
+        mask = ((ids.float().clamp(max=1.0) - 1.0) * 10000.0)[:, None, None, :].expand(-1, -1, ids.shape[1], -1)
+        heads = [p(self.table(ids)).unflatten(2, (2, 16)).transpose(1, 2) for p in self.project]
+        return F.scaled_dot_product_attention(*heads, mask).transpose(1, 2).flatten(2)[:, 0]
+
+
+READER = Signature(
+    (TensorSpec("ids", "int64", ("batch", "sequence")),),
+    (TensorSpec("y", "float32", ("batch", 32)),),
+    (Axis("batch", 1, 3, 16), Axis("sequence", 2, 8, 100)),
+)
+
+
+@pytest.mark.parametrize("cuda_graph", [False, True])
+def test_a_program_with_attention_agrees_at_more_shapes_than_are_kept(tmp_path, cuda_graph):
+    axes = {0: torch.export.Dim("batch", min=1, max=16), 1: torch.export.Dim("sequence", min=2, max=100)}
+    network = Reader().eval()
+    save_program(
+        torch.export.export(network, (torch.ones(3, 8, dtype=torch.int64),), dynamic_shapes=(axes,)), tmp_path / "p"
+    )
+    draw = np.random.default_rng(0)
+    right = TorchSession(network, READER)
+    with PYTORCH.open(tmp_path / "p", READER, "fp16", SessionOptions(cuda_graph=cuda_graph, graphs=2)) as session:
+        for rows, length in ((1, 2), (3, 8), (16, 52), (2, 64), (3, 65), (2, 100), (5, 17), (3, 8)):
+            ids = draw.integers(1, 50, (rows, length))
+            ids[-1, length // 2 :] = 0
+            found = session.run({"ids": ids})["y"]
+            np.testing.assert_allclose(found, right.run({"ids": ids})["y"], atol=5e-3)

@@ -124,3 +124,43 @@ def test_a_relu_of_floats_stays():
         "(float[n,2,5,5] x) => (float[n,3,5,5] y) { c = Conv(x, w) y = Relu(c) }", 16, w=np.ones((3, 2, 1, 1))
     )
     assert order(lowered(convolution, UNTYPED)) == ["Conv", "Relu"]
+
+
+def gated(quantized=True, half=True):
+    """x * sigmoid(x) of a convolution, its factors as integers."""
+    rng = np.random.default_rng(0)
+    held = [
+        numpy_helper.from_array(rng.standard_normal((3, 2, 3, 3), np.float32), "w"),
+        numpy_helper.from_array(rng.standard_normal(3, np.float32), "b"),
+        numpy_helper.from_array(np.eye(2, dtype=np.float32)[:, :, None, None], "first"),
+    ]
+    nodes = [
+        helper.make_node("Conv", ["x", "first"], ["t"], name="stem"),
+        helper.make_node("Conv", ["t", "w", "b"], ["c"], name="convolution"),
+        helper.make_node("Sigmoid", ["c"], ["g"], name="gate"),
+        helper.make_node("Mul", ["c", "g"], ["y"], name="gated"),
+    ]
+    values = [helper.make_tensor_value_info(n, TensorProto.FLOAT, ["n", *k]) for n, k in SIZES.items()]
+    made = helper.make_graph(nodes, "net", values[:1], values[1:], held)
+    model = ir.from_proto(helper.make_model(made, opset_imports=[helper.make_opsetid("", 20)], ir_version=10))
+    if quantized:
+        Quantize(SCHEMES["int8-s8s8"], {"t": (-3.0, 3.0)})(model)
+    if half:
+        ToHalf({})(model)
+    return ir.to_proto(model)
+
+
+SIZES = {"x": (2, 5, 5), "y": (3, 3, 3)}
+
+
+def test_a_sigmoid_in_half_precision_after_a_convolution_of_integers_is_written_by_tanh():
+    untyped = Target(16, integer_weights=False, typed=False)
+    assert "Sigmoid" not in order(lowered(gated(), untyped))
+    agrees(gated(), untyped, 5e-3)
+    assert "Sigmoid" in order(lowered(gated(), Target(20)))
+
+
+@pytest.mark.parametrize(("quantized", "half"), [(False, True), (True, False), (False, False)])
+def test_other_sigmoids_stay(quantized, half):
+    untyped = Target(16, integer_weights=False, typed=False)
+    assert "Sigmoid" in order(lowered(gated(quantized, half), untyped))

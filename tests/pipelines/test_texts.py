@@ -43,10 +43,12 @@ def shapes_of(session, lengths, size=None):
 
 
 def test_lengths_that_are_recorded_end_at_the_longest():
-    assert recorded_lengths(52, 7) == (8, 16, 24, 32, 40, 48, 52)
+    assert recorded_lengths(52, 7) == (8, 12, 16, 20, 28, 40, 52)
     assert recorded_lengths(2, 7) == (2,)
-    assert recorded_lengths(56, 7) == (8, 16, 24, 32, 40, 48, 56)
-    assert recorded_lengths(512, 7) == (80, 160, 240, 320, 400, 480, 512)
+    assert recorded_lengths(8, 7) == (8,)
+    assert recorded_lengths(9, 7) == (8, 9)
+    assert recorded_lengths(52, 1) == (52,)
+    assert recorded_lengths(512, 7) == (8, 16, 32, 64, 128, 256, 512)
 
 
 @pytest.mark.parametrize(
@@ -67,15 +69,16 @@ def test_a_batch_has_by_default_as_many_tokens_as_the_optimum_of_longest_texts(s
 @pytest.mark.parametrize(
     ("lengths", "shapes"),
     [
-        ([12] * 40, [(17, 24), (26, 16)]),
-        ([12] * 27, [(1, 52), (26, 16)]),
+        ([12] * 40, [(34, 12), (14, 28)]),
+        ([12] * 27, [(34, 12)]),
+        ([12] * 35, [(34, 12), (1, 52)]),
         ([5], [(1, 52)]),
-        ([5] * 2, [(8, 48)]),
-        ([17] * 18, [(1, 52), (17, 24)]),
+        ([5] * 2, [(14, 28)]),
+        ([17] * 18, [(20, 20)]),
         ([52] * 20, [(8, 52)] * 3),
-        ([12] * 10 + [52], [(10, 40), (1, 52)]),
+        ([12] * 10 + [52], [(14, 28), (1, 52)]),
         ([12] * 2 + [52] * 4, [(8, 52)]),
-        ([12] * 26 + [32] * 12, [(26, 16), (13, 32)]),
+        ([12] * 34 + [40] * 10, [(34, 12), (10, 40)]),
     ],
 )
 def test_a_session_that_records_gets_as_many_tokens_in_few_shapes(session, lengths, shapes):
@@ -107,8 +110,8 @@ def test_no_batch_is_larger_than_what_profiles_hold(session, records):
 
 def test_an_engine_with_a_profile_for_each_length_gets_those(session):
     made = session(*OF_EACH_LENGTH, records=True)
-    assert shapes_of(made, [10] * 64 + [30] * 64 + [50], 64) == [(64, 16), (64, 32), (1, 52)]
-    assert shapes_of(made, [10] * 3, 64) == [(64, 16)]
+    assert shapes_of(made, [10] * 64 + [30] * 64 + [50], 64) == [(64, 12), (64, 40), (1, 52)]
+    assert shapes_of(made, [10] * 3, 64) == [(64, 12)]
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,8 @@ from torchlift.signature import BATCH, Signature
 SEQUENCE = "sequence"
 """The axis of a text's tokens, by name."""
 
-STEP = 8
-"""Tokens. Kernels in half precision read 16 bytes at a time, and lengths of no such multiple are padded within."""
+SHORTEST, STEP = 8, 4
+"""Tokens: the least length that is recorded, and what all are multiples of."""
 
 RUN_COST = 1200
 """Tokens. Beside its own, a replay of a CUDA graph takes as long as so many of BERT-base: on an H200 in FP16, 1 text of
@@ -45,11 +45,14 @@ def text_batches(
 
 
 def recorded_lengths(longest: int, count: int) -> tuple[int, ...]:
-    """At most ``count`` lengths up to ``longest``, equally far apart: for 52 and 7 these are 8, 16, 24, 32, 40, 48 and
-    52.
+    """At most ``count`` lengths up to ``longest``, each longer than the last by about the same factor, so that no text
+    is padded by much more than another: for 52 and 7 these are 8, 12, 16, 20, 28, 40 and 52.
     """
-    step = STEP * -(-longest // (STEP * count))
-    return (*range(step, longest, step), longest)
+    if longest <= SHORTEST or count == 1:
+        return (longest,)
+    growth = (longest / SHORTEST) ** (1 / (count - 1))
+    lengths = {STEP * round(SHORTEST * growth**number / STEP) for number in range(count - 1)}
+    return (*sorted(length for length in lengths if length < longest), longest)
 
 
 class _Room(NamedTuple):

@@ -1,0 +1,60 @@
+"""Lets a program's attention over few keys run as one kernel of ours, where PyTorch's are made for long sequences."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.fx import GraphModule
+from torch.nn import functional as F
+
+_ATTENTION = torch.ops.aten.scaled_dot_product_attention.default
+_UNDERSTOOD = ("query", "key", "value", "attn_mask", "scale")
+
+LONGEST = 64
+"""Queries and keys: up to here the scores of a head are in registers, all at once."""
+
+WIDTHS = (16, 32, 64, 128)
+"""Sizes of a head, of which Triton's tiles are powers of two."""
+
+_HALF = (torch.float16, torch.bfloat16)
+
+
+def shorten_attention(program: GraphModule) -> int:
+    """Replace the program's attention by :func:`attention`; in place. What drops out, is causal, or groups heads stays.
+
+    Returns how many calls were replaced. The kernel must have been registered by importing
+    :mod:`torchlift.backends.pytorch.kernels` before the program runs on a GPU.
+    """
+    replaced = 0
+    for node in program.graph.nodes:
+        if node.target is _ATTENTION and len(node.args) <= 4 and {*node.kwargs} <= {*_UNDERSTOOD}:
+            node.target = attention
+            replaced += 1
+    program.recompile()
+    return replaced
+
+
+def attention(
+    query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, *, scale: float | None = None
+) -> Tensor:
+    """softmax(query @ key^T * scale + attn_mask) @ value, as torch's scaled_dot_product_attention: [batch, heads,
+    queries, width] and twice [batch, heads, keys, width] -> as the query. ``scale`` is width ** -0.5 where it is None.
+
+    Which kernel computes it is decided by shapes, when it is compiled for them.
+    """
+    if not _is_short(query, key, value, attn_mask):
+        return F.scaled_dot_product_attention(query, key, value, attn_mask, scale=scale)
+    batch, heads, queries, width = query.shape
+    bias = None if attn_mask is None else attn_mask.expand(batch, heads, queries, key.shape[2])
+    return torch.ops.torchlift.short_attention(query, key, value, bias, width**-0.5 if scale is None else scale)
+
+
+def _is_short(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> bool:
+    """Whether the kernel takes these: on a GPU, in half precision, with heads that lie densely."""
+    inputs = (query, key, value)
+    if not all(t.is_cuda and t.dim() == 4 and t.dtype == query.dtype and t.stride(3) == 1 for t in inputs):
+        return False
+    if query.dtype not in _HALF or not (mask is None or mask.is_floating_point()):
+        return False
+    alike = key.shape == value.shape and key.shape[:2] == query.shape[:2] and key.shape[3] == query.shape[3]
+    return alike and query.shape[3] in WIDTHS and max(query.shape[2], key.shape[2]) <= LONGEST

@@ -1,0 +1,71 @@
+"""Kernels of ours for NVIDIA GPUs, in Triton, which comes with PyTorch there; importing this registers them."""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+_TILES = (16, 32, 64)
+"""Rows and columns of scores: from the smallest product that the matrix units take to what registers hold."""
+
+_SCORES_A_WARP = 512
+
+
+@torch.library.triton_op("torchlift::short_attention", mutates_args=())
+def short_attention(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, scale: float) -> Tensor:
+    """softmax(query @ key^T * scale + bias) @ value: [batch, heads, queries, width] and twice [batch, heads, keys,
+    width] of float16 or bfloat16 -> as the query, which lies in memory as [batch, queries, heads, width], as what
+    follows attention reads it. ``bias`` is [batch, heads, queries, keys], of any strides.
+
+    One program of the GPU computes a head of a sequence and holds all its scores, in float32, in registers; flash
+    attention has tiles of 64 and more, which short sequences leave mostly empty.
+    """
+    batch, heads, queries, width = query.shape
+    keys = key.shape[2]
+    tile_rows, tile_columns = (next(tile for tile in _TILES if tile >= size) for size in (queries, keys))
+    mixed = torch.empty((batch, queries, heads, width), dtype=query.dtype, device=query.device)
+    mixed_batch, mixed_row, mixed_head, _ = mixed.stride()
+    torch.library.wrap_triton(_attend)[(batch * heads,)](
+        query, key, value, bias, mixed,
+        scale, heads, queries, keys,
+        *query.stride()[:3], *key.stride()[:3], *value.stride()[:3],
+        *((0, 0, 0, 0) if bias is None else bias.stride()), mixed_batch, mixed_head, mixed_row,
+        biased=bias is not None, tile_rows=tile_rows, tile_columns=tile_columns, width=width,
+        num_warps=max(1, min(4, tile_rows * tile_columns // _SCORES_A_WARP)),
+    )  # fmt: skip
+    return mixed.transpose(1, 2)
+
+
+@triton.jit
+def _attend(  # type: ignore[no-untyped-def]
+    query, key, value, bias, mixed,
+    scale, heads, queries, keys,
+    query_batch, query_head, query_row,
+    key_batch, key_head, key_row,
+    value_batch, value_head, value_row,
+    bias_batch, bias_head, bias_row, bias_column,
+    mixed_batch, mixed_head, mixed_row,
+    biased: tl.constexpr, tile_rows: tl.constexpr, tile_columns: tl.constexpr, width: tl.constexpr,
+):  # fmt: skip
+    place = tl.program_id(0)
+    batch, head = (place // heads).to(tl.int64), place % heads
+    rows, columns, widths = tl.arange(0, tile_rows), tl.arange(0, tile_columns), tl.arange(0, width)
+    in_rows, in_columns, in_scores = rows[:, None] < queries, columns[:, None] < keys, columns[None, :] < keys
+    query += batch * query_batch + head * query_head
+    key += batch * key_batch + head * key_head
+    value += batch * value_batch + head * value_head
+    q = tl.load(query + rows[:, None] * query_row + widths[None, :], mask=in_rows, other=0.0)
+    k = tl.load(key + columns[:, None] * key_row + widths[None, :], mask=in_columns, other=0.0)
+    v = tl.load(value + columns[:, None] * value_row + widths[None, :], mask=in_columns, other=0.0)
+    scores = tl.dot(q, tl.trans(k)) * scale
+    if biased:
+        bias += batch * bias_batch + head * bias_head
+        at = bias + rows[:, None] * bias_row + columns[None, :] * bias_column
+        scores += tl.load(at, mask=in_rows & in_scores, other=0.0).to(tl.float32)
+    scores = tl.where(in_scores, scores, float("-inf"))
+    shares = tl.exp(scores - tl.max(scores, 1)[:, None])
+    found = tl.dot(shares.to(v.dtype), v) / tl.sum(shares, 1)[:, None]
+    mixed += batch * mixed_batch + head * mixed_head
+    tl.store(mixed + rows[:, None] * mixed_row + widths[None, :], found.to(q.dtype), mask=in_rows)
