@@ -13,6 +13,7 @@ from torchlift.graph.edit import save_model
 from torchlift.graph.fusion import FUSIONS, Fused, fuse, fuse_file
 from torchlift.graph.fusion.attention import FuseAttention
 from torchlift.graph.fusion.operators import FuseGelu, FuseLayerNorm, FuseSkipLayerNorm
+from torchlift.graph.fusion.patches import FusePatches
 from torchlift.graph.fusion.projections import FuseQkv
 from torchlift.graph.half import ToHalf
 
@@ -35,6 +36,7 @@ VECTORS = {
     "one_head": [0, 0, 1, 16],
     "width": [0, 0, WIDTH],
     "flat": [0, WIDTH],
+    "rows": [0, 5, 6],
     "last": [-1],
     "middle": [1],
 }
@@ -56,6 +58,7 @@ def graph(body, *, inputs="float[B,L,32] x", outputs="float[B,L,32] y", opset=20
     constants |= {name: draw.normal(1, 0.2, WIDTH).astype(dtype) for name in "wv"}
     constants |= {"thin": draw.normal(0, 0.2, (WIDTH, 16)).astype(dtype)}
     constants |= {"ws": draw.normal(1, 0.2, (1, 5, 1)).astype(dtype)}
+    constants |= {"kernels": draw.normal(0, 0.2, (5, 2, 4, 4)).astype(dtype), "five": np.arange(5, dtype=dtype)}
     constants |= {"step": np.array(0.05, np.float32), "zero": np.array(128, np.uint8)}
     read = {name for node in model.graph.node for name in node.input}
     model.graph.initializer.extend(numpy_helper.from_array(a, n) for n, a in constants.items() if n in read)
@@ -398,6 +401,37 @@ def test_a_sum_that_broadcasts_or_a_norm_over_more_axes_stays(body, inputs, outp
     assert fused(graph(body, inputs=inputs, outputs=outputs), (FuseSkipLayerNorm,))[0] == {}
 
 
+PATCHES = "d = Conv <strides = [4, 4]> (x, kernels) r = Reshape (d, rows) y = Transpose <perm = [0, 2, 1]> (r)"
+PICTURES = {"inputs": "float[B,2,8,12] x", "outputs": "float[B,6,5] y"}
+
+
+@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize("bias", ["", ", five"])
+def test_patches_become_one_product(bias, half):
+    model = graph(PATCHES.replace("kernels", f"kernels{bias}"), half=half, **PICTURES)
+    counts, model = fused(model, (FusePatches,), 4e-3 if half else 1e-5)
+    assert counts == {"patches": 1}
+    assert operators(model).count("MatMul") == 1
+    assert "Conv" not in operators(model)
+
+
+@pytest.mark.parametrize(
+    ("body", "inputs"),
+    [
+        (PATCHES.replace("[4, 4]", "[4, 2]"), "float[B,2,8,8] x"),
+        (PATCHES.replace("> (x", ", pads = [0, 0, 0, 4]> (x"), "float[B,2,8,8] x"),
+        (PATCHES.replace("> (x", ", dilations = [1, 2]> (x"), "float[B,2,8,15] x"),
+        (PATCHES, "float[B,2,9,12] x"),
+        (PATCHES, "float[B,2,H,12] x"),
+        (PATCHES.replace("r = Reshape (d", "u = Relu (d) r = Reshape (u"), "float[B,2,8,12] x"),
+    ],
+)
+def test_what_is_no_sequence_of_patches_stays(body, inputs):
+    model = ir.from_proto(graph(body, inputs=inputs, outputs="float[B,6,5] y"))
+    assert fuse(model, (FusePatches,)) == {"patches": 0}
+    assert "Conv" in operators(model)
+
+
 @pytest.mark.parametrize(
     ("body", "opset", "name"), [(ATTENTION, 20, "attention"), (NORM, 16, "layer-norm"), (GELUS["divided"], 20, "gelu")]
 )
@@ -523,6 +557,7 @@ def test_the_towers_as_a_gpu_gets_them(towers, tmp_path, part, half):
     ]
     counts = counts_for(file, "onnxruntime-cuda", feeds, 5e-3 if half else 1e-5)
     assert counts["attention"] == 2
+    assert counts.get("patches", 0) == (1 if part == "image" else 0)
     assert counts.get("qkv", 0) == (2 if exporter == "dynamo" else 0)
     assert counts["skip-layer-norm"] == (2 if exporter == "dynamo" else 1)
     made = ir.from_proto(onnx.load_from_string(fuse_file(file, "onnxruntime-cuda").graph))

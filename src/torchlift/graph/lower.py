@@ -12,7 +12,14 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass, ShapeInferencePass
 from torchlift.errors import ConversionError
 from torchlift.graph.edit import infer_types, load_model, save_model
 from torchlift.graph.lower_operators import EXPANSIONS
-from torchlift.graph.lower_rules import CHANGES, COMPARISONS, compare_as_floats, weight_as_float, whole_shape
+from torchlift.graph.lower_rules import (
+    CHANGES,
+    COMPARISONS,
+    compare_as_floats,
+    sized_kernel,
+    weight_as_float,
+    whole_shape,
+)
 from torchlift.graph.lower_steps import Rule, Steps
 from torchlift.graph.lower_untyped import UNTYPED
 from torchlift.graph.units import name_nodes
@@ -90,6 +97,8 @@ class Lower(ir.passes.InPlacePass):
             yield compare_as_floats
         if operator == "Shape" and target.opset < _WHOLE_STANDARD:
             yield whole_shape
+        if operator == "Conv" and target.opset < _WHOLE_STANDARD:
+            yield sized_kernel
         known = _since(operator, min(before, target.opset))
         version = _since(operator, before)
         if operator in target.unknown:

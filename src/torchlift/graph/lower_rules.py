@@ -228,6 +228,20 @@ def whole_shape(steps: Steps) -> ir.Value | None:
     return steps.op("part", "Slice", whole, *(steps.integers(n, v) for n, v in (("start", start), ("end", last))))
 
 
+def sized_kernel(steps: Steps) -> None:
+    """A convolution states the size of its kernel, which the parser (8.5) reads of a constant weight only: one that is
+    written by DequantizeLinear is none to it.
+    """
+    weight = steps.input(1)
+    while weight is not None and weight.shape is None and (writer := weight.producer()) is not None:
+        weight = writer.inputs[0]
+    if "kernel_shape" in steps.node.attributes or weight is None or weight.shape is None:
+        return
+    size = list(weight.shape)[2:]
+    if all(isinstance(number, int) for number in size):
+        steps.node.attributes["kernel_shape"] = ir.AttrInt64s("kernel_shape", size)
+
+
 _SCALES = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max) / 256
 """Between these, the product of a scale and a difference of two 8-bit integers is a normal number, or zero."""
 

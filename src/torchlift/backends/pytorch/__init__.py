@@ -114,6 +114,7 @@ class PyTorch(Backend):
     ) -> Session:
         self.require()
         from torchlift.backends.pytorch.attention import shorten_attention
+        from torchlift.backends.pytorch.patches import multiply_patches
         from torchlift.backends.pytorch.program import load_program
         from torchlift.backends.pytorch.projections import fuse_projections
         from torchlift.backends.pytorch.session import open_module
@@ -123,5 +124,6 @@ class PyTorch(Backend):
             import torchlift.backends.pytorch.kernels  # noqa: F401, registers what attention then calls
 
             fuse_projections(program)
+            multiply_patches(program)
             shorten_attention(program)
         return open_module(program, signature, options, precision=precision_of(recipe), compiled=True)

@@ -18,6 +18,9 @@ WIDTHS = (16, 32, 64, 128)
 
 _HALF = (torch.float16, torch.bfloat16)
 
+_TOGETHER = 8
+"""Numbers that the kernel reads at once, 16 bytes: where rows and heads begin must be a multiple of it."""
+
 
 def shorten_attention(program: GraphModule) -> int:
     """Replace the program's attention by :func:`attention`; in place. What drops out, is causal, or groups heads stays.
@@ -50,9 +53,11 @@ def attention(
 
 
 def _is_short(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> bool:
-    """Whether the kernel takes these: on a GPU, in half precision, with heads that lie densely."""
+    """Whether the kernel takes these: on a GPU, in half precision, with heads that lie densely and begin evenly."""
     inputs = (query, key, value)
     if not all(t.is_cuda and t.dim() == 4 and t.dtype == query.dtype and t.stride(3) == 1 for t in inputs):
+        return False
+    if any(begin % _TOGETHER for t in inputs for begin in (*t.stride()[:3], t.storage_offset())):
         return False
     if query.dtype not in _HALF or not (mask is None or mask.is_floating_point()):
         return False

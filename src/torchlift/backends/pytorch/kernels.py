@@ -17,7 +17,8 @@ _SCORES_A_WARP = 512
 def short_attention(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, scale: float) -> Tensor:
     """softmax(query @ key^T * scale + bias) @ value: [batch, heads, queries, width] and twice [batch, heads, keys,
     width] of float16 or bfloat16 -> as the query, which lies in memory as [batch, queries, heads, width], as what
-    follows attention reads it. ``bias`` is [batch, heads, queries, keys], of any strides.
+    follows attention reads it. ``bias`` is [batch, heads, queries, keys], of any strides. Heads lie densely, and each
+    begins at a multiple of 16 bytes.
 
     One program of the GPU computes a head of a sequence and holds all its scores, in float32, in registers; flash
     attention has tiles of 64 and more, which short sequences leave mostly empty.
@@ -32,7 +33,8 @@ def short_attention(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | No
         scale, heads, queries, keys,
         *query.stride()[:3], *key.stride()[:3], *value.stride()[:3],
         *((0, 0, 0, 0) if bias is None else bias.stride()), mixed_batch, mixed_head, mixed_row,
-        biased=bias is not None, tile_rows=tile_rows, tile_columns=tile_columns, width=width,
+        biased=bias is not None, one_bias=bias is not None and bias.stride(2) == 0,
+        tile_rows=tile_rows, tile_columns=tile_columns, width=width,
         num_warps=max(1, min(4, tile_rows * tile_columns // _SCORES_A_WARP)),
     )  # fmt: skip
     return mixed.transpose(1, 2)
@@ -47,25 +49,33 @@ def _attend(  # type: ignore[no-untyped-def]
     value_batch, value_head, value_row,
     bias_batch, bias_head, bias_row, bias_column,
     mixed_batch, mixed_head, mixed_row,
-    biased: tl.constexpr, tile_rows: tl.constexpr, tile_columns: tl.constexpr, width: tl.constexpr,
+    biased: tl.constexpr, one_bias: tl.constexpr,
+    tile_rows: tl.constexpr, tile_columns: tl.constexpr, width: tl.constexpr,
 ):  # fmt: skip
     place = tl.program_id(0)
     batch, head = (place // heads).to(tl.int64), place % heads
     rows, columns, widths = tl.arange(0, tile_rows), tl.arange(0, tile_columns), tl.arange(0, width)
     in_rows, in_columns, in_scores = rows[:, None] < queries, columns[:, None] < keys, columns[None, :] < keys
-    query += batch * query_batch + head * query_head
-    key += batch * key_batch + head * key_head
-    value += batch * value_batch + head * value_head
+    query = tl.multiple_of(query + batch * query_batch + head * query_head, 16)
+    key = tl.multiple_of(key + batch * key_batch + head * key_head, 16)
+    value = tl.multiple_of(value + batch * value_batch + head * value_head, 16)
+    query_row, key_row = tl.multiple_of(query_row, 8), tl.multiple_of(key_row, 8)
+    value_row = tl.multiple_of(value_row, 8)
     q = tl.load(query + rows[:, None] * query_row + widths[None, :], mask=in_rows, other=0.0)
     k = tl.load(key + columns[:, None] * key_row + widths[None, :], mask=in_columns, other=0.0)
     v = tl.load(value + columns[:, None] * value_row + widths[None, :], mask=in_columns, other=0.0)
     scores = tl.dot(q, tl.trans(k)) * scale
     if biased:
         bias += batch * bias_batch + head * bias_head
-        at = bias + rows[:, None] * bias_row + columns[None, :] * bias_column
-        scores += tl.load(at, mask=in_rows & in_scores, other=0.0).to(tl.float32)
+        if one_bias:
+            row = tl.load(bias + columns * bias_column, mask=columns < keys, other=0.0)
+            scores += row.to(tl.float32)[None, :]
+        else:
+            at = bias + rows[:, None] * bias_row + columns[None, :] * bias_column
+            scores += tl.load(at, mask=in_rows & in_scores, other=0.0).to(tl.float32)
     scores = tl.where(in_scores, scores, float("-inf"))
     shares = tl.exp(scores - tl.max(scores, 1)[:, None])
     found = tl.dot(shares.to(v.dtype), v) / tl.sum(shares, 1)[:, None]
-    mixed += batch * mixed_batch + head * mixed_head
+    mixed = tl.multiple_of(mixed + batch * mixed_batch + head * mixed_head, 16)
+    mixed_row = tl.multiple_of(mixed_row, 8)
     tl.store(mixed + rows[:, None] * mixed_row + widths[None, :], found.to(q.dtype), mask=in_rows)

