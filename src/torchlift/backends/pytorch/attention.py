@@ -10,6 +10,9 @@ from torch.nn import functional as F
 _ATTENTION = torch.ops.aten.scaled_dot_product_attention.default
 _UNDERSTOOD = ("query", "key", "value", "attn_mask", "scale")
 
+DEVICE = "cuda"
+"""Where the kernel runs."""
+
 LONGEST = 64
 """Queries and keys: up to here the scores of a head are in registers, all at once."""
 
@@ -17,9 +20,6 @@ WIDTHS = (16, 32, 64, 128)
 """Sizes of a head, of which Triton's tiles are powers of two."""
 
 _HALF = (torch.float16, torch.bfloat16)
-
-_TOGETHER = 8
-"""Numbers that the kernel reads at once, 16 bytes: where rows and heads begin must be a multiple of it."""
 
 
 def shorten_attention(program: GraphModule) -> int:
@@ -53,11 +53,11 @@ def attention(
 
 
 def _is_short(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> bool:
-    """Whether the kernel takes these: on a GPU, in half precision, with heads that lie densely and begin evenly."""
+    """Whether the kernel takes these: on a GPU, in half precision, with heads that lie densely."""
     inputs = (query, key, value)
-    if not all(t.is_cuda and t.dim() == 4 and t.dtype == query.dtype and t.stride(3) == 1 for t in inputs):
-        return False
-    if any(begin % _TOGETHER for t in inputs for begin in (*t.stride()[:3], t.storage_offset())):
+    if not all(
+        t.device.type == DEVICE and t.dim() == 4 and t.dtype == query.dtype and t.stride(3) == 1 for t in inputs
+    ):
         return False
     if query.dtype not in _HALF or not (mask is None or mask.is_floating_point()):
         return False

@@ -12,13 +12,16 @@ _TILES = (16, 32, 64)
 
 _SCORES_A_WARP = 512
 
+_TOGETHER = 8
+"""Numbers that are read at once, 16 bytes, where rows begin at multiples of them."""
+
 
 @torch.library.triton_op("torchlift::short_attention", mutates_args=())
 def short_attention(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, scale: float) -> Tensor:
     """softmax(query @ key^T * scale + bias) @ value: [batch, heads, queries, width] and twice [batch, heads, keys,
     width] of float16 or bfloat16 -> as the query, which lies in memory as [batch, queries, heads, width], as what
-    follows attention reads it. ``bias`` is [batch, heads, queries, keys], of any strides. Heads lie densely, and each
-    begins at a multiple of 16 bytes.
+    follows attention reads it. ``bias`` is [batch, heads, queries, keys], of any strides. The last dimension of the
+    others is dense.
 
     One program of the GPU computes a head of a sequence and holds all its scores, in float32, in registers; flash
     attention has tiles of 64 and more, which short sequences leave mostly empty.
@@ -28,11 +31,13 @@ def short_attention(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | No
     tile_rows, tile_columns = (next(tile for tile in _TILES if tile >= size) for size in (queries, keys))
     mixed = torch.empty((batch, queries, heads, width), dtype=query.dtype, device=query.device)
     mixed_batch, mixed_row, mixed_head, _ = mixed.stride()
+    begins = [begin for t in (query, key, value) for begin in (*t.stride()[:3], t.storage_offset())]
     torch.library.wrap_triton(_attend)[(batch * heads,)](
         query, key, value, bias, mixed,
         scale, heads, queries, keys,
         *query.stride()[:3], *key.stride()[:3], *value.stride()[:3],
         *((0, 0, 0, 0) if bias is None else bias.stride()), mixed_batch, mixed_head, mixed_row,
+        even=not any(begin % _TOGETHER for begin in begins),
         biased=bias is not None, one_bias=bias is not None and bias.stride(2) == 0,
         tile_rows=tile_rows, tile_columns=tile_columns, width=width,
         num_warps=max(1, min(4, tile_rows * tile_columns // _SCORES_A_WARP)),
@@ -49,18 +54,21 @@ def _attend(  # type: ignore[no-untyped-def]
     value_batch, value_head, value_row,
     bias_batch, bias_head, bias_row, bias_column,
     mixed_batch, mixed_head, mixed_row,
-    biased: tl.constexpr, one_bias: tl.constexpr,
+    even: tl.constexpr, biased: tl.constexpr, one_bias: tl.constexpr,
     tile_rows: tl.constexpr, tile_columns: tl.constexpr, width: tl.constexpr,
 ):  # fmt: skip
     place = tl.program_id(0)
     batch, head = (place // heads).to(tl.int64), place % heads
     rows, columns, widths = tl.arange(0, tile_rows), tl.arange(0, tile_columns), tl.arange(0, width)
     in_rows, in_columns, in_scores = rows[:, None] < queries, columns[:, None] < keys, columns[None, :] < keys
-    query = tl.multiple_of(query + batch * query_batch + head * query_head, 16)
-    key = tl.multiple_of(key + batch * key_batch + head * key_head, 16)
-    value = tl.multiple_of(value + batch * value_batch + head * value_head, 16)
-    query_row, key_row = tl.multiple_of(query_row, 8), tl.multiple_of(key_row, 8)
-    value_row = tl.multiple_of(value_row, 8)
+    query += batch * query_batch + head * query_head
+    key += batch * key_batch + head * key_head
+    value += batch * value_batch + head * value_head
+    mixed += batch * mixed_batch + head * mixed_head
+    if even:
+        query, query_row = tl.multiple_of(query, 16), tl.multiple_of(query_row, 8)
+        key, key_row = tl.multiple_of(key, 16), tl.multiple_of(key_row, 8)
+        value, value_row = tl.multiple_of(value, 16), tl.multiple_of(value_row, 8)
     q = tl.load(query + rows[:, None] * query_row + widths[None, :], mask=in_rows, other=0.0)
     k = tl.load(key + columns[:, None] * key_row + widths[None, :], mask=in_columns, other=0.0)
     v = tl.load(value + columns[:, None] * value_row + widths[None, :], mask=in_columns, other=0.0)
@@ -76,6 +84,5 @@ def _attend(  # type: ignore[no-untyped-def]
     scores = tl.where(in_scores, scores, float("-inf"))
     shares = tl.exp(scores - tl.max(scores, 1)[:, None])
     found = tl.dot(shares.to(v.dtype), v) / tl.sum(shares, 1)[:, None]
-    mixed = tl.multiple_of(mixed + batch * mixed_batch + head * mixed_head, 16)
-    mixed_row = tl.multiple_of(mixed_row, 8)
+    mixed, mixed_row = tl.multiple_of(mixed, 16), tl.multiple_of(mixed_row, 8)
     tl.store(mixed + rows[:, None] * mixed_row + widths[None, :], found.to(q.dtype), mask=in_rows)
