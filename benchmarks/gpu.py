@@ -101,7 +101,9 @@ def checkpoint_of(size: str, work: Path) -> Path:
 
 
 def prepare(size: str, work: Path, batch: int) -> None:
-    """Write the checkpoint, and the bundle with its graphs, in every form that is built from, and programs."""
+    """Write the checkpoint, and the bundle with its graphs, in every form that is built from, and programs. The ranges
+    that FP16 needs are of all goldens but the largest, which would take longest.
+    """
     from random_checkpoint import write_checkpoint, write_mobilevit
     from torchlift.ship import export
 
@@ -110,8 +112,11 @@ def prepare(size: str, work: Path, batch: int) -> None:
     write(size, checkpoint_of(size, work))
     bundle = export(source_of(size, work, batch), work / size, program=True)
     forms = {backend(name).recipes[recipe] for name, recipes in subject.recipes.items() for recipe in recipes}
+    samples = replace(goldens_as_samples(bundle), given=True)
+    few = replace(samples, of=lambda component: samples.of(component)[:-1])
     for component in bundle.manifest.components:
-        convert_component(bundle, component, sorted(forms), replace(goldens_as_samples(bundle), given=True))
+        for form in forms:
+            convert_component(bundle, component, [form], few if form == "fp16" else samples)
 
 
 def source_of(size: str, work: Path, batch: int) -> Any:

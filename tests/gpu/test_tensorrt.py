@@ -203,7 +203,7 @@ def test_int8_is_built_from_pairs_in_the_graph(tmp_path, recipe, activation):
     agrees_in_int8(proto, {"x": (-4.0, 4.0)}, x, bent(x @ matrix + bias), tiny.SIGNATURE, recipe, tmp_path)
 
 
-@pytest.mark.parametrize("activation", ["Relu", "Sigmoid", "SiLU"])
+@pytest.mark.parametrize("activation", ["Relu", "Sigmoid"])
 @pytest.mark.parametrize("recipe", ["int8", "int8-fp16"])
 def test_convolutions_in_int8_are_right_too(tmp_path, recipe, activation):
     rng = np.random.default_rng(0)
@@ -214,15 +214,12 @@ def test_convolutions_in_int8_are_right_too(tmp_path, recipe, activation):
     }
     held |= {f"{name}.b": rng.standard_normal(s[0], np.float32) for name, s in shapes.items()}
     make, info = onnx.helper.make_node, partial(onnx.helper.make_tensor_value_info, elem_type=onnx.TensorProto.FLOAT)
-    bent = [make(activation, ["c"], ["d"], name="bent")]
-    if activation == "SiLU":
-        bent = [make("Sigmoid", ["c"], ["gate"], name="bent"), make("Mul", ["c", "gate"], ["d"], name="gated")]
     graph = onnx.helper.make_graph(
         [
             make("Conv", ["x", "stem.w", "stem.b"], ["a"], name="stem", pads=[1] * 4),
             make("Relu", ["a"], ["b"], name="relu"),
             make("Conv", ["b", "deep.w", "deep.b"], ["c"], name="deep", pads=[1] * 4),
-            *bent,
+            make(activation, ["c"], ["d"], name="bent"),
             make("ReduceMean", ["d"], ["y"], name="mean", keepdims=0),
         ],
         "convolutions",

@@ -935,3 +935,17 @@ def half_normalisation():
         [numpy_helper.from_array(np.ones(8, np.float16), "w"), numpy_helper.from_array(np.zeros(8, np.float16), "b")],
     )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+CONVOLVED = "(float[n,2,6,6] x) => (float[n,3,W,W] y) { w = DequantizeLinear(q, s) y = Conv(x, w) }"
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_convolutions_state_their_kernels_size_for_parsers_that_read_it_of_constants_only(size):
+    weight = np.random.default_rng(0).integers(-9, 9, (3, 2, size, size), dtype=np.int8)
+    model = graph(CONVOLVED.replace("W", str(7 - size)), 16, q=weight, s=np.array(0.05))
+    agrees(model, OLD)
+    found = node_of(lowered(model, OLD), "n1")
+    assert helper.get_node_attr_value(found, "kernel_shape") == [size, size]
+    kept = node_of(lowered(model, Target(20)), "n1")
+    assert not any(attribute.name == "kernel_shape" for attribute in kept.attribute)

@@ -92,19 +92,6 @@ def clamped_product(steps: Steps) -> ir.Value | None:
     return steps.op("clamped", "Max", value, steps.number("zero", 0, value))
 
 
-def gate_of_convolution(steps: Steps) -> ir.Value | None:
-    """Sigmoid in half precision after a convolution of integers becomes (tanh(x / 2) + 1) / 2, which is the same:
-    TensorRT 8.5.3 takes x * sigmoid(x) there into a kernel of the convolution that it does not have.
-    """
-    value = steps.node.inputs[0]
-    convolutions = _writers(value, {"Conv"}, {"Add", "Cast", "Identity"})
-    if value.dtype not in HALVES or not any(map(_of_integers, convolutions)):
-        return None
-    half, one = steps.number("half", 0.5, value), steps.number("one", 1, value)
-    bent = steps.op("bent", "Tanh", steps.op("halved", "Mul", value, half))
-    return steps.op("gate", "Mul", steps.op("raised", "Add", bent, one), half)
-
-
 def _of_integers(product: ir.Node) -> bool:
     return all(any(_writers(factor, {"DequantizeLinear"}, {"Cast", "Transpose"})) for factor in product.inputs[:2])
 
@@ -119,5 +106,5 @@ def _writers(value: ir.Value | None, wanted: Collection[str], passed: Collection
             yield from _writers(behind, wanted, passed)
 
 
-UNTYPED: Mapping[str, Rule] = {"MatMul": scaled_scores, "Relu": clamped_product, "Sigmoid": gate_of_convolution}
+UNTYPED: Mapping[str, Rule] = {"MatMul": scaled_scores, "Relu": clamped_product}
 """Operator -> how it is written for such a compiler."""

@@ -1,0 +1,135 @@
+"""All tables of gpu.py at once: subjects are prepared and built side by side, then measured, one on each GPU at a time.
+
+    python benchmarks/gpu_all.py ViT-B-16 RN50 mobilevit-xxs --work bench --tensorrt "LD_LIBRARY_PATH=... python3.10"
+
+Every step is a call of gpu.py, with a log beside the results. While subjects are measured nothing else runs, and each
+has a GPU and a share of the cores of its own. What is not built after ``--patience`` seconds is measured without.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from gpu import MOBILEVIT, copy_of, subject_of
+from torchlift.machine import gpus
+
+GPU = str(Path(__file__).with_name("gpu.py"))
+
+COSTS = {"ViT-H-14": 24, "ViT-L-14-336": 24, "ViT-L-14": 12, "ViT-B-16": 4, "RN50": 2}
+"""Roughly how long subjects take beside each other to prepare; 1 for all else."""
+
+PROFILES = dict.fromkeys(("ViT-B-16", "RN50"), ("image.batch=64",))
+"""Further profiles of engines of pictures, where they are built in a few minutes."""
+
+OURS = ("pytorch", "onnxruntime-cuda")
+
+
+@dataclass
+class Fleet:
+    """The GPUs and cores of this machine, where results go, and how the Python with TensorRT is started."""
+
+    work: Path
+    results: Path
+    tensorrt: Sequence[str]
+    rounds: int
+    until: float
+    started: float = field(default_factory=time.monotonic)
+
+    def say(self, text: str) -> None:
+        print(f"{time.monotonic() - self.started:6.0f} s  {text}", flush=True)
+
+    def step(self, label: str, gpu: int, *arguments: str, cores: Sequence[int] = (), other: bool = False) -> bool:
+        """Call gpu.py on a GPU and some cores or all, in TensorRT's Python if ``other``; returns whether it succeeded."""
+        python = self.tensorrt if other and self.tensorrt else [sys.executable]
+        limit = None if arguments[0] == "measure" else max(1.0, self.until - time.monotonic())
+        environment = os.environ | {"CUDA_VISIBLE_DEVICES": str(gpu)}
+        pinned = ["taskset", "-c", ",".join(map(str, cores))] if cores else []
+        command = [*pinned, "env", *python, GPU, *arguments, "--work", str(self.work)]
+        with (self.results / f"{label}.log").open("w") as log:
+            try:
+                code = subprocess.run(command, stdout=log, stderr=log, env=environment, timeout=limit).returncode
+            except subprocess.TimeoutExpired:
+                code = -1
+        self.say(f"{label} {'done' if code == 0 else 'FAILED'}")
+        return code == 0
+
+
+def shares(subjects: Sequence[str], cores: int) -> dict[str, list[int]]:
+    """Cores of each subject while all are prepared, at least one, by what they cost."""
+    total, begin, found = sum(COSTS.get(s, 1) for s in subjects), 0.0, {}
+    for subject in subjects:
+        end = begin + cores * COSTS.get(subject, 1) / total
+        found[subject] = [*range(int(begin), max(int(begin) + 1, int(end)))]
+        begin = end
+    return found
+
+
+def build_subject(fleet: Fleet, subject: str, gpu: int, cores: Sequence[int]) -> None:
+    """Prepare a subject, unless it is, and build all of its variants, each engine in a process of its own."""
+    there = (fleet.work / subject).is_dir()
+    if not there and not fleet.step(f"{subject}.prepare", gpu, "prepare", subject, cores=cores):
+        return
+    recipes = subject_of(subject).recipes["tensorrt"]
+    components = ("model",) if subject_of(subject) is MOBILEVIT else ("image", "text")
+    engines = [(component, recipe) for component in components for recipe in recipes]
+    for component, recipe in engines:
+        copy_of(subject, fleet.work, "tensorrt", component, recipe)
+    with ThreadPoolExecutor() as pool:
+        for component, recipe in engines:
+            more = [f"--profile={profile}" for profile in PROFILES.get(subject, ()) if component == "image"]
+            asked = ["build", subject, "--backend", "tensorrt", "--component", component, "--recipe", recipe, *more]
+            pool.submit(fleet.step, f"{subject}.{component}.tensorrt-{recipe}", gpu, *asked, other=True)
+        asked = [word for name in OURS for word in ("--backend", name)]
+        fleet.step(f"{subject}.ours", gpu, "build", subject, *asked)
+
+
+def measure_on(fleet: Fleet, gpu: int, cores: Sequence[int], waiting: Iterator[str]) -> None:
+    """Measure waiting subjects on one GPU until none is left."""
+    for subject in waiting:
+        asked = ["--tensorrt", shlex.join(fleet.tensorrt), "--rounds", str(fleet.rounds)]
+        asked += ["--json", str(fleet.results / f"{subject}.json")]
+        fleet.step(f"{subject}.measure", gpu, "measure", subject, *asked, cores=cores)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "subjects", nargs="+", help="sizes such as ViT-B-16 or mobilevit-xxs, those that take longest first"
+    )
+    parser.add_argument("--work", type=Path, default=Path("bench"), help="where checkpoints and bundles are kept")
+    parser.add_argument("--results", type=Path, default=Path("results"), help="where results and logs go")
+    parser.add_argument("--tensorrt", default="", help="NAME=VALUE ... PYTHON: where TensorRT is")
+    parser.add_argument("--rounds", type=int, default=6)
+    parser.add_argument("--patience", type=float, default=3600.0, help="seconds until builds are given up")
+    given = parser.parse_args()
+    given.results.mkdir(parents=True, exist_ok=True)
+    until = time.monotonic() + given.patience
+    fleet = Fleet(given.work, given.results, shlex.split(given.tensorrt), given.rounds, until)
+    devices, cores = len(gpus()), sorted(os.sched_getaffinity(0))
+    own = shares(given.subjects, len(cores))
+    with ThreadPoolExecutor(len(given.subjects)) as pool:
+        building = [
+            pool.submit(build_subject, fleet, subject, number % devices, [cores[i] for i in own[subject]])
+            for number, subject in enumerate(given.subjects)
+        ]
+    share, waiting = len(cores) // devices, iter(given.subjects)
+    with ThreadPoolExecutor(devices) as pool:
+        measuring = [
+            pool.submit(measure_on, fleet, gpu, cores[gpu * share : (gpu + 1) * share], waiting)
+            for gpu in range(devices)
+        ]
+    for done in (*building, *measuring):
+        done.result()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
