@@ -48,7 +48,7 @@ class Fleet:
         print(f"{time.monotonic() - self.started:6.0f} s  {text}", flush=True)
 
     def step(self, label: str, gpu: int, *arguments: str, cores: Sequence[int] = (), other: bool = False) -> bool:
-        """Call gpu.py on a GPU and some cores or all, in TensorRT's Python if ``other``; returns whether it succeeded."""
+        """Call gpu.py on a GPU and some cores or all, in the Python of TensorRT if ``other``."""
         python = self.tensorrt if other and self.tensorrt else [sys.executable]
         limit = None if arguments[0] == "measure" else max(1.0, self.until - time.monotonic())
         environment = os.environ | {"CUDA_VISIBLE_DEVICES": str(gpu)}

@@ -236,7 +236,8 @@ def test_where_sizes_vary_the_weights_tell():
 
 
 def test_layers_that_do_not_tell_are_not_counted_with_those_that_do():
-    unknown = computing(["N/A due to dynamic shapes"], ["N/A due to dynamic shapes"], name="mute")
+    silent = ["N/A due to dynamic shapes"]
+    unknown = computing(silent, silent, "PointWise", name="mute")
     plain, half = computing([LINEAR_32], [LINEAR_32]), computing([LINEAR_16], [LINEAR_16])
     require_precision([unknown, half], "fp16")
     require_precision([unknown, plain], "fp32")
@@ -244,6 +245,15 @@ def test_layers_that_do_not_tell_are_not_counted_with_those_that_do():
         require_precision([unknown, plain], "fp16")
     with pytest.raises(BackendError, match=r"in fp32: 1 of 2 layers compute in fp16"):
         require_precision([unknown, half], "fp32")
+
+
+@pytest.mark.parametrize("kind", ["CaskConvolution", "CaskGemmConvolution", "CaskGemmMatrixMultiply"])
+def test_a_product_that_does_not_tell_may_be_in_any_type(kind):
+    silent = ["N/A due to dynamic shapes"]
+    for recipe in ("fp16", "int8", "int8-fp16"):
+        assert (
+            require_precision([computing(silent, silent, kind), computing([LINEAR_32], [LINEAR_32])], recipe) is False
+        )
 
 
 def test_a_release_that_tells_the_type_apart_from_the_format_is_read():

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.fx import GraphModule
+from torch.fx import GraphModule, Node
 from torch.nn import functional as F
 
 _ATTENTION = torch.ops.aten.scaled_dot_product_attention.default
+_EXPAND = torch.ops.aten.expand.default
 _UNDERSTOOD = ("query", "key", "value", "attn_mask", "scale")
 
 DEVICE = "cuda"
@@ -32,9 +33,18 @@ def shorten_attention(program: GraphModule) -> int:
     for node in program.graph.nodes:
         if node.target is _ATTENTION and len(node.args) <= 4 and {*node.kwargs} <= {*_UNDERSTOOD}:
             node.target = attention
+            node.args = tuple(_unexpanded(argument) for argument in node.args)
             replaced += 1
+    program.graph.eliminate_dead_code()
     program.recompile()
     return replaced
+
+
+def _unexpanded(argument: object) -> object:
+    """A mask as it was before it was expanded to a row for each query, which would be written out for the kernel."""
+    if isinstance(argument, Node) and argument.target is _EXPAND and argument.args[0].meta["val"].dim() == 4:
+        return argument.args[0]
+    return argument
 
 
 def attention(
@@ -47,9 +57,9 @@ def attention(
     """
     if not _is_short(query, key, value, attn_mask):
         return F.scaled_dot_product_attention(query, key, value, attn_mask, scale=scale)
-    batch, heads, queries, width = query.shape
-    bias = None if attn_mask is None else attn_mask.expand(batch, heads, queries, key.shape[2])
-    return torch.ops.torchlift.short_attention(query, key, value, bias, width**-0.5 if scale is None else scale)
+    bias = None if attn_mask is None else attn_mask[(None,) * (4 - attn_mask.dim())]
+    scale = query.shape[3] ** -0.5 if scale is None else scale
+    return torch.ops.torchlift.short_attention(query, key, value, bias, scale)
 
 
 def _is_short(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> bool:

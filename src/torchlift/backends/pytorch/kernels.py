@@ -12,16 +12,12 @@ _TILES = (16, 32, 64)
 
 _SCORES_A_WARP = 512
 
-_TOGETHER = 8
-"""Numbers that are read at once, 16 bytes, where rows begin at multiples of them."""
-
 
 @torch.library.triton_op("torchlift::short_attention", mutates_args=())
 def short_attention(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, scale: float) -> Tensor:
     """softmax(query @ key^T * scale + bias) @ value: [batch, heads, queries, width] and twice [batch, heads, keys,
-    width] of float16 or bfloat16 -> as the query, which lies in memory as [batch, queries, heads, width], as what
-    follows attention reads it. ``bias`` is [batch, heads, queries, keys], of any strides. The last dimension of the
-    others is dense.
+    width] of float16 or bfloat16, with dense rows -> as the query, which lies in memory as [batch, queries, heads,
+    width], as what follows attention reads it. ``bias`` is [batch, heads, queries, keys], or has 1 in place of any.
 
     One program of the GPU computes a head of a sequence and holds all its scores, in float32, in registers; flash
     attention has tiles of 64 and more, which short sequences leave mostly empty.
@@ -31,14 +27,13 @@ def short_attention(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | No
     tile_rows, tile_columns = (next(tile for tile in _TILES if tile >= size) for size in (queries, keys))
     mixed = torch.empty((batch, queries, heads, width), dtype=query.dtype, device=query.device)
     mixed_batch, mixed_row, mixed_head, _ = mixed.stride()
-    begins = [begin for t in (query, key, value) for begin in (*t.stride()[:3], t.storage_offset())]
+    bias_strides = [0] * 4 if bias is None else [bias.stride(i) if bias.shape[i] > 1 else 0 for i in range(4)]
     torch.library.wrap_triton(_attend)[(batch * heads,)](
         query, key, value, bias, mixed,
         scale, heads, queries, keys,
         *query.stride()[:3], *key.stride()[:3], *value.stride()[:3],
-        *((0, 0, 0, 0) if bias is None else bias.stride()), mixed_batch, mixed_head, mixed_row,
-        even=not any(begin % _TOGETHER for begin in begins),
-        biased=bias is not None, one_bias=bias is not None and bias.stride(2) == 0,
+        *bias_strides, mixed_batch, mixed_head, mixed_row,
+        biased=bias is not None, one_bias=bias_strides[2] == 0,
         tile_rows=tile_rows, tile_columns=tile_columns, width=width,
         num_warps=max(1, min(4, tile_rows * tile_columns // _SCORES_A_WARP)),
     )  # fmt: skip
@@ -54,7 +49,7 @@ def _attend(  # type: ignore[no-untyped-def]
     value_batch, value_head, value_row,
     bias_batch, bias_head, bias_row, bias_column,
     mixed_batch, mixed_head, mixed_row,
-    even: tl.constexpr, biased: tl.constexpr, one_bias: tl.constexpr,
+    biased: tl.constexpr, one_bias: tl.constexpr,
     tile_rows: tl.constexpr, tile_columns: tl.constexpr, width: tl.constexpr,
 ):  # fmt: skip
     place = tl.program_id(0)
@@ -65,10 +60,6 @@ def _attend(  # type: ignore[no-untyped-def]
     key += batch * key_batch + head * key_head
     value += batch * value_batch + head * value_head
     mixed += batch * mixed_batch + head * mixed_head
-    if even:
-        query, query_row = tl.multiple_of(query, 16), tl.multiple_of(query_row, 8)
-        key, key_row = tl.multiple_of(key, 16), tl.multiple_of(key_row, 8)
-        value, value_row = tl.multiple_of(value, 16), tl.multiple_of(value_row, 8)
     q = tl.load(query + rows[:, None] * query_row + widths[None, :], mask=in_rows, other=0.0)
     k = tl.load(key + columns[:, None] * key_row + widths[None, :], mask=in_columns, other=0.0)
     v = tl.load(value + columns[:, None] * value_row + widths[None, :], mask=in_columns, other=0.0)
@@ -84,5 +75,4 @@ def _attend(  # type: ignore[no-untyped-def]
     scores = tl.where(in_scores, scores, float("-inf"))
     shares = tl.exp(scores - tl.max(scores, 1)[:, None])
     found = tl.dot(shares.to(v.dtype), v) / tl.sum(shares, 1)[:, None]
-    mixed, mixed_row = tl.multiple_of(mixed, 16), tl.multiple_of(mixed_row, 8)
     tl.store(mixed + rows[:, None] * mixed_row + widths[None, :], found.to(q.dtype), mask=in_rows)

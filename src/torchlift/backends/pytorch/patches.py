@@ -17,7 +17,7 @@ def multiply_patches(program: GraphModule) -> int:
     """Replace convolutions that move by their kernel's size by :func:`patch_product`; in place.
 
     Returns how many were replaced. cuDNN changes the layout of pictures and weights for them, and few channels leave
-    its kernels idle: in a ViT-B/16 in FP16 they took 0.55 of 5.6 ms at batch 64 on an H200.
+    its kernels idle: of a ViT-B/16 in FP16 at batch 64 they were a tenth of the time on an H200.
     """
     replaced = 0
     for node in program.graph.nodes:

@@ -33,6 +33,9 @@ _MOVING = frozenset({"Reformat", "NoOp", "Constant", "Shuffle", "ShapeHostToDevi
 _OPAQUE = frozenset({"Myelin", "kgen"})
 """Types of layers that stand for a whole subgraph: only what goes in and out is told of them."""
 
+_PRODUCT = re.compile(r"conv|gemm|matmul|matrixmultiply|fullyconnected", re.IGNORECASE)
+"""What the types of layers have in them that multiply by weights."""
+
 _PROFILE = re.compile(r" \[profile (\d+)\]$")
 _FOREIGN = re.compile(r"^\{ForeignNode\[(?P<first>.+?)\.\.\.(?P<last>.+)\]\}$")
 _FUSED = re.compile(r" \+ | \|\| |, |PWN\(")
@@ -62,6 +65,10 @@ class EngineLayer:
     @property
     def opaque(self) -> bool:
         return self.kind in _OPAQUE
+
+    @property
+    def multiplies(self) -> bool:
+        return _PRODUCT.search(self.kind) is not None
 
     @property
     def known(self) -> set[str]:
@@ -131,7 +138,7 @@ def require_precision(layers: Sequence[EngineLayer], recipe: str) -> bool:
     """Raise BackendError for an engine that does not compute in what was asked for; returns whether that is told.
 
     FP32 must be in no other type, FP16 and INT8 in it somewhere. A subgraph of which only what it writes is told may
-    hold integers.
+    hold integers, and a product of which nothing is told may be in any.
     """
     wanted = precision_of(recipe)
     computing = [layer for layer in layers if layer.computes]
@@ -143,6 +150,8 @@ def require_precision(layers: Sequence[EngineLayer], recipe: str) -> bool:
         if wrong:
             raise _other(wanted, f"{len(wrong)} of {len(computing)} layers compute in {wrong[0].precision}", wrong[0])
     elif not any(wanted in layer.known for layer in telling):
+        if any(layer.multiplies and not layer.known for layer in computing):
+            return False
         raise _other(wanted, f"none of {len(telling)} layers does", telling[0])
     return True
 
