@@ -36,7 +36,7 @@ VECTORS = {
     "one_head": [0, 0, 1, 16],
     "width": [0, 0, WIDTH],
     "flat": [0, WIDTH],
-    "rows": [0, 5, 6],
+    "patches": [0, 5, 6],
     "last": [-1],
     "middle": [1],
 }
@@ -401,7 +401,7 @@ def test_a_sum_that_broadcasts_or_a_norm_over_more_axes_stays(body, inputs, outp
     assert fused(graph(body, inputs=inputs, outputs=outputs), (FuseSkipLayerNorm,))[0] == {}
 
 
-PATCHES = "d = Conv <strides = [4, 4]> (x, kernels) r = Reshape (d, rows) y = Transpose <perm = [0, 2, 1]> (r)"
+PATCHES = "d = Conv <strides = [4, 4]> (x, kernels) r = Reshape (d, patches) y = Transpose <perm = [0, 2, 1]> (r)"
 PICTURES = {"inputs": "float[B,2,8,12] x", "outputs": "float[B,6,5] y"}
 
 
