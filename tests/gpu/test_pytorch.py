@@ -151,9 +151,11 @@ def heads(batch, queries, keys, width, dtype=torch.float16, count=3):
 
 
 def masks(batch, queries, keys, dtype):
-    """None, one of keys, and one of queries and keys for every head."""
+    """None, one of keys, the same expanded, one of queries and keys for each head, and one that masks all of a text."""
     padded = torch.zeros(batch, 1, 1, keys, device="cuda", dtype=dtype)
     padded[0, ..., keys // 2 :] = -10000.0
+    infinite = torch.zeros_like(padded)
+    infinite[0] = infinite[1, ..., keys // 2 + 1 :] = float("-inf")
     return (
         None,
         padded,
@@ -194,22 +196,6 @@ def test_the_kernel_takes_only_what_it_is_made_for(monkeypatch, sizes, dtype, sh
     assert bool(called) is not short
 
 
-class Reader(torch.nn.Module):
-    """Attention of texts, padded with zeros, over heads of 16."""
-
-    def __init__(self):
-        super().__init__()
-        torch.manual_seed(0)
-        self.table = torch.nn.Embedding(50, 32)
-        self.project = torch.nn.ModuleList(torch.nn.Linear(32, 32) for _ in range(3))
-        self.requires_grad_(False)
-
-    def forward(self, ids):
-        mask = ((ids.float().clamp(max=1.0) - 1.0) * 10000.0)[:, None, None, :].expand(-1, -1, ids.shape[1], -1)
-        heads = [p(self.table(ids)).unflatten(2, (2, 16)).transpose(1, 2) for p in self.project]
-        return F.scaled_dot_product_attention(*heads, mask).transpose(1, 2).flatten(2)[:, 0]
-
-
 READER = Signature(
     (TensorSpec("ids", "int64", ("batch", "sequence")),),
     (TensorSpec("y", "float32", ("batch", 32)),),
@@ -219,16 +205,42 @@ READER = Signature(
 
 @pytest.mark.parametrize("cuda_graph", [False, True])
 def test_a_program_with_attention_agrees_at_more_shapes_than_are_kept(tmp_path, cuda_graph):
-    axes = {0: torch.export.Dim("batch", min=1, max=16), 1: torch.export.Dim("sequence", min=2, max=100)}
-    network = Reader().eval()
-    save_program(
-        torch.export.export(network, (torch.ones(3, 8, dtype=torch.int64),), dynamic_shapes=(axes,)), tmp_path / "p"
-    )
-    draw = np.random.default_rng(0)
-    right = TorchSession(network, READER)
-    with PYTORCH.open(tmp_path / "p", READER, "fp16", SessionOptions(cuda_graph=cuda_graph, graphs=2)) as session:
+    file = programs.write_reader(tmp_path / "model.pt2")
+    right = TorchSession(programs.Reader(), READER)
+    with PYTORCH.open(file, READER, "fp16", SessionOptions(cuda_graph=cuda_graph, graphs=2)) as session:
         for rows, length in ((1, 2), (3, 8), (16, 52), (2, 64), (3, 65), (2, 100), (5, 17), (3, 8)):
-            ids = draw.integers(1, 50, (rows, length))
-            ids[-1, length // 2 :] = 0
-            found = session.run({"ids": ids})["y"]
-            np.testing.assert_allclose(found, right.run({"ids": ids})["y"], atol=5e-3)
+            feeds = {"ids": programs.texts(rows, length).numpy()}
+            np.testing.assert_allclose(session.run(feeds)["y"], right.run(feeds)["y"], atol=5e-3)
+
+
+class Patches(torch.nn.Module):
+    """Patches as a ViT reads them, and as one long row."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.embed = torch.nn.Conv2d(3, 8, 4, stride=4)
+        self.requires_grad_(False)
+
+    def forward(self, x):
+        patches = self.embed(x)
+        return patches.flatten(2).transpose(1, 2).mean(1), patches.flatten(1)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_a_program_with_patches_agrees(tmp_path, precision):
+    signature = Signature(
+        (TensorSpec("x", "float32", ("batch", 3, 12, 8)),),
+        (TensorSpec("y", "float32", ("batch", 8)), TensorSpec("z", "float32", ("batch", 48))),
+        (Axis("batch", 1, 3, 16),),
+    )
+    rows = {0: torch.export.Dim("batch", min=1, max=16)}
+    network = Patches().eval()
+    save_program(torch.export.export(network, (torch.randn(3, 3, 12, 8),), dynamic_shapes=(rows,)), tmp_path / "p")
+    right = TorchSession(network, signature)
+    with PYTORCH.open(tmp_path / "p", signature, precision) as session:
+        for count in (1, 3, 16):
+            feeds = {"x": np.random.default_rng(count).standard_normal((count, 3, 12, 8), np.float32)}
+            found, wanted = session.run(feeds), right.run(feeds)
+            for name in ("y", "z"):
+                np.testing.assert_allclose(found[name], wanted[name], atol=1e-5 if precision == "fp32" else 5e-3)

@@ -949,3 +949,10 @@ def test_convolutions_state_their_kernels_size_for_parsers_that_read_it_of_const
     assert helper.get_node_attr_value(found, "kernel_shape") == [size, size]
     kept = node_of(lowered(model, Target(20)), "n1")
     assert not any(attribute.name == "kernel_shape" for attribute in kept.attribute)
+
+
+def test_a_kernel_whose_size_is_not_known_is_left_as_it_is():
+    body = "w = Transpose <perm = [0, 1, 3, 2]> (v) y = Conv(x, w)"
+    body = f"(float[n,2,9,9] x, float[A,B,C,D] v) => (float[n,K,H,W] y) {{ {body} }}"
+    found = node_of(lowered(graph(body, 16), OLD), "n1")
+    assert not any(attribute.name == "kernel_shape" for attribute in found.attribute)

@@ -4,6 +4,7 @@ import json
 
 import torch
 from torch.export.pt2_archive import PT2ArchiveReader, PT2ArchiveWriter
+from torch.nn import functional as F
 
 from torchlift.backends.pytorch.program import save_program
 from torchlift.signature import Axis, Signature, TensorSpec
@@ -36,6 +37,36 @@ class Mixed(torch.nn.Module):
         mask = torch.full((4,), torch.finfo(states.dtype).min, device=x.device).masked_fill(self.scale < 5, 0.0)
         shares = torch.softmax(states / x.shape[1] + mask, -1, dtype=torch.float32)
         return shares * (ids / 4).sqrt()[:, None] + torch.tensor([1.0, 2.0, 3.0, 4.0]), ids
+
+
+class Reader(torch.nn.Module):
+    """Attention of texts, padded with zeros, over two heads of 16: ids [texts, length] -> [texts, 32]."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.table = torch.nn.Embedding(50, 32)
+        self.project = torch.nn.ModuleList(torch.nn.Linear(32, 32) for _ in range(3))
+        self.requires_grad_(False)
+
+    def forward(self, ids):
+        mask = ((ids.float().clamp(max=1.0) - 1.0) * 10000.0)[:, None, None, :].expand(-1, -1, ids.shape[1], -1)
+        heads = [p(self.table(ids)).unflatten(2, (2, 16)).transpose(1, 2) for p in self.project]
+        return F.scaled_dot_product_attention(*heads, mask).transpose(1, 2).flatten(2)[:, 0]
+
+
+def texts(rows, length, seed=0):
+    """Ids of texts, the last one half as long."""
+    ids = torch.randint(1, 50, (rows, length), generator=torch.Generator().manual_seed(seed))
+    ids[-1, length // 2 :] = 0
+    return ids
+
+
+def write_reader(file):
+    """The program of a Reader, of up to 16 texts and 100 ids."""
+    axes = {0: torch.export.Dim("batch", min=1, max=16), 1: torch.export.Dim("sequence", min=2, max=100)}
+    save_program(torch.export.export(Reader().eval(), (texts(3, 8),), dynamic_shapes=(axes,)), file)
+    return file
 
 
 def feeds(rows, seed=0):

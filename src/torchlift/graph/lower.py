@@ -27,8 +27,8 @@ from torchlift.graph.units import name_nodes
 _STANDARD = frozenset({"", "ai.onnx"})
 
 _WHOLE_STANDARD = 17
-"""Parsers of an older opset (TensorRT 8.5) build no comparison of integers, and no part of a shape, though their
-standard has both."""
+"""Parsers of an older opset (TensorRT 8.5) build no comparison of integers, no part of a shape, and no convolution that
+leaves the size of its kernel to a weight that is computed, though their standard has all three."""
 
 
 @dataclass(frozen=True)

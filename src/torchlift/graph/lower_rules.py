@@ -228,17 +228,19 @@ def whole_shape(steps: Steps) -> ir.Value | None:
     return steps.op("part", "Slice", whole, *(steps.integers(n, v) for n, v in (("start", start), ("end", last))))
 
 
+_OF_ONE_SHAPE = frozenset({"Cast", "DequantizeLinear", "Identity", "QuantizeLinear"})
+"""What gives its first input's shape."""
+
+
 def sized_kernel(steps: Steps) -> None:
     """A convolution states the size of its kernel, which the parser (8.5) reads of a constant weight only: one that is
     written by DequantizeLinear is none to it.
     """
     weight = steps.input(1)
-    while weight is not None and weight.shape is None and (writer := weight.producer()) is not None:
+    while weight.shape is None and (writer := weight.producer()) is not None and writer.op_type in _OF_ONE_SHAPE:
         weight = writer.inputs[0]
-    if "kernel_shape" in steps.node.attributes or weight is None or weight.shape is None:
-        return
-    size = list(weight.shape)[2:]
-    if all(isinstance(number, int) for number in size):
+    size = [] if weight.shape is None else list(weight.shape)[2:]
+    if size and "kernel_shape" not in steps.node.attributes and all(isinstance(number, int) for number in size):
         steps.node.attributes["kernel_shape"] = ir.AttrInt64s("kernel_shape", size)
 
 

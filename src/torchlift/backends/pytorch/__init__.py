@@ -113,17 +113,13 @@ class PyTorch(Backend):
         self, model: Path, signature: Signature, recipe: str = "fp32", options: SessionOptions | None = None
     ) -> Session:
         self.require()
-        from torchlift.backends.pytorch.attention import shorten_attention
-        from torchlift.backends.pytorch.patches import multiply_patches
         from torchlift.backends.pytorch.program import load_program
-        from torchlift.backends.pytorch.projections import fuse_projections
+        from torchlift.backends.pytorch.rewrites import rewrite_for_gpu
         from torchlift.backends.pytorch.session import open_module
 
         program = load_program(model)
         if gpu_of(options) is not None:
             import torchlift.backends.pytorch.kernels  # noqa: F401, registers what attention then calls
 
-            fuse_projections(program)
-            multiply_patches(program)
-            shorten_attention(program)
+            rewrite_for_gpu(program)
         return open_module(program, signature, options, precision=precision_of(recipe), compiled=True)

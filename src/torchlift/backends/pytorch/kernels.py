@@ -17,7 +17,8 @@ _SCORES_A_WARP = 512
 def short_attention(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, scale: float) -> Tensor:
     """softmax(query @ key^T * scale + bias) @ value: [batch, heads, queries, width] and twice [batch, heads, keys,
     width] of float16 or bfloat16, with dense rows -> as the query, which lies in memory as [batch, queries, heads,
-    width], as what follows attention reads it. ``bias`` is [batch, heads, queries, keys], or has 1 in place of any.
+    width], as what follows attention reads it. ``bias`` is [batch, heads, queries, keys], or has 1 in place of any; a
+    query whose keys it all masks by -inf gets zeros.
 
     One program of the GPU computes a head of a sequence and holds all its scores, in float32, in registers; flash
     attention has tiles of 64 and more, which short sequences leave mostly empty.
@@ -33,7 +34,7 @@ def short_attention(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | No
         scale, heads, queries, keys,
         *query.stride()[:3], *key.stride()[:3], *value.stride()[:3],
         *bias_strides, mixed_batch, mixed_head, mixed_row,
-        biased=bias is not None, one_bias=bias_strides[2] == 0,
+        biased=bias is not None, one_row=bias_strides[2] == 0,
         tile_rows=tile_rows, tile_columns=tile_columns, width=width,
         num_warps=max(1, min(4, tile_rows * tile_columns // _SCORES_A_WARP)),
     )  # fmt: skip
@@ -49,7 +50,7 @@ def _attend(  # type: ignore[no-untyped-def]
     value_batch, value_head, value_row,
     bias_batch, bias_head, bias_row, bias_column,
     mixed_batch, mixed_head, mixed_row,
-    biased: tl.constexpr, one_bias: tl.constexpr,
+    biased: tl.constexpr, one_row: tl.constexpr,
     tile_rows: tl.constexpr, tile_columns: tl.constexpr, width: tl.constexpr,
 ):  # fmt: skip
     place = tl.program_id(0)
@@ -66,13 +67,15 @@ def _attend(  # type: ignore[no-untyped-def]
     scores = tl.dot(q, tl.trans(k)) * scale
     if biased:
         bias += batch * bias_batch + head * bias_head
-        if one_bias:
+        if one_row:
             row = tl.load(bias + columns * bias_column, mask=columns < keys, other=0.0)
             scores += row.to(tl.float32)[None, :]
         else:
             at = bias + rows[:, None] * bias_row + columns[None, :] * bias_column
             scores += tl.load(at, mask=in_rows & in_scores, other=0.0).to(tl.float32)
     scores = tl.where(in_scores, scores, float("-inf"))
-    shares = tl.exp(scores - tl.max(scores, 1)[:, None])
-    found = tl.dot(shares.to(v.dtype), v) / tl.sum(shares, 1)[:, None]
+    top = tl.max(scores, 1)
+    shares = tl.exp(scores - tl.where(top == float("-inf"), 0.0, top)[:, None])
+    total = tl.sum(shares, 1)
+    found = tl.dot(shares.to(v.dtype), v) / tl.where(total == 0.0, 1.0, total)[:, None]
     tl.store(mixed + rows[:, None] * mixed_row + widths[None, :], found.to(q.dtype), mask=in_rows)

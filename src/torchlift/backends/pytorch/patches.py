@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import zip_longest
 
 import torch
 from torch import Tensor
@@ -49,9 +48,9 @@ def _is_of_patches(
     groups: int = 1,
 ) -> bool:
     """Whether windows of more than one pixel lie side by side and cover pictures of known sizes."""
-    size, kernel = image.meta["val"].shape[2:], weight.meta["val"].shape[2:]
-    if not all(isinstance(number, int) for number in (*size, *kernel)) or groups != 1 or kernel.numel() == 1:
+    shape, kernel = image.meta["val"].shape, list(weight.meta["val"].shape[2:])
+    if len(shape) != 4 or groups != 1 or kernel == [1, 1] or any(padding) or {*dilation} != {1}:
         return False
-    steps = [step for step, _ in zip_longest(stride, kernel, fillvalue=stride[-1])]
-    covered = not any(number % step for number, step in zip(size, kernel, strict=True))
-    return steps == list(kernel) and covered and not any(padding) and {*dilation} == {1}
+    if [*stride] * (2 // len(stride)) != kernel:
+        return False
+    return all(isinstance(size, int) and size % step == 0 for size, step in zip(shape[2:], kernel, strict=True))

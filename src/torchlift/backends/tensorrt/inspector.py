@@ -143,17 +143,18 @@ def require_precision(layers: Sequence[EngineLayer], recipe: str) -> bool:
     wanted = precision_of(recipe)
     computing = [layer for layer in layers if layer.computes]
     telling = [layer for layer in computing if layer.known]
+    silent = any(layer.multiplies and not layer.known for layer in computing)
     if not telling or (wanted == "int8" and any(layer.opaque for layer in computing)):
         return False
     if wanted == "fp32":
         wrong = [layer for layer in telling if layer.known & {"fp16", "bf16", "int8"}]
         if wrong:
             raise _other(wanted, f"{len(wrong)} of {len(computing)} layers compute in {wrong[0].precision}", wrong[0])
-    elif not any(wanted in layer.known for layer in telling):
-        if any(layer.multiplies and not layer.known for layer in computing):
-            return False
+        return not silent
+    there = any(wanted in layer.known for layer in telling)
+    if not there and not silent:
         raise _other(wanted, f"none of {len(telling)} layers does", telling[0])
-    return True
+    return there
 
 
 def _other(wanted: str, said: str, layer: EngineLayer) -> BackendError:
