@@ -4,6 +4,7 @@
     python benchmarks/gpu.py build ViT-B-16 --work bench --backend tensorrt   # by the Python that has TensorRT
     python benchmarks/gpu.py build ViT-B-16 --work bench --backend onnxruntime-cuda --backend pytorch
     python benchmarks/gpu.py measure ViT-B-16 --work bench --tensorrt "LD_LIBRARY_PATH=... python3.10"
+    python benchmarks/gpu.py stream ViT-B-16 --work bench --tensorrt "..."    # texts of realistic length
     python benchmarks/gpu.py scale ViT-B-16 --work bench --tensorrt "..."     # on several GPUs together
     python benchmarks/gpu.py table ViT-B-16.json RN50.json
 
@@ -42,7 +43,6 @@ from torchlift.stages import BenchOptions, build_variant, contenders_of, convert
 from torchlift.stages.samples import goldens_as_samples
 
 TEXTS = 1024
-STREAM = "texts of realistic length"
 TEXT_BATCH = Axis("batch", 1, BATCH, 4 * BATCH)
 
 COMPILED = "pytorch compile fp16 + CUDA graph"
@@ -217,31 +217,44 @@ def ours_of(
 def measure(
     size: str, work: Path, python: Interpreter | None, components: Sequence[str], rounds: int
 ) -> Iterator[dict[str, Any]]:
-    """Measure every component at every size, and texts of realistic length; yields what was found, each time that there
-    is more.
-    """
+    """Measure every component at every size; yields what was found, each time that there is more."""
     subject, bundle = subject_of(size), Bundle.open(work / size)
-    result: dict[str, Any] = {"size": size, "components": {}, "failed": {}, "facts": {}}
-    for component in bundle.manifest.components:
-        if components and component.name not in components:
-            continue
-        failed: dict[str, str] = {}
-        ours = ours_of(size, work, component.name, python, failed)
+    result = _empty(size)
+    for component in _chosen(bundle, components):
+        ours = ours_of(size, work, component.name, python, result["failed"])
         contenders = [*peers_of(size, work, component.name), *ours]
-        sizes = {k: v for k, v in subject.sizes.items() if any(a.name == k for a in component.signature.axes)}
-        batches = tuple(min(batch, component.signature.axis("batch").max) for batch in subject.batches)
-        loads = workloads(bundle, component, BenchOptions(batches, sizes))
+        loads = _loads(subject, bundle, component, subject.batches)
         options = LatencyOptions(rounds=rounds, turn_seconds=0.15, warmups=3)
         benchmark = measure_latency(contenders, loads, baseline=subject.baseline, options=options)
         result["components"][component.name] = benchmark
-        result["failed"] |= {**failed, **benchmark.failures}
+        result["failed"] |= benchmark.failures
         result["facts"] |= _facts(size, work, component.name)
         yield result
-        if component.name == "text" and (not components or STREAM in components):
-            streamed = by_length(contenders, rounds)
-            result["components"][STREAM] = streamed
-            result["failed"] |= streamed.failures
-            yield result
+
+
+def stream(size: str, work: Path, python: Interpreter | None, rounds: int) -> dict[str, Any]:
+    """Measure texts of realistic length."""
+    result = _empty(size)
+    ours = ours_of(size, work, "text", python, result["failed"])
+    benchmark = by_length([*peers_of(size, work, "text"), *ours], rounds)
+    result["components"]["texts of realistic length"] = benchmark
+    result["failed"] |= benchmark.failures
+    return result
+
+
+def _empty(size: str) -> dict[str, Any]:
+    return {"size": size, "components": {}, "failed": {}, "facts": {}}
+
+
+def _chosen(bundle: Bundle, names: Sequence[str]) -> list[Component]:
+    return [c for c in bundle.manifest.components if not names or c.name in names]
+
+
+def _loads(subject: Subject, bundle: Bundle, component: Component, batches: Sequence[int]) -> list[Workload]:
+    """Inputs of these batches, or as many as the component takes."""
+    sizes = {k: v for k, v in subject.sizes.items() if any(a.name == k for a in component.signature.axes)}
+    most = component.signature.axis("batch").max
+    return workloads(bundle, component, BenchOptions(tuple(min(batch, most) for batch in batches), sizes))
 
 
 def by_length(contenders: Sequence[Contender], rounds: int) -> Benchmark:
@@ -270,18 +283,21 @@ def scale(size: str, work: Path, python: Interpreter | None, components: Sequenc
     4, ... and all GPUs.
     """
     print("| contender | batch | GPUs | samples a second | times one GPU |\n|---|--:|--:|--:|--:|")
-    subject, bundle, devices = subject_of(size), Bundle.open(work / size), range(len(gpus()))
-    for component in bundle.manifest.components:
-        if components and component.name not in components:
-            continue
-        ours = [c for c in ours_of(size, work, component.name, python, {}) if c.name.endswith(GRAPHED)]
-        sizes = {k: v for k, v in subject.sizes.items() if any(a.name == k for a in component.signature.axes)}
-        batches = (min(subject.batches[-1], component.signature.axis("batch").max),)
-        found = measure_scaling(ours, workloads(bundle, component, BenchOptions(batches, sizes)), devices, Said())
+    subject, bundle, failed = subject_of(size), Bundle.open(work / size), {}
+    for component in _chosen(bundle, components):
+        ours = [c for c in ours_of(size, work, component.name, python, failed) if c.name.endswith(GRAPHED)]
+        loads = _loads(subject, bundle, component, subject.batches[-1:])
+        found = measure_scaling(ours, loads, range(len(gpus())), Said())
         alone = {x.contender: x.samples for x in found if x.devices == 1}
         for x in found:
-            times = x.samples / alone[x.contender]
-            print(f"| {x.contender} | {batches[0]} | {x.devices} | {x.samples:,.0f} | {times:.2f} |", flush=True)
+            rate, times = x.samples, x.samples / alone[x.contender]
+            print(f"| {x.contender} | {x.sizes['batch']} | {x.devices} | {rate:,.0f} | {times:.2f} |", flush=True)
+    _print_failures(failed)
+
+
+def _print_failures(failed: Mapping[str, str]) -> None:
+    for name, reason in failed.items():
+        print(f"- {name}: {reason}")
 
 
 def _variant_of(contender: str) -> str:
@@ -309,8 +325,7 @@ def table(file: Path) -> None:
             rows = [x for x in benchmark.latencies if tuple(x.sizes.items()) == sizes]
             print(f"{component}, {', '.join(f'{name} {size}' for name, size in sizes)}\n")
             _print_rows(rows, benchmark, result)
-    for name, reason in result["failed"].items():
-        print(f"- {name}: {reason}")
+    _print_failures(result["failed"])
     seen = [c for found in result["components"].values() for c in found["conditions"]]
     said = {f"{c['gpu']}, {min(c['clock'])}-{max(c['clock'])} MHz, at most {c['temperature'][1]} C" for c in seen}
     first = next(iter(result["components"].values()))
@@ -348,11 +363,11 @@ def interpreter(text: str) -> Interpreter | None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("step", choices=["prepare", "build", "measure", "scale", "table"])
+    parser.add_argument("step", choices=["prepare", "build", "measure", "stream", "scale", "table"])
     parser.add_argument("subjects", nargs="+", help="sizes such as ViT-B-16 or mobilevit-xxs; for table, results")
     parser.add_argument("--work", type=Path, default=Path("bench"), help="where checkpoints and bundles are kept")
     parser.add_argument("--backend", action="append", default=[])
-    parser.add_argument("--component", action="append", default=[], help=f"only this one, or {STREAM!r}")
+    parser.add_argument("--component", action="append", default=[], help="only this one")
     parser.add_argument("--recipe", action="append", default=[], help="only this one")
     parser.add_argument("--profile", action="append", default=[], help="a further profile of TensorRT's engines")
     parser.add_argument("--tensorrt", default="", help="NAME=VALUE ... PYTHON: where TensorRT is")
@@ -360,16 +375,20 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--json", type=Path, help="where the result goes")
     given = parser.parse_args()
+    python = interpreter(given.tensorrt)
     for subject in given.subjects:
+        file = given.json or Path(f"{subject}.json")
         if given.step == "prepare":
             prepare(subject, given.work, given.batch)
         elif given.step == "build":
             build(subject, given.work, given.backend, given.component, given.recipe, given.profile)
         elif given.step == "measure":
-            for result in measure(subject, given.work, interpreter(given.tensorrt), given.component, given.rounds):
-                (given.json or Path(f"{subject}.json")).write_bytes(msgspec.json.encode(result))
+            for result in measure(subject, given.work, python, given.component, given.rounds):
+                file.write_bytes(msgspec.json.encode(result))
+        elif given.step == "stream":
+            file.write_bytes(msgspec.json.encode(stream(subject, given.work, python, given.rounds)))
         elif given.step == "scale":
-            scale(subject, given.work, interpreter(given.tensorrt), given.component)
+            scale(subject, given.work, python, given.component)
         else:
             table(Path(subject))
 

@@ -1,4 +1,5 @@
-"""All tables of gpu.py at once: subjects are prepared and built side by side, then measured, one on each GPU at a time.
+"""The steps prepare, build, measure and stream of gpu.py for many subjects: prepared and built side by side, then
+measured, one on each GPU at a time.
 
     python benchmarks/gpu_all.py ViT-B-16 RN50 mobilevit-xxs --work bench --tensorrt "LD_LIBRARY_PATH=... python3.10"
 
@@ -9,6 +10,7 @@ has a GPU and a share of the cores of its own. What is not built after ``--patie
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import shlex
 import subprocess
@@ -19,7 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from gpu import MOBILEVIT, copy_of, subject_of
+from gpu import CLIP, MOBILEVIT, copy_of, subject_of
 from torchlift.machine import gpus
 
 GPU = str(Path(__file__).with_name("gpu.py"))
@@ -47,11 +49,11 @@ class Fleet:
     def say(self, text: str) -> None:
         print(f"{time.monotonic() - self.started:6.0f} s  {text}", flush=True)
 
-    def step(self, label: str, gpu: int, *arguments: str, cores: Sequence[int] = (), other: bool = False) -> bool:
+    def step(self, label: str, gpu: str, *arguments: str, cores: Sequence[int] = (), other: bool = False) -> bool:
         """Call gpu.py on a GPU and some cores or all, in the Python of TensorRT if ``other``."""
         python = self.tensorrt if other and self.tensorrt else [sys.executable]
-        limit = None if arguments[0] == "measure" else max(1.0, self.until - time.monotonic())
-        environment = os.environ | {"CUDA_VISIBLE_DEVICES": str(gpu)}
+        limit = None if arguments[0] in ("measure", "stream") else max(1.0, self.until - time.monotonic())
+        environment = os.environ | {"CUDA_VISIBLE_DEVICES": gpu}
         pinned = ["taskset", "-c", ",".join(map(str, cores))] if cores else []
         command = [*pinned, "env", *python, GPU, *arguments, "--work", str(self.work)]
         with (self.results / f"{label}.log").open("w") as log:
@@ -61,6 +63,12 @@ class Fleet:
                 code = -1
         self.say(f"{label} {'done' if code == 0 else 'FAILED'}")
         return code == 0
+
+
+def visible() -> list[str]:
+    """The GPUs that this process may see, as CUDA_VISIBLE_DEVICES names them."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    return named.split(",") if named else [str(number) for number in range(len(gpus()))]
 
 
 def shares(subjects: Sequence[str], cores: int) -> dict[str, list[int]]:
@@ -73,11 +81,12 @@ def shares(subjects: Sequence[str], cores: int) -> dict[str, list[int]]:
     return found
 
 
-def build_subject(fleet: Fleet, subject: str, gpu: int, cores: Sequence[int]) -> None:
+def build_subject(fleet: Fleet, subject: str, gpu: str, cores: Sequence[int]) -> None:
     """Prepare a subject, unless it is, and build all of its variants, each engine in a process of its own."""
-    there = (fleet.work / subject).is_dir()
-    if not there and not fleet.step(f"{subject}.prepare", gpu, "prepare", subject, cores=cores):
+    prepared = fleet.work / f".{subject}.prepared"
+    if not prepared.is_file() and not fleet.step(f"{subject}.prepare", gpu, "prepare", subject, cores=cores):
         return
+    prepared.touch()
     recipes = subject_of(subject).recipes["tensorrt"]
     components = ("model",) if subject_of(subject) is MOBILEVIT else ("image", "text")
     engines = [(component, recipe) for component in components for recipe in recipes]
@@ -92,12 +101,15 @@ def build_subject(fleet: Fleet, subject: str, gpu: int, cores: Sequence[int]) ->
         fleet.step(f"{subject}.ours", gpu, "build", subject, *asked)
 
 
-def measure_on(fleet: Fleet, gpu: int, cores: Sequence[int], waiting: Iterator[str]) -> None:
+def measure_on(fleet: Fleet, gpu: str, cores: Sequence[int], waiting: Iterator[str]) -> None:
     """Measure waiting subjects on one GPU until none is left."""
     for subject in waiting:
-        asked = ["--tensorrt", shlex.join(fleet.tensorrt), "--rounds", str(fleet.rounds)]
-        asked += ["--json", str(fleet.results / f"{subject}.json")]
-        fleet.step(f"{subject}.measure", gpu, "measure", subject, *asked, cores=cores)
+        asked = ["--tensorrt", shlex.join(fleet.tensorrt), "--rounds", str(fleet.rounds), "--json"]
+        file = str(fleet.results / f"{subject}.json")
+        fleet.step(f"{subject}.measure", gpu, "measure", subject, *asked, file, cores=cores)
+        if subject_of(subject) is CLIP:
+            file = str(fleet.results / f"{subject}.texts.json")
+            fleet.step(f"{subject}.stream", gpu, "stream", subject, *asked, file, cores=cores)
 
 
 def main() -> None:
@@ -114,18 +126,20 @@ def main() -> None:
     given.results.mkdir(parents=True, exist_ok=True)
     until = time.monotonic() + given.patience
     fleet = Fleet(given.work, given.results, shlex.split(given.tensorrt), given.rounds, until)
-    devices, cores = len(gpus()), sorted(os.sched_getaffinity(0))
+    devices, cores = visible(), sorted(os.sched_getaffinity(0))
+    if not devices:
+        parser.error("there is no NVIDIA GPU")
     own = shares(given.subjects, len(cores))
     with ThreadPoolExecutor(len(given.subjects)) as pool:
         building = [
-            pool.submit(build_subject, fleet, subject, number % devices, [cores[i] for i in own[subject]])
-            for number, subject in enumerate(given.subjects)
+            pool.submit(build_subject, fleet, subject, gpu, [cores[i] for i in own[subject]])
+            for subject, gpu in zip(given.subjects, itertools.cycle(devices), strict=False)
         ]
-    share, waiting = len(cores) // devices, iter(given.subjects)
-    with ThreadPoolExecutor(devices) as pool:
+    share, waiting = len(cores) // len(devices), iter(given.subjects)
+    with ThreadPoolExecutor(len(devices)) as pool:
         measuring = [
-            pool.submit(measure_on, fleet, gpu, cores[gpu * share : (gpu + 1) * share], waiting)
-            for gpu in range(devices)
+            pool.submit(measure_on, fleet, gpu, cores[number * share : (number + 1) * share], waiting)
+            for number, gpu in enumerate(devices)
         ]
     for done in (*building, *measuring):
         done.result()

@@ -17,7 +17,6 @@ class FusePatches(PatternFusion):
     """
 
     name = "patches"
-    least_opset = 13
     patterns = (
         Op(
             "Transpose",
