@@ -20,7 +20,7 @@ def multiply_patches(program: GraphModule) -> int:
     """
     replaced = 0
     for node in program.graph.nodes:
-        if node.target is _CONVOLUTION and _is_of_patches(*node.args, **node.kwargs):
+        if node.target is _CONVOLUTION and not node.kwargs and _is_of_patches(*node.args):
             node.target = patch_product
             replaced += 1
     program.recompile()
