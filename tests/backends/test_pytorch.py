@@ -216,6 +216,18 @@ def test_without_a_gpu_that_torch_is_built_for_it_runs_on_the_processor(machine,
     assert PYTORCH.supports("bf16").ok
 
 
+@pytest.mark.parametrize("gpus", [(), (H200,)])
+def test_on_a_gpu_it_needs_triton(machine, monkeypatch, gpus):
+    machine(*gpus)
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "triton" else find_spec(name))
+    state = PYTORCH.available()
+    assert state.ok is not bool(gpus)
+    if gpus:
+        said = "triton is not installed, which compiles for the GPU"
+        assert (state.detail, state.remedy) == (said, "pip install triton")
+
+
 def test_an_older_gpu_lacks_bf16(machine):
     machine(replace(H200, name="Tesla T4", capability="7.5"))
     state = PYTORCH.supports("bf16")

@@ -81,6 +81,8 @@ class PyTorch(Backend):
     def available(self) -> Availability:
         if torch_build() is None:
             return Availability(False, "torch is not installed", 'pip install "torchlift[torch]"')
+        if gpu_of() and importlib.util.find_spec("triton") is None:
+            return Availability(False, "triton is not installed, which compiles for the GPU", "pip install triton")
         return Availability(True, f"{self.version()}{'' if gpu_of() else ', CPU'}")
 
     def supports(self, recipe: str) -> Availability:
