@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from fractions import Fraction
 
 from torchlift.errors import ProfileError
 from torchlift.signature import BATCH, Axis, Signature
@@ -33,12 +34,14 @@ def best_profile(profiles: Sequence[Ranges], sizes: Mapping[str, int]) -> int | 
     return min(fitting, key=lambda index: (_distance(profiles[index], sizes), _width(profiles[index])), default=None)
 
 
-def _distance(profile: Ranges, sizes: Mapping[str, int]) -> float:
-    return sum(abs(math.log(sizes[axis.name] / axis.opt)) for axis in profile)
+def _distance(profile: Ranges, sizes: Mapping[str, int]) -> Fraction:
+    """The product of the ratios, whose logarithm is that sum: rounded logarithms would tell equal ones apart."""
+    pairs = [(sizes[axis.name], axis.opt) for axis in profile]
+    return math.prod((Fraction(max(pair), min(pair)) for pair in pairs), start=Fraction(1))
 
 
-def _width(profile: Ranges) -> float:
-    return sum(math.log(axis.max / axis.min) for axis in profile)
+def _width(profile: Ranges) -> Fraction:
+    return math.prod((Fraction(axis.max, axis.min) for axis in profile), start=Fraction(1))
 
 
 def outside(profiles: Sequence[Ranges], sizes: Mapping[str, int]) -> ProfileError:
