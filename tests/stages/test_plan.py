@@ -1,5 +1,6 @@
 """Which variants are made: of what is named, what this machine runs, and what there is to make them from."""
 
+import importlib.util
 from dataclasses import replace
 
 import pytest
@@ -57,6 +58,8 @@ def test_a_backend_that_needs_more_on_the_target_is_planned_only_where_it_is_nam
 @pytest.mark.parametrize(("data", "made"), [(False, {"fp32", "bf16"}), (True, {"fp32", "bf16", "fp16"})])
 def test_what_a_gpu_runs_of_a_program_is_planned_by_the_same_rules(monkeypatch, data, made):
     monkeypatch.setattr("torchlift.backends.pytorch.gpu_of", lambda options=None: Gpu("NVIDIA H200", "9.0", 1, "580"))
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: found("json" if name == "triton" else name))
     assert recipes(Materials(data=data), backends=("pytorch",)) == made
     assert recipes(backends=("pytorch",), precisions=("fp16",)) == {"fp16"}
 
