@@ -35,7 +35,7 @@ PROFILES = dict.fromkeys(("ViT-B-16", "RN50"), ("image.batch=64",))
 OURS = ("pytorch", "onnxruntime-cuda")
 
 
-@dataclass
+@dataclass(frozen=True)
 class Fleet:
     """The GPUs and cores of this machine, where results go, and how the Python with TensorRT is started."""
 
@@ -93,12 +93,16 @@ def build_subject(fleet: Fleet, subject: str, gpu: str, cores: Sequence[int]) ->
     for component, recipe in engines:
         copy_of(subject, fleet.work, "tensorrt", component, recipe)
     with ThreadPoolExecutor() as pool:
+        building = []
         for component, recipe in engines:
             more = [f"--profile={profile}" for profile in PROFILES.get(subject, ()) if component == "image"]
             asked = ["build", subject, "--backend", "tensorrt", "--component", component, "--recipe", recipe, *more]
-            pool.submit(fleet.step, f"{subject}.{component}.tensorrt-{recipe}", gpu, *asked, other=True)
+            label = f"{subject}.{component}.tensorrt-{recipe}"
+            building.append(pool.submit(fleet.step, label, gpu, *asked, other=True))
         asked = [word for name in OURS for word in ("--backend", name)]
         fleet.step(f"{subject}.ours", gpu, "build", subject, *asked)
+        for one in building:
+            one.result()
 
 
 def measure_on(fleet: Fleet, gpu: str, cores: Sequence[int], waiting: Iterator[str]) -> None:
