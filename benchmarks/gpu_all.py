@@ -26,7 +26,7 @@ from torchlift.machine import gpus
 
 GPU = str(Path(__file__).with_name("gpu.py"))
 
-COSTS = {"ViT-H-14": 24, "ViT-L-14-336": 24, "ViT-L-14": 12, "ViT-B-16": 4, "RN50": 2}
+COSTS = {"ViT-H-14": 32, "ViT-L-14-336": 18, "ViT-L-14": 9, "ViT-B-16": 4, "RN50": 2}
 """Roughly how long subjects take beside each other to prepare; 1 for all else."""
 
 PROFILES = dict.fromkeys(("ViT-B-16", "RN50"), ("image.batch=64",))

@@ -187,7 +187,15 @@ def test_an_operator_that_the_parser_lacks_is_named(tmp_path):
         backend("tensorrt").build(file, tmp_path, tiny.SIGNATURE)
 
 
-@pytest.mark.parametrize("activation", [None, "Relu", "Tanh", "Gelu", "Sigmoid"])
+def activated(activation, value, result):
+    """Nodes that write ``result``: an operator, nothing, or SiLU."""
+    make = onnx.helper.make_node
+    if activation != "Silu":
+        return [make(activation or "Identity", [value], [result], name="bent")]
+    return [make("Sigmoid", [value], ["gate"], name="gate"), make("Mul", [value, "gate"], [result], name="bent")]
+
+
+@pytest.mark.parametrize("activation", [None, "Relu", "Tanh", "Gelu", "Sigmoid", "Silu"])
 @pytest.mark.parametrize("recipe", ["int8", "int8-fp16"])
 def test_int8_is_built_from_pairs_in_the_graph(tmp_path, recipe, activation):
     bent = {
@@ -196,14 +204,16 @@ def test_int8_is_built_from_pairs_in_the_graph(tmp_path, recipe, activation):
         "Tanh": np.tanh,
         "Gelu": lambda v: v * (1 + np.vectorize(math.erf)(v / 2**0.5)) / 2,
         "Sigmoid": lambda v: 1 / (1 + np.exp(-v)),
+        "Silu": lambda v: v / (1 + np.exp(-v)),
     }[activation]
     proto, x = tiny.model(), tiny.sample(4)
     matrix, bias = tiny.weights()
-    proto.graph.node[-1].op_type = activation or "Identity"
+    del proto.graph.node[-1]
+    proto.graph.node.extend(activated(activation, "sum", "y"))
     agrees_in_int8(proto, {"x": (-4.0, 4.0)}, x, bent(x @ matrix + bias), tiny.SIGNATURE, recipe, tmp_path)
 
 
-@pytest.mark.parametrize("activation", ["Relu", "Sigmoid"])
+@pytest.mark.parametrize("activation", ["Relu", "Sigmoid", "Silu"])
 @pytest.mark.parametrize("recipe", ["int8", "int8-fp16"])
 def test_convolutions_in_int8_are_right_too(tmp_path, recipe, activation):
     rng = np.random.default_rng(0)
@@ -219,7 +229,7 @@ def test_convolutions_in_int8_are_right_too(tmp_path, recipe, activation):
             make("Conv", ["x", "stem.w", "stem.b"], ["a"], name="stem", pads=[1] * 4),
             make("Relu", ["a"], ["b"], name="relu"),
             make("Conv", ["b", "deep.w", "deep.b"], ["c"], name="deep", pads=[1] * 4),
-            make(activation, ["c"], ["d"], name="bent"),
+            *activated(activation, "c", "d"),
             make("ReduceMean", ["d"], ["y"], name="mean", keepdims=0),
         ],
         "convolutions",

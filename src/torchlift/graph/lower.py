@@ -23,6 +23,7 @@ from torchlift.graph.lower_rules import (
 from torchlift.graph.lower_steps import Rule, Steps
 from torchlift.graph.lower_untyped import UNTYPED
 from torchlift.graph.units import name_nodes
+from torchlift.graph.widen import Widen
 
 _STANDARD = frozenset({"", "ai.onnx"})
 
@@ -37,7 +38,8 @@ class Target:
     ``integer_weights`` says whether it reads DequantizeLinear of a constant (else weights are a float constant,
     QuantizeLinear and DequantizeLinear, and biases a float constant). A ``typed`` network computes in the types that
     the graph states; for one that chooses itself, what the standard computes in float32 inside of a normalisation is
-    not written out, and some patterns are written as it computes them fast, or rightly (lower_untyped.py).
+    not written out, some patterns are written as it computes them fast (lower_untyped.py), and what computes on
+    integers states no half precision besides: TensorRT 8.5 takes such Casts into kernels that are wrong.
     """
 
     opset: int
@@ -65,6 +67,8 @@ class Lower(ir.passes.InPlacePass):
         """Returns whether anything was rewritten."""
         name_nodes(model)
         infer_types(model)
+        if not self._target.typed and _has_integers(model):
+            Widen()(model)
         domain = "" if "" in model.opset_imports else "ai.onnx"
         before = model.opset_imports[domain]
         _require_known(before)
@@ -119,6 +123,11 @@ def lower_file(source: Path, folder: Path, target: Target) -> Path:
     file = folder / "model.onnx"
     save_model(model, file)
     return file
+
+
+def _has_integers(model: ir.Model) -> bool:
+    """Whether a graph was quantised."""
+    return any(node.op_type == "DequantizeLinear" for node in model.graph)
 
 
 def _require_known(opset: int) -> None:

@@ -1,18 +1,18 @@
-"""How graphs are written for a compiler that chooses its own types (TensorRT before 10): what it computes slowly, or
-wrongly, in the form that is usual elsewhere.
+"""How graphs are written for a compiler that chooses its own types (TensorRT before 10): what it computes slowly in the
+form that is usual elsewhere.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import onnx_ir as ir
 
 from torchlift.graph.fusion.pattern import tensor_of
-from torchlift.graph.lower_steps import HALVES, Rule, Steps
+from torchlift.graph.lower_steps import Rule, Steps
 
 _BEFORE_SOFTMAX = frozenset({"Add", "Cast", "Where"})
 """What may come between the scores of an attention and their Softmax: a mask, another type."""
@@ -81,30 +81,5 @@ def _writer_for_one(value: ir.Value) -> ir.Node | None:
     return value.producer() if len(value.uses()) == 1 and not value.is_graph_output() else None
 
 
-def clamped_product(steps: Steps) -> ir.Value | None:
-    """Relu in half precision after a product of integers becomes Max(..., 0): TensorRT 8.5.3 leaves out a Relu that it
-    may fuse into a kernel that reads INT8 and writes half precision.
-    """
-    value = steps.node.inputs[0]
-    products = _writers(value, {"Gemm", "MatMul"}, {"Add", "Cast", "Identity"})
-    if value.dtype not in HALVES or not any(map(_of_integers, products)):
-        return None
-    return steps.op("clamped", "Max", value, steps.number("zero", 0, value))
-
-
-def _of_integers(product: ir.Node) -> bool:
-    return all(any(_writers(factor, {"DequantizeLinear"}, {"Cast", "Transpose"})) for factor in product.inputs[:2])
-
-
-def _writers(value: ir.Value | None, wanted: Collection[str], passed: Collection[str]) -> Iterator[ir.Node]:
-    """The ``wanted`` operators behind a value, with only those that are ``passed`` between."""
-    node = None if value is None else value.producer()
-    if node is not None and node.op_type in wanted:
-        yield node
-    elif node is not None and node.op_type in passed:
-        for behind in node.inputs:
-            yield from _writers(behind, wanted, passed)
-
-
-UNTYPED: Mapping[str, Rule] = {"MatMul": scaled_scores, "Relu": clamped_product}
+UNTYPED: Mapping[str, Rule] = {"MatMul": scaled_scores}
 """Operator -> how it is written for such a compiler."""
