@@ -6,7 +6,7 @@
     python benchmarks/gpu.py measure ViT-B-16 --work bench --tensorrt "LD_LIBRARY_PATH=... python3.10"
     python benchmarks/gpu.py stream ViT-B-16 --work bench --tensorrt "..."    # texts of realistic length
     python benchmarks/gpu.py scale ViT-B-16 --work bench --tensorrt "..."     # on several GPUs together
-    python benchmarks/gpu.py table ViT-B-16.json RN50.json
+    python benchmarks/gpu_tables.py ViT-B-16.json RN50.json
 
 TensorRT and torch may live in different Pythons: ``--tensorrt`` says how the other is started; without it, this one is.
 Weights are random: they run as fast as trained ones, and say nothing about accuracy.
@@ -32,7 +32,7 @@ from captions import CONTEXT
 from gpu_peers import BATCH, PlainOnnxRuntime, Stream, by_likeness, captions_as_ids, padded
 from torchlift.backends import CompileOptions, backend
 from torchlift.bundle import Bundle
-from torchlift.evidence import GRAPHED, Benchmark, Latency
+from torchlift.evidence import GRAPHED, Benchmark
 from torchlift.machine import gpus
 from torchlift.manifest import Component, Variant
 from torchlift.measure.latency import Contender, Interpreter, LatencyOptions, Workload, measure_latency
@@ -300,11 +300,6 @@ def _print_failures(failed: Mapping[str, str]) -> None:
         print(f"- {name}: {reason}")
 
 
-def _variant_of(contender: str) -> str:
-    """The name of the variant that a contender of ours opens."""
-    return contender.partition(" ")[0]
-
-
 def _facts(size: str, work: Path, component: str) -> dict[str, Any]:
     """Seconds to build and bytes of each of our variants."""
     facts = {}
@@ -313,43 +308,6 @@ def _facts(size: str, work: Path, component: str) -> dict[str, Any]:
         seconds = json.loads(file.read_text()) if file.is_file() else None
         facts[variant.name] = [seconds, bundle.manifest.size(variant)]
     return facts
-
-
-def table(file: Path) -> None:
-    """Print a result as Markdown: the fastest of ours in bold, ratios to the baseline and to the best peer."""
-    result = json.loads(file.read_text())
-    print(f"## {result['size']}\n")
-    for component, found in result["components"].items():
-        benchmark = msgspec.convert(found, Benchmark)
-        for sizes in dict.fromkeys(tuple(x.sizes.items()) for x in benchmark.latencies):
-            rows = [x for x in benchmark.latencies if tuple(x.sizes.items()) == sizes]
-            print(f"{component}, {', '.join(f'{name} {size}' for name, size in sizes)}\n")
-            _print_rows(rows, benchmark, result)
-    _print_failures(result["failed"])
-    seen = [c for found in result["components"].values() for c in found["conditions"]]
-    said = {f"{c['gpu']}, {min(c['clock'])}-{max(c['clock'])} MHz, at most {c['temperature'][1]} C" for c in seen}
-    first = next(iter(result["components"].values()))
-    print(f"\n{'; '.join(sorted(said))}; {first['rounds']} interleaved rounds, a process each; {first['at']}\n")
-
-
-def _print_rows(rows: Sequence[Latency], benchmark: Benchmark, result: Mapping[str, Any]) -> None:
-    ours = [x for x in rows if "/" in x.contender]
-    peers = [x for x in rows if x not in ours]
-    proven = [x for x in ours if _variant_of(x.contender) not in result["failed"]]
-    best = min(proven, key=lambda x: x.median).contender if proven else ""
-    bar = min((x.median for x in peers), default=float("nan"))
-    print(
-        f"| contender | ms | with copies | times {benchmark.baseline} [95%] | times the best peer | built in s | MB |"
-    )
-    print("|---|--:|--:|--:|--:|--:|--:|")
-    for x in rows:
-        name = f"**{x.contender}**" if x.contender == best else x.contender
-        speed = f"{x.speedup.value:.2f} [{x.speedup.low:.2f}, {x.speedup.high:.2f}]" if x.speedup else "1"
-        seconds, size = result["facts"].get(_variant_of(x.contender), (None, None))
-        built = [f"{seconds:.0f}" if seconds else "", f"{size / 1e6:.0f}" if size else ""]
-        copied = f"{x.copied:.3f}" if x.copied else ""
-        print(f"| {name} | {x.median:.3f} | {copied} | {speed} | {bar / x.median:.2f} | {' | '.join(built)} |")
-    print()
 
 
 def interpreter(text: str) -> Interpreter | None:
@@ -363,8 +321,8 @@ def interpreter(text: str) -> Interpreter | None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("step", choices=["prepare", "build", "measure", "stream", "scale", "table"])
-    parser.add_argument("subjects", nargs="+", help="sizes such as ViT-B-16 or mobilevit-xxs; for table, results")
+    parser.add_argument("step", choices=["prepare", "build", "measure", "stream", "scale"])
+    parser.add_argument("subjects", nargs="+", help="sizes such as ViT-B-16 or mobilevit-xxs")
     parser.add_argument("--work", type=Path, default=Path("bench"), help="where checkpoints and bundles are kept")
     parser.add_argument("--backend", action="append", default=[])
     parser.add_argument("--component", action="append", default=[], help="only this one")
@@ -387,10 +345,8 @@ def main() -> None:
                 file.write_bytes(msgspec.json.encode(result))
         elif given.step == "stream":
             file.write_bytes(msgspec.json.encode(stream(subject, given.work, python, given.rounds)))
-        elif given.step == "scale":
-            scale(subject, given.work, python, given.component)
         else:
-            table(Path(subject))
+            scale(subject, given.work, python, given.component)
 
 
 if __name__ == "__main__":
