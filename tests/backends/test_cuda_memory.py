@@ -1,10 +1,11 @@
 import contextlib
+import ctypes
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from torchlift.backends.cuda import Buffer, Pinned, memory, to_device, to_host
+from torchlift.backends.cuda import Buffer, Pinned, memory, to_device, to_host, upload
 from torchlift.errors import DeviceMemoryError, SignatureError
 
 
@@ -57,3 +58,33 @@ def test_a_buffer_is_cleared_on_the_stream_as_a_whole(monkeypatch):
     buffer.block = SimpleNamespace(address=4096, size=24)
     buffer.clear(stream)
     assert told == [(4096, 0, 24, 7)]
+
+
+@pytest.mark.parametrize(
+    "size", [0, 1, 1000, memory.PIECE // 4, memory.PIECE // 4 + 1, memory.PIECE, 3 * memory.PIECE + 5]
+)
+@pytest.mark.parametrize(("given", "read"), [("float32", "float32"), ("int64", "int32"), ("float32", "float16")])
+def test_an_array_is_uploaded_whole_whatever_its_size(monkeypatch, size, given, read):
+    pieces = []
+
+    def to_host_memory(array, address, stream):
+        pieces.append(array.nbytes)
+        ctypes.memmove(address, array.ctypes.data, array.nbytes)
+
+    monkeypatch.setattr(memory, "to_device", to_host_memory)
+    array = (np.arange(size) % 2000).astype(given)
+    staged, device = np.empty(size, read), np.full(size + 1, 77, read)
+    upload(array, staged, device.ctypes.data, None)
+    np.testing.assert_array_equal(device[:-1], array.astype(read))
+    assert device[-1] == 77
+    assert sum(pieces) == staged.nbytes
+    assert max(pieces) <= memory.PIECE
+    assert (len(pieces) > 1) is (staged.nbytes > memory.PIECE)
+
+
+@pytest.mark.parametrize("array", [np.float32(3).reshape(()), np.arange(6e6, dtype=np.float32).reshape(2000, 3000).T])
+def test_arrays_of_any_shape_and_order_are_uploaded(monkeypatch, array):
+    monkeypatch.setattr(memory, "to_device", lambda a, address, _: ctypes.memmove(address, a.ctypes.data, a.nbytes))
+    device = np.empty(array.shape, array.dtype)
+    upload(array, np.empty(array.shape, array.dtype), device.ctypes.data, None)
+    np.testing.assert_array_equal(device, array)

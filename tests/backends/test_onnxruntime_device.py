@@ -99,7 +99,6 @@ def host(monkeypatch):
         "Buffer": HostBuffer,
         "Pinned": HostPinned,
         "Timer": HostTimer,
-        "to_device": lambda array, address, stream: ctypes.memmove(address, array.ctypes.data, array.nbytes),
         "to_host": lambda address, array, stream: ctypes.memmove(array.ctypes.data, address, array.nbytes),
         "within_device": lambda source, target, size, stream: ctypes.memmove(target, source, size),
         "view": viewed,
@@ -107,6 +106,9 @@ def host(monkeypatch):
     }
     for name, double in doubles.items():
         monkeypatch.setattr(module, name, double)
+    monkeypatch.setattr(
+        cuda.memory, "to_device", lambda a, address, _: ctypes.memmove(address, a.ctypes.data, a.nbytes)
+    )
     monkeypatch.setattr(module.DeviceSession, "device_type", "cpu")
 
 

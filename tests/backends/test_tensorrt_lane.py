@@ -150,7 +150,6 @@ def opened(monkeypatch):
         "on_device": on_device,
         "view": there(lambda tensor, stream: cuda.view(tensor, None)),
         "within_device": there(lambda source, target, size, stream: ctypes.memmove(target, source, size)),
-        "to_device": lambda array, address, stream: ctypes.memmove(address, array.ctypes.data, array.nbytes),
         "to_host": lambda address, array, stream: None,
         "logger": lambda: SimpleNamespace(last=lambda: "its words"),
     }
@@ -158,6 +157,9 @@ def opened(monkeypatch):
         for user in (module, lane):
             if hasattr(user, name):
                 monkeypatch.setattr(user, name, double)
+    monkeypatch.setattr(
+        cuda.memory, "to_device", lambda a, address, _: ctypes.memmove(address, a.ctypes.data, a.nbytes)
+    )
     names = {"TensorIOMode": SimpleNamespace(INPUT=INPUT), "LayerInformationFormat": SimpleNamespace(JSON="JSON")}
     monkeypatch.setitem(sys.modules, "tensorrt", SimpleNamespace(**names))
 

@@ -22,9 +22,11 @@ from torchlift.backends.cuda import (
     on_device,
     to_device,
     to_host,
+    upload,
     view,
     within_device,
 )
+from torchlift.backends.cuda.memory import PIECE
 from torchlift.errors import BackendError, BackendUnavailableError, DeviceMemoryError, SignatureError
 
 STATE = cuda_available()
@@ -160,6 +162,16 @@ def test_copies_there_within_and_back(stream, dtype):
     target.reserve(array.nbytes)
     within_device(source.address, target.address, array.nbytes, stream)
     np.testing.assert_array_equal(values(target.address, array.shape, dtype, stream), array)
+
+
+@pytest.mark.parametrize("size", [1, PIECE // 4, PIECE // 4 + 1, 20 * PIECE + 3])
+def test_an_array_of_the_host_is_uploaded_whole(stream, size):
+    array, pinned, buffer = np.arange(size, dtype=np.int64), Pinned(), Buffer()
+    staged = pinned.array(array.shape, np.int32)
+    buffer.reserve(staged.nbytes)
+    for turn in range(3):
+        upload(array + turn, staged, buffer.address, stream)
+        np.testing.assert_array_equal(values(buffer.address, array.shape, np.int32, stream), array + turn)
 
 
 def test_an_array_without_elements_is_copied_too(stream):

@@ -6,7 +6,7 @@ GPU the current one, by on_device, around each call. Importing this imports noth
 
 from torchlift.backends.cuda.dlpack import HOST, DeviceArray, view
 from torchlift.backends.cuda.driver import check, cuda_available, devices, on_device
-from torchlift.backends.cuda.memory import Block, Buffer, Pinned, to_device, to_host, within_device
+from torchlift.backends.cuda.memory import Block, Buffer, Pinned, to_device, to_host, upload, within_device
 from torchlift.backends.cuda.stream import Event, Graph, GraphCache, Stream, Timer, capture
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "on_device",
     "to_device",
     "to_host",
+    "upload",
     "view",
     "within_device",
 ]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import weakref
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,13 @@ import numpy as np
 from torchlift.backends.cuda.driver import check, on_device, runtime
 from torchlift.backends.cuda.stream import Stream
 from torchlift.errors import BackendError, SignatureError
+from torchlift.machine import usable_cores
+
+PIECE = 1 << 21
+"""The bytes of an array that :func:`upload` hands to the GPU at a time."""
+
+_MOST_THREADS = 4
+"""One thread fills page-locked memory more slowly than a GPU reads it, and a few fill it as fast as memory allows."""
 
 
 class Block:
@@ -111,6 +120,33 @@ class Pinned:
     def close(self) -> None:
         """Free the memory, once no array of it is left."""
         self._block = None
+
+
+def upload(array: np.ndarray, staged: np.ndarray, address: int, stream: Stream) -> None:
+    """Copy an array of the host to a GPU's memory through page-locked ``staged``, of its shape and of the dtype that is
+    read there. ``staged`` must keep its values until the stream has done so.
+
+    A large array goes in pieces: one crosses while threads fill the next.
+    """
+    if not array.flags.c_contiguous or staged.nbytes <= PIECE:
+        np.copyto(staged, array, casting="unsafe")
+        to_device(staged, address, stream)
+        return
+    source, target, step = array.reshape(-1), staged.reshape(-1), PIECE // staged.itemsize
+
+    def fill(start: int) -> np.ndarray:
+        piece = target[start : start + step]
+        np.copyto(piece, source[start : start + step], casting="unsafe")
+        return piece
+
+    for piece in _threads().map(fill, range(0, target.size, step)):
+        to_device(piece, address, stream)
+        address += piece.nbytes
+
+
+@functools.cache
+def _threads() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(min(_MOST_THREADS, usable_cores()), thread_name_prefix="upload")
 
 
 def to_device(array: np.ndarray, address: int, stream: Stream) -> None:

@@ -17,8 +17,8 @@ from torchlift.backends.cuda import (
     Stream,
     Timer,
     on_device,
-    to_device,
     to_host,
+    upload,
     view,
     within_device,
 )
@@ -192,8 +192,7 @@ class DeviceSession(Session):
         bound.holds = None
         for name, array in feeds.items():
             staged = self._staged(name, array.shape, array.dtype)
-            np.copyto(staged, array)
-            to_device(staged, bound.inputs[name].address, self._stream)
+            upload(array, staged, bound.inputs[name].address, self._stream)
         bound.holds = feeds
 
     def _fetch(self, bound: _Bound, spec: TensorSpec) -> np.ndarray:

@@ -15,8 +15,8 @@ from torchlift.backends.cuda import (
     Stream,
     Timer,
     on_device,
-    to_device,
     to_host,
+    upload,
     view,
     within_device,
 )
@@ -94,8 +94,8 @@ class TensorRtSession(Session):
         lane = self._lane({name: array.shape for name, array in feeds.items()})
         for name, array in feeds.items():
             staged = self._pinned[name].array(array.shape, lane.dtypes[name])
-            _fill(staged, array, name)
-            to_device(staged, lane.inputs[name].address, self._stream)
+            _require_room(array, staged.dtype, name)
+            upload(array, staged, lane.inputs[name].address, self._stream)
         return lane
 
     def _run(self, feeds: Arrays) -> dict[str, np.ndarray]:
@@ -194,13 +194,12 @@ class TensorRtSession(Session):
             self._stream.close()
 
 
-def _fill(staged: np.ndarray, array: np.ndarray, name: str) -> None:
-    """Copy to the dtype that the engine reads. Raises SignatureError for an integer that this cannot hold."""
-    if array.dtype.kind == "i" and array.dtype.itemsize > staged.dtype.itemsize and array.size:
-        limits = np.iinfo(staged.dtype)
+def _require_room(array: np.ndarray, dtype: np.dtype, name: str) -> None:
+    """Raise SignatureError for an integer that the dtype of the engine cannot hold."""
+    if array.dtype.kind == "i" and array.dtype.itemsize > dtype.itemsize and array.size:
+        limits = np.iinfo(dtype)
         if array.min() < limits.min or array.max() > limits.max:
             raise SignatureError(
-                f"input {name} holds {array.max()}, and the engine reads {staged.dtype}",
+                f"input {name} holds {array.max()}, and the engine reads {dtype}",
                 remedy=f"Pass values from {limits.min} to {limits.max}, or use another backend.",
             )
-    np.copyto(staged, array, casting="unsafe")
