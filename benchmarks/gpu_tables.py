@@ -2,7 +2,9 @@
 
     python benchmarks/gpu_tables.py results/*.json
 
-In a table the fastest of our proven variants is bold; "the best peer" is the fastest that is not ours.
+In a table the fastest of our proven variants is bold. "times X" is the geometric mean over the rounds of (X's median /
+the contender's), with its 95% interval against the baseline; "the best peer" is the fastest that is not ours. Times are
+medians over all rounds.
 """
 
 from __future__ import annotations
@@ -66,10 +68,13 @@ class Result:
                 rows = [x for x in benchmark.latencies if tuple(x.sizes.items()) == sizes]
                 yield Load(component, dict(sizes), rows, benchmark.baseline)
 
+    def is_proven(self, row: Latency) -> bool:
+        """Whether a row is of a variant of ours that was verified."""
+        return _is_ours(row) and _variant_of(row) not in self.failed
+
     def best(self, load: Load) -> Latency | None:
         """The fastest of our variants that are proven."""
-        proven = [x for x in load.rows if _is_ours(x) and _variant_of(x) not in self.failed]
-        return min(proven, key=lambda x: x.median, default=None)
+        return min(filter(self.is_proven, load.rows), key=lambda x: x.median, default=None)
 
 
 @dataclass(frozen=True)
@@ -81,13 +86,18 @@ class Load:
     rows: Sequence[Latency]
     baseline: str | None
 
-    @property
-    def best_peer(self) -> float:
-        """The milliseconds of the fastest that is not ours."""
-        return min((x.median for x in self.rows if not _is_ours(x)), default=float("nan"))
-
     def of(self, contender: str) -> Latency | None:
         return next((x for x in self.rows if x.contender == contender), None)
+
+    def times_best_peer(self, row: Latency) -> str:
+        """Empty where the baseline failed."""
+        peers = [speed for x in self.rows if not _is_ours(x) and (speed := self._speed(x))]
+        speed = self._speed(row)
+        return f"{speed / max(peers):.2f}" if speed and peers else ""
+
+    def _speed(self, row: Latency) -> float | None:
+        """Times the baseline."""
+        return 1.0 if row.contender == self.baseline else row.speedup.value if row.speedup else None
 
 
 def _is_ours(row: Latency) -> bool:
@@ -101,10 +111,10 @@ def _variant_of(row: Latency) -> str:
 def summarise(results: Sequence[Result]) -> None:
     """Print Chinese-CLIP at each batch, and MobileViT, each beside what was published."""
     loads = [(result, load) for result in results for load in result.loads()]
-    clip = [(result, load) for result, load in loads if load.of(EAGER)]
-    mobile = [load for result, load in loads if result.size == "mobilevit-xxs"]
+    clip = [(result, load) for result, load in loads if (result.size, load.component) in CLIP_ON_T4]
     for batch in dict.fromkeys(load.sizes["batch"] for _, load in clip):
         _summarise_clip(batch, [(result, load) for result, load in clip if load.sizes["batch"] == batch])
+    mobile = [(result, load) for result, load in loads if result.size == "mobilevit-xxs"]
     if mobile:
         _summarise_mobilevit(mobile)
 
@@ -119,7 +129,7 @@ def _summarise_clip(batch: int, loads: Sequence[tuple[Result, Load]]) -> None:
         if not (eager and compiled and ours):
             continue
         cells = [f"{eager.median:.3f} / {compiled.median:.3f} / {ours.median:.3f}", ours.contender.split("/", 1)[1]]
-        cells += [_ratio(ours), f"{load.best_peer / ours.median:.2f}"]
+        cells += [_ratio(ours), load.times_best_peer(ours)]
         if batch == 1:
             torch, onnx, tensorrt = CLIP_ON_T4[result.size, load.component]
             cells = [f"{torch:.2f} / {onnx:.2f} / {tensorrt:.2f}", f"{torch / tensorrt:.2f}", *cells]
@@ -127,14 +137,17 @@ def _summarise_clip(batch: int, loads: Sequence[tuple[Result, Load]]) -> None:
     print()
 
 
-def _summarise_mobilevit(loads: Sequence[Load]) -> None:
-    print("MobileViT-XXS, TensorRT, times PyTorch eager in FP32 at the same batch\n")
+def _summarise_mobilevit(loads: Sequence[tuple[Result, Load]]) -> None:
+    print("MobileViT-XXS, TensorRT, times PyTorch eager in FP32 at the same batch; (refused): out of tolerance\n")
     print("| | batch | published, A10 | here [95%] | with a CUDA graph [95%] |\n|---|--:|--:|--:|--:|")
     eager = MOBILEVIT_ON_A10["pytorch"]
     for precision, published in MOBILEVIT_ON_A10.items():
-        for load in loads if precision != "pytorch" else []:
+        for result, load in loads:
             batch, name = load.sizes["batch"], f"model/tensorrt/{precision}"
-            here = [_ratio(load.of(contender)) for contender in (name, f"{name} + CUDA graph")]
+            rows = [load.of(contender) for contender in (name, f"{name} + CUDA graph")]
+            if precision == "pytorch" or batch not in published:
+                continue
+            here = [_ratio(x) + " (refused)" * (x is not None and not result.is_proven(x)) for x in rows]
             print(f"| {precision} | {batch} | {eager[batch] / published[batch]:.2f} | {' | '.join(here)} |")
     print()
 
@@ -152,28 +165,41 @@ def print_tables(result: Result) -> None:
             print(f"{component}, {', '.join(f'{name} {size}' for name, size in load.sizes.items())}\n")
             _print_rows(result, load)
         print(f"{_conditions(result.components[component])}\n")
-    for name, reason in result.failed.items():
-        print(f"- {name}: {reason}")
-    print("\n" * bool(result.failed), end="")
+    if result.failed:
+        print("Not measured, or not proven:\n")
+        for name, reason in result.failed.items():
+            print(f"- {name}: {reason}")
+        print()
 
 
 def _print_rows(result: Result, load: Load) -> None:
-    titles = ["ms", "with copies", f"times {load.baseline} [95%]", "times the best peer", "built in s", "MB"]
+    titles = [
+        "ms",
+        "with copies",
+        f"times {load.baseline or 'the baseline'} [95%]",
+        "times the best peer",
+        "built in s",
+        "MB",
+    ]
     print(f"| contender | {' | '.join(titles)} |\n|---|{'--:|' * len(titles)}")
     best = result.best(load)
     for x in load.rows:
         name = f"**{x.contender}**" if x is best else x.contender
         seconds, size = result.facts.get(_variant_of(x), (None, None))
-        cells = [f"{x.median:.3f}", f"{x.copied:.3f}" if x.copied else "", _ratio(x) or "1"]
-        cells += [f"{load.best_peer / x.median:.2f}"]
+        ratio = "1" if x.contender == load.baseline else _ratio(x)
+        cells = [f"{x.median:.3f}", f"{x.copied:.3f}" if x.copied else "", ratio, load.times_best_peer(x)]
         cells += [f"{seconds:.0f}" if seconds else "", f"{size / 1e6:.0f}" if size else ""]
         print(f"| {name} | {' | '.join(cells)} |")
     print()
 
 
 def _conditions(found: Benchmark) -> str:
-    seen = [f"{c.gpu}, {min(c.clock)}-{max(c.clock)} MHz, at most {c.temperature[1]} C" for c in found.conditions]
-    return "; ".join([*seen, f"{found.rounds} interleaved rounds, a process each", found.at])
+    said = []
+    for seen in found.conditions:
+        low, middle, high = seen.clock
+        said.append(f"{seen.gpu}, {low}-{high} MHz (median {middle}), at most {seen.temperature[1]} C")
+        said += [f"the times may have moved: {seen.moved}"] if seen.moved else []
+    return "; ".join([*said, f"{found.rounds} interleaved rounds, a process each", found.at])
 
 
 def main() -> None:

@@ -1,5 +1,6 @@
 import contextlib
 import ctypes
+import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -82,7 +83,24 @@ def test_an_array_is_uploaded_whole_whatever_its_size(monkeypatch, size, given, 
     assert (len(pieces) > 1) is (staged.nbytes > memory.PIECE)
 
 
-@pytest.mark.parametrize("array", [np.float32(3).reshape(()), np.arange(6e6, dtype=np.float32).reshape(2000, 3000).T])
+def test_when_an_upload_fails_nothing_fills_the_memory_any_more(monkeypatch):
+    def fail(array, address, stream):
+        raise DeviceMemoryError("no room")
+
+    monkeypatch.setattr(memory, "to_device", fail)
+    array, staged = np.ones(20 * memory.PIECE, np.int8), np.zeros(20 * memory.PIECE, np.int8)
+    for _ in range(20):
+        with pytest.raises(DeviceMemoryError):
+            upload(array, staged, 0, None)
+        staged[:] = 0
+        time.sleep(0.002)
+        assert not staged.any()
+
+
+SQUARE = np.arange(4_000_000, dtype=np.float32).reshape(2000, 2000)
+
+
+@pytest.mark.parametrize("array", [np.float32(3).reshape(()), SQUARE, SQUARE.T, SQUARE[::2]])
 def test_arrays_of_any_shape_and_order_are_uploaded(monkeypatch, array):
     monkeypatch.setattr(memory, "to_device", lambda a, address, _: ctypes.memmove(address, a.ctypes.data, a.nbytes))
     device = np.empty(array.shape, array.dtype)

@@ -4,8 +4,9 @@ import onnx_ir as ir
 import pytest
 from lowering import agrees, feeds_of, graph, lowered, run
 
+from torchlift.graph.edit import infer_types
 from torchlift.graph.half import ToHalf
-from torchlift.graph.lower import Target
+from torchlift.graph.lower import Lower, Target
 from torchlift.graph.quantize import Quantize
 from torchlift.graph.schemes import SCHEMES
 from torchlift.graph.widen import Widen
@@ -59,6 +60,45 @@ def test_casts_that_change_a_type_stay():
     Widen()(model)
     assert [node.op_type for node in model.graph] == ["Cast", "Exp", "Cast", "Cast"]
     onnx.checker.check_model(ir.to_proto(model), full_check=True)
+
+
+OWN = {
+    "an input": "(float16[n,8] h) => (float[n,8] y) { y = Cast <to = 1> (h) }",
+    "an output": "(float[n,8] x) => (float16[n,8] y) { y = Cast <to = 10> (x) }",
+    "a constant": """(float[n,8] x) => (float[n,8] y) {
+        a = Cast <to = 10> (x) b = Constant <value = float16[1] {2}> () c = Mul(a, b) y = Cast <to = 1> (c) }""",
+    "an attribute": """(float[n,8] x) => (float[n,8] y) {
+        a = Cast <to = 10> (x) b = RandomNormalLike <dtype = 10> (a) y = Cast <to = 1> (b) }""",
+    "a subgraph": """(bool b, float[n,8] x) => (float[n,8] y) {
+        y = If (b) <then_branch = one () => (float[n,8] s) { h = Cast <to = 10> (x) g = Exp(h) s = Cast <to = 1> (g) },
+                    else_branch = two () => (float[n,8] t) { t = Exp(x) }> }""",
+}
+
+
+@pytest.mark.parametrize("body", OWN.values(), ids=OWN)
+def test_half_precision_of_the_networks_own_stays(body):
+    model, before = (ir.from_proto(graph(body, 20)) for _ in range(2))
+    infer_types(before)
+    assert not Widen()(model).modified
+    assert ir.to_proto(model) == ir.to_proto(before)
+
+
+def test_integers_beside_half_precision_of_the_networks_own_are_lowered_with_casts():
+    body = """(float[n,8] x) => (float16[n,8] y) {
+        q = QuantizeLinear(x, s, z) d = DequantizeLinear(q, s, z) h = Cast <to = 10> (d) y = Exp(h) }"""
+    proto = graph(body, 20, s=np.array(0.05), z=np.int8(0))
+    untyped = Target(16, integer_weights=False, typed=False)
+    assert lowered(proto, untyped).graph.output[0].type.tensor_type.elem_type == onnx.TensorProto.FLOAT16
+    agrees(proto, untyped, 1e-3)
+
+
+def test_the_casts_alone_are_something_that_was_rewritten():
+    body = """(float[n,8] x) => (float[n,8] y) {
+        q = QuantizeLinear(x, s, z) d = DequantizeLinear(q, s, z) h = Cast <to = 10> (d) e = Exp(h)
+        y = Cast <to = 1> (e) }"""
+    model = ir.from_proto(graph(body, 16, s=np.array(0.05), z=np.int8(0)))
+    assert Lower(Target(16, typed=False))(model).modified
+    assert [node.op_type for node in model.graph] == ["QuantizeLinear", "DequantizeLinear", "Exp", "Cast"]
 
 
 def test_integers_are_read_without_casts_between_where_the_compiler_chooses_types():

@@ -38,8 +38,8 @@ class Target:
     ``integer_weights`` says whether it reads DequantizeLinear of a constant (else weights are a float constant,
     QuantizeLinear and DequantizeLinear, and biases a float constant). A ``typed`` network computes in the types that
     the graph states; for one that chooses itself, what the standard computes in float32 inside of a normalisation is
-    not written out, some patterns are written as it computes them fast (lower_untyped.py), and what computes on
-    integers states no half precision besides: TensorRT 8.5 takes such Casts into kernels that are wrong.
+    not written out, some patterns are written as it computes them fast (lower_untyped.py), and a graph with integers
+    states no half precision: TensorRT 8.5 takes the Casts beside them into kernels that are wrong.
     """
 
     opset: int
@@ -52,10 +52,11 @@ class Lower(ir.passes.InPlacePass):
     """Writes a graph, and the graphs within its nodes, with operators that a :class:`Target` reads.
 
     Requires a valid model. Ensures the same outputs up to rounding, at opset ``target.opset`` or the model's own where
-    that is older; inputs and outputs, and the names, types and shapes of all values that stay. The node that writes a
-    value of the original keeps the name of the original node, those before it are called ``NODE.STEP``, and all carry
-    its metadata. Nodes of other domains stay as they are. Only small constants are read; the float weights of
-    ``integer_weights=False`` are computed when they are written, one at a time.
+    that is older; inputs and outputs, and the names, types and shapes of all values that stay, but for half precision
+    beside integers, which becomes FP32 where a network is not typed. The node that writes a value of the original keeps
+    the name of the original node, those before it are called ``NODE.STEP``, and all carry its metadata. Nodes of other
+    domains stay as they are. Only small constants are read; the float weights of ``integer_weights=False`` are computed
+    when they are written, one at a time.
 
     Raises ConversionError for what has no rule, naming a node; the model is then half rewritten, and of no use.
     """
@@ -67,8 +68,7 @@ class Lower(ir.passes.InPlacePass):
         """Returns whether anything was rewritten."""
         name_nodes(model)
         infer_types(model)
-        if not self._target.typed and _has_integers(model):
-            Widen()(model)
+        widened = not self._target.typed and _has_integers(model) and Widen()(model).modified
         domain = "" if "" in model.opset_imports else "ai.onnx"
         before = model.opset_imports[domain]
         _require_known(before)
@@ -79,7 +79,7 @@ class Lower(ir.passes.InPlacePass):
             _rewrite(Steps(node, model.graph, names, opset, typed=self._target.typed), self._rules(node, before))
             for node in standard
         ]
-        modified = opset < before or any(rewritten)
+        modified = widened or opset < before or any(rewritten)
         model.opset_imports[domain] = opset
         if modified:
             model.ir_version = min(model.ir_version, _ir_version(opset))

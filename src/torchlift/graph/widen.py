@@ -2,37 +2,59 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 import onnx_ir as ir
 
 from torchlift.graph.edit import infer_types
 from torchlift.graph.lower_steps import FLOAT, HALVES
 
+_STATES = frozenset({"dtype", "output_dtype"})
+"""Attributes that name the type of an output."""
+
 
 class Widen(ir.passes.InPlacePass):
     """Writes what a graph computes in half precision in FP32: what :class:`torchlift.graph.half.ToHalf` did, undone.
 
-    Requires that no input, output or subgraph holds half precision, and no node but Casts states it. Ensures that none
-    is left, that nodes keep their names, and that no Cast stays that changes nothing, but one that writes an output.
-    Weights keep the values that half precision gave them; each is computed when it is written.
+    Nodes keep their names, and no Cast stays that changes nothing, but one that writes an output. Weights keep the
+    values that half precision gave them; each is computed when it is written. A graph with half precision of its own
+    stays as it is: in inputs, outputs, subgraphs or attributes, or written by a node that reads none and is no Cast.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        """Returns whether there was any half precision."""
+        """Returns whether anything was rewritten."""
         infer_types(model)
-        graph, modified = model.graph, False
-        for value in (*graph.initializers.values(), *(value for node in graph for value in node.outputs)):
-            if value.dtype in HALVES:
-                value.dtype, modified = FLOAT, True
-                if value.const_value is not None:
-                    value.const_value = _widened(value.const_value)
+        graph = model.graph
+        inner = [*graph.initializers.values(), *(value for node in graph for value in node.outputs)]
+        halves = [value for value in inner if value.dtype in HALVES]
+        if not halves or not _is_of_casts(graph):
+            return ir.passes.PassResult(model, False)
+        for value in halves:
+            value.dtype = FLOAT
+            if value.const_value is not None:
+                value.const_value = _widened(value.const_value)
         for cast in [node for node in graph if node.op_type == "Cast" and node.outputs[0].dtype == FLOAT]:
             given, written = cast.inputs[0], cast.outputs[0]
             cast.attributes["to"] = ir.AttrInt64("to", FLOAT.value)
             if given.dtype == FLOAT and not written.is_graph_output():
                 written.replace_all_uses_with(given)
                 graph.remove(cast, safe=True)
-        return ir.passes.PassResult(model, modified)
+        return ir.passes.PassResult(model, True)
+
+
+def _is_of_casts(graph: ir.Graph) -> bool:
+    """Whether all half precision comes from Casts and weights, and ends within the graph."""
+    own = set(graph)
+    writers = [node for node in graph.all_nodes() if _any_half(node.outputs)]
+    return not _any_half((*graph.inputs, *graph.outputs)) and all(
+        node in own and (node.op_type == "Cast" or (_any_half(node.inputs) and not _STATES & node.attributes.keys()))
+        for node in writers
+    )
+
+
+def _any_half(values: Iterable[ir.Value | None]) -> bool:
+    return any(value is not None and value.dtype in HALVES for value in values)
 
 
 def _widened(tensor: ir.TensorProtocol) -> ir.LazyTensor:

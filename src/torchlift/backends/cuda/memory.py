@@ -7,7 +7,7 @@ import functools
 import math
 import weakref
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any
 
 import numpy as np
@@ -126,7 +126,7 @@ def upload(array: np.ndarray, staged: np.ndarray, address: int, stream: Stream) 
     """Copy an array of the host to a GPU's memory through page-locked ``staged``, of its shape and of the dtype that is
     read there. ``staged`` must keep its values until the stream has done so.
 
-    A large array goes in pieces: one crosses while threads fill the next.
+    A large array in C order goes in pieces: one crosses while threads fill the next.
     """
     if not array.flags.c_contiguous or staged.nbytes <= PIECE:
         np.copyto(staged, array, casting="unsafe")
@@ -139,9 +139,16 @@ def upload(array: np.ndarray, staged: np.ndarray, address: int, stream: Stream) 
         np.copyto(piece, source[start : start + step], casting="unsafe")
         return piece
 
-    for piece in _threads().map(fill, range(0, target.size, step)):
-        to_device(piece, address, stream)
-        address += piece.nbytes
+    filling = [_threads().submit(fill, start) for start in range(0, target.size, step)]
+    try:
+        for filled in filling:
+            piece = filled.result()
+            to_device(piece, address, stream)
+            address += piece.nbytes
+    finally:
+        for filled in filling:
+            filled.cancel()
+        wait(filling)
 
 
 @functools.cache

@@ -198,8 +198,9 @@ def _require_room(array: np.ndarray, dtype: np.dtype, name: str) -> None:
     """Raise SignatureError for an integer that the dtype of the engine cannot hold."""
     if array.dtype.kind == "i" and array.dtype.itemsize > dtype.itemsize and array.size:
         limits = np.iinfo(dtype)
-        if array.min() < limits.min or array.max() > limits.max:
+        furthest = array.max() if array.max() > limits.max else array.min()
+        if not limits.min <= furthest <= limits.max:
             raise SignatureError(
-                f"input {name} holds {array.max()}, and the engine reads {dtype}",
+                f"input {name} holds {furthest}, and the engine reads {dtype}",
                 remedy=f"Pass values from {limits.min} to {limits.max}, or use another backend.",
             )
