@@ -10,7 +10,7 @@ from torchlift.evidence import Benchmark, Conditions, Interval, Latency
 from torchlift.machine import this_machine
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
-import gpu_tables  # noqa: E402
+import gpu_tables
 
 EAGER = "pytorch eager fp16"
 
