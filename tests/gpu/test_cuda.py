@@ -26,7 +26,7 @@ from torchlift.backends.cuda import (
     view,
     within_device,
 )
-from torchlift.backends.cuda.memory import PIECE
+from torchlift.backends.staging import PIECE
 from torchlift.errors import BackendError, BackendUnavailableError, DeviceMemoryError, SignatureError
 
 STATE = cuda_available()

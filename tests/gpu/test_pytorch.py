@@ -13,6 +13,7 @@ from torchlift.backends.pytorch import gpu_of  # noqa: E402
 from torchlift.backends.pytorch.attention import attention  # noqa: E402
 from torchlift.backends.pytorch.program import load_program, save_program  # noqa: E402
 from torchlift.backends.pytorch.session import TorchSession, open_module  # noqa: E402
+from torchlift.backends.staging import PIECE  # noqa: E402
 from torchlift.errors import DeviceMemoryError  # noqa: E402
 from torchlift.measure.goldens import Golden  # noqa: E402
 from torchlift.measure.numerics import TOLERANCES, failures, verify_goldens  # noqa: E402
@@ -89,6 +90,22 @@ def test_a_replay_computes_what_it_is_given_not_what_it_was_recorded_with(archiv
         for seed in range(3):
             feeds = programs.feeds(4, seed)
             np.testing.assert_allclose(session.run(feeds)["y"], right.run(feeds)["y"], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("cuda_graph", [False, True])
+@pytest.mark.parametrize("kind", ["float32", "int64"])
+def test_large_inputs_arrive_whole(kind, cuda_graph):
+    class Sums(torch.nn.Module):
+        def forward(self, x, y):
+            return x.float().sum(1) + y.float().sum(1)
+
+    specs = [TensorSpec(name, dtype, ("batch", PIECE // 8)) for name, dtype in (("x", kind), ("y", "float32"))]
+    signature = Signature(tuple(specs), (TensorSpec("z", "float32", ("batch",)),), (Axis("batch", 1, 8, 16),))
+    with open_module(Sums(), signature, SessionOptions(cuda_graph=cuda_graph)) as session:
+        for rows in (1, 3, 16, 3, 16, 1):
+            x, y = (np.random.default_rng(rows + s).integers(-9, 9, (rows, PIECE // 8)) for s in (0, 1))
+            found = session.run({"x": x.astype(kind), "y": y.astype("float32")})["z"]
+            np.testing.assert_array_equal(found, (x + y).sum(1))
 
 
 @pytest.mark.parametrize("compiled", [False, True])

@@ -3,25 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import math
 import weakref
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any
 
 import numpy as np
 
 from torchlift.backends.cuda.driver import check, on_device, runtime
 from torchlift.backends.cuda.stream import Stream
+from torchlift.backends.staging import stage
 from torchlift.errors import BackendError, SignatureError
-from torchlift.machine import usable_cores
-
-PIECE = 1 << 21
-"""The bytes of an array that :func:`upload` hands to the GPU at a time."""
-
-_MOST_THREADS = 4
-"""One thread fills page-locked memory more slowly than a GPU reads it, and a few fill it as fast as memory allows."""
 
 
 class Block:
@@ -125,35 +117,9 @@ class Pinned:
 def upload(array: np.ndarray, staged: np.ndarray, address: int, stream: Stream) -> None:
     """Copy an array of the host to a GPU's memory through page-locked ``staged``, of its shape and of the dtype that is
     read there. ``staged`` must keep its values until the stream has done so.
-
-    A large array in C order goes in pieces: one crosses while threads fill the next.
     """
-    if not array.flags.c_contiguous or staged.nbytes <= PIECE:
-        np.copyto(staged, array, casting="unsafe")
-        to_device(staged, address, stream)
-        return
-    source, target, step = array.reshape(-1), staged.reshape(-1), PIECE // staged.itemsize
-
-    def fill(start: int) -> np.ndarray:
-        piece = target[start : start + step]
-        np.copyto(piece, source[start : start + step], casting="unsafe")
-        return piece
-
-    filling = [_threads().submit(fill, start) for start in range(0, target.size, step)]
-    try:
-        for filled in filling:
-            piece = filled.result()
-            to_device(piece, address, stream)
-            address += piece.nbytes
-    finally:
-        for filled in filling:
-            filled.cancel()
-        wait(filling)
-
-
-@functools.cache
-def _threads() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(min(_MOST_THREADS, usable_cores()), thread_name_prefix="upload")
+    flat = staged.reshape(-1)
+    stage(array, staged, lambda part: to_device(flat[part], address + part.start * flat.itemsize, stream))
 
 
 def to_device(array: np.ndarray, address: int, stream: Stream) -> None:

@@ -17,6 +17,7 @@ from torchlift.backends.base import Arrays, Call, SessionOptions
 from torchlift.backends.pytorch import gpu_of
 from torchlift.backends.pytorch.cast import move
 from torchlift.backends.pytorch.session import TorchSession
+from torchlift.backends.staging import PIECE, stage
 from torchlift.errors import BackendUnavailableError, DeviceMemoryError
 from torchlift.manifest import Precision
 from torchlift.signature import Signature
@@ -42,6 +43,7 @@ class GpuSession(TorchSession):
             super().__init__(module, signature, options, **computing)
         self.records = options.records
         self._recorded: OrderedDict[tuple[torch.Size, ...], Recorded] = OrderedDict()
+        self._pinned: dict[int, Tensor] = {}
         self._memory = torch.cuda.graph_pool_handle() if options.cuda_graph else None
         self._aside = torch.cuda.Stream(self._device)
 
@@ -90,15 +92,36 @@ class GpuSession(TorchSession):
         if recorded is None:
             while len(self._recorded) >= self.records:
                 self._recorded.popitem(last=False)
-            inputs = tuple(tensor.to(self._device) for tensor in tensors)
+            inputs = self._moved(tensors)
             compute = partial(self._compute, self._function(inputs), inputs)
             recorded = Recorded(compute, inputs, self._aside, self._memory)
             self._recorded[shapes] = recorded
         else:
             self._recorded.move_to_end(shapes)
-            for buffer, tensor in zip(recorded.inputs, tensors, strict=True):
-                buffer.copy_(tensor)
+            self._upload(tensors, recorded.inputs)
         return recorded
+
+    def _moved(self, tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        moved = tuple(torch.empty_like(tensor, device=self._device) for tensor in tensors)
+        self._upload(tensors, moved)
+        return moved
+
+    def _upload(self, tensors: Sequence[Tensor], buffers: Sequence[Tensor]) -> None:
+        """Copy inputs to the GPU, large ones in pieces by page-locked memory, which is free again when this returns."""
+        for place, (tensor, buffer) in enumerate(zip(tensors, buffers, strict=True)):
+            if tensor.nbytes <= PIECE:
+                buffer.copy_(tensor)
+                continue
+            staged = self._page_locked(place, tensor)
+            stage(tensor.numpy(), staged.numpy(), partial(_send, staged.view(-1), buffer.view(-1)))
+            torch.cuda.current_stream().synchronize()
+
+    def _page_locked(self, place: int, tensor: Tensor) -> Tensor:
+        """Memory for an input, which grows when more is asked for."""
+        held = self._pinned.get(place)
+        if held is None or held.nbytes < tensor.nbytes:
+            held = self._pinned[place] = torch.empty(tensor.nbytes, dtype=torch.uint8, pin_memory=True)
+        return held[: tensor.nbytes].view(tensor.dtype).view(tensor.shape)
 
     @contextlib.contextmanager
     def _current(self) -> Iterator[None]:
@@ -108,8 +131,13 @@ class GpuSession(TorchSession):
     def close(self) -> None:
         super().close()
         self._recorded.clear()
+        self._pinned.clear()
         gc.collect()  # compiled functions lie in cycles
         torch.cuda.empty_cache()
+
+
+def _send(source: Tensor, target: Tensor, part: slice) -> None:
+    target[part].copy_(source[part], non_blocking=True)
 
 
 class Recorded:

@@ -94,8 +94,12 @@ class TorchSession(Session):
 
     def _bind(self, feeds: Arrays) -> Callable[[], tuple[Tensor, ...]]:
         """What computes the outputs of ``feeds``, which have been put where the module lies, each time it is called."""
-        inputs = tuple(tensor.to(self._device) for tensor in self._tensors(feeds))
+        inputs = self._moved(self._tensors(feeds))
         return partial(self._compute, self._function(inputs), inputs)
+
+    def _moved(self, tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """The inputs where the module lies."""
+        return tuple(tensors)
 
     def _tensors(self, feeds: Arrays) -> tuple[Tensor, ...]:
         """The inputs by position, in the memory of the arrays where those lie in C order."""
