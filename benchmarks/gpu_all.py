@@ -29,8 +29,8 @@ GPU = str(Path(__file__).with_name("gpu.py"))
 COSTS = {"ViT-H-14": 32, "ViT-L-14-336": 18, "ViT-L-14": 9, "ViT-B-16": 4, "RN50": 2}
 """Roughly how long subjects take beside each other to prepare; 1 for all else."""
 
-PROFILES = dict.fromkeys(("ViT-B-16", "RN50"), ("image.batch=64",))
-"""Further profiles of engines of pictures, where they are built in a few minutes."""
+PROFILES = dict.fromkeys(("ViT-B-16", "RN50"), ("image.batch=64", "text.batch=64,text.sequence=52"))
+"""Further profiles of engines, where they are built in a few minutes."""
 
 OURS = ("pytorch", "onnxruntime-cuda")
 
@@ -90,12 +90,12 @@ def build_subject(fleet: Fleet, subject: str, gpu: str, cores: Sequence[int]) ->
     recipes = subject_of(subject).recipes["tensorrt"]
     components = ("model",) if subject_of(subject) is MOBILEVIT else ("image", "text")
     engines = [(component, recipe) for component in components for recipe in recipes]
+    more = [f"--profile={profile}" for profile in PROFILES.get(subject, ())]
     for component, recipe in engines:
         copy_of(subject, fleet.work, "tensorrt", component, recipe)
     with ThreadPoolExecutor() as pool:
         building = []
         for component, recipe in engines:
-            more = [f"--profile={profile}" for profile in PROFILES.get(subject, ()) if component == "image"]
             asked = ["build", subject, "--backend", "tensorrt", "--component", component, "--recipe", recipe, *more]
             label = f"{subject}.{component}.tensorrt-{recipe}"
             building.append(pool.submit(fleet.step, label, gpu, *asked, other=True))
