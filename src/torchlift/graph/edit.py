@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 
 from torchlift.errors import ConversionError
@@ -91,6 +92,16 @@ def infer_types(model: ir.Model) -> None:
     values = [value for node in model.graph.all_nodes() for value in node.outputs if value.name]
     if any(value.dtype is None for value in values):
         ShapeInferencePass(check_type=False, strict_mode=False)(model)
+
+
+def converted(tensor: ir.TensorProtocol, dtype: ir.DataType, name: str | None) -> ir.LazyTensor:
+    """A tensor in another type of floats, converted when it is written; what that cannot hold becomes infinite or 0."""
+
+    def convert() -> ir.Tensor:
+        with np.errstate(over="ignore", under="ignore"):
+            return ir.Tensor(tensor.numpy().astype(dtype.numpy()), name=name)
+
+    return ir.LazyTensor(convert, dtype=dtype, shape=tensor.shape, name=name)
 
 
 def load_model(file: Path) -> ir.Model:

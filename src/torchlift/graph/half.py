@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-import numpy as np
 import onnx_ir as ir
 
 from torchlift.errors import ConversionError
-from torchlift.graph.edit import infer_types
+from torchlift.graph.edit import converted, infer_types
 from torchlift.graph.half_rules import Ports, Rules, misfit, moves, passes_on, reads_any, scale_misfit
 from torchlift.graph.units import Unit, name_nodes, require_nodes, units
 
@@ -248,7 +247,7 @@ class _Rewriter:
         if not readers[True]:
             return
         if not readers[False] and not value.is_graph_output():
-            value.const_value = _converted(value.const_value, value.name)
+            value.const_value = converted(value.const_value, _HALF, value.name)
             value.dtype = _HALF
             return
         name = self._name(f"{value.name}.fp16")
@@ -256,7 +255,7 @@ class _Rewriter:
             name=name,
             shape=value.const_value.shape,
             type=ir.TensorType(_HALF),
-            const_value=_converted(value.const_value, name),
+            const_value=converted(value.const_value, _HALF, name),
         )
         self._graph.register_initializer(twin)
         self._redirect(readers[True], twin)
@@ -298,11 +297,3 @@ class _Rewriter:
     def _redirect(uses: list[ir.Usage], to: ir.Value) -> None:
         for use in uses:
             use.node.replace_input_with(use.idx, to)
-
-
-def _converted(tensor: ir.TensorProtocol, name: str | None) -> ir.LazyTensor:
-    def convert() -> ir.Tensor:
-        with np.errstate(over="ignore", under="ignore"):
-            return ir.Tensor(tensor.numpy().astype(np.float16), name=name)
-
-    return ir.LazyTensor(convert, dtype=_HALF, shape=tensor.shape, name=name)

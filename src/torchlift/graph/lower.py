@@ -21,7 +21,7 @@ from torchlift.graph.lower_rules import (
     whole_shape,
 )
 from torchlift.graph.lower_steps import Rule, Steps
-from torchlift.graph.lower_untyped import UNTYPED
+from torchlift.graph.lower_untyped import scaled_scores
 from torchlift.graph.units import name_nodes
 from torchlift.graph.widen import Widen
 
@@ -93,8 +93,8 @@ class Lower(ir.passes.InPlacePass):
     def _rules(self, node: ir.Node, before: int) -> Iterator[Rule]:
         """What is to be done with a node of opset ``before``, in this order, until a rule replaces it."""
         target, operator = self._target, node.op_type
-        if not target.typed and operator in UNTYPED:
-            yield UNTYPED[operator]
+        if operator == "MatMul" and not target.typed:
+            yield scaled_scores
         if operator == "DequantizeLinear" and not target.integer_weights:
             yield weight_as_float
         if operator in COMPARISONS and target.opset < _WHOLE_STANDARD:

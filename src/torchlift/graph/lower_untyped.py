@@ -5,14 +5,13 @@ form that is usual elsewhere.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import onnx_ir as ir
 
 from torchlift.graph.fusion.pattern import tensor_of
-from torchlift.graph.lower_steps import Rule, Steps
+from torchlift.graph.lower_steps import Steps
 
 _BEFORE_SOFTMAX = frozenset({"Add", "Cast", "Where"})
 """What may come between the scores of an attention and their Softmax: a mask, another type."""
@@ -79,7 +78,3 @@ def _scaled(value: Any) -> _Scaled:
 def _writer_for_one(value: ir.Value) -> ir.Node | None:
     """The node that writes a value, where one node alone reads that."""
     return value.producer() if len(value.uses()) == 1 and not value.is_graph_output() else None
-
-
-UNTYPED: Mapping[str, Rule] = {"MatMul": scaled_scores}
-"""Operator -> how it is written for such a compiler."""

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-import numpy as np
 import onnx_ir as ir
 
-from torchlift.graph.edit import infer_types
+from torchlift.graph.edit import converted, infer_types
 from torchlift.graph.lower_steps import FLOAT, HALVES
 
 _STATES = frozenset({"dtype", "output_dtype"})
@@ -33,7 +32,7 @@ class Widen(ir.passes.InPlacePass):
         for value in halves:
             value.dtype = FLOAT
             if value.const_value is not None:
-                value.const_value = _widened(value.const_value)
+                value.const_value = converted(value.const_value, FLOAT, value.name)
         for cast in [node for node in graph if node.op_type == "Cast" and node.outputs[0].dtype == FLOAT]:
             given, written = cast.inputs[0], cast.outputs[0]
             cast.attributes["to"] = ir.AttrInt64("to", FLOAT.value)
@@ -55,10 +54,3 @@ def _is_of_casts(graph: ir.Graph) -> bool:
 
 def _any_half(values: Iterable[ir.Value | None]) -> bool:
     return any(value is not None and value.dtype in HALVES for value in values)
-
-
-def _widened(tensor: ir.TensorProtocol) -> ir.LazyTensor:
-    def widen() -> ir.Tensor:
-        return ir.Tensor(tensor.numpy().astype(np.float32), name=tensor.name)
-
-    return ir.LazyTensor(widen, dtype=FLOAT, shape=tensor.shape, name=tensor.name)
