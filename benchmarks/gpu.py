@@ -144,9 +144,9 @@ def build(
     size: str, work: Path, names: Sequence[str], components: Sequence[str], recipes: Sequence[str], more: Sequence[str]
 ) -> None:
     """Build and verify; seconds of each build go into a file beside the bundle."""
-    subject, known = subject_of(size), Bundle.open(work / size).manifest.components
+    subject = subject_of(size)
     options = CompileOptions(tuple(Profile.parse(text) for text in (*subject.profiles, *more)))
-    for component in (c for c in known if c.name in (components or [c.name])):
+    for component in _chosen(Bundle.open(work / size), components):
         for name in names:
             for recipe in recipes or subject.recipes[name]:
                 _build(Bundle.open(copy_of(size, work, name, component.name, recipe)), component, name, recipe, options)
@@ -292,10 +292,6 @@ def scale(size: str, work: Path, python: Interpreter | None, components: Sequenc
         for x in found:
             rate, times = x.samples, x.samples / alone[x.contender]
             print(f"| {x.contender} | {x.sizes['batch']} | {x.devices} | {rate:,.0f} | {times:.2f} |", flush=True)
-    _print_failures(failed)
-
-
-def _print_failures(failed: Mapping[str, str]) -> None:
     for name, reason in failed.items():
         print(f"- {name}: {reason}")
 

@@ -21,7 +21,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from gpu import CLIP, MOBILEVIT, copy_of, subject_of
+from gpu import CLIP, copy_of, subject_of
+from torchlift.bundle import Bundle
 from torchlift.machine import gpus
 
 GPU = str(Path(__file__).with_name("gpu.py"))
@@ -87,9 +88,8 @@ def build_subject(fleet: Fleet, subject: str, gpu: str, cores: Sequence[int]) ->
     if not prepared.is_file() and not fleet.step(f"{subject}.prepare", gpu, "prepare", subject, cores=cores):
         return
     prepared.touch()
-    recipes = subject_of(subject).recipes["tensorrt"]
-    components = ("model",) if subject_of(subject) is MOBILEVIT else ("image", "text")
-    engines = [(component, recipe) for component in components for recipe in recipes]
+    components = Bundle.open(fleet.work / subject).manifest.components
+    engines = [(c.name, recipe) for c in components for recipe in subject_of(subject).recipes["tensorrt"]]
     more = [f"--profile={profile}" for profile in PROFILES.get(subject, ())]
     for component, recipe in engines:
         copy_of(subject, fleet.work, "tensorrt", component, recipe)

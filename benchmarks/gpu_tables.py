@@ -153,9 +153,7 @@ def _summarise_mobilevit(loads: Sequence[tuple[Result, Load]]) -> None:
 
 
 def _ratio(row: Latency | None) -> str:
-    if row is None or row.speedup is None:
-        return ""
-    return f"{row.speedup.value:.2f} [{row.speedup.low:.2f}, {row.speedup.high:.2f}]"
+    return "" if row is None or row.speedup is None else str(row.speedup)
 
 
 def print_tables(result: Result) -> None:

@@ -258,7 +258,7 @@ def print_benchmark(title: str, benchmark: Benchmark, unit: str = "ms") -> None:
         for name in ("contender", "runs on", "median ms", "p95", "per s", f"speed-up over {benchmark.baseline} [95%]"):
             table.add_column(name, justify="left" if name in ("contender", "runs on") else "right")
         for x in rows:
-            speed = f"{x.speedup.value:.2f} [{x.speedup.low:.2f}, {x.speedup.high:.2f}]" if x.speedup else "1"
+            speed = str(x.speedup) if x.speedup else "1"
             numbers = (f"{x.median:.4g}", f"{x.p95:.4g}", f"{x.throughput:.4g}")
             table.add_row(x.contender, benchmark.runtimes[x.contender], *numbers, speed)
         out.print(table)

@@ -349,7 +349,7 @@ def verdict(against: Interval) -> str:
 
 
 def said(interval: Interval | None) -> str:
-    return f"{interval.value:.2f} [{interval.low:.2f}, {interval.high:.2f}]" if interval else "1"
+    return str(interval) if interval else "1"
 
 
 def say(what: str) -> None:

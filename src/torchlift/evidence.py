@@ -112,6 +112,9 @@ class Interval:
     low: float
     high: float
 
+    def __str__(self) -> str:
+        return f"{self.value:.2f} [{self.low:.2f}, {self.high:.2f}]"
+
 
 @dataclass(frozen=True)
 class Latency:
@@ -326,7 +329,7 @@ class Gate:
             if drop is None:
                 return f"{metric} was not scored"
             if drop.value > limit + ROUNDING:
-                return f"{metric} drops by {drop.value:.2f} [{drop.low:.2f}, {drop.high:.2f}], at most {limit:g} may"
+                return f"{metric} drops by {drop}, at most {limit:g} may"
         return ""
 
     def __str__(self) -> str:

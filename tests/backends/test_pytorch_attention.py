@@ -9,7 +9,7 @@ from torch.nn import functional as F  # noqa: E402
 from torchlift.backends.pytorch import attention as module  # noqa: E402
 from torchlift.backends.pytorch.attention import LONGEST, attention, shorten_attention  # noqa: E402
 from torchlift.backends.pytorch.cast import move  # noqa: E402
-from torchlift.backends.pytorch.program import load_program, save_program  # noqa: E402
+from torchlift.backends.pytorch.program import load_program  # noqa: E402
 from torchlift.backends.pytorch.rewrites import rewrite_for_gpu  # noqa: E402
 
 EXPAND = torch.ops.aten.expand.default
@@ -32,21 +32,13 @@ class Causal(nn.Module):
         return F.scaled_dot_product_attention(x[:, None], x[:, None], x[:, None], is_causal=True)
 
 
-def program(folder, network):
-    rows = torch.export.Dim("batch", min=1, max=8)
-    save_program(
-        torch.export.export(network.eval(), (torch.randn(3, 5, 8),), dynamic_shapes=({0: rows},)), folder / "p"
-    )
-    return load_program(folder / "p")
-
-
 def calls(made, target):
     return sum(node.target is target for node in made.graph.nodes)
 
 
 @pytest.mark.parametrize("network", [Masked, Scaled])
 def test_attention_is_replaced_and_answers_as_before_where_the_kernel_is_not(tmp_path, network):
-    made = program(tmp_path, network())
+    made = programs.loaded(tmp_path, network())
     assert shorten_attention(made) == 1
     assert (calls(made, ATTENTION), calls(made, attention)) == (0, 1)
     for rows in (1, 4):
@@ -57,7 +49,7 @@ def test_attention_is_replaced_and_answers_as_before_where_the_kernel_is_not(tmp
 
 
 def test_what_is_causal_stays(tmp_path):
-    made = program(tmp_path, Causal())
+    made = programs.loaded(tmp_path, Causal())
     assert shorten_attention(made) == 0
     assert calls(made, ATTENTION) == 1
 
@@ -150,7 +142,7 @@ class Merged(nn.Module):
 
 @pytest.mark.parametrize("network", [Expanded, Merged])
 def test_what_is_made_of_queries_and_answers_stays_right(tmp_path, kernel, network):
-    made = program(tmp_path, network())
+    made = programs.loaded(tmp_path, network())
     rewrite_for_gpu(made)
     move(made, torch.device("cpu"), torch.float16)
     x = torch.randn(3, 5, 8)

@@ -2,6 +2,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+import programs  # noqa: E402
 from torch import nn  # noqa: E402
 
 from torchlift.backends.pytorch.cast import move  # noqa: E402
@@ -11,11 +12,7 @@ from torchlift.backends.pytorch.rewrites import rewrite_for_gpu  # noqa: E402
 
 
 def program(folder, network):
-    rows = torch.export.Dim("batch", min=1, max=8)
-    pictures = torch.randn(3, 4, 12, 18)
-    network = network.eval().requires_grad_(False)
-    save_program(torch.export.export(network, (pictures,), dynamic_shapes=({0: rows},)), folder / "p")
-    return load_program(folder / "p")
+    return programs.loaded(folder, network.requires_grad_(False), torch.randn(3, 4, 12, 18))
 
 
 @pytest.mark.parametrize("bias", [False, True])

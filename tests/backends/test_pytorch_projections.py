@@ -1,10 +1,10 @@
+import programs
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from torchlift.backends.pytorch.cast import move
-from torchlift.backends.pytorch.program import load_program, save_program
 from torchlift.backends.pytorch.projections import fuse_projections
 
 LINEAR = torch.ops.aten.linear.default
@@ -28,20 +28,13 @@ class Attention(nn.Module):
         return self.out(mixed[:, 0]) + self.also(x).sum(-1, keepdim=True)
 
 
-def program(folder, network):
-    batch = torch.export.Dim("batch", min=1, max=8)
-    traced = torch.export.export(network.eval(), (torch.randn(3, 5, 8),), dynamic_shapes=({0: batch},))
-    save_program(traced, folder / "model.pt2")
-    return load_program(folder / "model.pt2")
-
-
 def linears(made):
     return [node for node in made.graph.nodes if node.target is LINEAR]
 
 
 def test_layers_of_one_input_become_one_with_the_same_answers(tmp_path):
     network = Attention()
-    made = program(tmp_path, network)
+    made = programs.loaded(tmp_path, network)
     assert len(linears(made)) == 5
     assert fuse_projections(made) == 3
     assert len(linears(made)) == 3
@@ -51,14 +44,14 @@ def test_layers_of_one_input_become_one_with_the_same_answers(tmp_path):
 
 
 def test_a_weight_is_held_once(tmp_path):
-    made = program(tmp_path, Attention())
+    made = programs.loaded(tmp_path, Attention())
     before = sum(p.numel() for p in made.parameters())
     fuse_projections(made)
     assert sum(p.numel() for p in made.parameters()) == before
 
 
 def test_weights_that_others_read_stay_apart(tmp_path):
-    made = program(tmp_path, Attention(tied=True))
+    made = programs.loaded(tmp_path, Attention(tied=True))
     joined = fuse_projections(made)
     x = torch.randn(2, 5, 8)
     torch.testing.assert_close(made(x)[0], Attention(tied=True)(x))
@@ -67,7 +60,7 @@ def test_weights_that_others_read_stay_apart(tmp_path):
 
 def test_nothing_to_fuse_changes_nothing(tmp_path):
     network = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8)).requires_grad_(False)
-    made = program(tmp_path, network)
+    made = programs.loaded(tmp_path, network)
     assert fuse_projections(made) == 0
     assert len(linears(made)) == 2
 
@@ -75,7 +68,7 @@ def test_nothing_to_fuse_changes_nothing(tmp_path):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_what_was_joined_is_cast_with_the_rest(tmp_path, dtype):
     network = Attention()
-    made = program(tmp_path, network)
+    made = programs.loaded(tmp_path, network)
     fuse_projections(made)
     move(made, torch.device("cpu"), dtype)
     x = torch.randn(2, 5, 8)

@@ -6,7 +6,7 @@ import torch
 from torch.export.pt2_archive import PT2ArchiveReader, PT2ArchiveWriter
 from torch.nn import functional as F
 
-from torchlift.backends.pytorch.program import save_program
+from torchlift.backends.pytorch.program import load_program, save_program
 from torchlift.signature import Axis, Signature, TensorSpec
 
 BATCH = Axis("batch", 1, 3, 16)
@@ -81,6 +81,14 @@ def write_program(file, network=None):
     inputs = tuple(map(torch.from_numpy, feeds(3).values()))
     save_program(torch.export.export((network or Mixed()).eval(), inputs, dynamic_shapes=({0: rows}, {0: rows})), file)
     return file
+
+
+def loaded(folder, network, x=None):
+    """The program of a network of one input, which has up to 8 rows, written and read back."""
+    rows = torch.export.Dim("batch", min=1, max=8)
+    given = (torch.randn(3, 5, 8) if x is None else x,)
+    save_program(torch.export.export(network.eval(), given, dynamic_shapes=({0: rows},)), folder / "model.pt2")
+    return load_program(folder / "model.pt2")
 
 
 PROGRAM = "models/model.json"

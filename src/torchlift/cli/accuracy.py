@@ -81,11 +81,11 @@ def scores_table(manifest: Manifest, *, verbose: bool = False) -> RenderableType
             overflow="fold",
         )
     for metric in metrics:
-        table.add_row(scoring.reference, metric, _interval(scoring.metrics[metric]), "", "")
+        table.add_row(scoring.reference, metric, str(scoring.metrics[metric]), "", "")
     together = {"the chosen together": scoring.together} if scoring.together else {}
     for name, score in {**scoring.scores, **together}.items():
         for number, metric in enumerate(metrics):
-            cells = (metric, _interval(score.metrics[metric]), _interval(score.drops[metric]))
+            cells = (metric, str(score.metrics[metric]), str(score.drops[metric]))
             table.add_row("" if number else name, *cells, "" if number else _verdict(manifest, score))
     skipped = f" {scoring.data.unusable} records were skipped: {'; '.join(scoring.data.skipped)}."
     caption = (
@@ -102,12 +102,8 @@ def metrics_table(title: str, metrics: Mapping[str, Interval]) -> RenderableType
     table = Table(title=title, title_justify="left", title_style="bold", box=None)
     for metric in metrics:
         table.add_column(metric, justify="right", no_wrap=True)
-    table.add_row(*map(_interval, metrics.values()))
+    table.add_row(*map(str, metrics.values()))
     return table
-
-
-def _interval(interval: Interval) -> str:
-    return f"{interval.value:.2f} [{interval.low:.2f}, {interval.high:.2f}]"
 
 
 def _verdict(manifest: Manifest, score: Score) -> str:
@@ -126,7 +122,7 @@ def together_line(manifest: Manifest) -> str:
     chosen = " with ".join(choice.variant for choice in manifest.choices.values())
     score = scoring.together
     return (
-        f"{chosen}: {metric} {_interval(score.metrics[metric])}, drop {_interval(score.drops[metric])}"
+        f"{chosen}: {metric} {score.metrics[metric]}, drop {score.drops[metric]}"
         f"{'; gate: ' + str(manifest.gate) if manifest.gate.within else ''}"
     )
 

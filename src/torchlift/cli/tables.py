@@ -57,8 +57,7 @@ def _speedup(benchmark: Benchmark, latency: Latency) -> str:
 
 
 def _speedup_interval(benchmark: Benchmark, latency: Latency) -> str:
-    s = latency.speedup
-    return _speedup(benchmark, latency) + (f" [{s.low:.2f}, {s.high:.2f}]" if s else "")
+    return str(latency.speedup) if latency.speedup else _speedup(benchmark, latency)
 
 
 _LATENCY: Mapping[str, Callable[[Benchmark, Latency], str]] = {
