@@ -47,6 +47,10 @@ class Fleet:
     until: float
     started: float = field(default_factory=time.monotonic)
 
+    def prepared(self, subject: str) -> Path:
+        """The file that is there once a subject's bundle is complete."""
+        return self.work / f".{subject}.prepared"
+
     def say(self, text: str) -> None:
         print(f"{time.monotonic() - self.started:6.0f} s  {text}", flush=True)
 
@@ -84,7 +88,7 @@ def shares(subjects: Sequence[str], cores: int) -> dict[str, list[int]]:
 
 def build_subject(fleet: Fleet, subject: str, gpu: str, cores: Sequence[int]) -> None:
     """Prepare a subject, unless it is, and build all of its variants, each engine in a process of its own."""
-    prepared = fleet.work / f".{subject}.prepared"
+    prepared = fleet.prepared(subject)
     if not prepared.is_file() and not fleet.step(f"{subject}.prepare", gpu, "prepare", subject, cores=cores):
         return
     prepared.touch()
@@ -105,15 +109,21 @@ def build_subject(fleet: Fleet, subject: str, gpu: str, cores: Sequence[int]) ->
             one.result()
 
 
-def measure_on(fleet: Fleet, gpu: str, cores: Sequence[int], waiting: Iterator[str]) -> None:
-    """Measure waiting subjects on one GPU until none is left."""
-    for subject in waiting:
+def measurements(fleet: Fleet, subjects: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
+    """What is measured by itself, as a label and gpu.py's arguments: each component, and texts of realistic length."""
+    for subject in filter(lambda subject: fleet.prepared(subject).is_file(), subjects):
         asked = ["--tensorrt", shlex.join(fleet.tensorrt), "--rounds", str(fleet.rounds), "--json"]
-        file = str(fleet.results / f"{subject}.json")
-        fleet.step(f"{subject}.measure", gpu, "measure", subject, *asked, file, cores=cores)
+        for component in Bundle.open(fleet.work / subject).manifest.components:
+            file = str(fleet.results / f"{subject}.{component.name}.json")
+            yield f"{subject}.{component.name}", ["measure", subject, "--component", component.name, *asked, file]
         if subject_of(subject) is CLIP:
-            file = str(fleet.results / f"{subject}.texts.json")
-            fleet.step(f"{subject}.stream", gpu, "stream", subject, *asked, file, cores=cores)
+            yield f"{subject}.texts", ["stream", subject, *asked, str(fleet.results / f"{subject}.texts.json")]
+
+
+def measure_on(fleet: Fleet, gpu: str, cores: Sequence[int], waiting: Iterator[tuple[str, list[str]]]) -> None:
+    """Measure what waits on one GPU until nothing is left."""
+    for label, asked in waiting:
+        fleet.step(label, gpu, *asked, cores=cores)
 
 
 def main() -> None:
@@ -139,7 +149,7 @@ def main() -> None:
             pool.submit(build_subject, fleet, subject, gpu, [cores[i] for i in own[subject]])
             for subject, gpu in zip(given.subjects, itertools.cycle(devices), strict=False)
         ]
-    share, waiting = len(cores) // len(devices), iter(given.subjects)
+    share, waiting = len(cores) // len(devices), iter([*measurements(fleet, given.subjects)])
     with ThreadPoolExecutor(len(devices)) as pool:
         measuring = [
             pool.submit(measure_on, fleet, gpu, cores[number * share : (number + 1) * share], waiting)
