@@ -34,7 +34,9 @@ VECTORS = {
     "four_heads": [0, 0, 4, 8],
     "one_query": [0, 2, 1, 16],
     "one_head": [0, 0, 1, 16],
+    "wide_heads": [0, 0, 2, WIDTH],
     "width": [0, 0, WIDTH],
+    "double": [0, 0, 2 * WIDTH],
     "flat": [0, WIDTH],
     "patches": [0, 5, 6],
     "last": [-1],
@@ -56,6 +58,10 @@ def graph(body, *, inputs="float[B,L,32] x", outputs="float[B,L,32] y", opset=20
     constants |= {name: np.array(value, np.int64) for name, value in VECTORS.items()}
     constants |= {name: draw.normal(0, 0.2, (WIDTH, WIDTH)).astype(dtype) for name in "abc"}
     constants |= {name: draw.normal(1, 0.2, WIDTH).astype(dtype) for name in "wv"}
+    constants |= {
+        "wide": draw.normal(0, 0.2, (WIDTH, 2 * WIDTH)).astype(dtype),
+        "long": np.arange(64, dtype=dtype) / 64,
+    }
     constants |= {"thin": draw.normal(0, 0.2, (WIDTH, 16)).astype(dtype)}
     constants |= {"ws": draw.normal(1, 0.2, (1, 5, 1)).astype(dtype)}
     constants |= {"kernels": draw.normal(0, 0.2, (5, 2, 4, 4)).astype(dtype), "five": np.arange(5, dtype=dtype)}
@@ -294,16 +300,44 @@ BIASED = "q0 = MatMul(x, a) q1 = Add(q0, w) k0 = MatMul(x, b) k1 = Add(v, k0) v0
 
 
 @pytest.mark.parametrize("half", [False, True])
-@pytest.mark.parametrize(("projected", "concats"), [(PROJECTED, 1), (BIASED, 2)])
-def test_three_projections_become_one_product(projected, concats, half):
-    model = graph(ATTENTION.replace(PROJECTED, projected), half=half)
-    counts, model = fused(model, EVERY, 4e-3 if half else 1e-5)
+def test_three_projections_become_one_product(half):
+    counts, model = fused(graph(ATTENTION, half=half), EVERY, 4e-3 if half else 1e-5)
     assert counts == {"attention": 1, "qkv": 1}
     found = operators(model)
-    assert [found.count(name) for name in ("MatMul", "Concat", "Add", "Split")] == [1, concats, concats - 1, 1]
+    assert [found.count(name) for name in ("MatMul", "Concat", "Split")] == [1, 1, 1]
     product = next(n for n in model.graph if n.op_type == "Split")
     attention = next(n for n in model.graph if n.op_type == "MultiHeadAttention")
     assert list(attention.inputs[:3]) == list(product.outputs)
+
+
+@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize(
+    ("scores", "mask", "expands"), [(WITHOUT_BIAS, "", 0), (WITH_BIAS, "B,1,1,L", 1), (WITH_BIAS, "B,2,L,L", 0)]
+)
+def test_three_projections_with_biases_and_attention_become_one_operator(scores, mask, expands, half):
+    body = BIASED + SPLIT + SCORES["scores scaled"] + scores + MERGED
+    inputs = f"float[B,L,32] x, float[{mask}] mask" if mask else "float[B,L,32] x"
+    counts, model = fused(graph(body, inputs=inputs, half=half), EVERY, 4e-3 if half else 1e-5)
+    assert counts == {"attention": 1, "qkv": 1}
+    found = operators(model)
+    assert found.count("com.microsoft::Attention") == 1
+    assert [found.count(name) for name in ("MatMul", "Add", "Split", "Expand")] == [0, 0, 0, expands]
+
+
+def test_projections_of_unlike_widths_are_split():
+    wide = BIASED.replace("MatMul(x, c)", "MatMul(x, wide)").replace("(v0, w)", "(v0, long)")
+    body = ATTENTION.replace(PROJECTED, wide).replace("(v1, heads)", "(v1, wide_heads)").replace("width)", "double)")
+    counts, model = fused(graph(body, outputs="float[B,L,64] y"), EVERY)
+    assert counts == {"attention": 1, "qkv": 1}
+    assert operators(model).count("Split") == 1
+
+
+def test_a_projection_that_is_read_elsewhere_is_split():
+    counts, model = fused(
+        graph(ATTENTION.replace(PROJECTED, BIASED) + "z = Relu(q1)", outputs="float[B,L,32] y, float[B,L,32] z"), EVERY
+    )
+    assert counts == {"attention": 1, "qkv": 1}
+    assert operators(model).count("Split") == 1
 
 
 def test_key_and_value_of_one_query_are_joined():
@@ -378,6 +412,34 @@ def test_a_residual_sum_joins_the_norm_and_stays_where_it_is_read(rest, outputs)
     assert counts == {"skip-layer-norm": 1}
     skip = model.graph[0]
     assert (skip.domain, skip.op_type, len(skip.outputs)) == ("com.microsoft", "SkipLayerNormalization", outputs)
+
+
+@pytest.mark.parametrize("order", ["Add(x, s)", "Add(s, x)"])
+@pytest.mark.parametrize("bias", ["Add(z, w)", "Add(v, z)"])
+@pytest.mark.parametrize("rest", ["y = Relu(n)", "y = Add(t, n)"])
+def test_a_bias_of_the_residual_joins_too(order, bias, rest):
+    body = f"s = {bias} {SKIP}".replace("Add(x, z)", order)
+    counts, model = fused(graph(body + rest, inputs=RESIDUAL), (FuseSkipLayerNorm,))
+    assert counts == {"skip-layer-norm": 1}
+    assert operators(model) == ["com.microsoft::SkipLayerNormalization", rest[4:8].strip("(")]
+    assert [value.name for value in model.graph[0].inputs[4:]] == [bias[4] if bias[4] == "v" else "w"]
+
+
+@pytest.mark.parametrize(
+    ("added", "inputs", "outputs"),
+    [
+        ("s = Add(z, w) u = Relu(s)", RESIDUAL, "float[B,L,32] y, float[B,L,32] u"),
+        ("s = Add(z, w)", RESIDUAL, "float[B,L,32] y, float[B,L,32] s"),
+        ("s = Add(z, w)", "float[B,L,32] x, float[B,L,1] z", "float[B,L,32] y"),
+        ("s = Add(z, half)", RESIDUAL, "float[B,L,32] y"),
+        ("s = Add(z, u)", f"{RESIDUAL}, float[32] u", "float[B,L,32] y"),
+    ],
+)
+def test_what_is_no_bias_of_the_residual_is_added_before(added, inputs, outputs):
+    body = f"{added} {SKIP} y = Relu(n)".replace("Add(x, z)", "Add(x, s)")
+    counts, model = fused(graph(body, inputs=inputs, outputs=outputs), (FuseSkipLayerNorm,))
+    assert counts == {"skip-layer-norm": 1}
+    assert operators(model).count("Add") == 1
 
 
 def test_a_sum_that_is_read_before_the_norm_still_comes_first():
@@ -561,6 +623,8 @@ def test_the_towers_as_a_gpu_gets_them(towers, tmp_path, part, half):
     assert counts.get("qkv", 0) == (2 if exporter == "dynamo" else 0)
     assert counts["skip-layer-norm"] == (2 if exporter == "dynamo" else 1)
     made = ir.from_proto(onnx.load_from_string(fuse_file(file, "onnxruntime-cuda").graph))
+    whole = operators(made).count("com.microsoft::Attention")
+    assert whole == (1 if exporter == "dynamo" else 0)  # the last layer has one query
     outer = {*made.graph.inputs, *made.graph.outputs}
     inner = [n for n in made.graph if n.op_type == "Cast" and not {*n.inputs, *n.outputs} & outer]
     assert [n.inputs[0].producer().op_type for n in inner] == ["ConstantOfShape"] * len(inner)

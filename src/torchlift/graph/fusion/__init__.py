@@ -23,7 +23,7 @@ FUSIONS: Mapping[str, tuple[type[Fusion], ...]] = {
 """Backend -> passes, in this order. ONNX Runtime itself makes QuickGelu (also of SiLU), BiasGelu and the usual forms of
 LayerNormalization and Gelu; these passes add what its patterns miss.
 Fused attention is worth 0.97-1.03 on a processor, and a residual sum in the normalisation costs there. On a GPU query,
-key and value become one product, and patches are multiplied.
+key and value become one product, biases join what reads them, and patches are multiplied.
 
 A backend that is not here gets the graph as it was exported, since it parses standard operators best: OpenVINO makes
 its own attention of MatMul, Softmax and MatMul and its own normalisation and Gelu; TensorRT fuses attention by itself

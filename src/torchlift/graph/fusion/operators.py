@@ -46,7 +46,8 @@ class FuseLayerNorm(PatternFusion):
 
 
 class FuseSkipLayerNorm(PatternFusion):
-    """LayerNormalization(x + skip) -> com.microsoft::SkipLayerNormalization, whose fourth output is the sum.
+    """LayerNormalization(x + skip) -> com.microsoft::SkipLayerNormalization, whose fourth output is the sum. Where x or
+    skip is a value plus a constant vector that nobody else reads, the operator adds that too.
 
     Requires [batch, length, width], x and skip of equal sizes, normalised over the width. ONNX Runtime makes it itself
     only where nobody else reads the sum, which leaves out every layer that normalises first.
@@ -64,6 +65,9 @@ class FuseSkipLayerNorm(PatternFusion):
             return None
         if attribute(norm, "axis") not in (None, -1, 2):
             return None
+        skip, *added = _addends(skip)
+        if not added:
+            x, *added = _addends(x)
         epsilon = attribute(norm, "epsilon")
         kept = total.is_graph_output() or len(total.uses()) > 1
         fused = tape.node(
@@ -72,6 +76,7 @@ class FuseSkipLayerNorm(PatternFusion):
             skip,
             found.values["weight"],
             found.values["bias"],
+            *added,
             domain=CONTRIB,
             outputs=4 if kept else 1,
             epsilon=1e-5 if epsilon is None else epsilon,
@@ -107,6 +112,20 @@ class FuseGelu(PatternFusion):
         if x.dtype not in FLOATS or not found.is_private():
             return None
         return {found.output: tape.op("Gelu", x, domain=self._domain)}
+
+
+def _addends(value: ir.Value) -> tuple[ir.Value, ...]:
+    """A value of the same sizes and a constant vector over the last axis, of which ``value`` is the sum and has one
+    reader; else ``value`` alone.
+    """
+    node = value.producer()
+    if node is not None and (node.domain, node.op_type) == ("", "Add") and value.shape is not None:
+        for rest, vector in (node.inputs, node.inputs[::-1]):
+            if rest is None or rest.shape is None or vector is None or not _is_parameter(vector, value.shape[-1]):
+                continue
+            if same_sizes(list(rest.shape), list(value.shape)) and len(value.uses()) + value.is_graph_output() == 1:
+                return rest, vector
+    return (value,)
 
 
 def _over_last(node: ir.Node, rank: int) -> bool:

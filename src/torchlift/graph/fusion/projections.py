@@ -8,7 +8,10 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from torchlift.graph.fusion.base import CONTRIB, FLOATS, Fusion, Tape, replace_values
-from torchlift.graph.fusion.pattern import tensor_of
+from torchlift.graph.fusion.pattern import attribute, tensor_of
+
+_SCORES_BIAS = 5
+"""The input of both operators that is added to the scores."""
 
 
 @dataclass(frozen=True)
@@ -28,15 +31,15 @@ class _Projection:
 
 
 class FuseQkv(Fusion):
-    """x @ q, x @ k, x @ v, each with a bias or none, of one MultiHeadAttention -> one product, split after it.
+    """x @ q + b, x @ k + c, x @ v + d of one MultiHeadAttention -> com.microsoft::Attention, which multiplies once and
+    adds the biases where it splits the product. Where that does not fit, projections of one x -> one product, split
+    after it.
 
-    Where only two read the same x, as key and value of an attention of one position, those two are joined. Requires
-    constant matrices, float or half precision, that all have a bias or none, and that nobody else reads the products
-    before their biases are added. The matrices are joined by a Concat in the graph, which the runtime's own constant
-    folding computes when it builds: here no weight is read. Needs opset 13.
-
-    The product is given to the attention apart, as query, key and value: packed, ONNX Runtime leaves flash attention
-    to lengths above 512 and prefers kernels that it does not have for a Hopper GPU.
+    Attention takes three projections of equal width that all have a bias and that nobody else reads. One product takes
+    two at least, as key and value of an attention of one position, that all have a bias or none. Both require constant
+    matrices, float or half precision, and that nobody else reads the products before their biases are added. The
+    matrices are joined by a Concat in the graph, which the runtime's own constant folding computes when it builds: here
+    no weight is read. Needs opset 13.
     """
 
     name = "qkv"
@@ -91,12 +94,34 @@ def _readers(value: ir.Value) -> int:
 
 def _join(group: Sequence[_Projection], attention: ir.Node, graph: ir.Graph) -> bool:
     tape = Tape(graph, f"{attention.outputs[0].name}/projected", attention.metadata_props)
-    product = tape.op("MatMul", group[0].x, tape.op("Concat", *(p.weight for p in group), axis=1))
-    if group[0].bias is not None:
-        product = tape.op("Add", product, tape.op("Concat", *(p.bias for p in group), axis=0))
-    widths = tape.integers(*(p.width for p in group))
-    parts = tape.node("Split", product, widths, outputs=len(group), axis=-1).outputs
+    weight = tape.op("Concat", *(p.weight for p in group), axis=1)
+    bias = None if group[0].bias is None else tape.op("Concat", *(p.bias for p in group), axis=0)
+    if bias is not None and _is_whole(group, attention):
+        scores_bias = attention.inputs[_SCORES_BIAS] if len(attention.inputs) > _SCORES_BIAS else None
+        kept = {name: attribute(attention, name) for name in attention.attributes}
+        whole = tape.op("Attention", group[0].x, weight, bias, None, None, scores_bias, domain=CONTRIB, **kept)
+        replace_values(graph, attention, tape, {attention.outputs[0]: whole})
+        return True
+    product = tape.op("MatMul", group[0].x, weight)
+    if bias is not None:
+        product = tape.op("Add", product, bias)
+    parts = tape.node("Split", product, tape.integers(*(p.width for p in group)), outputs=len(group), axis=-1).outputs
     place = group[0].output.producer()
     assert place is not None
     replace_values(graph, place, tape, {p.output: part for p, part in zip(group, parts, strict=True)})
     return True
+
+
+def _is_whole(group: Sequence[_Projection], attention: ir.Node) -> bool:
+    """Whether Attention can take the place of a MultiHeadAttention: all that this reads are these projections, three of
+    one width that nobody else reads, and a bias of the scores.
+    """
+    others = [value for place, value in enumerate(attention.inputs) if place > 2 and place != _SCORES_BIAS]
+    return (
+        [p.output for p in group] == list(attention.inputs[:3])
+        and len({p.width for p in group}) == 1
+        and all(_readers(p.output) == 1 for p in group)
+        and all(value is None for value in others)
+        and len(attention.outputs) == 1
+        and {*attention.attributes} <= {"num_heads", "scale"}
+    )
