@@ -18,7 +18,7 @@ from pathlib import Path
 
 import msgspec
 
-from torchlift.evidence import Benchmark, Latency
+from torchlift.evidence import GRAPHED, Benchmark, Latency
 
 EAGER = "pytorch eager fp16"
 COMPILED = "pytorch compile fp16 + CUDA graph"
@@ -138,18 +138,29 @@ def _summarise_clip(batch: int, loads: Sequence[tuple[Result, Load]]) -> None:
 
 
 def _summarise_mobilevit(loads: Sequence[tuple[Result, Load]]) -> None:
+    titles = ["batch", "published, A10", "here [95%]", "with a CUDA graph [95%]"]
+    titles += ["times TensorRT in FP32: published", "here, with CUDA graphs"]
     print("MobileViT-XXS, TensorRT, times PyTorch eager in FP32 at the same batch; (refused): out of tolerance\n")
-    print("| | batch | published, A10 | here [95%] | with a CUDA graph [95%] |\n|---|--:|--:|--:|--:|")
-    eager = MOBILEVIT_ON_A10["pytorch"]
+    print(f"| | {' | '.join(titles)} |\n|---|{'--:|' * len(titles)}")
+    eager, fp32 = MOBILEVIT_ON_A10["pytorch"], MOBILEVIT_ON_A10["fp32"]
     for precision, published in MOBILEVIT_ON_A10.items():
         for result, load in loads:
             batch, name = load.sizes["batch"], f"model/tensorrt/{precision}"
-            rows = [load.of(contender) for contender in (name, f"{name} + CUDA graph")]
             if precision == "pytorch" or batch not in published:
                 continue
+            rows = [load.of(contender) for contender in (name, f"{name}{GRAPHED}")]
             here = [_ratio(x) + " (refused)" * (x is not None and not result.is_proven(x)) for x in rows]
-            print(f"| {precision} | {batch} | {eager[batch] / published[batch]:.2f} | {' | '.join(here)} |")
+            times = [f"{fp32[batch] / published[batch]:.2f}", _over(rows[1], load.of(f"model/tensorrt/fp32{GRAPHED}"))]
+            cells = [f"{batch}", f"{eager[batch] / published[batch]:.2f}", *here, *times]
+            print(f"| {precision} | {' | '.join(cells)} |")
     print()
+
+
+def _over(row: Latency | None, other: Latency | None) -> str:
+    """How many times as fast a row is as another of the same load; empty where one is not there."""
+    if row is None or other is None or row.speedup is None or other.speedup is None:
+        return ""
+    return f"{row.speedup.value / other.speedup.value:.2f}"
 
 
 def _ratio(row: Latency | None) -> str:

@@ -62,12 +62,13 @@ def test_a_size_stands_beside_what_was_published_with_the_fastest_that_is_proven
 
 def test_mobilevit_stands_beside_its_own_and_what_is_refused_says_so(capsys):
     names = {"pytorch eager": 8.0, EAGER: 7.0, "model/tensorrt/fp16": 4.0, "model/tensorrt/int8": 2.0}
+    names |= {"model/tensorrt/fp32 + CUDA graph": 4.0, "model/tensorrt/int8 + CUDA graph": 1.6}
     rows = [latency(name, time, batch, "pytorch eager") for batch in (1, 64) for name, time in names.items()]
     failed = {"model/tensorrt/int8": "measured, but out of tolerance"}
     gpu_tables.summarise([result("mobilevit-xxs", "model", rows, "pytorch eager", failed)])
     said = capsys.readouterr().out.splitlines()
-    assert "| fp16 | 1 | 2.27 | 2.00 [2.00, 2.00] |  |" in said
-    assert "| int8 | 1 | 1.65 | 4.00 [4.00, 4.00] (refused) |  |" in said
+    assert "| fp16 | 1 | 2.27 | 2.00 [2.00, 2.00] |  | 1.76 |  |" in said
+    assert "| int8 | 1 | 1.65 | 4.00 [4.00, 4.00] (refused) | 5.00 [5.00, 5.00] (refused) | 1.28 | 2.50 |" in said
     assert not any(line.startswith(("Chinese-CLIP", "| fp16 | 64")) for line in said)
 
 
