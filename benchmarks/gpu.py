@@ -6,7 +6,7 @@
     python benchmarks/gpu.py measure ViT-B-16 --work bench --tensorrt "LD_LIBRARY_PATH=... python3.10"
     python benchmarks/gpu.py stream ViT-B-16 --work bench --tensorrt "..."    # texts of realistic length
     python benchmarks/gpu.py scale ViT-B-16 --work bench --tensorrt "..."     # on several GPUs together
-    python benchmarks/gpu_tables.py ViT-B-16.json ViT-B-16.texts.json
+    python benchmarks/gpu_tables.py ViT-B-16.json ViT-B-16.text.stream.json
 
 TensorRT and torch may live in different Pythons: ``--tensorrt`` says how the other is started; without it, this one is.
 Weights are random: they run as fast as trained ones, and say nothing about accuracy.
@@ -331,7 +331,7 @@ def main() -> None:
     given = parser.parse_args()
     python = interpreter(given.tensorrt)
     for subject in given.subjects:
-        file = given.json or Path(f"{subject}.texts.json" if given.step == "stream" else f"{subject}.json")
+        file = given.json or Path(f"{subject}.text.stream.json" if given.step == "stream" else f"{subject}.json")
         if given.step == "prepare":
             prepare(subject, given.work, given.batch)
         elif given.step == "build":

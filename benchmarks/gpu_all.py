@@ -1,10 +1,11 @@
 """The steps prepare, build, measure and stream of gpu.py for many subjects: prepared and built side by side, then
-measured, one on each GPU at a time.
+measured, a component or its texts on each GPU at a time.
 
     python benchmarks/gpu_all.py ViT-B-16 RN50 mobilevit-xxs --work bench --tensorrt "LD_LIBRARY_PATH=... python3.10"
 
-Every step is a call of gpu.py, with a log beside the results. While subjects are measured nothing else runs, and each
-has a GPU and a share of the cores of its own. What is not built after ``--patience`` seconds is measured without.
+Every step is a call of gpu.py, with a log beside the results. While anything is measured nothing is built, and what is
+measured has a GPU and a share of the cores of its own. What is not built after ``--patience`` seconds is measured
+without.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from gpu import CLIP, copy_of, subject_of
 from torchlift.bundle import Bundle
@@ -109,21 +111,32 @@ def build_subject(fleet: Fleet, subject: str, gpu: str, cores: Sequence[int]) ->
             one.result()
 
 
-def measurements(fleet: Fleet, subjects: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
-    """What is measured by itself, as a label and gpu.py's arguments: each component, and texts of realistic length."""
-    for subject in filter(lambda subject: fleet.prepared(subject).is_file(), subjects):
+class Measurement(NamedTuple):
+    """A call of gpu.py that measures: what its log is named after, and its arguments."""
+
+    label: str
+    arguments: list[str]
+
+
+def measurements(fleet: Fleet, subjects: Sequence[str]) -> Iterator[Measurement]:
+    """Every component of the subjects that are prepared, and texts of realistic length."""
+    for subject in subjects:
+        if not fleet.prepared(subject).is_file():
+            continue
         asked = ["--tensorrt", shlex.join(fleet.tensorrt), "--rounds", str(fleet.rounds), "--json"]
         for component in Bundle.open(fleet.work / subject).manifest.components:
-            file = str(fleet.results / f"{subject}.{component.name}.json")
-            yield f"{subject}.{component.name}", ["measure", subject, "--component", component.name, *asked, file]
+            label = f"{subject}.{component.name}"
+            result = str(fleet.results / f"{label}.json")
+            yield Measurement(label, ["measure", subject, "--component", component.name, *asked, result])
         if subject_of(subject) is CLIP:
-            yield f"{subject}.texts", ["stream", subject, *asked, str(fleet.results / f"{subject}.texts.json")]
+            label = f"{subject}.text.stream"
+            yield Measurement(label, ["stream", subject, *asked, str(fleet.results / f"{label}.json")])
 
 
-def measure_on(fleet: Fleet, gpu: str, cores: Sequence[int], waiting: Iterator[tuple[str, list[str]]]) -> None:
+def measure_on(fleet: Fleet, gpu: str, cores: Sequence[int], waiting: Iterator[Measurement]) -> None:
     """Measure what waits on one GPU until nothing is left."""
-    for label, asked in waiting:
-        fleet.step(label, gpu, *asked, cores=cores)
+    for label, arguments in waiting:
+        fleet.step(label, gpu, *arguments, cores=cores)
 
 
 def main() -> None:

@@ -150,13 +150,16 @@ def _summarise_mobilevit(loads: Sequence[tuple[Result, Load]]) -> None:
                 continue
             rows = [load.of(contender) for contender in (name, f"{name}{GRAPHED}")]
             here = [_ratio(x) + " (refused)" * (x is not None and not result.is_proven(x)) for x in rows]
-            times = [f"{fp32[batch] / published[batch]:.2f}", _over(rows[1], load.of(f"model/tensorrt/fp32{GRAPHED}"))]
-            cells = [f"{batch}", f"{eager[batch] / published[batch]:.2f}", *here, *times]
+            over_fp32 = [
+                f"{fp32[batch] / published[batch]:.2f}",
+                _times(rows[1], load.of(f"model/tensorrt/fp32{GRAPHED}")),
+            ]
+            cells = [f"{batch}", f"{eager[batch] / published[batch]:.2f}", *here, *over_fp32]
             print(f"| {precision} | {' | '.join(cells)} |")
     print()
 
 
-def _over(row: Latency | None, other: Latency | None) -> str:
+def _times(row: Latency | None, other: Latency | None) -> str:
     """How many times as fast a row is as another of the same load; empty where one is not there."""
     if row is None or other is None or row.speedup is None or other.speedup is None:
         return ""

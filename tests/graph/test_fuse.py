@@ -40,6 +40,7 @@ VECTORS = {
     "flat": [0, WIDTH],
     "patches": [0, 5, 6],
     "last": [-1],
+    "leading": [0, 1],
     "middle": [1],
 }
 EVERY = tuple(dict.fromkeys(kind for kinds in FUSIONS.values() for kind in kinds))
@@ -50,7 +51,9 @@ def graph(body, *, inputs="float[B,L,32] x", outputs="float[B,L,32] y", opset=20
     """The text of a graph as a model; constants by the names above, matrices a..c, vectors w and v, all seeded."""
     if half:
         inputs, outputs = inputs.replace("float", "float16"), outputs.replace("float", "float16")
-    text = f'<ir_version: 8, opset_import: ["" : {opset}]> g ({inputs}) => ({outputs}) {{ {body} }}'
+    text = (
+        f'<ir_version: 8, opset_import: ["" : {opset}, "com.microsoft" : 1]> g ({inputs}) => ({outputs}) {{ {body} }}'
+    )
     model = parser.parse_model(text)
     draw = np.random.default_rng(0)
     dtype = np.float16 if half else np.float32
@@ -62,6 +65,7 @@ def graph(body, *, inputs="float[B,L,32] x", outputs="float[B,L,32] y", opset=20
         "wide": draw.normal(0, 0.2, (WIDTH, 2 * WIDTH)).astype(dtype),
         "long": np.arange(64, dtype=dtype) / 64,
     }
+    constants |= {"long_bias": draw.normal(0, 0.2, 3 * WIDTH).astype(dtype)}
     constants |= {"thin": draw.normal(0, 0.2, (WIDTH, 16)).astype(dtype)}
     constants |= {"ws": draw.normal(1, 0.2, (1, 5, 1)).astype(dtype)}
     constants |= {"kernels": draw.normal(0, 0.2, (5, 2, 4, 4)).astype(dtype), "five": np.arange(5, dtype=dtype)}
@@ -144,9 +148,10 @@ def test_a_bias_for_every_query_is_expanded_once_for_two_layers(opset):
     assert operators(model).count("Expand") == 1
 
 
-def test_a_bias_of_fewer_axes_is_expanded():
+@pytest.mark.parametrize("mask", ["[L]", "[1]", "", "[B,1,L,1]"])
+def test_a_bias_of_fewer_or_shorter_axes_is_expanded(mask):
     body = PROJECTED + SPLIT + SCORES["scores scaled"] + WITH_BIAS + MERGED
-    assert fused(graph(body, inputs="float[B,L,32] x, float[L] mask"))[0] == {"attention": 1}
+    assert fused(graph(body, inputs=f"float[B,L,32] x, float{mask} mask"))[0] == {"attention": 1}
 
 
 def test_a_mask_for_every_query_and_head_is_taken_as_it_is():
@@ -340,6 +345,24 @@ def test_a_projection_that_is_read_elsewhere_is_split():
     assert operators(model).count("Split") == 1
 
 
+KEPT = {
+    "a bias": ("y = com.microsoft.MultiHeadAttention <num_heads = 2> (q1, k1, v1, long_bias)", ""),
+    "a causal mask": ("y = com.microsoft.MultiHeadAttention <num_heads = 2, unidirectional = 1> (q1, k1, v1)", ""),
+    "keys for later": (
+        "y, keys, values = com.microsoft.MultiHeadAttention <num_heads = 2> (q1, k1, v1)",
+        ", float[B,2,L,16] keys, float[B,2,L,16] values",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", KEPT)
+def test_what_the_operator_lacks_keeps_the_attention_as_it_is(case):
+    attention, outputs = KEPT[case]
+    counts, model = fused(graph(f"{BIASED} {attention}", outputs=f"float[B,L,32] y{outputs}"), (FuseQkv,))
+    assert counts == {"qkv": 1}
+    assert operators(model).count("com.microsoft::MultiHeadAttention") == operators(model).count("Split") == 1
+
+
 def test_key_and_value_of_one_query_are_joined():
     first = "zero_ = Constant <value_int = 0> () x0 = Gather <axis = 1> (x, zero_)"
     one = ATTENTION.replace("q1 = MatMul(x, a)", f"{first} q1 = MatMul(x0, a)").replace(
@@ -415,14 +438,14 @@ def test_a_residual_sum_joins_the_norm_and_stays_where_it_is_read(rest, outputs)
 
 
 @pytest.mark.parametrize("order", ["Add(x, s)", "Add(s, x)"])
-@pytest.mark.parametrize("bias", ["Add(z, w)", "Add(v, z)"])
-@pytest.mark.parametrize("rest", ["y = Relu(n)", "y = Add(t, n)"])
-def test_a_bias_of_the_residual_joins_too(order, bias, rest):
-    body = f"s = {bias} {SKIP}".replace("Add(x, z)", order)
-    counts, model = fused(graph(body + rest, inputs=RESIDUAL), (FuseSkipLayerNorm,))
+@pytest.mark.parametrize(("bias", "name"), [("Add(z, w)", "w"), ("Add(v, z)", "v")])
+@pytest.mark.parametrize("rest", ["Relu(n)", "Add(t, n)"])
+def test_a_bias_of_the_residual_joins_too(order, bias, name, rest):
+    body = f"s = {bias} {SKIP} y = {rest}".replace("Add(x, z)", order)
+    counts, model = fused(graph(body, inputs=RESIDUAL), (FuseSkipLayerNorm,))
     assert counts == {"skip-layer-norm": 1}
-    assert operators(model) == ["com.microsoft::SkipLayerNormalization", rest[4:8].strip("(")]
-    assert [value.name for value in model.graph[0].inputs[4:]] == [bias[4] if bias[4] == "v" else "w"]
+    assert len(operators(model)) == 2
+    assert [value.name for value in model.graph[0].inputs[4:]] == [name]
 
 
 @pytest.mark.parametrize(
@@ -439,7 +462,15 @@ def test_what_is_no_bias_of_the_residual_is_added_before(added, inputs, outputs)
     body = f"{added} {SKIP} y = Relu(n)".replace("Add(x, z)", "Add(x, s)")
     counts, model = fused(graph(body, inputs=inputs, outputs=outputs), (FuseSkipLayerNorm,))
     assert counts == {"skip-layer-norm": 1}
-    assert operators(model).count("Add") == 1
+    skip = next(node for node in model.graph if node.op_type == "SkipLayerNormalization")
+    assert [value.name for value in skip.inputs[:2]] == ["x", "s"]
+    assert len(skip.inputs) == 4
+
+
+def test_a_norm_whose_weight_is_computed_stays():
+    mean = "t = Add(x, z) u = ReduceMean <keepdims = 0> (t, leading)"
+    body = f"{mean} n = LayerNormalization <axis = -1> (t, u, v) y = Relu(n)"
+    assert fused(graph(body, inputs=RESIDUAL), (FuseSkipLayerNorm,))[0] == {}
 
 
 def test_a_sum_that_is_read_before_the_norm_still_comes_first():

@@ -105,7 +105,7 @@ class FuseAttention(PatternFusion):
             return bias
         place = (bias, *(getattr(length, "value", length) for length in lengths))
         if None in place or place not in self._expanded:
-            told = same_sizes([bias.shape[-1]], lengths[1:])
+            told = same_sizes(list(bias.shape)[-1:], lengths[1:])
             sizes = [tape.op("Shape", bias, start=len(bias.shape) - 1) if told else _length(*key, tape)]
             sizes.insert(0, sizes[0] if same_sizes(lengths[:1], lengths[1:]) else _length(*query, tape))
             one = tape.integers(1)

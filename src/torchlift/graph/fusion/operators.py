@@ -47,10 +47,11 @@ class FuseLayerNorm(PatternFusion):
 
 class FuseSkipLayerNorm(PatternFusion):
     """LayerNormalization(x + skip) -> com.microsoft::SkipLayerNormalization, whose fourth output is the sum. Where x or
-    skip is a value plus a constant vector that nobody else reads, the operator adds that too.
+    skip is itself the sum of a value and a constant vector, and nobody else reads it, the operator adds the vector too.
 
-    Requires [batch, length, width], x and skip of equal sizes, normalised over the width. ONNX Runtime makes it itself
-    only where nobody else reads the sum, which leaves out every layer that normalises first.
+    Requires [batch, length, width], x and skip of equal sizes, normalised over the width, and constant weight and bias.
+    ONNX Runtime makes it itself only where nobody else reads the sum, which leaves out every layer that normalises
+    first.
     """
 
     name = "skip-layer-norm"
@@ -64,6 +65,8 @@ class FuseSkipLayerNorm(PatternFusion):
         if len(x.shape) != 3 or not same_sizes(list(x.shape), list(skip.shape)):
             return None
         if attribute(norm, "axis") not in (None, -1, 2):
+            return None
+        if not all(_is_parameter(found.values[name], x.shape[-1]) for name in ("weight", "bias")):
             return None
         skip, *added = _addends(skip)
         if not added:
@@ -119,12 +122,15 @@ def _addends(value: ir.Value) -> tuple[ir.Value, ...]:
     reader; else ``value`` alone.
     """
     node = value.producer()
-    if node is not None and (node.domain, node.op_type) == ("", "Add") and value.shape is not None:
-        for rest, vector in (node.inputs, node.inputs[::-1]):
-            if rest is None or rest.shape is None or vector is None or not _is_parameter(vector, value.shape[-1]):
-                continue
-            if same_sizes(list(rest.shape), list(value.shape)) and len(value.uses()) + value.is_graph_output() == 1:
-                return rest, vector
+    if node is None or (node.domain, node.op_type) != ("", "Add") or value.shape is None:
+        return (value,)
+    if len(value.uses()) + value.is_graph_output() != 1:
+        return (value,)
+    for rest, vector in (node.inputs, node.inputs[::-1]):
+        if rest is None or rest.shape is None or vector is None:
+            continue
+        if same_sizes(list(rest.shape), list(value.shape)) and _is_parameter(vector, value.shape[-1]):
+            return rest, vector
     return (value,)
 
 

@@ -1,4 +1,4 @@
-"""Products of one input that feed the same attention become one product."""
+"""Projections of one input for the same attention become one product, which the attention computes where it can."""
 
 from __future__ import annotations
 
@@ -40,15 +40,22 @@ class FuseQkv(Fusion):
     matrices, float or half precision, and that nobody else reads the products before their biases are added. The
     matrices are joined by a Concat in the graph, which the runtime's own constant folding computes when it builds: here
     no weight is read. Needs opset 13.
+
+    Both operators take cuDNN's kernel on a Hopper GPU, Attention since ONNX Runtime's pull request 29717 of July 2026.
+    Releases before it leave flash attention to lengths above 512 in Attention, and take cutlass's kernel there.
     """
 
     name = "qkv"
     least_opset = 13
 
     def fuse(self, graph: ir.Graph) -> int:
-        """Join the projections of every attention; returns how many products took the place of several."""
+        """Join the projections of every attention; returns how many groups of them became one product."""
         attentions = [node for node in graph if (node.domain, node.op_type) == (CONTRIB, "MultiHeadAttention")]
-        return sum(_join(group, node, graph) for node in attentions for group in _groups(node))
+        found = [(group, attention) for attention in attentions for group in _groups(attention)]
+        for group, attention in found:
+            write = _write_attention if _fits_attention(group, attention) else _write_product
+            write(group, attention, graph)
+        return len(found)
 
 
 def _groups(attention: ir.Node) -> Iterator[list[_Projection]]:
@@ -92,16 +99,32 @@ def _readers(value: ir.Value) -> int:
     return len(value.uses()) + value.is_graph_output()
 
 
-def _join(group: Sequence[_Projection], attention: ir.Node, graph: ir.Graph) -> bool:
+def _fits_attention(group: Sequence[_Projection], attention: ir.Node) -> bool:
+    """Whether Attention can take the place of a MultiHeadAttention: all that this reads are these projections, three of
+    one width with biases that nobody else reads, and what is added to the scores.
+    """
+    others = [value for place, value in enumerate(attention.inputs) if place > 2 and place != _SCORES_BIAS]
+    return (
+        [p.output for p in group] == list(attention.inputs[:3])
+        and all(p.bias is not None and p.width == group[0].width and _readers(p.output) == 1 for p in group)
+        and all(value is None for value in others)
+        and len(attention.outputs) == 1
+        and {*attention.attributes} <= {"num_heads", "scale"}
+    )
+
+
+def _write_attention(group: Sequence[_Projection], attention: ir.Node, graph: ir.Graph) -> None:
+    tape = Tape(graph, str(attention.outputs[0].name), attention.metadata_props)
+    absent = [None] * (_SCORES_BIAS - 3)
+    inputs = [group[0].x, *_joined(group, tape), *absent, *attention.inputs[_SCORES_BIAS : _SCORES_BIAS + 1]]
+    kept = {name: attribute(attention, name) for name in attention.attributes}
+    fused = tape.op("Attention", *inputs, domain=CONTRIB, **kept)
+    replace_values(graph, attention, tape, {attention.outputs[0]: fused})
+
+
+def _write_product(group: Sequence[_Projection], attention: ir.Node, graph: ir.Graph) -> None:
     tape = Tape(graph, f"{attention.outputs[0].name}/projected", attention.metadata_props)
-    weight = tape.op("Concat", *(p.weight for p in group), axis=1)
-    bias = None if group[0].bias is None else tape.op("Concat", *(p.bias for p in group), axis=0)
-    if bias is not None and _is_whole(group, attention):
-        scores_bias = attention.inputs[_SCORES_BIAS] if len(attention.inputs) > _SCORES_BIAS else None
-        kept = {name: attribute(attention, name) for name in attention.attributes}
-        whole = tape.op("Attention", group[0].x, weight, bias, None, None, scores_bias, domain=CONTRIB, **kept)
-        replace_values(graph, attention, tape, {attention.outputs[0]: whole})
-        return True
+    weight, bias = _joined(group, tape)
     product = tape.op("MatMul", group[0].x, weight)
     if bias is not None:
         product = tape.op("Add", product, bias)
@@ -109,19 +132,9 @@ def _join(group: Sequence[_Projection], attention: ir.Node, graph: ir.Graph) -> 
     place = group[0].output.producer()
     assert place is not None
     replace_values(graph, place, tape, {p.output: part for p, part in zip(group, parts, strict=True)})
-    return True
 
 
-def _is_whole(group: Sequence[_Projection], attention: ir.Node) -> bool:
-    """Whether Attention can take the place of a MultiHeadAttention: all that this reads are these projections, three of
-    one width that nobody else reads, and a bias of the scores.
-    """
-    others = [value for place, value in enumerate(attention.inputs) if place > 2 and place != _SCORES_BIAS]
-    return (
-        [p.output for p in group] == list(attention.inputs[:3])
-        and len({p.width for p in group}) == 1
-        and all(_readers(p.output) == 1 for p in group)
-        and all(value is None for value in others)
-        and len(attention.outputs) == 1
-        and {*attention.attributes} <= {"num_heads", "scale"}
-    )
+def _joined(group: Sequence[_Projection], tape: Tape) -> tuple[ir.Value, ir.Value | None]:
+    """The matrices side by side, and the biases one after the other."""
+    weight = tape.op("Concat", *(p.weight for p in group), axis=1)
+    return weight, None if group[0].bias is None else tape.op("Concat", *(p.bias for p in group), axis=0)
