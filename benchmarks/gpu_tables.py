@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,7 +59,7 @@ class Result:
 
     @classmethod
     def read(cls, file: Path) -> Result:
-        return msgspec.convert(json.loads(file.read_text()), cls)
+        return msgspec.json.decode(file.read_bytes(), type=cls)
 
     def loads(self) -> Iterator[Load]:
         for component, benchmark in self.components.items():

@@ -5,7 +5,20 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from torchlift.graph.fusion.base import CONTRIB, FLOATS, PatternFusion, Tape
-from torchlift.graph.fusion.pattern import Found, OneOf, Op, Pattern, Scalar, attribute, same_sizes, scalar, tensor_of
+from torchlift.graph.fusion.pattern import (
+    Found,
+    OneOf,
+    Op,
+    Pattern,
+    Scalar,
+    addends,
+    attribute,
+    is_vector,
+    readers,
+    same_sizes,
+    scalar,
+    tensor_of,
+)
 
 
 def _mean(of: Pattern, name: str) -> OneOf:
@@ -37,7 +50,7 @@ class FuseLayerNorm(PatternFusion):
         parameters = [found.values["weight"]] if bias is None else [found.values["weight"], bias]
         if x.shape is None or x.dtype not in FLOATS or not found.is_private():
             return None
-        if not all(_is_parameter(p, x.shape[-1]) for p in parameters):
+        if not all(is_vector(p, x.shape[-1]) for p in parameters):
             return None
         if not all(_over_last(found.named[name], len(x.shape)) for name in ("mean", "variance")):
             return None
@@ -66,13 +79,13 @@ class FuseSkipLayerNorm(PatternFusion):
             return None
         if attribute(norm, "axis") not in (None, -1, 2):
             return None
-        if not all(_is_parameter(found.values[name], x.shape[-1]) for name in ("weight", "bias")):
+        if not all(is_vector(found.values[name], x.shape[-1]) for name in ("weight", "bias")):
             return None
-        skip, *added = _addends(skip)
+        skip, *added = _bias_apart(skip)
         if not added:
-            x, *added = _addends(x)
+            x, *added = _bias_apart(x)
         epsilon = attribute(norm, "epsilon")
-        kept = total.is_graph_output() or len(total.uses()) > 1
+        kept = readers(total) > 1
         fused = tape.node(
             "SkipLayerNormalization",
             x,
@@ -117,21 +130,16 @@ class FuseGelu(PatternFusion):
         return {found.output: tape.op("Gelu", x, domain=self._domain)}
 
 
-def _addends(value: ir.Value) -> tuple[ir.Value, ...]:
+def _bias_apart(value: ir.Value) -> tuple[ir.Value, ...]:
     """A value of the same sizes and a constant vector over the last axis, of which ``value`` is the sum and has one
     reader; else ``value`` alone.
     """
-    node = value.producer()
-    if node is None or (node.domain, node.op_type) != ("", "Add") or value.shape is None:
+    parts = addends(value)
+    if parts is None or readers(value) != 1 or value.shape is None:
         return (value,)
-    if len(value.uses()) + value.is_graph_output() != 1:
-        return (value,)
-    for rest, vector in (node.inputs, node.inputs[::-1]):
-        if rest is None or rest.shape is None or vector is None:
-            continue
-        if same_sizes(list(rest.shape), list(value.shape)) and _is_parameter(vector, value.shape[-1]):
-            return rest, vector
-    return (value,)
+    rest, vector = parts
+    fits = rest.shape is not None and same_sizes(list(rest.shape), list(value.shape))
+    return parts if fits and is_vector(vector, value.shape[-1]) else (value,)
 
 
 def _over_last(node: ir.Node, rank: int) -> bool:
@@ -142,9 +150,3 @@ def _over_last(node: ir.Node, rank: int) -> bool:
         tensor = tensor_of(node.inputs[1])
         axes = None if tensor is None else tuple(tensor.numpy().tolist())
     return axes in ((-1,), (rank - 1,)) and attribute(node, "keepdims") in (None, 1)
-
-
-def _is_parameter(value: ir.Value, size: object) -> bool:
-    """Whether a value is a constant vector of ``size``."""
-    tensor = tensor_of(value)
-    return tensor is not None and tuple(tensor.shape) == (size,)

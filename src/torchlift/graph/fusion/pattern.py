@@ -132,6 +132,29 @@ def tensor_of(value: ir.Value | None) -> ir.TensorProtocol | None:
     return None if value is None else ir.convenience.get_const_tensor(value)
 
 
+def is_vector(value: ir.Value, size: object) -> bool:
+    """Whether a value is a constant vector of ``size``."""
+    tensor = tensor_of(value)
+    return tensor is not None and tuple(tensor.shape) == (size,)
+
+
+def readers(value: ir.Value) -> int:
+    """How many inputs of nodes read a value, and one more where it is an output of the graph."""
+    return len(value.uses()) + value.is_graph_output()
+
+
+def addends(value: ir.Value) -> tuple[ir.Value, ir.Value] | None:
+    """What a constant vector is added to, and the vector, where a value is their sum."""
+    node = value.producer()
+    if node is None or (node.domain, node.op_type) != ("", "Add"):
+        return None
+    for rest, vector in (node.inputs, node.inputs[::-1]):
+        tensor = tensor_of(vector)
+        if rest is not None and vector is not None and tensor is not None and len(tensor.shape) == 1:
+            return rest, vector
+    return None
+
+
 def scalar(value: ir.Value | None) -> float | None:
     """The one element of a constant; None for all else. Larger constants are not read."""
     tensor = tensor_of(value)

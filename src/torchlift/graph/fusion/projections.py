@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from torchlift.graph.fusion.base import CONTRIB, FLOATS, Fusion, Tape, replace_values
-from torchlift.graph.fusion.pattern import attribute, tensor_of
+from torchlift.graph.fusion.pattern import addends, attribute, is_vector, readers, tensor_of
 
 _SCORES_BIAS = 5
 """The input of both operators that is added to the scores."""
@@ -72,12 +72,11 @@ def _projection(value: ir.Value | None) -> _Projection | None:
     if value is None or value.is_graph_output():
         return None
     node, bias = value.producer(), None
-    if node is not None and node.op_type == "Add" and not node.domain:
-        constants = [v for v in node.inputs if tensor_of(v) is not None]
-        products = [v for v in node.inputs if v is not None and v not in constants]
-        if len(constants) != 1 or len(products) != 1 or _readers(products[0]) != 1:
+    if (parts := addends(value)) is not None:
+        product, bias = parts
+        if readers(product) != 1:
             return None
-        bias, node = constants[0], products[0].producer()
+        node = product.producer()
     if node is None or (node.domain, node.op_type) != ("", "MatMul"):
         return None
     x, weight = node.inputs
@@ -85,18 +84,9 @@ def _projection(value: ir.Value | None) -> _Projection | None:
     if x is None or weight is None or matrix is None or len(matrix.shape) != 2 or matrix.dtype not in FLOATS:
         return None
     width = int(matrix.shape[1])
-    if bias is not None and tuple(_shape(bias)) != (width,):
+    if bias is not None and not is_vector(bias, width):
         return None
     return _Projection(value, x, weight, width, bias)
-
-
-def _shape(constant: ir.Value) -> Sequence[object]:
-    tensor = tensor_of(constant)
-    return () if tensor is None else tensor.shape
-
-
-def _readers(value: ir.Value) -> int:
-    return len(value.uses()) + value.is_graph_output()
 
 
 def _fits_attention(group: Sequence[_Projection], attention: ir.Node) -> bool:
@@ -106,7 +96,7 @@ def _fits_attention(group: Sequence[_Projection], attention: ir.Node) -> bool:
     others = [value for place, value in enumerate(attention.inputs) if place > 2 and place != _SCORES_BIAS]
     return (
         [p.output for p in group] == list(attention.inputs[:3])
-        and all(p.bias is not None and p.width == group[0].width and _readers(p.output) == 1 for p in group)
+        and all(p.bias is not None and p.width == group[0].width and readers(p.output) == 1 for p in group)
         and all(value is None for value in others)
         and len(attention.outputs) == 1
         and {*attention.attributes} <= {"num_heads", "scale"}
