@@ -41,8 +41,9 @@ class FuseQkv(Fusion):
     matrices are joined by a Concat in the graph, which the runtime's own constant folding computes when it builds: here
     no weight is read. Needs opset 13.
 
-    Both operators take cuDNN's kernel on a Hopper GPU, Attention since ONNX Runtime's pull request 29717 of July 2026.
-    Releases before it leave flash attention to lengths above 512 in Attention, and take cutlass's kernel there.
+    Both operators take cuDNN's kernel on a Hopper GPU, also with a bias of the scores (seen of ONNX Runtime 1.31.1);
+    Attention since pull request 29717 of July 2026. Releases before it leave flash attention to lengths above 512 in
+    Attention, and take cutlass's kernel there.
     """
 
     name = "qkv"
