@@ -4,7 +4,13 @@ import json
 
 import pytest
 
-from torchlift.backends.tensorrt.inspector import nodes_of, of_profile, read_layers, require_precision
+from torchlift.backends.tensorrt.inspector import (
+    in_other_types,
+    nodes_of,
+    of_profile,
+    read_layers,
+    require_precision,
+)
 from torchlift.errors import BackendError
 
 LINEAR_32, LINEAR_16 = "Row major linear FP32", "Row major linear FP16 format"
@@ -262,3 +268,20 @@ def test_a_release_that_tells_the_type_apart_from_the_format_is_read():
         {"Name": "gemm", "LayerType": "gemm", "Inputs": [told], "Outputs": [told | {"DataType": "Float"}]}
     )
     assert (layer.reads, layer.writes) == (("fp16",), ("fp32",))
+
+
+def test_layers_in_another_type_than_was_asked_for_are_counted_and_named():
+    halves = [computing([LINEAR_16], [LINEAR_16], name=f"half{number}") for number in range(6)]
+    floats = [computing([LINEAR_32], [LINEAR_32], "PointWise", f"float{number}") for number in range(5)]
+    indices = computing(["Row major Int32 format"], ["Row major Int32 format"], "Gather")
+    silent = computing(["N/A due to dynamic shapes"], ["N/A due to dynamic shapes"])
+    moved = computing([LINEAR_32], [LINEAR_32], "Reformat")
+    assert in_other_types([*halves, floats[0], indices, silent, moved], "fp16") == (
+        "1 of 9 layers compute in another type than fp16: float0 (fp32)"
+    )
+    assert in_other_types([*halves, *floats], "fp16").endswith(
+        "fp16: float0 (fp32), float1 (fp32), float2 (fp32) and 2 more"
+    )
+    assert in_other_types([*halves, indices, silent, moved], "fp16") == ""
+    assert in_other_types(layers(*VIT), "fp16") == ""
+    assert in_other_types(layers(*VIT), "int8").startswith("2 of 2 layers compute in another type than int8: ")

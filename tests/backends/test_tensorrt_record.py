@@ -2,11 +2,14 @@
 
 import json
 import shlex
+import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
-from torchlift.backends.tensorrt.record import ENGINE, RECORD, EngineRecord, read_record
+from torchlift.backends.tensorrt.engines import Engines
+from torchlift.backends.tensorrt.record import ENGINE, RECORD, EngineRecord, read_engine, read_record
 from torchlift.bundle import sha256
 from torchlift.cli.build import command as build
 from torchlift.errors import EngineError
@@ -48,17 +51,21 @@ def written(engine, **changes):
 
 def refused(engine, version=VERSION, gpu=H200):
     with pytest.raises(EngineError) as caught:
-        read_record(engine, version, gpu)
+        read_engine(engine, read_record(engine, version, gpu))
     return caught.value
 
 
-def command(error):
-    """What ``torchlift build`` is told by the remedy's command."""
-    said = error.remedy.removeprefix("Build it here: ").removesuffix(".")
-    assert said != error.remedy
-    program, name, *arguments = shlex.split(said)
+def told(error, *, wholly=False):
+    """What ``torchlift build`` is told by the remedy's command, and ``wholly`` by the options that it says besides."""
+    said, _, options = error.remedy.removesuffix(".").partition(". It was built with ")
+    program, name, *arguments = shlex.split(said.removeprefix("Build it here: "))
     assert (program, name) == ("torchlift", "build")
-    found = build.make_context("build", arguments, help_option_names=["-h", "--help"]).params
+    arguments += shlex.split(options) if wholly else []
+    return build.make_context("build", arguments, help_option_names=["-h", "--help"]).params
+
+
+def command(error):
+    found = told(error)
     return found["bundle"], found["backends"], found["precisions"]
 
 
@@ -89,6 +96,19 @@ def test_what_was_built_for_something_else_is_refused_with_the_command_that_buil
     error = refused(engine, version, gpu)
     assert error.message == f"{engine} does not fit here: {record.misfit(version, gpu)}"
     assert command(error) == (engine.parents[2], ("tensorrt",), "fp16")
+
+
+def test_the_options_of_before_are_said_with_the_command(engine):
+    written(engine, version_compatible=True)
+    found = told(refused(engine, gpu=A100), wholly=True)
+    assert found["profiles"] == (
+        "image.batch=1:1:1,image.sequence=4:16:52",
+        "image.batch=1:8:64,image.sequence=4:16:52",
+    )
+    assert found["plugins"] == (engine.with_name("operators.so"),)
+    assert (found["version_compatible"], found["hardware_compatible"], found["stripped"]) == (True, False, True)
+    written(engine, profiles=({},), plugins={}, source="")
+    assert refused(engine, gpu=A100).remedy.endswith("--precision fp16.")
 
 
 def test_the_size_of_the_memory_is_no_matter(engine):
@@ -144,6 +164,24 @@ def test_what_is_not_what_was_built_is_refused(engine, name, content):
     error = refused(engine)
     assert error.message == f"{part} is not what was built: it was cut off or changed"
     assert command(error) == (engine.parents[2], ("tensorrt",), "fp16")
+
+
+def test_it_must_be_what_was_built_each_time_that_it_is_loaded(engine, monkeypatch):
+    seen = []
+    runtime = SimpleNamespace(deserialize_cuda_engine=lambda data: seen.append(data) or object())
+    monkeypatch.setitem(sys.modules, "tensorrt", SimpleNamespace(Runtime=object))
+    monkeypatch.setattr("torchlift.backends.tensorrt.engines.start", lambda made: runtime)
+    engines = Engines(engine, written(engine), shared=False)
+    engines.take(0)
+    engine.write_bytes(b"another")
+    with pytest.raises(EngineError, match="is not what was built"):
+        engines.take(0)
+    engine.unlink()
+    with pytest.raises(EngineError, match="is not what was built"):
+        engines.take(0)
+    engine.write_bytes(b"an engine")
+    engines.take(0)
+    assert seen == [b"an engine"] * 2
 
 
 def test_where_it_does_not_fit_the_files_are_not_read(engine):

@@ -68,7 +68,7 @@ class TensorRt(Backend):
 
     def build(self, source: Path, folder: Path, signature: Signature, compilation: Compilation | None = None) -> str:
         from torchlift.backends.tensorrt.builder import build_engine, copy_plugins
-        from torchlift.backends.tensorrt.inspector import read_layers, require_precision
+        from torchlift.backends.tensorrt.inspector import in_other_types, read_layers, require_precision
         from torchlift.backends.tensorrt.record import ENGINE, EngineRecord
 
         self.require()
@@ -108,6 +108,8 @@ class TensorRt(Backend):
             told = [require_precision(found, compilation.recipe) for found in layers]
             if not all(told):
                 compilation.progress.note(f"the engine does not tell whether it computes in {compilation.recipe}")
+            if other := next(filter(None, (in_other_types(found, compilation.recipe) for found in layers)), ""):
+                compilation.progress.note(other)
         return ENGINE
 
     def open(
@@ -129,8 +131,8 @@ class TensorRt(Backend):
         with on_device(options.device):
             engines = Engines(
                 model,
+                record,
                 shared=release_of(_release()).shared_profiles,
-                host_code=record.version_compatible,
                 finish=partial(refit, source=model.parent / record.source, digest=record.graph, version=_release())
                 if record.source
                 else None,

@@ -1,4 +1,4 @@
-"""Engines in memory: loaded from a file that was checked, and handed out to execution contexts."""
+"""Engines in memory: loaded from a file that is what was built, and handed out to execution contexts."""
 
 from __future__ import annotations
 
@@ -7,23 +7,25 @@ from pathlib import Path
 from typing import Any
 
 from torchlift.backends.tensorrt.messages import logger, start
+from torchlift.backends.tensorrt.record import EngineRecord, read_engine
 from torchlift.errors import EngineError
 
 
 class Engines:
-    """The engine of a file, loaded again for a context where the release lets only one use a profile (8.5).
+    """The engine of a file with its record, loaded again for a context where the release lets only one use a profile
+    (8.5): each time it must be what was built, and EngineError is raised where it no longer is.
 
     ``finish`` is done to each as it is loaded, such as to give it weights. Contexts must be gone before :meth:`close`.
     """
 
     def __init__(
-        self, file: Path, *, shared: bool, host_code: bool = False, finish: Callable[[Any], None] | None = None
+        self, file: Path, record: EngineRecord, *, shared: bool, finish: Callable[[Any], None] | None = None
     ) -> None:
         import tensorrt as trt
 
-        self._file, self._shared, self._finish = file, shared, finish
+        self._file, self._record, self._shared, self._finish = file, record, shared, finish
         self._runtime = start(trt.Runtime)
-        if host_code:
+        if record.version_compatible:
             self._runtime.engine_host_code_allowed = True
         self._loaded = [self._load()]
         self._taken: list[set[int]] = [set()]
@@ -47,7 +49,7 @@ class Engines:
                 taken.discard(profile)
 
     def _load(self) -> Any:
-        engine = self._runtime.deserialize_cuda_engine(self._file.read_bytes())
+        engine = self._runtime.deserialize_cuda_engine(read_engine(self._file, self._record))
         if engine is None:
             raise EngineError(
                 f"{self._file.name} cannot be loaded: {logger().last()}", remedy="Build it again: torchlift build."

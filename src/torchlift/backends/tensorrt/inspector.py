@@ -27,6 +27,12 @@ holds."""
 
 _KNOWN = frozenset(name for name, _ in _TYPES)
 
+_COMPUTED = frozenset({"fp32", "fp16", "bf16", "int8"})
+"""Precisions of a network's numbers; other types are of indices and conditions."""
+
+_NAMED = 3
+"""How many layers a note names."""
+
 _MOVING = frozenset({"Reformat", "NoOp", "Constant", "Shuffle", "ShapeHostToDevice", "DeviceToShapeHost", "Slice"})
 """Types of layers that move numbers and compute none."""
 
@@ -155,6 +161,18 @@ def require_precision(layers: Sequence[EngineLayer], recipe: str) -> bool:
     if not there and not silent:
         raise _other(wanted, f"none of {len(telling)} layers does", telling[0])
     return there
+
+
+def in_other_types(layers: Sequence[EngineLayer], recipe: str) -> str:
+    """How many layers compute in another type than was asked for, and which first, in words; empty where none does."""
+    wanted = precision_of(recipe)
+    computing = [layer for layer in layers if layer.computes]
+    others = [layer for layer in computing if layer.known & _COMPUTED and wanted not in layer.known]
+    if not others:
+        return ""
+    named = ", ".join(f"{layer.name} ({layer.precision})" for layer in others[:_NAMED])
+    rest = f" and {len(others) - _NAMED} more" if len(others) > _NAMED else ""
+    return f"{len(others)} of {len(computing)} layers compute in another type than {wanted}: {named}{rest}"
 
 
 def _other(wanted: str, said: str, layer: EngineLayer) -> BackendError:

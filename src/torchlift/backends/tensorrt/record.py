@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -59,7 +61,7 @@ class EngineRecord:
 
 
 def read_record(engine: Path, version: str, gpu: Gpu) -> EngineRecord:
-    """The record of an engine that may be loaded here: it is what was built, and was built for this machine.
+    """The record of an engine that was built for this machine, and whose plug-ins are what they were then.
 
     Raises EngineError else, with the command that builds it again.
     """
@@ -72,14 +74,27 @@ def read_record(engine: Path, version: str, gpu: Gpu) -> EngineRecord:
         raise EngineError(f"{file} cannot be read: {error}", remedy=_rebuild(engine)) from error
     why = record.misfit(version, gpu)
     if why:
-        raise EngineError(f"{engine} does not fit here: {why}", remedy=_rebuild(engine, record.recipe))
-    for name, digest in {engine.name: record.engine, **record.plugins}.items():
-        part = engine.with_name(name)
-        if not part.is_file() or sha256(part) != digest:
-            raise EngineError(
-                f"{part} is not what was built: it was cut off or changed", remedy=_rebuild(engine, record.recipe)
-            )
+        raise EngineError(f"{engine} does not fit here: {why}", remedy=_rebuild(engine, record))
+    for name, digest in record.plugins.items():
+        plugin = engine.with_name(name)
+        if not plugin.is_file() or sha256(plugin) != digest:
+            raise _changed(plugin, engine, record)
     return record
+
+
+def read_engine(engine: Path, record: EngineRecord) -> bytes:
+    """The engine itself, as it was built. Raises EngineError for any other bytes, and where it is gone."""
+    try:
+        data = engine.read_bytes()
+    except OSError as error:
+        raise _changed(engine, engine, record) from error
+    if hashlib.sha256(data).hexdigest() != record.engine:
+        raise _changed(engine, engine, record)
+    return data
+
+
+def _changed(file: Path, engine: Path, record: EngineRecord) -> EngineError:
+    return EngineError(f"{file} is not what was built: it was cut off or changed", remedy=_rebuild(engine, record))
 
 
 def _carried_on(built: str, here: str) -> bool:
@@ -92,8 +107,26 @@ def _numbers(version: str) -> tuple[int, ...]:
     return tuple(map(int, re.findall(r"\d+", version)))
 
 
-def _rebuild(engine: Path, recipe: str = "") -> str:
-    bundle = engine.absolute().parents[2]
-    return f"Build it here: torchlift build {bundle} --backend tensorrt" + (
-        f" --precision {recipe}." if recipe else "."
-    )
+def _rebuild(engine: Path, record: EngineRecord | None = None) -> str:
+    """The command that builds it, and the options that it was built with."""
+    folder = engine.absolute().parent
+    command = f"Build it here: torchlift build {folder.parents[1]} --backend tensorrt"
+    if record is None:
+        return f"{command}."
+    given = " ".join(_options(record, folder))
+    return f"{command} --precision {record.recipe}." + (f" It was built with {given}." if given else "")
+
+
+def _options(record: EngineRecord, folder: Path) -> Iterator[str]:
+    """What the engine in a folder was built with, as ``torchlift build`` takes it."""
+    component = folder.parent.name
+    for ranges in filter(None, record.profiles):
+        text = ",".join(f"{component}.{axis}={':'.join(map(str, ends))}" for axis, ends in ranges.items())
+        yield f"--profile {text}"
+    yield from (f"--plugin {folder / name}" for name in record.plugins)
+    flags = {
+        "--version-compatible": record.version_compatible,
+        "--hardware-compatible": record.hardware_compatible,
+        "--strip-weights": bool(record.source),
+    }
+    yield from (flag for flag, given in flags.items() if given)
