@@ -258,7 +258,12 @@ def test_layers_are_ordered_by_what_they_cost_and_summed_by_precision(width):
         LayerTime("Reformat 0", "Reformat", (), "fp32", 5e-6, "NVIDIA H200"),
         LayerTime("/conv", "CaskConvolution", ("/conv",), "fp16", 15e-6, "NVIDIA H200"),
         LayerTime(
-            subgraph, "Myelin", ("/pre_layrnorm/Constant_output_0", "/visual_projection/MatMul"), "fp16", 8e-5, ""
+            subgraph,
+            "Myelin",
+            ("/pre_layrnorm/Constant_output_0", "/visual_projection/MatMul"),
+            "fp16",
+            8e-5,
+            "NVIDIA H200",
         ),
     ]
     title, header, *rows = shown(width, layers_table("image/tensorrt/fp16", layers))
@@ -272,6 +277,16 @@ def test_layers_are_ordered_by_what_they_cost_and_summed_by_precision(width):
     assert text.count("/conv ") == 1, "a layer that is a node goes by its operator"
     assert not any("…" in row for row in rows)
     assert max(map(len, rows)) <= width
+
+
+def test_where_layers_ran_is_said_if_not_all_ran_in_one_place():
+    layers = [
+        LayerTime("attention", "Attention", (), "fp16", 9e-5, "CUDA"),
+        LayerTime("size", "Shape", ("size",), "int64", 1e-5, "CPU"),
+    ]
+    _, header, *rows = shown(120, layers_table("image/onnxruntime-cuda/fp16", layers))
+    assert header.split() == ["us", "share", "precision", "on", "layer", "ONNX", "nodes"]
+    assert [row.split()[3] for row in rows[:2]] == ["CUDA", "CPU"]
 
 
 def test_no_layers_are_no_accident():

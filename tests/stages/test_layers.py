@@ -22,8 +22,7 @@ def test_layers_cost_something_and_are_made_of_the_graph_s_nodes(built_once, nam
     assert any(layer.seconds > 0 for layer in layers)
     assert "fp32" in {layer.precision for layer in layers}
     assert {layer.device for layer in layers} == {"CPU"}
-    if name == OV:
-        assert {node for layer in layers for node in layer.nodes} & NODES
+    assert {node for layer in layers for node in layer.nodes} & NODES
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from torchlift.bundle import Bundle
 from torchlift.errors import BackendError
 from torchlift.progress import SILENT, Progress
 from torchlift.stages.bench import BenchOptions, workloads
+from torchlift.stages.build import graph_file
 
 
 def layers_of(path: Path, name: str, batch: int | None = None, progress: Progress = SILENT) -> list[LayerTime]:
@@ -23,7 +24,9 @@ def layers_of(path: Path, name: str, batch: int | None = None, progress: Progres
         raise BackendError(f"{name} was not built: {variant.failure}", remedy=f"Build it: torchlift build {path}.")
     component = bundle.manifest.component(variant.component)
     work, *_ = workloads(bundle, component, BenchOptions((batch,) if batch else ()))
+    graph, _ = graph_file(bundle, component, variant.form)
+    source = bundle.file(graph) if graph else None
     with progress.stage(f"run {name} layer by layer"):
         return backend(variant.backend).layers(
-            bundle.file(variant.model), component.signature, work.feeds, recipe=variant.recipe
+            bundle.file(variant.model), component.signature, work.feeds, recipe=variant.recipe, source=source
         )

@@ -15,6 +15,7 @@ from torchlift.backends.base import (
     Session,
     SessionOptions,
 )
+from torchlift.backends.onnxruntime.origins import with_origins
 from torchlift.backends.onnxruntime.profile import Traced, layer_times
 from torchlift.backends.onnxruntime.session import OnnxRuntimeSession
 from torchlift.errors import BackendError, ProviderError
@@ -136,6 +137,9 @@ class OnnxRuntime(Backend):
             str(model.absolute()), providers, self._threads(options), self.opened_at, self.disabled_optimizers, runs
         )
         return layer_times(traced, feeds)
+
+    def _with_nodes(self, layers: list[LayerTime], model: Path, source: Path) -> list[LayerTime]:
+        return with_origins(layers, model, source)
 
     def _threads(self, options: SessionOptions) -> int:
         """How many threads of the host work on one call."""

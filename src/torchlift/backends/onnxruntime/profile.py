@@ -98,4 +98,4 @@ def read_profile(events: Iterable[Mapping[str, Any]], runs: int) -> list[LayerTi
 def _layer(name: str, args: Mapping[str, Any], seconds: float) -> LayerTime:
     written = next((kind for shaped in args.get("output_type_shape", ()) for kind in shaped), "")
     device = args["provider"].removesuffix("ExecutionProvider")
-    return LayerTime(name, args["op_name"], (name,), _PRECISIONS.get(written, written), seconds, device)
+    return LayerTime(name, args["op_name"], (), _PRECISIONS.get(written, written), seconds, device)

@@ -1,0 +1,58 @@
+"""Which nodes of the graph that it was built from each node of an optimised graph computes."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import onnx_ir as ir
+
+from torchlift.backends.base import LayerTime
+
+
+def with_origins(layers: Sequence[LayerTime], built: Path, source: Path) -> list[LayerTime]:
+    """Layers of the file ``built``, each with the nodes of the file ``source`` that it computes; no weights are read.
+
+    Nodes that share a name, as ONNX Runtime's own fusions do, run in the order of the file; where it opened the file
+    and made more or fewer of them, none is told.
+    """
+    named: dict[str, list[tuple[str, ...]]] = defaultdict(list)
+    for name, nodes in origins(ir.load(built).graph, ir.load(source).graph):
+        named[name].append(nodes)
+    ran = Counter(layer.name for layer in layers)
+    waiting = {name: iter(found) for name, found in named.items() if len(found) == ran[name]}
+    return [replace(layer, nodes=next(waiting[layer.name]) if layer.name in waiting else ()) for layer in layers]
+
+
+def origins(built: ir.Graph, source: ir.Graph) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """The name of each node of ``built``, and those of the nodes of ``source`` that it computes, in their order: all on
+    the way from its outputs back to values that ``built`` holds too. Optimisations keep the names of the values that
+    stay, and a node whose outputs ``source`` does not have, such as a Cast between, computes none of its nodes.
+    """
+    producers = {value.name: node for node in source for value in node.outputs if value.name}
+    held = {value.name for value in (*built.inputs, *built.initializers.values())}
+    held |= {value.name for node in built for value in node.outputs}
+    constant = _constant(source)
+    for node in built:
+        found: set[ir.Node] = set()
+        waiting = [producers[value.name] for value in node.outputs if value.name in producers]
+        while waiting:
+            origin = waiting.pop()
+            if origin in found or origin in constant:
+                continue
+            found.add(origin)
+            read = {value.name for value in origin.inputs if value is not None} - held
+            waiting += [producers[name] for name in read if name in producers]
+        yield node.name or "", tuple(origin.name or origin.op_type for origin in source if origin in found)
+
+
+def _constant(graph: ir.Graph) -> set[ir.Node]:
+    """The nodes that follow from constants alone, which are computed when the graph is built."""
+    found: set[ir.Node] = set()
+    for node in graph:
+        read = [value for value in node.inputs if value is not None]
+        if all(value.is_initializer() or value.producer() in found for value in read):
+            found.add(node)
+    return found
