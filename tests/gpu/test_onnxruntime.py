@@ -108,11 +108,12 @@ def test_it_says_which_gpu_and_driver_it_runs_on(model, recipe):
 
 
 @pytest.mark.parametrize("graphs", [False, True])
-def test_goldens_hold(model, recipe, graphs):
-    with CUDA.open(model, tiny.SIGNATURE, recipe, SessionOptions(cuda_graph=graphs)) as session:
-        for golden in tiny.goldens():
-            for _ in range(3):
-                close(session.run(golden.inputs)["y"], golden.outputs["y"], recipe)
+def test_goldens_hold_on_every_gpu(model, recipe, graphs):
+    for device in range(len(gpus())):
+        with CUDA.open(model, tiny.SIGNATURE, recipe, SessionOptions(device=device, cuda_graph=graphs)) as session:
+            for golden in tiny.goldens():
+                for _ in range(3):
+                    close(session.run(golden.inputs)["y"], golden.outputs["y"], recipe)
 
 
 @pytest.mark.parametrize("graphs", [False, True])
@@ -214,10 +215,11 @@ def test_an_operator_that_cuda_lacks_is_named(tmp_path):
 
 
 def test_layers_say_what_they_compute_in_and_what_they_cost(tmp_path, recipe):
-    file = made(tmp_path, block(), recipe)
-    layers = CUDA.layers(file, BLOCK_SIGNATURE, block_feeds(2, 8), recipe=recipe, runs=3)
+    file, source = made(tmp_path, block(), recipe), tmp_path / "source" / "model.onnx"
+    layers = CUDA.layers(file, BLOCK_SIGNATURE, block_feeds(2, 8), recipe=recipe, source=source, runs=3)
     attention = next(layer for layer in layers if layer.operator == "Attention")
     assert (attention.precision, attention.device) == (recipe, "CUDA")
+    assert {"q0", "k1", "p"} <= {*attention.nodes}
     assert all(layer.seconds > 0 for layer in layers)
     assert {layer.operator for layer in layers if layer.device == "CPU"} <= {"Shape", "Concat"}
 

@@ -44,13 +44,14 @@ def assert_agrees(session, golden, precision):
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
-def test_a_compiled_program_agrees_with_the_network_on_the_processor(archive, goldens, precision):
-    with PYTORCH.open(archive, programs.SIGNATURE, precision) as session:
-        assert session.on_device
-        assert f"on {gpu_of()}" in session.runtime
-        assert session.run(goldens[2].inputs)["y"].dtype == np.float32
-        for rows in (1, 3, 16):
-            assert_agrees(session, goldens[rows], precision)
+def test_a_compiled_program_agrees_with_the_network_on_the_processor_on_every_gpu(archive, goldens, precision):
+    for options in [SessionOptions(device=number) for number in range(torch.cuda.device_count())]:
+        with PYTORCH.open(archive, programs.SIGNATURE, precision, options) as session:
+            assert session.on_device
+            assert f"on {gpu_of(options)}" in session.runtime
+            assert session.run(goldens[2].inputs)["y"].dtype == np.float32
+            for rows in (1, 3, 16):
+                assert_agrees(session, goldens[rows], precision)
 
 
 def test_fp32_is_fp32(archive):

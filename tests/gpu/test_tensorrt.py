@@ -22,6 +22,7 @@ from torchlift.graph.half import ToHalf
 from torchlift.graph.quantize import Quantize
 from torchlift.graph.schemes import SCHEMES
 from torchlift.graph.units import name_nodes
+from torchlift.machine import gpus
 from torchlift.measure.latency import LatencyOptions
 from torchlift.measure.numerics import compare
 from torchlift.signature import Axis, Profile, Signature, TensorSpec
@@ -95,11 +96,12 @@ def test_an_engine_that_does_not_compute_in_what_was_asked_for_is_an_error(engin
 
 
 @pytest.mark.parametrize("cuda_graph", [False, True])
-def test_shapes_alternate_also_more_than_there_are_graphs(engine, cuda_graph):
-    with opened(engine, cuda_graph=cuda_graph, graphs=2) as session:
-        for rows in (1, 8, 3, 1, 5, 8, 2):
-            x = wide.sample(rows, seed=rows)
-            np.testing.assert_allclose(session.run({"x": x})["y"], wide.answer(x), rtol=1e-3, atol=1e-4)
+def test_shapes_alternate_also_more_than_there_are_graphs_on_every_gpu(engine, cuda_graph):
+    for device in range(len(gpus())):
+        with opened(engine, device=device, cuda_graph=cuda_graph, graphs=2) as session:
+            for rows in (1, 8, 3, 1, 5, 8, 2):
+                x = wide.sample(rows, seed=rows)
+                np.testing.assert_allclose(session.run({"x": x})["y"], wide.answer(x), rtol=1e-3, atol=1e-4)
 
 
 def test_tensors_on_the_device_are_read_and_answered_there(engine):
