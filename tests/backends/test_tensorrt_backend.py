@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 import tiny
 
-from torchlift.backends import Availability, CompileOptions, SessionOptions, backend, tensorrt
+from torchlift.backends import Availability, Compilation, CompileOptions, SessionOptions, backend, tensorrt
 from torchlift.backends.tensorrt import TensorRt, builder
 from torchlift.bundle import Bundle
 from torchlift.errors import BackendError, BackendUnavailableError, SignatureError
@@ -149,6 +149,20 @@ def test_the_precision_of_every_profile_is_read_back_at_what_it_is_tuned_for(her
     with pytest.raises(BackendError, match="the engine does not compute in fp32"):
         backend("tensorrt").build(source, tmp_path, tiny.SIGNATURE)
     assert asked == [({"batch": 1}, 0), ({"batch": 1}, 1)]
+
+
+def test_layers_in_other_types_are_a_note_of_the_build(here, monkeypatch, source, tmp_path):
+    profiles = ((Axis("batch", 1, 1, 1),), (Axis("batch", 1, 4, 8),))
+    layers = ([layer("Half")], [layer("Half"), layer("Float")])
+    session = SimpleNamespace(describe=lambda sizes, profile: layers[profile])
+    monkeypatch.setattr(TensorRt, "require", lambda self: None)
+    monkeypatch.setattr(tensorrt, "_release", lambda: "8.5.3.1")
+    monkeypatch.setattr(builder, "build_engine", lambda *given: builder.Built(b"an engine", profiles))
+    monkeypatch.setattr(TensorRt, "_open", lambda self, *given: contextlib.nullcontext(session))
+    notes = []
+    monkeypatch.setattr(Progress, "note", lambda self, text: notes.append(text))
+    backend("tensorrt").build(source, tmp_path, tiny.SIGNATURE, Compilation("fp16"))
+    assert notes == ["1 of 2 layers compute in another type than fp16: gemm (fp32)"]
 
 
 @pytest.mark.parametrize("package", ["tensorrt", "tensorrt-cu11", "tensorrt-cu12", "tensorrt-cu13"])

@@ -1,8 +1,12 @@
 """What needs a GPU and TensorRT, and no torch."""
 
 import json
+import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -15,6 +19,7 @@ from onnx.reference import ReferenceEvaluator
 from torchlift.backends import Compilation, CompileOptions, SessionOptions, backend
 from torchlift.backends.cuda import Buffer, DeviceArray, Stream, to_device, to_host
 from torchlift.backends.tensorrt.inspector import read_layers, require_precision
+from torchlift.backends.tensorrt.releases import release_of
 from torchlift.bundle import Bundle
 from torchlift.errors import BackendError, EngineError, ParserError, ProfileError, SignatureError
 from torchlift.graph.edit import save_model
@@ -145,6 +150,51 @@ def test_a_build_that_fails_leaves_the_engine_of_before(tmp_path):
     assert not after.failure
 
 
+def test_a_library_of_operators_is_kept_and_loaded_with_the_engine_and_no_other_is(tmp_path):
+    import tensorrt as trt
+
+    found = next(Path(trt.__file__).parent.parent.glob("tensorrt*/libnvinfer_plugin.so*"))
+    library = shutil.copy(found, tmp_path / "operators.so")
+    bundle = tiny.make_bundle(tmp_path / "tiny")
+    variant = variant_of(build_bundle(bundle.path, options(plugins=(library,), workspace=64 << 20)))
+    assert not variant.failure
+    assert variant.verification.passed, variant.verification.failures
+    built = Bundle.open(bundle.path)
+    kept = built.file(variant.model).with_name("operators.so")
+    with opened(built) as session:
+        x = tiny.sample(4)
+        np.testing.assert_allclose(session.run({"x": x})["y"], tiny.answer(x), rtol=1e-3, atol=1e-4)
+    loaded = [Path(line.split()[-1]).name for line in Path("/proc/self/maps").read_text().splitlines() if "/" in line]
+    assert "operators.so" in loaded
+    kept.write_bytes(b"another")
+    with pytest.raises(EngineError, match=r"operators\.so is not what was built") as raised:
+        opened(built)
+    assert f"--plugin {kept}" in raised.value.remedy
+
+
+def test_the_command_line_runs_an_engine(engine, tmp_path):
+    x = wide.sample(3)
+    np.save(tmp_path / "x.npy", x)
+    asked = ["--variant", "model/tensorrt/fp32", "--input", f"x={tmp_path / 'x.npy'}", "--json"]
+    ran = subprocess.run(
+        [sys.executable, "-m", "torchlift", "run", str(engine.path), *asked], capture_output=True, text=True, check=True
+    )
+    np.testing.assert_allclose(json.loads(ran.stdout)["y"], wide.answer(x), rtol=1e-3, atol=1e-4)
+
+
+def test_an_engine_that_was_replaced_while_it_is_open_is_not_loaded_again(engine, tmp_path):
+    import tensorrt as trt
+
+    copy = Bundle.open(shutil.copytree(engine.path, tmp_path / "copy"))
+    with opened(copy, cuda_graph=True, graphs=4) as session:
+        session.run({"x": wide.sample(8)})
+        copy.file(variant_of(copy.manifest).model).write_bytes(b"another")
+        session.run({"x": wide.sample(8)})
+        if not release_of(str(trt.__version__)).shared_profiles:
+            with pytest.raises(EngineError, match="is not what was built"):
+                session.run({"x": wide.sample(5)})
+
+
 def test_timings_of_kernels_are_kept_beside_the_bundle(tmp_path):
     bundle = tiny.make_bundle(tmp_path / "tiny")
     build_bundle(bundle.path, options())
@@ -165,8 +215,6 @@ def test_timings_of_kernels_are_kept_beside_the_bundle(tmp_path):
     ],
 )
 def test_a_foreign_stale_or_changed_engine_is_refused(engine, tmp_path, field, value, said):
-    import shutil
-
     copy = Bundle.open(shutil.copytree(engine.path, tmp_path / "copy"))
     record = copy.file(variant_of(copy.manifest).model).with_name("engine.json")
     record.write_text(json.dumps({**json.loads(record.read_text()), field: value}))
@@ -297,8 +345,6 @@ def test_int8_is_built_from_pairs_in_the_graph_and_is_right(tmp_path, network, a
 
 
 def test_cuda_graphs_are_measured_beside(engine, tmp_path):
-    import shutil
-
     path = shutil.copytree(engine.path, tmp_path / "copy")
     manifest = bench_bundle(path, replace(QUICK, cuda_graph=True))
     benchmark = manifest.benchmarks["model"]
