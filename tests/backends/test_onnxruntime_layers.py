@@ -49,9 +49,7 @@ BLOCK = """
     ["product"] a = MatMul(x, w) ["bias"] b = Add(a, bias)
     ["divide"] b0 = Div(b, root) ["erf"] b1 = Erf(b0) ["one_more"] b2 = Add(b1, one) ["times"] b3 = Mul(b, b2)
     ["half"] c = Mul(b3, halves)
-    ["turn"] v = Transpose <perm = [1, 0]> (w) ["turned"] d = MatMul(c, v) ["residual"] e = Add(d, x)
-    ["rows"] n = Shape <start = 0, end = 1> (e) ["shape"] s = Concat <axis = 0> (n, last)
-    ["flat"] y = Reshape(e, s)
+    ["turn"] v = Transpose <perm = [1, 0]> (w) ["turned"] d = MatMul(c, v) ["residual"] y = Add(d, x)
 """
 
 
@@ -60,8 +58,8 @@ def test_a_layer_that_was_fused_has_all_nodes_that_it_computes(tmp_path):
     net, draw = onnx.load(source), np.random.default_rng(0)
     arrays = {"w": draw.normal(size=(32, 32)), "bias": draw.normal(size=32)}
     arrays |= {"root": np.array(2**0.5), "one": np.array(1.0), "halves": np.array(0.5)}
-    tensors = {name: np.asarray(array, np.float32) for name, array in arrays.items()} | {"last": np.array([32])}
-    net.graph.initializer.extend(onnx.numpy_helper.from_array(array, name) for name, array in tensors.items())
+    for name, array in arrays.items():
+        net.graph.initializer.append(onnx.numpy_helper.from_array(np.asarray(array, np.float32), name))
     onnx.save(net, source)
     runtime, folder = backend("onnxruntime"), tmp_path / "built"
     folder.mkdir()
@@ -71,7 +69,6 @@ def test_a_layer_that_was_fused_has_all_nodes_that_it_computes(tmp_path):
         ("Gemm", ("product", "bias")),
         ("Gelu", ("divide", "erf", "one_more", "times", "half")),
         ("Gemm", ("turned", "residual")),
-        ("Reshape", ("flat",)),
     ], "each node is told once, but for what was computed when it was built"
 
 
