@@ -304,6 +304,7 @@ def test_a_profile_reads_what_is_written(found):
     text = ",".join(f"{name}={low}:{opt}:{high}" for name, (low, opt, high) in found.items())
     assert Profile.parse(text).ranges == {name: tuple(sizes) for name, sizes in found.items()}
     assert Profile.parse(text.replace(",", " , ")).ranges == Profile.parse(text).ranges
+    assert str(Profile.parse(text)) == text
 
 
 def test_one_number_fixes_all_three():

@@ -31,6 +31,8 @@ TorchliftError
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 class TorchliftError(Exception):
     """Base of all. ``remedy`` is what the user can do, in one sentence."""
@@ -146,3 +148,9 @@ class UnsafeDataError(DataError):
 
 class StorageError(TorchliftError):
     pass
+
+
+def some(names: Sequence[str], limit: int = 4) -> str:
+    """The first names, for a message, and how many more there are."""
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more

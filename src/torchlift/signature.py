@@ -100,6 +100,10 @@ class Profile:
             ranges[match[1]] = (low, opt, high)
         return cls(ranges)
 
+    def __str__(self) -> str:
+        """As :meth:`parse` reads it."""
+        return ",".join(f"{name}={low}:{opt}:{high}" for name, (low, opt, high) in self.ranges.items())
+
     def of(self, component: str, signature: Signature) -> tuple[Axis, ...] | None:
         """The signature's axes with the profile's ranges, where both are given those of the component's own; None where
         it names no axis of the component.

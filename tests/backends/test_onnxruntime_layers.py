@@ -82,6 +82,14 @@ def test_layers_of_one_name_are_told_apart_by_their_order(tmp_path):
     assert [x.nodes for x in with_origins([layer, layer], built, source)] == [("first", "second"), ("third", "fourth")]
 
 
+def test_what_was_computed_when_it_was_built_is_of_no_layer(tmp_path):
+    (tmp_path / "built").mkdir()
+    source, _ = made(tmp_path, '["one"] w = Constant <value_float = 1.0> () ["turn"] v = Neg(w) ["add"] y = Add(x, v)')
+    built, _ = made(tmp_path / "built", '["folded"] u = Constant <value_float = -1.0> () ["sum"] y = Add(x, u)')
+    layer = LayerTime("sum", "Add", (), "fp32", 1e-6, "CPU")
+    assert [x.nodes for x in with_origins([layer], built, source)] == [("add",)]
+
+
 def test_where_the_runtime_made_other_nodes_of_a_name_none_is_told(tmp_path):
     source, _ = made(tmp_path, '["a"] y = Relu(x)')
     (tmp_path / "built").mkdir()

@@ -133,32 +133,35 @@ def layer(kind):
     return json.dumps({"Name": "gemm", "LayerType": "gemm", "Inputs": [told], "Outputs": [told]})
 
 
-def test_the_precision_of_every_profile_is_read_back_at_what_it_is_tuned_for(here, monkeypatch, source, tmp_path):
-    profiles = ((Axis("batch", 1, 1, 1),), (Axis("batch", 1, 1, 8),))
-    asked = []
+@pytest.fixture
+def described(here, monkeypatch):
+    """As if an engine of two profiles were built, of which the layers of each are these; what it is asked for."""
+    profiles, asked = ((Axis("batch", 1, 1, 1),), (Axis("batch", 1, 1, 8),)), []
 
-    def describe(sizes, profile):
-        asked.append((sizes, profile))
-        return [layer(["Float", "Half"][profile])]
+    def put(*layers):
+        def describe(sizes, profile):
+            asked.append((sizes, profile))
+            return layers[profile]
 
-    session = SimpleNamespace(describe=describe)
-    monkeypatch.setattr(TensorRt, "require", lambda self: None)
-    monkeypatch.setattr(tensorrt, "_release", lambda: "10.13.2.6")
-    monkeypatch.setattr(builder, "build_engine", lambda *given: builder.Built(b"an engine", profiles))
-    monkeypatch.setattr(TensorRt, "_open", lambda self, *given: contextlib.nullcontext(session))
+        session = SimpleNamespace(describe=describe)
+        monkeypatch.setattr(TensorRt, "require", lambda self: None)
+        monkeypatch.setattr(tensorrt, "_release", lambda: "10.13.2.6")
+        monkeypatch.setattr(builder, "build_engine", lambda *given: builder.Built(b"an engine", profiles))
+        monkeypatch.setattr(TensorRt, "_open", lambda self, *given: contextlib.nullcontext(session))
+        return asked
+
+    return put
+
+
+def test_the_precision_of_every_profile_is_read_back_at_what_it_is_tuned_for(described, source, tmp_path):
+    asked = described([layer("Float")], [layer("Half")])
     with pytest.raises(BackendError, match="the engine does not compute in fp32"):
         backend("tensorrt").build(source, tmp_path, tiny.SIGNATURE)
     assert asked == [({"batch": 1}, 0), ({"batch": 1}, 1)]
 
 
-def test_layers_in_other_types_are_a_note_of_the_build(here, monkeypatch, source, tmp_path):
-    profiles = ((Axis("batch", 1, 1, 1),), (Axis("batch", 1, 4, 8),))
-    layers = ([layer("Half")], [layer("Half"), layer("Float")])
-    session = SimpleNamespace(describe=lambda sizes, profile: layers[profile])
-    monkeypatch.setattr(TensorRt, "require", lambda self: None)
-    monkeypatch.setattr(tensorrt, "_release", lambda: "8.5.3.1")
-    monkeypatch.setattr(builder, "build_engine", lambda *given: builder.Built(b"an engine", profiles))
-    monkeypatch.setattr(TensorRt, "_open", lambda self, *given: contextlib.nullcontext(session))
+def test_layers_in_other_types_are_a_note_of_the_build(described, monkeypatch, source, tmp_path):
+    described([layer("Half")], [layer("Half"), layer("Float")])
     notes = []
     monkeypatch.setattr(Progress, "note", lambda self, text: notes.append(text))
     backend("tensorrt").build(source, tmp_path, tiny.SIGNATURE, Compilation("fp16"))

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from torchlift.cli.tables import data_text, gated_metric, size_text
+from torchlift.errors import some
 from torchlift.evidence import Interval, KeptNode, Score
 from torchlift.graph.units import Unit
 from torchlift.manifest import Graph, Manifest
@@ -50,9 +51,7 @@ def _kept(kept: tuple[KeptNode, ...], verbose: bool) -> str:
     said = []
     for reason in sorted(reasons, key=lambda r: reasons[r]):
         nodes = [node.module or node.node for node in kept if node.reason == reason]
-        shown = nodes if verbose else nodes[:_SHOWN]
-        more = f" and {len(nodes) - len(shown)} more" if len(nodes) > len(shown) else ""
-        said.append(f"{', '.join(shown)}{more}: {reason}")
+        said.append(f"{some(nodes, len(nodes) if verbose else _SHOWN)}: {reason}")
     return "; ".join(said)
 
 

@@ -30,16 +30,15 @@ def scaling_table(component: str, benchmark: Benchmark) -> RenderableType:
 def layers_table(variant: str, layers: Sequence[LayerTime]) -> RenderableType:
     """What each layer of a variant costs, the most expensive first, and where it ran if not all ran in one place."""
     table = Table(title=f"{variant}: layers", title_justify="left", title_style="bold", box=None)
-    places = {layer.device for layer in layers}
-    for heading in ("us", "share", "precision", *(["on"] if len(places) > 1 else []), "layer", "ONNX nodes"):
+    several = len({layer.device for layer in layers}) > 1
+    for heading in ("us", "share", "precision", *["on"] * several, "layer", "ONNX nodes"):
         table.add_column(heading, justify="right" if heading in ("us", "share") else "left", overflow="fold")
     total = sum(layer.seconds for layer in layers) or 1.0
     for layer in sorted(layers, key=lambda x: -x.seconds):
         nodes = ", ".join(layer.nodes)
         said = layer.operator if layer.name == nodes else f"{layer.operator} {layer.name}"
-        place = [layer.device] if len(places) > 1 else []
-        share = f"{layer.seconds / total:.1%}"
-        table.add_row(f"{1e6 * layer.seconds:.1f}", share, layer.precision, *place, said, nodes or "-")
+        cost = f"{1e6 * layer.seconds:.1f}", f"{layer.seconds / total:.1%}"
+        table.add_row(*cost, layer.precision, *[layer.device] * several, said, nodes or "-")
     by: dict[str, float] = defaultdict(float)
     for layer in layers:
         by[layer.precision] += layer.seconds

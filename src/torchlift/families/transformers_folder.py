@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torchlift.errors import CheckpointError
+from torchlift.errors import CheckpointError, some
 from torchlift.families.torch_file import load_torch_file
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
@@ -75,12 +75,6 @@ def as_float32(name: str, tensor: Tensor) -> Tensor:
             remedy="The training diverged or the file is damaged: give an earlier checkpoint.",
         )
     return tensor.float().contiguous()
-
-
-def some(names: Sequence[str], limit: int = 4) -> str:
-    """The first names, and how many more there are."""
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(names[:limit]) + more
 
 
 def read_json(file: Path) -> dict[str, Any]:

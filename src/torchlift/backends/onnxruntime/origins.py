@@ -31,7 +31,8 @@ def origins(built: ir.Graph, source: ir.Graph) -> Iterator[tuple[str, tuple[str,
     the way from its outputs back to values that ``built`` holds too. Optimisations keep the names of the values that
     stay, and a node whose outputs ``source`` does not have, such as a Cast between, computes none of its nodes.
     """
-    producers = {value.name: node for node in source for value in node.outputs if value.name}
+    order = {node: place for place, node in enumerate(source)}
+    producers = {value.name: node for node in order for value in node.outputs if value.name}
     held = {value.name for value in (*built.inputs, *built.initializers.values())}
     held |= {value.name for node in built for value in node.outputs}
     constant = _constant(source)
@@ -45,7 +46,7 @@ def origins(built: ir.Graph, source: ir.Graph) -> Iterator[tuple[str, tuple[str,
             found.add(origin)
             read = {value.name for value in origin.inputs if value is not None} - held
             waiting += [producers[name] for name in read if name in producers]
-        yield node.name or "", tuple(origin.name or origin.op_type for origin in source if origin in found)
+        yield node.name or "", tuple(origin.name or origin.op_type for origin in sorted(found, key=order.__getitem__))
 
 
 def _constant(graph: ir.Graph) -> set[ir.Node]:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from torchlift.errors import BackendError
+from torchlift.errors import BackendError, some
 from torchlift.manifest import precision_of
 
 _TYPES = (
@@ -170,9 +170,8 @@ def in_other_types(layers: Sequence[EngineLayer], recipe: str) -> str:
     others = [layer for layer in computing if layer.known & _COMPUTED and wanted not in layer.known]
     if not others:
         return ""
-    named = ", ".join(f"{layer.name} ({layer.precision})" for layer in others[:_NAMED])
-    rest = f" and {len(others) - _NAMED} more" if len(others) > _NAMED else ""
-    return f"{len(others)} of {len(computing)} layers compute in another type than {wanted}: {named}{rest}"
+    named = some([f"{layer.name} ({layer.precision})" for layer in others], _NAMED)
+    return f"{len(others)} of {len(computing)} layers compute in another type than {wanted}: {named}"
 
 
 def _other(wanted: str, said: str, layer: EngineLayer) -> BackendError:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from fractions import Fraction
 
 from torchlift.errors import ProfileError
-from torchlift.signature import BATCH, Axis, Signature
+from torchlift.signature import BATCH, Axis, Profile, Signature
 
 Ranges = tuple[Axis, ...]
 """One profile: a range for each axis of the signature."""
@@ -48,7 +48,7 @@ def outside(profiles: Sequence[Ranges], sizes: Mapping[str, int]) -> ProfileErro
     """What to say of sizes that no profile holds."""
     asked = ", ".join(f"{name} {size}" for name, size in sizes.items())
     held = "; ".join(", ".join(f"{axis.name} {axis.min}..{axis.max}" for axis in profile) for profile in profiles)
-    wanted = ",".join(f"{name}={size}:{size}:{size}" for name, size in sizes.items())
+    wanted = Profile({name: (size, size, size) for name, size in sizes.items()})
     return ProfileError(
         f"no optimisation profile of the engine holds {asked}; it has {held}",
         remedy=f"Build it with a profile that does, for example --profile {wanted}.",

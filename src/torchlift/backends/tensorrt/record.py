@@ -11,6 +11,7 @@ from pathlib import Path
 from torchlift.bundle import sha256
 from torchlift.errors import EngineError
 from torchlift.machine import Gpu
+from torchlift.signature import Profile
 
 ENGINE = "model.engine"
 RECORD = "engine.json"
@@ -84,11 +85,7 @@ def read_record(engine: Path, version: str, gpu: Gpu) -> EngineRecord:
 
 def read_engine(engine: Path, record: EngineRecord) -> bytes:
     """The engine itself, as it was built. Raises EngineError for any other bytes, and where it is gone."""
-    try:
-        data = engine.read_bytes()
-    except OSError as error:
-        raise _changed(engine, engine, record) from error
-    if hashlib.sha256(data).hexdigest() != record.engine:
+    if not engine.is_file() or hashlib.sha256(data := engine.read_bytes()).hexdigest() != record.engine:
         raise _changed(engine, engine, record)
     return data
 
@@ -121,8 +118,7 @@ def _options(record: EngineRecord, folder: Path) -> Iterator[str]:
     """What the engine in a folder was built with, as ``torchlift build`` takes it."""
     component = folder.parent.name
     for ranges in filter(None, record.profiles):
-        text = ",".join(f"{component}.{axis}={':'.join(map(str, ends))}" for axis, ends in ranges.items())
-        yield f"--profile {text}"
+        yield f"--profile {Profile({f'{component}.{axis}': ends for axis, ends in ranges.items()})}"
     yield from (f"--plugin {folder / name}" for name in record.plugins)
     flags = {
         "--version-compatible": record.version_compatible,

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from torchlift.errors import CheckpointError
+from torchlift.errors import CheckpointError, some
 from torchlift.families.chinese_clip.names import (
     Weights,
     original_name,
@@ -31,7 +31,6 @@ from torchlift.families.transformers_folder import (
     read_folder,
     read_json,
     read_weights,
-    some,
 )
 from torchlift.graph.scales import Scales
 from torchlift.processing.clip import BICUBIC, MEAN, STD

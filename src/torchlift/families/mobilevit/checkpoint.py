@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from torchlift.errors import CheckpointError
+from torchlift.errors import CheckpointError, some
 from torchlift.families.fake_quant import split_scales
 from torchlift.families.torch_file import load_torch_file
 from torchlift.families.transformers_folder import (
@@ -19,7 +19,6 @@ from torchlift.families.transformers_folder import (
     is_hub_name,
     read_folder,
     read_weights,
-    some,
 )
 from torchlift.graph.scales import Scales
 
