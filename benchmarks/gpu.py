@@ -37,13 +37,13 @@ from torchlift.machine import gpus
 from torchlift.manifest import Component, Variant
 from torchlift.measure.latency import Contender, Interpreter, LatencyOptions, Workload, measure_latency
 from torchlift.measure.scaling import measure_scaling
+from torchlift.pipelines.texts import SEQUENCE
 from torchlift.progress import Progress
-from torchlift.signature import Axis, Profile
+from torchlift.signature import Axis, Profile, Signature
 from torchlift.stages import BenchOptions, build_variant, contenders_of, convert_component, verify_all, workloads
 from torchlift.stages.samples import goldens_as_samples
 
 TEXTS = 1024
-TEXT_BATCH = Axis("batch", 1, BATCH, 4 * BATCH)
 
 COMPILED = "pytorch compile fp16 + CUDA graph"
 """The peer of texts of realistic length."""
@@ -67,7 +67,7 @@ CLIP = Subject(
     family="chinese-clip",
     recipes={"tensorrt": ("fp16",), "onnxruntime-cuda": ("fp16",), "pytorch": ("fp16",)},
     batches=(1, BATCH),
-    profiles=("image.batch=1", f"text.batch=1,text.sequence={CONTEXT}", f"text.batch=1:{BATCH}:{TEXT_BATCH.max}"),
+    profiles=("image.batch=1", f"text.batch=1,text.sequence={CONTEXT}", f"text.batch=1:{BATCH}:{2 * BATCH}"),
     baseline="pytorch eager fp16",
     sizes={"sequence": CONTEXT},
 )
@@ -120,13 +120,12 @@ def prepare(size: str, work: Path, batch: int) -> None:
 
 
 def source_of(size: str, work: Path, batch: int) -> Any:
-    """The checkpoint with its ranges: batches up to ``batch``, of texts up to TEXT_BATCH."""
+    """The checkpoint, with batches of pictures up to ``batch``."""
     from torchlift.families.base import LoadOptions
     from torchlift.ship import Source
 
-    few = Axis("batch", 1, min(8, batch), batch)
-    ranges = {"": few} if subject_of(size) is MOBILEVIT else {"image": few, "text": TEXT_BATCH}
-    options = LoadOptions(axes={name: {"batch": axis} for name, axis in ranges.items()})
+    of = "" if subject_of(size) is MOBILEVIT else "image"
+    options = LoadOptions(axes={of: {"batch": Axis("batch", 1, min(8, batch), batch)}})
     return Source(subject_of(size).family, str(checkpoint_of(size, work)), options=options)
 
 
@@ -141,11 +140,16 @@ def copy_of(size: str, work: Path, name: str, component: str, recipe: str) -> Pa
 
 
 def build(
-    size: str, work: Path, names: Sequence[str], components: Sequence[str], recipes: Sequence[str], more: Sequence[str]
+    size: str,
+    work: Path,
+    names: Sequence[str],
+    components: Sequence[str],
+    recipes: Sequence[str],
+    profiles: Sequence[str],
 ) -> None:
-    """Build and verify; seconds of each build go into a file beside the bundle."""
+    """Build and verify what is not built; seconds of each build go into a file beside the bundle."""
     subject = subject_of(size)
-    options = CompileOptions(tuple(Profile.parse(text) for text in (*subject.profiles, *more)))
+    options = CompileOptions(tuple(Profile.parse(text) for text in profiles or subject.profiles))
     for component in _chosen(Bundle.open(work / size), components):
         for name in names:
             for recipe in recipes or subject.recipes[name]:
@@ -153,11 +157,12 @@ def build(
 
 
 def _build(bundle: Bundle, component: Component, name: str, recipe: str, options: CompileOptions) -> None:
-    start = time.perf_counter()
+    before, start = {variant.key for variant in bundle.manifest.variants}, time.perf_counter()
     variant = build_variant(bundle, component, name, recipe, Said(), options)
     seconds = time.perf_counter() - start
     verify_all(bundle, [variant])
-    _seconds_of(bundle, variant).write_text(json.dumps(seconds))
+    if variant.key not in before:
+        _seconds_of(bundle, variant).write_text(json.dumps(seconds))
     print(f"{variant.name}: {seconds:.0f} s, {_state(bundle, variant)}", flush=True)
 
 
@@ -236,7 +241,8 @@ def stream(size: str, work: Path, python: Interpreter | None, rounds: int) -> di
     """Measure texts of realistic length."""
     result = _empty(size)
     ours = ours_of(size, work, "text", python, result["failed"])
-    benchmark = by_length([*peers_of(size, work, "text"), *ours], rounds)
+    signature = Bundle.open(work / size).manifest.component("text").signature
+    benchmark = by_length([*peers_of(size, work, "text"), *ours], signature, rounds)
     result["components"]["texts of realistic length"] = benchmark
     result["failed"] |= benchmark.failures
     return result
@@ -257,17 +263,18 @@ def _loads(subject: Subject, bundle: Bundle, component: Component, batches: Sequ
     return workloads(bundle, component, BenchOptions(tuple(min(batch, most) for batch in batches), sizes))
 
 
-def by_length(contenders: Sequence[Contender], rounds: int) -> Benchmark:
-    """TEXTS captions by what replays CUDA graphs: padded to the context by torch.compile, and in the batches of a
-    pipeline by ours, each with at most BATCH texts, and with more.
+def by_length(contenders: Sequence[Contender], signature: Signature, rounds: int) -> Benchmark:
+    """TEXTS captions by what replays CUDA graphs: padded to the context by torch.compile, BATCH and as many as the
+    signature admits at a time, and by ours in the batches of a pipeline, of at most BATCH texts and by default.
     """
+    most = signature.axis("batch").max
     ids = captions_as_ids(TEXTS)
     found = []
     for contender in contenders:
         if contender.name == COMPILED:
-            ways = {PADDED.format(rows): partial(padded, size=rows) for rows in (BATCH, TEXT_BATCH.max)}
+            ways = {PADDED.format(rows): partial(padded, size=rows) for rows in (BATCH, most)}
         elif contender.name.startswith("text/") and contender.name.endswith(GRAPHED):
-            tokens = f"at most {BATCH * CONTEXT} tokens"
+            tokens = f"at most {most * signature.axis(SEQUENCE).opt} tokens"
             ways = {f"at most {BATCH} texts": partial(by_likeness, size=BATCH), tokens: by_likeness}
         else:
             continue
@@ -287,7 +294,8 @@ def scale(size: str, work: Path, python: Interpreter | None, components: Sequenc
     for component in _chosen(bundle, components):
         ours = [c for c in ours_of(size, work, component.name, python, failed) if c.name.endswith(GRAPHED)]
         loads = _loads(subject, bundle, component, subject.batches[-1:])
-        found = measure_scaling(ours, loads, range(len(gpus())), Said())
+        scaling = measure_scaling(ours, loads, range(len(gpus())), Said())
+        found = scaling.throughputs
         alone = {x.contender: x.samples for x in found if x.devices == 1}
         for x in found:
             rate, times = x.samples, x.samples / alone[x.contender]
@@ -323,12 +331,14 @@ def main() -> None:
     parser.add_argument("--backend", action="append", default=[])
     parser.add_argument("--component", action="append", default=[], help="only this one")
     parser.add_argument("--recipe", action="append", default=[], help="only this one")
-    parser.add_argument("--profile", action="append", default=[], help="a further profile of TensorRT's engines")
+    parser.add_argument("--profile", action="append", default=[], help="TensorRT's, instead of the usual")
     parser.add_argument("--tensorrt", default="", help="NAME=VALUE ... PYTHON: where TensorRT is")
     parser.add_argument("--batch", type=int, default=BATCH, help="prepare: the largest of pictures")
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--json", type=Path, help="where the result goes")
     given = parser.parse_args()
+    if given.json and len(given.subjects) > 1:
+        parser.error("--json is of one subject")
     python = interpreter(given.tensorrt)
     for subject in given.subjects:
         file = given.json or Path(f"{subject}.text.stream.json" if given.step == "stream" else f"{subject}.json")

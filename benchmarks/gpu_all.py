@@ -23,7 +23,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+from captions import CONTEXT
 from gpu import CLIP, copy_of, subject_of
+from gpu_peers import BATCH
 from torchlift.bundle import Bundle
 from torchlift.machine import gpus
 
@@ -32,8 +34,10 @@ GPU = str(Path(__file__).with_name("gpu.py"))
 COSTS = {"ViT-H-14": 32, "ViT-L-14-336": 18, "ViT-L-14": 9, "ViT-B-16": 4, "RN50": 2}
 """Roughly how long subjects take beside each other to prepare; 1 for all else."""
 
-PROFILES = dict.fromkeys(("ViT-B-16", "RN50"), ("image.batch=64", "text.batch=64,text.sequence=52"))
-"""Further profiles of engines, where they are built in a few minutes."""
+PROFILES = dict.fromkeys(
+    ("ViT-B-16", "RN50"), (*CLIP.profiles, f"image.batch={BATCH}", f"text.batch={BATCH},text.sequence={CONTEXT}")
+)
+"""Profiles of engines that have further ones, since they are built in a few minutes."""
 
 OURS = ("pytorch", "onnxruntime-cuda")
 
@@ -96,13 +100,13 @@ def build_subject(fleet: Fleet, subject: str, gpu: str, cores: Sequence[int]) ->
     prepared.touch()
     components = Bundle.open(fleet.work / subject).manifest.components
     engines = [(c.name, recipe) for c in components for recipe in subject_of(subject).recipes["tensorrt"]]
-    more = [f"--profile={profile}" for profile in PROFILES.get(subject, ())]
+    profiles = [f"--profile={profile}" for profile in PROFILES.get(subject, ())]
     for component, recipe in engines:
         copy_of(subject, fleet.work, "tensorrt", component, recipe)
     with ThreadPoolExecutor() as pool:
         building = []
         for component, recipe in engines:
-            asked = ["build", subject, "--backend", "tensorrt", "--component", component, "--recipe", recipe, *more]
+            asked = ["build", subject, "--backend", "tensorrt", "--component", component, "--recipe", recipe, *profiles]
             label = f"{subject}.{component}.tensorrt-{recipe}"
             building.append(pool.submit(fleet.step, label, gpu, *asked, other=True))
         asked = [word for name in OURS for word in ("--backend", name)]

@@ -16,7 +16,8 @@ from torchlift.errors import BundleError, ChecksumError, ManifestVersionError
 from torchlift.evidence import Benchmark, Choice, Difference, GoldenCheck, Interval, Latency, Provenance, Tolerance
 from torchlift.evidence import Verification as Proof
 from torchlift.machine import Machine, this_machine
-from torchlift.manifest import MANIFEST, Component, FileRecord, Manifest, Variant, encode_manifest, read_manifest
+from torchlift.manifest import MANIFEST, Component, FileRecord, Graph, Manifest, Variant, encode_manifest, read_manifest
+from torchlift.progress import Progress
 from torchlift.signature import DTYPES, Axis, Signature, TensorSpec
 
 numbers = st.floats(allow_nan=False, allow_infinity=False)
@@ -142,13 +143,63 @@ def test_a_changed_byte_is_found(built):
     with pytest.raises(ChecksumError, match=r"model/onnxruntime-fp32/model\.onnx\.data was changed") as caught:
         Bundle.open(built.path)
     assert str(built.path) in caught.value.message
-    assert "Copy the bundle again" in caught.value.remedy
+    assert caught.value.remedy == (
+        "Copy the bundle again from where it was made, or build the variant again: torchlift build "
+        f"{built.path} --backend onnxruntime --precision fp32."
+    )
 
 
-def test_a_missing_file_is_found(built):
+@pytest.mark.parametrize("mending", [False, True])
+def test_a_missing_file_is_found(built, mending):
     built.file("model/source/goldens.safetensors").unlink()
-    with pytest.raises(ChecksumError, match=r"model/source/goldens\.safetensors is missing"):
+    with pytest.raises(ChecksumError, match=r"model/source/goldens\.safetensors is missing") as caught:
+        Bundle.open(built.path, mending=mending)
+    assert caught.value.remedy == "Copy the bundle again from where it was made, or ship it again."
+
+
+class Notes(Progress):
+    def __init__(self):
+        self.said = []
+
+    def note(self, text):
+        self.said.append(text)
+
+
+def test_to_be_mended_a_bundle_opens_without_the_variants_whose_own_files_are_damaged(built):
+    notes, before = Notes(), built.manifest
+    gone, kept = (tuple(v for v in before.variants if (v.backend == name)) for name in ("openvino", "onnxruntime"))
+    choices = {"model": Choice(gone[0].name, "the fastest")}
+    built.commit(dataclasses.replace(before, choices=choices))
+    file = built.file(gone[0].model)
+    file.unlink()
+    opened = Bundle.open(built.path, notes, mending=True)
+    assert opened.manifest.variants == kept
+    assert opened.manifest.choices == {}
+    assert notes.said == [f"{v.name} counts as not built: {gone[0].model} is missing" for v in gone]
+    with pytest.raises(ChecksumError):
         Bundle.open(built.path)
+    opened.commit(opened.manifest)
+    assert Bundle.open(built.path).manifest == opened.manifest
+    assert not file.parent.exists()
+
+
+def test_a_whole_bundle_that_is_opened_to_be_mended_is_as_it_was(built):
+    built.commit(dataclasses.replace(built.manifest, choices={"model": Choice("model/openvino/fp32", "the fastest")}))
+    assert Bundle.open(built.path, mending=True).manifest == built.manifest
+
+
+@pytest.mark.parametrize("mending", [False, True])
+def test_the_files_of_a_graph_that_a_variant_opens_as_it_is_are_not_mended(bundle, mending):
+    with bundle.adding("model/program") as added:
+        (added.path / "model.pt2").write_bytes(b"a program")
+    (file,) = added.files
+    graph = Graph("model", "program", "key", file, (file,))
+    variant = Variant("model", "pytorch", "fp32", "key", file, (file,), form="program")
+    bundle.commit(bundle.manifest.with_graph(graph).with_variant(variant), added.files)
+    bundle.file(file).write_bytes(b"another 1")
+    with pytest.raises(ChecksumError, match=r"model\.pt2 was changed") as caught:
+        Bundle.open(bundle.path, mending=mending)
+    assert caught.value.remedy.endswith("or ship it again.")
 
 
 def test_a_file_of_another_length_is_found_with_both_lengths(built):

@@ -3,6 +3,7 @@ from dataclasses import replace
 import pytest
 
 from torchlift.evidence import (
+    REPLAYED,
     Benchmark,
     Difference,
     GoldenCheck,
@@ -70,3 +71,11 @@ def test_latencies_of_a_contender():
     assert benchmark.at_batch("a", 8) is found[2]
     assert benchmark.at_batch("b", 8) is None
     assert benchmark.at_batch("c", 1) is found[3]
+
+
+@pytest.mark.parametrize(
+    ("goldens", "replays"), [((), False), (("min", "opt"), False), (("min", "min" + REPLAYED), True)]
+)
+def test_a_proof_says_whether_graphs_were_replayed(goldens, replays):
+    checks = tuple(GoldenCheck(golden, "y", SAME) for golden in goldens)
+    assert Verification(PROVENANCE, Tolerance(1e-4, 0.99999), checks, ()).replays is replays

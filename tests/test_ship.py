@@ -517,7 +517,9 @@ def test_the_command_writes_a_program(tmp_path):
 CPU_PEERS = ["pytorch eager", "pytorch compile"]
 GPU_PEERS = [
     "pytorch eager",
+    "pytorch eager + CUDA graph",
     "pytorch compile",
+    "pytorch compile + CUDA graph",
     "pytorch eager fp16",
     "pytorch eager fp16 + CUDA graph",
     "pytorch compile fp16",

@@ -18,7 +18,7 @@ import contextlib
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
@@ -50,27 +50,52 @@ class Bundle:
         return bundle
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str], progress: Progress = SILENT) -> Bundle:
-        """Open a bundle after checking its manifest and the SHA-256 of every file.
+    def open(cls, path: str | os.PathLike[str], progress: Progress = SILENT, *, mending: bool = False) -> Bundle:
+        """Open a bundle after checking its manifest and the SHA-256 of every file. With ``mending``, which is for who
+        builds, a variant whose own files differ is left out, with a note; on disk it goes with the first change.
 
         Raises BundleError, ManifestVersionError or ChecksumError; each names the file.
         """
         folder = Path(path)
         bundle = cls(folder, read_manifest(folder))
-        bundle.check(progress)
+        if mending:
+            bundle._leave_out_damaged(progress)
+        else:
+            bundle.check(progress)
         return bundle
 
-    def check(self, progress: Progress = SILENT) -> None:
-        """Compare every file with the manifest; raises ChecksumError that names the first that differs."""
-        files = self.manifest.files
+    def check(self, progress: Progress = SILENT, *, but: Container[str] = ()) -> dict[str, str]:
+        """Compare every file with the manifest; raises ChecksumError that names the first that differs, unless it is
+        among ``but``: of these returns path -> what is wrong.
+        """
+        files, found = self.manifest.files, dict[str, str]()
         with ThreadPoolExecutor(usable_cores()) as pool, progress.stage("compare checksums", len(files)) as stage:
-            for problem in pool.map(self._problem, files, files.values()):
+            for path, problem in zip(files, pool.map(self._problem, files, files.values()), strict=True):
                 stage.advance()
+                if problem and path not in but:
+                    raise ChecksumError(f"{self.path}: {problem}", remedy=self._remedy(path))
                 if problem:
-                    raise ChecksumError(
-                        f"{self.path}: {problem}",
-                        remedy="Copy the bundle again from where it was made, or ship it again.",
-                    )
+                    found[path] = problem
+        return found
+
+    def _remedy(self, path: str) -> str:
+        copy = "Copy the bundle again from where it was made, or"
+        if path not in _own_files(self.manifest):
+            return f"{copy} ship it again."
+        variant = next(v for v in self.manifest.variants if path in v.files)
+        command = f"torchlift build {self.path} --backend {variant.backend} --precision {variant.recipe}"
+        return f"{copy} build the variant again: {command}."
+
+    def _leave_out_damaged(self, progress: Progress) -> None:
+        damaged = self.check(progress, but=_own_files(self.manifest))
+        gone = {v.name: problem for path, problem in damaged.items() for v in self.manifest.variants if path in v.files}
+        for name, problem in gone.items():
+            progress.note(f"{name} counts as not built: {problem}")
+        self.manifest = replace(
+            self.manifest,
+            variants=tuple(v for v in self.manifest.variants if v.name not in gone),
+            choices={name: choice for name, choice in self.manifest.choices.items() if choice.variant not in gone},
+        )
 
     def _problem(self, path: str, record: FileRecord) -> str:
         file = self.file(path)
@@ -131,6 +156,11 @@ class Bundle:
             self.file(path).unlink(missing_ok=True)
             with contextlib.suppress(OSError):
                 self.file(path).parent.rmdir()
+
+
+def _own_files(manifest: Manifest) -> set[str]:
+    """What only variants have: not the graph that a backend opens as it is."""
+    return {path for v in manifest.variants for path in v.files} - replace(manifest, variants=()).referenced()
 
 
 def _sweep(bundle: Bundle) -> None:

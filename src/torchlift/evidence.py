@@ -80,6 +80,10 @@ class GoldenCheck:
     difference: Difference
 
 
+REPLAYED = ", replayed"
+"""What the name of a golden ends in where the answer to it was replayed from a CUDA graph."""
+
+
 @dataclass(frozen=True)
 class Verification:
     """Whether a variant agrees with PyTorch at every golden and treats each row of a batch on its own.
@@ -97,6 +101,11 @@ class Verification:
     @property
     def passed(self) -> bool:
         return not self.failures
+
+    @property
+    def replays(self) -> bool:
+        """Whether what it answers when it replays CUDA graphs was compared too; False where it cannot replay them."""
+        return any(check.golden.endswith(REPLAYED) for check in self.checks)
 
     @property
     def worst(self) -> GoldenCheck:
@@ -179,6 +188,14 @@ class Throughput:
     samples: float
 
 
+@dataclass(frozen=True)
+class Scaling:
+    """What several GPUs achieve together, and their conditions meanwhile."""
+
+    throughputs: tuple[Throughput, ...] = ()
+    conditions: tuple[Conditions, ...] = ()
+
+
 GRAPHED = " + CUDA graph"
 """What the name of a contender ends in that replays CUDA graphs."""
 
@@ -204,7 +221,7 @@ class Benchmark:
     failures: dict[str, str] = field(default_factory=dict)
     key: str = ""
     conditions: tuple[Conditions, ...] = ()
-    scaling: tuple[Throughput, ...] = ()
+    scaling: Scaling = Scaling()
 
     def of(self, contender: str) -> tuple[Latency, ...]:
         return tuple(x for x in self.latencies if x.contender == contender)

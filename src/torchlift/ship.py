@@ -186,13 +186,15 @@ class Peer:
 
 PEERS = (
     Peer("pytorch eager"),
+    Peer(f"pytorch eager{GRAPHED}", cuda_graph=True),
     Peer("pytorch compile", compiled=True),
+    Peer(f"pytorch compile{GRAPHED}", compiled=True, cuda_graph=True),
     Peer("pytorch eager fp16", "fp16"),
     Peer(f"pytorch eager fp16{GRAPHED}", "fp16", cuda_graph=True),
     Peer("pytorch compile fp16", "fp16", compiled=True),
     Peer(f"pytorch compile fp16{GRAPHED}", "fp16", compiled=True, cuda_graph=True),
 )
-"""The first is what others are measured against. FP16, and with it CUDA graphs, is for GPUs."""
+"""The first is what others are measured against. FP16 and CUDA graphs are for GPUs."""
 
 
 def peers(
@@ -205,13 +207,14 @@ def peers(
     cuda_graph: bool = False,
 ) -> list[Contender]:
     """PyTorch itself as contenders, eager FP32 first, on a GPU in FP16 too; ``compiled`` adds torch.compile,
-    ``cuda_graph`` the replaying of CUDA graphs.
+    ``cuda_graph`` on a GPU the replaying of CUDA graphs.
     """
     runtime, on_gpu = backend("pytorch"), gpu_of() is not None
+    graphs = cuda_graph and on_gpu
     wanted = [
         peer
         for peer in PEERS
-        if runtime.supports(peer.precision).ok and peer.compiled <= compiled and peer.cuda_graph <= cuda_graph
+        if runtime.supports(peer.precision).ok and peer.compiled <= compiled and peer.cuda_graph <= graphs
     ]
     openers = {peer.name: partial(open_peer, source, component, peer, threads) for peer in wanted}
     return [Contender(name, partial(open_, device), open_ if on_gpu else None) for name, open_ in openers.items()]

@@ -100,6 +100,25 @@ def test_without_cuda_bindings_it_is_not_available(monkeypatch):
     assert (state.ok, state.detail, state.remedy) == (False, "cuda-bindings is not installed", INSTALL)
 
 
+@pytest.mark.parametrize(
+    ("nvml", "said", "remedy"),
+    [
+        (None, "nvidia-ml-py is not installed, so the GPU is not known", "pip install nvidia-ml-py"),
+        (
+            "13.0",
+            "NVML names no GPU that this process may use",
+            "Set CUDA_VISIBLE_DEVICES to whole GPUs, or not at all: a MIG device is not supported.",
+        ),
+    ],
+)
+def test_a_gpu_that_nobody_names_is_said_with_the_reason(monkeypatch, nvml, said, remedy):
+    monkeypatch.setattr(driver, "devices", lambda: 1)
+    monkeypatch.setattr(driver, "gpus", lambda: ())
+    monkeypatch.setattr(driver, "installed_version", {"cuda-bindings": "13.0", "nvidia-ml-py": nvml}.get)
+    state = cuda_available()
+    assert (state.ok, state.detail, state.remedy) == (False, said, remedy)
+
+
 def test_cuda_bindings_that_cannot_be_loaded_say_why(monkeypatch):
     driver.runtime.cache_clear()
     monkeypatch.setitem(sys.modules, "cuda.bindings", None)

@@ -27,7 +27,32 @@ def test_a_read_only_array_is_not_written():
 
 def test_a_buffer_is_empty_at_first_and_asks_for_nothing():
     buffer = Buffer()
-    assert (buffer.address, buffer.size, buffer.reserve(0)) == (0, 0, False)
+    buffer.reserve(0)
+    assert (buffer.address, buffer.size) == (0, 0)
+
+
+def test_a_buffer_that_grows_lets_go_of_its_memory_before_it_asks_for_more(monkeypatch):
+    alive = 0
+
+    class Block:
+        def __init__(self, size, device):
+            nonlocal alive
+            assert alive == 0, "both together may not fit"
+            self.address, self.size, alive = 4096, size, 1
+
+        def __del__(self):
+            nonlocal alive
+            alive = 0
+
+    monkeypatch.setattr(memory, "Block", Block)
+    buffer = Buffer()
+    buffer.reserve(8)
+    first = buffer.block
+    buffer.reserve(5)
+    assert buffer.block is first
+    del first
+    buffer.reserve(9)
+    assert (buffer.size, alive) == (9, 1)
 
 
 @pytest.mark.parametrize(

@@ -46,6 +46,15 @@ def test_a_graph_that_is_replaced_is_closed():
     assert (graphs["a"].closed, graphs["b"].closed) == (1, 0)
 
 
+def test_room_is_made_for_one_more_before_it_is_there():
+    cache, graphs = cached(2, "ab")
+    cache.make_room()
+    cache.make_room()
+    assert (graphs["a"].closed, graphs["b"].closed) == (1, 0)
+    cache.put("c", last := Recorded())
+    assert (graphs["b"].closed, cache.get("b"), cache.get("c")) == (0, graphs["b"], last)
+
+
 def test_clearing_closes_every_graph_once():
     cache, graphs = cached(3, "abc")
     cache.clear()
@@ -58,6 +67,33 @@ def test_a_cache_without_room_is_refused():
     with pytest.raises(BackendError, match="a cache of 0 CUDA graphs holds none") as caught:
         GraphCache(0)
     assert caught.value.remedy == "Choose 1 or more, or do without CUDA graphs."
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_stream_is_drained_without_what_failed_in_it_and_once_closed_not_at_all(monkeypatch, fails):
+    told = []
+    double = SimpleNamespace(
+        cudaStreamNonBlocking=1,
+        cudaStreamCreateWithFlags=lambda flags: (0, 7),
+        cudaStreamSynchronize=lambda handle: told.append(handle) or (0,),
+        cudaStreamDestroy=lambda handle: told.append("destroyed") or (0,),
+    )
+
+    def check(result, **given):
+        if fails and result == (0,):
+            raise BackendError("it failed")
+        return result[-1]
+
+    monkeypatch.setattr(module, "runtime", lambda: double)
+    monkeypatch.setattr(module, "on_device", lambda ordinal: contextlib.nullcontext())
+    monkeypatch.setattr(module, "check", check)
+    stream = module.Stream()
+    stream.drain()
+    assert told == [7]
+    stream.close()
+    assert told == [7, 7, "destroyed"]
+    stream.drain()
+    assert told == [7, 7, "destroyed"]
 
 
 def test_a_stream_is_waited_for_with_its_own_device_current(monkeypatch):

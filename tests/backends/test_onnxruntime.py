@@ -8,7 +8,7 @@ import pytest
 import tiny
 
 from torchlift.backends import SessionOptions, backend
-from torchlift.errors import ProviderError
+from torchlift.errors import BackendError, ProviderError
 from torchlift.signature import Axis, Signature, TensorSpec
 
 
@@ -46,6 +46,15 @@ def test_another_provider_than_the_one_asked_for_is_an_error(model, monkeypatch)
 def test_a_session_has_the_threads_that_were_asked_for(model, threads):
     with backend("onnxruntime").open(model, tiny.SIGNATURE, "fp32", SessionOptions(threads)) as session:
         assert session._session.get_session_options().intra_op_num_threads == threads
+
+
+def test_a_session_on_the_processor_takes_no_tensors_on_a_device(model):
+    with (
+        backend("onnxruntime").open(model, tiny.SIGNATURE) as session,
+        pytest.raises(BackendError, match=r"onnxruntime .* takes no tensors on a device") as caught,
+    ):
+        session.run_on_device({"x": tiny.sample(2)})
+    assert caught.value.remedy == "Pass arrays of NumPy to run(), which copies them."
 
 
 def test_the_built_graph_is_fused_and_its_weights_are_beside_it(built_once, model):

@@ -4,8 +4,8 @@ import contextlib
 import importlib.util
 import json
 import shutil
-import sys
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -13,8 +13,9 @@ import tiny
 
 from torchlift.backends import Availability, Compilation, CompileOptions, SessionOptions, backend, tensorrt
 from torchlift.backends.tensorrt import TensorRt, builder
+from torchlift.backends.tensorrt.record import ENGINE, EngineRecord, read_record, source_of
 from torchlift.bundle import Bundle
-from torchlift.errors import BackendError, BackendUnavailableError, SignatureError
+from torchlift.errors import BackendError, BackendUnavailableError, EngineError, SignatureError
 from torchlift.machine import Gpu
 from torchlift.manifest import Graph
 from torchlift.progress import Progress
@@ -77,26 +78,6 @@ def test_the_version_is_of_the_package_and_names_the_gpu_and_its_driver(here):
     assert backend("tensorrt").version() == "tensorrt"
 
 
-@pytest.mark.parametrize(
-    ("nvml", "said", "remedy"),
-    [
-        (None, "nvidia-ml-py is not installed, so the GPU is not known", INSTALL),
-        (
-            "13.0",
-            "NVML names no GPU that this process may use",
-            "Set CUDA_VISIBLE_DEVICES to whole GPUs, or not at all: a MIG device is not supported.",
-        ),
-    ],
-)
-def test_a_gpu_that_nobody_names_is_said_with_the_reason(here, monkeypatch, nvml, said, remedy):
-    here(gpus=())
-    versions = {"tensorrt": "10.13.2.6", "nvidia-ml-py": nvml}
-    monkeypatch.setattr(tensorrt, "installed_version", versions.get)
-    monkeypatch.setattr(tensorrt, "cuda_available", lambda: Availability(True, ""))
-    monkeypatch.setitem(sys.modules, "tensorrt", SimpleNamespace(__version__="10.13.2.6"))
-    assert backend("tensorrt").available() == Availability(False, said, remedy)
-
-
 @pytest.fixture
 def fails(here, monkeypatch, source, tmp_path):
     """A build in which TensorRT's bindings raise what is given."""
@@ -147,7 +128,7 @@ def described(here, monkeypatch):
         monkeypatch.setattr(TensorRt, "require", lambda self: None)
         monkeypatch.setattr(tensorrt, "_release", lambda: "10.13.2.6")
         monkeypatch.setattr(builder, "build_engine", lambda *given: builder.Built(b"an engine", profiles))
-        monkeypatch.setattr(TensorRt, "_open", lambda self, *given: contextlib.nullcontext(session))
+        monkeypatch.setattr(TensorRt, "_loaded", lambda self, *given: contextlib.nullcontext(session))
         return asked
 
     return put
@@ -166,6 +147,67 @@ def test_layers_in_other_types_are_a_note_of_the_build(described, monkeypatch, s
     monkeypatch.setattr(Progress, "note", lambda self, text: notes.append(text))
     backend("tensorrt").build(source, tmp_path, tiny.SIGNATURE, Compilation("fp16"))
     assert notes == ["1 of 2 layers compute in another type than fp16: gemm (fp32)"]
+
+
+@pytest.mark.parametrize("relative", [False, True])
+def test_a_record_says_what_an_engine_was_built_from_and_with(described, monkeypatch, source, tmp_path, relative):
+    described([layer("Float")], [layer("Float")])
+    graph = Path(shutil.copytree(source.parent, tmp_path / "clip" / "source")) / source.name
+    staged, library = tmp_path / ".clip.tensorrt-fp32.partial", tmp_path / "operators.so"
+    staged.mkdir()
+    library.write_bytes(b"a library")
+    options = CompileOptions(workspace=64 << 20, plugins=(library,))
+    monkeypatch.chdir(graph.parent)
+    given = Path(graph.name) if relative else graph
+    backend("tensorrt").build(given, staged, tiny.SIGNATURE, Compilation(options=options))
+    engine = staged.rename(tmp_path / "clip" / "tensorrt-fp32") / ENGINE
+    record = read_record(engine, "10.13.2.6", H200)
+    assert source_of(engine, record) == graph
+    assert (record.source, record.stripped, record.workspace) == ("../source/model.onnx", False, 64 << 20)
+
+
+def test_an_engine_of_another_graph_is_neither_opened_nor_read(described, source, tmp_path):
+    described([layer("Float")], [layer("Float")])
+    graph = Path(shutil.copytree(source.parent, tmp_path / "source")) / source.name
+    (tmp_path / "engine").mkdir()
+    runtime = backend("tensorrt")
+    engine = tmp_path / "engine" / runtime.build(graph, tmp_path / "engine", tiny.SIGNATURE)
+    runtime.open(engine, tiny.SIGNATURE)
+    graph.write_bytes(b"another")
+    with pytest.raises(EngineError, match="was built from another graph than"):
+        runtime.open(engine, tiny.SIGNATURE)
+    graph.unlink()
+    with pytest.raises(EngineError, match=r"was built from .*model\.onnx, which is gone"):
+        runtime.layers(engine, tiny.SIGNATURE, {"x": tiny.sample(1)}, source=graph)
+
+
+@pytest.mark.parametrize("stripped", [False, True])
+def test_only_a_stripped_engine_is_given_the_weights_of_its_graph(here, monkeypatch, source, tmp_path, stripped):
+    given, engines = [], []
+    monkeypatch.setattr(TensorRt, "require", lambda self: None)
+    monkeypatch.setattr(tensorrt, "_release", lambda: "10.13.2.6")
+    monkeypatch.setattr(tensorrt, "on_device", lambda device: contextlib.nullcontext())
+    monkeypatch.setattr(builder, "build_engine", lambda *given: builder.Built(b"an engine", ((),)))
+    monkeypatch.setattr(builder, "load_plugins", lambda libraries: None)
+    monkeypatch.setattr(builder, "refit", lambda engine, source, version: given.append((engine, source, version)))
+    monkeypatch.setattr("torchlift.backends.tensorrt.session.TensorRtSession", lambda *given: None)
+    monkeypatch.setattr("torchlift.backends.tensorrt.engines.Engines", lambda *given, **how: engines.append(how))
+    graph = Path(shutil.copytree(source.parent, tmp_path / "source")) / source.name
+    (tmp_path / "engine").mkdir()
+    runtime, options = backend("tensorrt"), CompileOptions(stripped=True)
+    engine = (
+        tmp_path / "engine" / runtime.build(graph, tmp_path / "engine", tiny.SIGNATURE, Compilation(options=options))
+    )
+    record = EngineRecord(**json.loads(engine.with_name("engine.json").read_text()))
+    assert record.stripped
+    replace(record, stripped=stripped).write(engine.parent)
+    runtime.open(engine, tiny.SIGNATURE)
+    (how,) = engines
+    if stripped:
+        how["finish"]("the engine")
+        assert given == [("the engine", graph, "10.13.2.6")]
+    else:
+        assert how["finish"] is None
 
 
 @pytest.mark.parametrize("package", ["tensorrt", "tensorrt-cu11", "tensorrt-cu12", "tensorrt-cu13"])

@@ -104,6 +104,9 @@ def test_the_layers_of_a_vit():
         (LINEAR_16, "fp16"),
         (CHANNELS_16, "fp16"),
         ("Four wide channel vectorized row major Int8 format", "int8"),
+        ("Row major UInt8 format", "uint8"),
+        ("UInt8", "uint8"),
+        ("Int8", "int8"),
         ("Row major Int32 format", "int32"),
         ("Row major Bool format", "bool"),
         ("Half", "fp16"),
@@ -185,6 +188,38 @@ def test_fp32_may_be_in_no_other_type_not_even_in_one_layer():
 
 def test_whole_numbers_are_no_breach_of_fp32():
     require_precision([computing(["Row major Int32 format"], [LINEAR_32], "Gather")], "fp32")
+
+
+INT8 = "Row major Int8 format"
+
+
+@pytest.mark.parametrize("words", [INT8, "Row major UInt8 format", "UInt8"])
+@pytest.mark.parametrize("kind", ["Gather", "Cast", "Myelin"])
+def test_integers_that_a_network_is_given_are_no_breach_of_fp32(words, kind):
+    assert require_precision([computing([words], [LINEAR_32], kind)], "fp32") is True
+    assert in_other_types([computing([words], [LINEAR_32], kind)], "fp32") == ""
+
+
+@pytest.mark.parametrize("written", [INT8, LINEAR_32])
+def test_integers_that_a_layer_writes_or_multiplies_by_are(written):
+    (product,) = layers(
+        {
+            "Name": "product",
+            "LayerType": "CaskGemmMatrixMultiply",
+            "Inputs": [tensor("a", [1], INT8)],
+            "Outputs": [tensor("b", [1], written)],
+            "Weights": {"Type": "Int8" if written == LINEAR_32 else "Float", "Count": 768},
+        }
+    )
+    with pytest.raises(BackendError, match="the engine does not compute in fp32: 1 of 1 layers compute in"):
+        require_precision([product], "fp32")
+
+
+@pytest.mark.parametrize("recipe", ["int8", "int8-fp16"])
+def test_what_reads_int8_computes_in_it_where_it_was_asked_for(recipe):
+    assert require_precision([computing([INT8], [LINEAR_16])], recipe) is True
+    with pytest.raises(BackendError, match=r"in int8: none of 1 layers does, as conv \(fp16\)"):
+        require_precision([computing(["Row major UInt8 format"], [LINEAR_16])], recipe)
 
 
 def test_what_only_moves_numbers_does_not_compute():

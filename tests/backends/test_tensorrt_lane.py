@@ -4,6 +4,7 @@ read, and fails where it is told to."""
 import contextlib
 import ctypes
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,9 +12,11 @@ import pytest
 import tiny
 
 from torchlift.backends import SessionOptions, cuda
+from torchlift.backends.tensorrt import engines as engines_module
 from torchlift.backends.tensorrt import lane
 from torchlift.backends.tensorrt import session as module
-from torchlift.errors import BackendError, DeviceMemoryError
+from torchlift.backends.tensorrt.engines import Engines as RealEngines
+from torchlift.errors import BackendError, DeviceMemoryError, ProfileError
 from torchlift.signature import Axis
 
 FLOAT = SimpleNamespace(name="FLOAT")
@@ -139,7 +142,14 @@ def opened(monkeypatch):
 
         return checked
 
-    stream = SimpleNamespace(device=0, handle=0, synchronize=there(), close=there())
+    done = []
+    stream = SimpleNamespace(
+        device=0,
+        handle=0,
+        synchronize=there(lambda: done.append("waited")),
+        drain=there(lambda: done.append("drained")),
+        close=there(),
+    )
     pinned = SimpleNamespace(array=np.empty, close=lambda: None)
     doubles = {
         "Stream": lambda device: stream,
@@ -163,10 +173,21 @@ def opened(monkeypatch):
     names = {"TensorIOMode": SimpleNamespace(INPUT=INPUT), "LayerInformationFormat": SimpleNamespace(JSON="JSON")}
     monkeypatch.setitem(sys.modules, "tensorrt", SimpleNamespace(**names))
 
-    def make(engine, **options):
-        engines = Engines(engine)
-        profiles = [(Axis("batch", 1, 4, 8),)]
-        return module.TensorRtSession(engines, tiny.SIGNATURE, "", profiles, SessionOptions(**options)), engines
+    class Closing(lane.Lane):
+        """Says that it was closed."""
+
+        def close(self):
+            done.append("closed")
+            super().close()
+
+    monkeypatch.setattr(module, "Lane", Closing)
+
+    def make(engine, most=8, **options):
+        engines = engine if isinstance(engine, RealEngines) else Engines(engine)
+        profiles, asked = [(Axis("batch", 1, 4, most),)], SessionOptions(**options)
+        session = module.TensorRtSession(engines, tiny.SIGNATURE, "", profiles, asked, "model")
+        session.done = done
+        return session, engines
 
     return make
 
@@ -243,6 +264,44 @@ def test_a_prepared_call_copies_its_inputs_once_where_nothing_else_runs(opened, 
     for _ in range(3):
         call()
     assert len(copies) == 1
+
+
+@pytest.mark.parametrize("limit", [1, 2, 4])
+def test_there_are_never_more_lanes_and_engines_than_shapes_may_be_kept(opened, monkeypatch, limit):
+    loaded = []  # each is taken by one lane at a time
+    runtime = SimpleNamespace(deserialize_cuda_engine=lambda data: loaded.append(Engine()) or loaded[-1])
+    monkeypatch.setattr(engines_module, "start", lambda made: runtime)
+    monkeypatch.setattr(engines_module, "read_engine", lambda *given: b"an engine")
+    monkeypatch.setattr(sys.modules["tensorrt"], "Runtime", object, raising=False)
+    engines = RealEngines(Path("model.engine"), SimpleNamespace(version_compatible=False), shared=False)
+    session, _ = opened(engines, cuda_graph=True, graphs=limit)
+    for rows in (1, 2, 3, 4, 5, 6, 1, 2):
+        session.run({"x": tiny.sample(rows)})
+    assert len(loaded) == limit
+    assert sum(len(engine.read) for engine in loaded) >= 2 * 8, "each shape was recorded, and run"
+
+
+def test_the_work_of_what_is_dropped_is_waited_for(opened):
+    session, _ = opened(Engine(), cuda_graph=True, graphs=1)
+    session.run({"x": tiny.sample(4)})
+    session.done.clear()
+    session.run({"x": tiny.sample(3)})
+    assert session.done[:2] == ["waited", "closed"]
+
+
+def test_all_work_is_waited_for_before_anything_is_freed(opened):
+    session, _ = opened(Engine())
+    session.run({"x": tiny.sample(4)})
+    session.done.clear()
+    session.close()
+    assert session.done == ["drained", "closed"]
+
+
+def test_sizes_that_no_profile_holds_are_refused_with_what_its_component_is_built_with(opened):
+    session, _ = opened(Engine(), most=7)
+    with pytest.raises(ProfileError, match=r"holds batch 8; it has batch 1\.\.7") as caught:
+        session.run({"x": tiny.sample(8)})
+    assert caught.value.remedy.endswith(": --profile model.batch=8:8:8 --profile model.batch=1:4:7.")
 
 
 def test_a_session_lets_go_of_its_engine_and_memory_when_it_is_closed(opened):

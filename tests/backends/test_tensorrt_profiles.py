@@ -105,5 +105,24 @@ def test_what_no_profile_holds_is_said_with_what_they_hold_and_how_to_build_one(
         "no optimisation profile of the engine holds batch 65, sequence 20; it has batch 1..1, sequence 4..52; "
         "batch 1..64, sequence 4..52"
     )
-    option = error.remedy.partition("--profile ")[2].rstrip(".")
-    assert Profile.parse(option).ranges == {"batch": (65, 65, 65), "sequence": (20, 20, 20)}
+    said, *options = error.remedy.removesuffix(".").split(" --profile ")
+    assert said == "Build it with one that does, beside those that it has:"
+    assert [Profile.parse(option).ranges for option in options] == [
+        {"batch": (65, 65, 65), "sequence": (20, 20, 20)},
+        {"batch": (1, 1, 1), "sequence": (4, 16, 52)},
+        {"batch": (1, 8, 64), "sequence": (4, 16, 52)},
+    ]
+
+
+def test_where_the_component_is_known_no_other_gets_its_profiles():
+    single, whole = default_profiles(TEXT)
+    error = outside([single, whole], {"batch": 65, "sequence": 20}, "text")
+    _, *options = error.remedy.removesuffix(".").split(" --profile ")
+    wider = Signature(TEXT.inputs, TEXT.outputs, (Axis("batch", 1, 8, 128), TEXT.axis("sequence")))
+    profiles = [Profile.parse(option) for option in options]
+    assert [profile.of("text", wider) for profile in profiles] == [
+        (Axis("batch", 65, 65, 65), Axis("sequence", 20, 20, 20)),
+        single,
+        whole,
+    ]
+    assert [profile.of("image", wider) for profile in profiles] == [None] * 3

@@ -4,12 +4,20 @@ import json
 import shlex
 import sys
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from torchlift.backends.tensorrt.engines import Engines
-from torchlift.backends.tensorrt.record import ENGINE, RECORD, EngineRecord, read_engine, read_record
+from torchlift.backends.tensorrt.record import (
+    ENGINE,
+    RECORD,
+    EngineRecord,
+    graph_digest,
+    read_engine,
+    read_record,
+)
 from torchlift.bundle import sha256
 from torchlift.cli.build import command as build
 from torchlift.errors import EngineError
@@ -22,13 +30,23 @@ VERSION = "8.5.3.1"
 
 
 @pytest.fixture
-def engine(tmp_path):
-    """An engine's file with its record and a library, where a bundle has them; to TensorRT they would be nothing."""
+def engine(tmp_path, monkeypatch):
+    """An engine's file with its library and its graph, where a bundle has them; to TensorRT they would be nothing."""
     folder = tmp_path / "clip" / "image" / "tensorrt-fp16"
     folder.mkdir(parents=True)
+    graph = source(folder / ENGINE)
+    graph.parent.mkdir()
+    graph.write_bytes(b"a graph")
+    graph.with_name("model.onnx.data").write_bytes(b"its weights")
+    graph.with_name("conversion.json").write_bytes(b"how it was made")
     (folder / ENGINE).write_bytes(b"an engine")
     (folder / "operators.so").write_bytes(b"a library")
+    monkeypatch.chdir(folder)
     return folder / ENGINE
+
+
+def source(engine):
+    return engine.parents[1] / "fp16" / "model.onnx"
 
 
 def written(engine, **changes):
@@ -38,11 +56,11 @@ def written(engine, **changes):
         capability=H200.capability,
         driver=H200.driver,
         recipe="fp16",
-        graph="0" * 64,
+        source="../fp16/model.onnx",
+        graph=graph_digest(source(engine)),
         engine=sha256(engine),
         profiles=({"batch": (1, 1, 1), "sequence": (4, 16, 52)}, {"batch": (1, 8, 64), "sequence": (4, 16, 52)}),
         plugins={"operators.so": sha256(engine.with_name("operators.so"))},
-        source="../source/model.onnx",
     )
     record = replace(record, **changes)
     record.write(engine.parent)
@@ -57,7 +75,7 @@ def refused(engine, version=VERSION, gpu=H200):
 
 def told(error, *, wholly=False):
     """What ``torchlift build`` is told by the remedy's command, and ``wholly`` by the options that it says besides."""
-    said, _, options = error.remedy.removesuffix(".").partition(". It was built with ")
+    said, _, options = error.remedy.removesuffix(".").partition("; give ")[0].partition(". It was built with ")
     program, name, *arguments = shlex.split(said.removeprefix("Build it here: "))
     assert (program, name) == ("torchlift", "build")
     arguments += shlex.split(options) if wholly else []
@@ -99,15 +117,16 @@ def test_what_was_built_for_something_else_is_refused_with_the_command_that_buil
 
 
 def test_the_options_of_before_are_said_with_the_command(engine):
-    written(engine, version_compatible=True)
+    written(engine, version_compatible=True, stripped=True, workspace=64 << 20)
     found = told(refused(engine, gpu=A100), wholly=True)
     assert found["profiles"] == (
         "image.batch=1:1:1,image.sequence=4:16:52",
         "image.batch=1:8:64,image.sequence=4:16:52",
     )
-    assert found["plugins"] == (engine.with_name("operators.so"),)
+    assert found["plugins"] == (Path("operators.so"),)
     assert (found["version_compatible"], found["hardware_compatible"], found["stripped"]) == (True, False, True)
-    written(engine, profiles=({},), plugins={}, source="")
+    assert found["workspace"] == 64
+    written(engine, profiles=({},), plugins={})
     assert refused(engine, gpu=A100).remedy.endswith("--precision fp16.")
 
 
@@ -153,6 +172,55 @@ def test_a_hardware_compatible_engine_fits_every_gpu_from_ampere_on(engine, gpu,
     record = written(engine, hardware_compatible=True)
     assert (record.misfit(VERSION, gpu) == "") == fits
     assert record.misfit("8.6.1", gpu) != ""
+
+
+@pytest.mark.parametrize(("size", "mebibytes"), [(1, 1), (1 << 20, 1), ((1 << 20) + 1, 2), (1 << 30, 1024)])
+def test_scratch_memory_of_before_is_said_in_whole_mebibytes(engine, size, mebibytes):
+    written(engine, workspace=size)
+    assert told(refused(engine, gpu=A100), wholly=True)["workspace"] == mebibytes
+
+
+@pytest.mark.parametrize("stripped", [False, True])
+@pytest.mark.parametrize("name", ["model.onnx", "model.onnx.data", "model.onnx.more"])
+def test_an_engine_of_another_graph_or_other_weights_is_refused(engine, name, stripped):
+    written(engine, stripped=stripped)
+    source(engine).with_name(name).write_bytes(b"another")
+    error = refused(engine)
+    assert error.message == f"{engine} was built from another graph than {source(engine)} is now"
+    assert command(error) == (engine.parents[2], ("tensorrt",), "fp16")
+    assert told(error, wholly=True)["stripped"] is stripped
+
+
+def test_an_engine_whose_graph_is_gone_is_refused(engine):
+    written(engine)
+    source(engine).parent.rename(source(engine).parent.with_name("fp16.2"))
+    error = refused(engine)
+    assert error.message == f"{engine} was built from {source(engine)}, which is gone"
+    assert command(error) == (engine.parents[2], ("tensorrt",), "fp16")
+
+
+def test_what_else_lies_beside_the_graph_is_no_matter(engine):
+    record = written(engine)
+    source(engine).with_name("conversion.json").unlink()
+    assert read_record(engine, VERSION, H200) == record
+
+
+def test_a_bundle_may_be_moved(engine, tmp_path):
+    record = written(engine)
+    moved = engine.parents[2].rename(tmp_path / "elsewhere")
+    assert read_record(moved / "image" / "tensorrt-fp16" / ENGINE, VERSION, H200) == record
+
+
+@pytest.mark.parametrize("change", [lambda library: library.unlink(), lambda library: library.write_bytes(b"another")])
+def test_libraries_must_be_the_user_s_own_since_those_in_the_bundle_go_with_the_engine(engine, change):
+    engine.with_name("others.so").write_bytes(b"more")
+    written(engine, plugins={name: sha256(engine.with_name(name)) for name in ("operators.so", "others.so")})
+    change(engine.with_name("operators.so"))
+    error = refused(engine)
+    assert error.message.startswith(f"{engine.with_name('operators.so')} is not what was built")
+    assert error.remedy.endswith(
+        " --plugin operators.so --plugin others.so; give your own copy of operators.so, others.so."
+    )
 
 
 @pytest.mark.parametrize("name", [ENGINE, "operators.so"])
@@ -212,7 +280,7 @@ def test_a_record_that_cannot_be_read_is_named(engine, text):
     assert command(error) == (engine.parents[2], ("tensorrt",), None)
 
 
-@pytest.mark.parametrize("missing", ["tensorrt", "gpu", "driver", "engine", "graph", "profiles", "recipe"])
+@pytest.mark.parametrize("missing", ["tensorrt", "gpu", "driver", "engine", "source", "graph", "profiles", "recipe"])
 def test_a_record_that_says_less_than_it_must_is_refused(engine, missing):
     written(engine)
     file = engine.with_name(RECORD)
@@ -223,7 +291,6 @@ def test_a_record_that_says_less_than_it_must_is_refused(engine, missing):
 
 
 def test_a_bundle_that_is_given_relatively_is_named_wholly(engine, monkeypatch):
-    monkeypatch.chdir(engine.parent)
     written(engine)
     relative = engine.relative_to(engine.parent)
     with pytest.raises(EngineError) as caught:

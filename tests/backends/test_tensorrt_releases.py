@@ -2,6 +2,7 @@
 
 from dataclasses import fields
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 
@@ -141,6 +142,14 @@ def test_without_options_every_release_builds(version):
 @pytest.mark.parametrize("version", ["10.0.1", "11.4"])
 def test_the_newer_releases_have_means_for_every_option(version):
     require_options(CompileOptions(version_compatible=True, hardware_compatible=True, stripped=True), version)
+
+
+def test_libraries_that_would_take_each_other_s_place_are_refused():
+    one, two = Path("a/operators.so"), Path("b/operators.so")
+    require_options(CompileOptions(plugins=(one, Path("a/others.so"), one)), "8.5.3.1")
+    with pytest.raises(BackendError, match=f"libraries {one} and {two} share a name, and both go into one") as caught:
+        require_options(CompileOptions(plugins=(one, Path("a/others.so"), two)), "8.5.3.1")
+    assert caught.value.remedy == "Rename one of them."
 
 
 def test_every_recipe_has_its_flags_and_no_other_has():

@@ -34,7 +34,7 @@ def opened(monkeypatch):
     """Maker of a session, and its only lane."""
 
     def make(**options):
-        lane, nothing = Lane(), SimpleNamespace(close=lambda: None)
+        lane, nothing = Lane(), SimpleNamespace(close=lambda: None, drain=lambda: None)
         monkeypatch.setattr(module, "Stream", lambda device: nothing)
         monkeypatch.setattr(module, "Pinned", lambda device: nothing)
         monkeypatch.setattr(module, "on_device", lambda device: contextlib.nullcontext())

@@ -233,14 +233,14 @@ def test_a_batch_outside_the_range_of_the_bundle(built):
 
 
 def change_a_byte(bundle):
-    file = bundle.file(bundle.manifest.variants[0].model)
+    file = bundle.file(bundle.manifest.components[0].model)
     data = bytearray(file.read_bytes())
     data[len(data) // 2] ^= 1
     file.write_bytes(data)
 
 
 def remove_a_file(bundle):
-    bundle.file(bundle.manifest.variants[0].model).unlink()
+    bundle.file(bundle.manifest.components[0].goldens).unlink()
 
 
 def edit_manifest(**changes):
@@ -275,6 +275,24 @@ def test_a_bundle_that_is_not_whole_is_refused_by_every_command(built, command, 
     assert message in found
     assert str(built.path) in found
     assert remedy in advice
+
+
+@pytest.mark.parametrize("command", ["inspect", "run", "verify", "bench", "pack"])
+def test_what_is_built_and_damaged_is_refused_with_the_command_that_mends_it(built, command):
+    variant = built.manifest.variant("model/openvino/fp32")
+    built.file(variant.model).unlink()
+    found, advice = refused(torchlift(command, built.path))
+    assert f"{variant.model} is missing" in found
+    assert f"torchlift build {built.path} --backend openvino --precision fp32" in advice
+
+
+def test_what_is_built_and_damaged_is_built_again(built):
+    variant = built.manifest.variant("model/openvino/fp32")
+    built.file(variant.model).unlink()
+    done = torchlift("build", built.path, "--backend", "openvino", "--precision", "fp32", "--rounds", 2, "--batch", 1)
+    assert done.code == 0
+    assert "model/openvino/fp32 counts as not built" in done.err
+    assert torchlift("verify", built.path).code == 0
 
 
 @pytest.mark.parametrize("command", ["inspect", "run", "verify", "bench", "build", "pack"])

@@ -91,6 +91,7 @@ def test_devices_that_are_not_here_are_wrong_usage(gpus, count, text, beyond):
         (("run", "--device", "-1"), "Invalid value for '--device': -1 is not in the range x>=0."),
         (("inspect", "--layers"), "--layers shows one variant's: name it with --variant."),
         (("inspect", "--batch", "2"), "--batch is of --layers."),
+        (("inspect", "--device", "0"), "--device is of --layers."),
         (("inspect", "--batch", "2", "--variant", "model/onnxruntime/fp32"), "--batch is of --layers."),
         (("inspect", "--layers", "--batch", "0"), "Invalid value for '--batch': 0 is not in the range x>=1."),
     ],

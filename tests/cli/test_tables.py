@@ -14,7 +14,7 @@ from torchlift.cli.tables import (
     runtimes_table,
     verification_table,
 )
-from torchlift.evidence import GRAPHED, Choice, Conditions, Throughput
+from torchlift.evidence import GRAPHED, Choice, Conditions, Scaling, Throughput
 
 
 def shown(width, *renderables):
@@ -227,15 +227,18 @@ def test_what_the_target_must_have_besides_is_told_with_the_variant(bundle):
 
 @pytest.mark.parametrize("width", WIDTHS)
 def test_what_several_gpus_achieve_is_a_table(bundle, width):
-    scaling = (
+    throughputs = (
         Throughput(ORT, 1, {"batch": 8, "sequence": 16}, 2500.0),
         Throughput(ORT, 2, {"batch": 8, "sequence": 16}, 4750.0),
         Throughput(ORT, 1, {"batch": 1, "sequence": 16}, 1000.0),
         Throughput(ORT, 2, {"batch": 1, "sequence": 16}, 1990.0),
         Throughput(ORT + GRAPHED, 1, {"batch": 1, "sequence": 16}, 50.5),
     )
-    benchmark = replace(bundle.manifest.benchmarks["text"], scaling=scaling)
-    title, header, *rows = shown(width, scaling_table("text", benchmark))
+    conditions = (
+        Conditions("NVIDIA H200", (1950, 1980, 1980), (35, 60)),
+        Conditions("NVIDIA H200", (1500, 1900, 1980), (35, 70), ("power limit",)),
+    )
+    title, header, *rows = shown(width, scaling_table("text", Scaling(throughputs, conditions)))
     assert title.strip() == "text: throughput"
     assert header.split() == ["variant", "sizes", "GPUs", "per", "s", "times", "one", "GPU"]
     assert [row.split()[-3:] for row in rows[:5]] == [
@@ -248,7 +251,9 @@ def test_what_several_gpus_achieve_is_a_table(bundle, width):
     assert "onnxruntime/fp32" in rows[0]
     assert "batch 8, sequence 16" in rows[0]
     assert f"onnxruntime/fp32{GRAPHED}"[:23] in rows[4]
-    assert "Each GPU has a process of its own, inputs in its memory." in words(rows)
+    said = words(rows)
+    assert "Each GPU has a process of its own, inputs in its memory. NVIDIA H200: 1950-1980 MHz, 35-60 C." in said
+    assert "1500-1980 MHz, 35-70 C. THE TIMES MAY HAVE MOVED: " in said
 
 
 @pytest.mark.parametrize("width", WIDTHS)
@@ -287,6 +292,14 @@ def test_where_layers_ran_is_said_if_not_all_ran_in_one_place():
     _, header, *rows = shown(120, layers_table("image/onnxruntime-cuda/fp16", layers))
     assert header.split() == ["us", "share", "precision", "on", "layer", "ONNX", "nodes"]
     assert [row.split()[3] for row in rows[:2]] == ["CUDA", "CPU"]
+
+
+def test_of_a_layer_of_many_nodes_the_first_and_the_last_are_named_and_all_counted():
+    few, many = ("a", "b", "c", "d"), ("a", "b", "c", "d", "e")
+    layers = [LayerTime(f"of {len(n)}", "Myelin", n, "fp16", 1e-5, "NVIDIA H200") for n in (few, many)]
+    _, _, *rows = shown(120, layers_table("image/tensorrt/fp16", layers))
+    assert rows[0].split("of 4")[1].strip() == "a, b, c, d"
+    assert rows[1].split("of 5")[1].strip() == "a ... e, 5 nodes"
 
 
 def test_no_layers_are_no_accident():

@@ -14,7 +14,7 @@ from torchlift.backends.pytorch.attention import attention  # noqa: E402
 from torchlift.backends.pytorch.program import load_program, save_program  # noqa: E402
 from torchlift.backends.pytorch.session import TorchSession, open_module  # noqa: E402
 from torchlift.backends.staging import PIECE  # noqa: E402
-from torchlift.errors import DeviceMemoryError  # noqa: E402
+from torchlift.errors import BackendError, DeviceMemoryError, SignatureError  # noqa: E402
 from torchlift.measure.goldens import Golden  # noqa: E402
 from torchlift.measure.numerics import TOLERANCES, failures, verify_goldens  # noqa: E402
 from torchlift.signature import Axis, Signature, TensorSpec  # noqa: E402
@@ -135,6 +135,53 @@ def test_a_call_is_timed_by_the_device_and_with_copies_by_the_clock(archive, gol
         times = [call() for _ in range(20)]
         assert all(0 < t < 1 for t in times)
         assert session.prepare(goldens[16].inputs, copies=True)() is None
+
+
+@pytest.mark.parametrize("cuda_graph", [False, True])
+def test_tensors_stay_on_the_gpu(archive, goldens, cuda_graph):
+    with PYTORCH.open(archive, programs.SIGNATURE, "fp32", SessionOptions(cuda_graph=cuda_graph)) as session:
+        for rows in (2, 16, 2):
+            there = {name: torch.from_numpy(array).cuda() for name, array in goldens[rows].inputs.items()}
+            outputs = session.run_on_device(there)
+            assert {name: torch.from_dlpack(outputs[name]).is_cuda for name in outputs} == dict.fromkeys(outputs, True)
+            answers = {name: torch.from_dlpack(tensor).cpu().numpy() for name, tensor in outputs.items()}
+            assert failures(verify_goldens(lambda _, a=answers: a, [goldens[rows]]), TOLERANCES["fp32"]) == ()
+        with pytest.raises(SignatureError, match="input x lies on cpu, and the session on cuda:0"):
+            session.run_on_device({**there, "x": there["x"].cpu()})
+        with pytest.raises(SignatureError, match="input x is float16, and the model reads float32"):
+            session.run_on_device({**there, "x": there["x"].half()})
+        with pytest.raises(SignatureError, match="missing x"):
+            session.run_on_device({name: tensor for name, tensor in there.items() if name != "x"})
+
+
+def test_tensors_that_do_not_lie_in_order_are_read_as_they_are(archive, goldens):
+    with PYTORCH.open(archive, programs.SIGNATURE, "fp32") as session:
+        turned = {
+            name: torch.from_numpy(array).cuda().t().contiguous().t()
+            if array.ndim == 2
+            else torch.from_numpy(array).cuda()
+            for name, array in goldens[3].inputs.items()
+        }
+        found = {name: tensor.cpu().numpy() for name, tensor in session.run_on_device(turned).items()}
+        assert failures(verify_goldens(lambda _: found, [goldens[3]]), TOLERANCES["fp32"]) == ()
+
+
+def test_what_cannot_be_recorded_is_said_and_runs_without_a_graph():
+    class Positive(torch.nn.Module):
+        def forward(self, x):
+            return x.masked_select(x > 0)
+
+    signature = Signature(
+        (TensorSpec("x", "float32", ("batch", 4)),), (TensorSpec("y", "float32", (None,)),), (programs.BATCH,)
+    )
+    x = np.array([[1.0, -2.0, 3.0, -4.0]], np.float32)
+    with (
+        open_module(Positive(), signature, SessionOptions(cuda_graph=True)) as session,
+        pytest.raises(BackendError, match="no CUDA graph could be recorded"),
+    ):
+        session.run({"x": x})
+    with open_module(Positive(), signature) as session:
+        np.testing.assert_array_equal(session.run({"x": x})["y"], [1.0, 3.0])
 
 
 def test_a_full_gpu_is_said(archive):

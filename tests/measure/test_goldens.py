@@ -1,4 +1,5 @@
 import stat
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -7,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
-from torchlift.measure.goldens import Golden, cut, load_goldens, save_goldens
+from torchlift.measure.goldens import Golden, blank, cut, load_goldens, save_goldens, telling_order, with_rows
 from torchlift.signature import Axis, Signature, TensorSpec
 
 TEXT = Signature(
@@ -64,3 +65,72 @@ def test_a_scalar_stays_a_scalar(bundle, tmp_path):
     assert load_file(tmp_path / "goldens.safetensors")["min/inputs/factor"].shape == ()
     signature = Signature((TensorSpec("factor", "float32", ()),), (TensorSpec("y", "float32", ()),))
     assert cut(signature, {"factor": np.asarray(2, np.float32)}, {})["factor"].shape == ()
+
+
+def counted(rows):
+    """A golden with its batch axis last in the output, and an output and an input without one."""
+    signature = Signature(
+        (TensorSpec("x", "float32", ("batch", 2)), TensorSpec("scale", "float32", (2,))),
+        (TensorSpec("y", "float32", (2, "batch")), TensorSpec("z", "float32", (3,))),
+        (Axis("batch", 1, 4, 6),),
+    )
+    x = np.arange(2 * rows, dtype=np.float32).reshape(rows, 2)
+    inputs = {"x": x, "scale": np.ones(2, np.float32)}
+    return signature, Golden("samples", inputs, {"y": np.ascontiguousarray(x.T), "z": np.zeros(3, np.float32)})
+
+
+@pytest.mark.parametrize(
+    ("count", "rows", "said"),
+    [(2, [0, 1], ", 2 of 3 rows"), (3, [0, 1, 2], ""), (5, [0, 1, 2, 0, 1], ", 3 rows repeated to 5")],
+)
+def test_rows_are_cut_or_repeated_with_their_answers(count, rows, said):
+    signature, golden = counted(3)
+    found = with_rows(signature, golden, count)
+    assert found.name == f"samples{said}"
+    np.testing.assert_array_equal(found.inputs["x"], golden.inputs["x"][rows])
+    np.testing.assert_array_equal(found.outputs["y"], golden.outputs["y"][:, rows])
+    np.testing.assert_array_equal(found.inputs["scale"], golden.inputs["scale"])
+    np.testing.assert_array_equal(found.outputs["z"], golden.outputs["z"])
+    assert all(array.flags.c_contiguous for array in (*found.inputs.values(), *found.outputs.values()))
+    assert signature.check(found.inputs) == {"batch": count}
+
+
+def test_rows_in_which_every_output_is_large_come_first():
+    signature = Signature(
+        (TensorSpec("x", "float32", ("batch",)),),
+        (
+            TensorSpec("y", "float32", (2, "batch")),
+            TensorSpec("z", "float16", ("batch",)),
+            TensorSpec("no", "float32", (0, "batch")),
+            TensorSpec("same", "float32", (4,)),
+        ),
+        (Axis("batch", 1, 4, 6),),
+    )
+    y = np.array([[9, -1, 3, 0], [0, 0, -6, 0]], np.float32)
+    outputs = {"y": y, "z": np.array([1, 50, -100, np.nan], np.float16), "no": y[:0], "same": y[0]}
+    golden = Golden("samples", {"x": np.arange(4, dtype=np.float32)}, outputs)
+    order = telling_order(signature, golden)
+    assert order.tolist() == [2, 1, 0, 3]
+    assert with_rows(signature, golden, 2, order).inputs["x"].tolist() == [2, 1]
+    assert with_rows(signature, golden, 2, order).outputs["y"].tolist() == [[3, -1], [-6, 0]]
+    silent = replace(golden, outputs={name: np.zeros_like(array) for name, array in outputs.items()})
+    assert telling_order(signature, silent).tolist() == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "bounds", "value"),
+    [
+        ("float32", None, 0),
+        ("int64", (0, 9), 0),
+        ("int64", (1, 9), 1),
+        ("int64", (-9, 0), -9),
+        ("float32", (1.5, 5), 1.5),
+        ("float16", (-1, 1), 0),
+        ("bool", None, False),
+    ],
+)
+def test_blank_inputs_are_zero_where_that_is_within_the_bounds(dtype, bounds, value):
+    signature = Signature((TensorSpec("x", dtype, ("batch", 2), bounds),), (), (Axis("batch", 1, 4, 6),))
+    found = blank(signature, {"x": np.ones((3, 2), dtype)})["x"]
+    assert (found.dtype, found.shape) == (dtype, (3, 2))
+    assert (found == value).all()

@@ -1,8 +1,10 @@
 """What several devices achieve together; those here are processes that sleep, which none of them can do faster."""
 
+import contextlib
 import os
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import contenders
 import pytest
@@ -10,6 +12,8 @@ import tiny
 from hypothesis import given
 from hypothesis import strategies as st
 
+from torchlift.evidence import Conditions
+from torchlift.measure import scaling
 from torchlift.measure.latency import Contender, Workload
 from torchlift.measure.scaling import counts, measure_scaling
 from torchlift.progress import Progress
@@ -19,7 +23,7 @@ ROWS = [Workload({"batch": rows}, {"x": tiny.sample(rows)}) for rows in (1, 4)]
 
 def scaled(*openers, workloads=ROWS[:1], devices=(0, 1), **options):
     named = [Contender(opener.__name__, contenders.quick, opener) for opener in openers]
-    return measure_scaling(named, workloads, devices, seconds=0.2, **options)
+    return measure_scaling(named, workloads, devices, seconds=0.2, **options).throughputs
 
 
 @pytest.mark.parametrize(
@@ -55,21 +59,41 @@ def test_sizes_that_are_not_covered_are_left_out():
 
 
 def test_what_runs_on_no_device_or_fails_on_one_is_left_out_and_the_others_are_not():
-    titles = []
+    titles, notes = [], []
 
     class Recorder(Progress):
         def stage(self, title, total=None):
             titles.append((title, total))
             return super().stage(title, total)
 
+        def note(self, text):
+            notes.append(text)
+
     named = [
         Contender("on a processor", contenders.quick),
         Contender("fails", contenders.quick, contenders.only_on_others),
         Contender("runs", contenders.quick, contenders.narrow_on),
     ]
-    found = measure_scaling(named, ROWS[:1], (1, 0, 2), Recorder(), seconds=0.01)
+    found = measure_scaling(named, ROWS[:1], (1, 0, 2), Recorder(), seconds=0.01).throughputs
     assert [(x.contender, x.devices) for x in found] == [("runs", 1), ("runs", 2), ("runs", 3)]
     assert titles == [("measure on several GPUs", 2)]
+    assert len(notes) == 1
+    assert notes[0].startswith("fails is not measured on several GPUs: ")
+
+
+def test_all_devices_are_watched_meanwhile(monkeypatch):
+    seen = Conditions("NVIDIA H200", (1500, 1900, 1980), (35, 60))
+    watched = []
+
+    @contextlib.contextmanager
+    def watching(*devices):
+        watched.append(devices)
+        yield SimpleNamespace(conditions=lambda: (seen,))
+
+    monkeypatch.setattr(scaling, "watching", watching)
+    named = [Contender("runs", contenders.quick, contenders.on)]
+    assert measure_scaling(named, ROWS[:1], (0, 1), seconds=0.01).conditions == (seen,)
+    assert watched == [(0, 1)]
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="the system does not list a process's children")

@@ -4,9 +4,11 @@ from datetime import datetime, timezone
 import numpy as np
 import pytest
 import tiny
+from onnx import TensorProto, helper
 
 from torchlift.backends import Session, SessionOptions, backend, base
 from torchlift.backends.onnxruntime import OnnxRuntime
+from torchlift.backends.openvino import OpenVino
 from torchlift.bundle import Bundle
 from torchlift.errors import BackendError, BackendUnavailableError, DeviceMemoryError, EngineError
 from torchlift.evidence import Tolerance, now
@@ -16,7 +18,7 @@ from torchlift.measure.goldens import GOLDENS, Golden, load_goldens, save_golden
 from torchlift.measure.numerics import TOLERANCES
 from torchlift.measure.verify import VerifyOptions, proven_here, provenance, verify_variant, within
 from torchlift.progress import Progress, Stage
-from torchlift.signature import Axis, Signature, TensorSpec
+from torchlift.signature import CORNERS, Axis, Signature, TensorSpec
 from torchlift.stages import build_variant, verify_all
 
 VARIANTS = [("onnxruntime", "fp32"), ("openvino", "fp32"), ("openvino", "bf16")]
@@ -401,34 +403,43 @@ def test_what_runs_no_golden_is_not_proven(partly):
     assert (proof.checks, proof.invariance, session.ran) == ((), (), [])
 
 
+def calibrated_on(bundle, variant, golden):
+    """A variant as if its graph had been calibrated on a golden."""
+    model = bundle.manifest.component("model").model
+    with bundle.adding("model/int8") as added:
+        save_goldens(added.path / GOLDENS, [golden])
+    graph = Graph("model", "int8", "key", model, (model, *added.files))
+    bundle.commit(bundle.manifest.with_graph(graph), added.files)
+    return replace(variant, form="int8")
+
+
 def test_goldens_at_which_it_is_not_judged_prove_nothing(built, partly):
     """A calibrated variant is judged at samples; that it is finite elsewhere does not say that it is right."""
-    component = built.manifest.component("model")
-    x = tiny.sample(3)
-    with built.adding("model/int8") as added:
-        save_goldens(added.path / GOLDENS, [Golden("sample", {"x": x}, {"y": tiny.answer(x)})])
-    graph = Graph("model", "int8", "key", component.model, (component.model, *added.files))
-    built.commit(built.manifest.with_graph(graph), added.files)
-    calibrated = replace(built.manifest.variant("model/onnxruntime/fp32"), form="int8")
+    calibrated = calibrated_on(built, built.manifest.variant("model/onnxruntime/fp32"), samples(3))
     proof, _ = partly(1, 3, 4, 8, variant=calibrated)
-    assert ([c.golden for c in proof.checks], proof.failures) == (["sample"], ())
+    assert ([c.golden for c in proof.checks], proof.failures) == (["samples"], ())
     proof, session = partly(4, 8, variant=calibrated)
     assert proof.failures == ("no golden is within its optimisation profiles: nothing proves it",)
     assert session.ran, "others ran"
 
 
 class Replaying(Session):
-    """A session that answers otherwise by ``wrong`` once it has run a shape: as a graph that was recorded amiss."""
+    """A session that answers by ``replay(answer, first)``, of what is right and what it answered to the first inputs of
+    their shape, once it has run that; it keeps the last ``records`` shapes.
+    """
 
-    def __init__(self, inner, wrong):
+    def __init__(self, inner, replay, records):
         super().__init__(inner.signature, inner.runtime)
-        self._inner, self._wrong, self._seen = inner, wrong, set()
+        self._inner, self._replay, self.records = inner, replay, records
+        self._first = {}
 
     def _run(self, feeds):
-        shapes = tuple(array.shape for array in feeds.values())
-        again = shapes in self._seen
-        self._seen.add(shapes)
-        return {name: array + self._wrong * again for name, array in self._inner.run(feeds).items()}
+        answers = self._inner.run(feeds)
+        first = self._first.pop(feeds["x"].shape, None)
+        self._first[feeds["x"].shape] = first or answers
+        while len(self._first) > self.records:
+            self._first.pop(next(iter(self._first)))
+        return {name: self._replay(array, first[name]) if first else array for name, array in answers.items()}
 
     def _prepare(self, feeds):
         raise NotImplementedError
@@ -437,19 +448,32 @@ class Replaying(Session):
         self._inner.close()
 
 
+def rightly(answer, first):
+    return answer
+
+
+def amiss(answer, first):
+    return answer + 0.5
+
+
+def for_ever(answer, first):
+    """As a graph that does not read its inputs."""
+    return first
+
+
 @pytest.fixture
 def replaying(monkeypatch):
-    """Lets ONNX Runtime claim to be on a GPU, with sessions that replay graphs ``wrong``."""
+    """Lets ONNX Runtime claim to be on a GPU, with sessions that replay graphs in a certain way, or raise."""
     plain = OnnxRuntime.open
 
-    def put(wrong):
+    def put(replay, records=8):
         def opened(self, model, signature, recipe="fp32", options=None):
             session = plain(self, model, signature, recipe, options)
             if not (options and options.cuda_graph):
                 return session
-            if isinstance(wrong, Exception):
-                raise wrong
-            return Replaying(session, wrong)
+            if isinstance(replay, Exception):
+                raise replay
+            return Replaying(session, replay, records)
 
         monkeypatch.setattr(OnnxRuntime, "open", opened)
         for name in ("replays", "for_gpus"):
@@ -460,37 +484,75 @@ def replaying(monkeypatch):
 
 
 def test_graphs_are_proven_too(built, replaying):
-    variant = built.manifest.variant("model/onnxruntime/fp32")
-    replaying(0.0)
-    proof = verify_variant(built, variant)
-    assert proof.passed, proof.failures
-    assert {c.golden for c in proof.checks} == {n for g in ("min", "opt", "max") for n in (g, f"{g}, replayed")}
-    replaying(0.5)
-    proof = verify_variant(built, variant)
-    assert not proof.passed
-    assert all("replayed" in failure for failure in proof.failures)
-
-
-def test_what_cannot_replay_is_proven_as_it_is(built, replaying):
-    replaying(BackendError("no CUDA graph could be recorded"))
+    replaying(rightly)
     proof = verify_variant(built, built.manifest.variant("model/onnxruntime/fp32"))
+    assert proof.passed, proof.failures
+    assert proof.replays
+    assert {c.golden for c in proof.checks} == {n for g in ("min", "opt", "max") for n in (g, f"{g}, replayed")}
+
+
+@pytest.mark.parametrize("records", [1, 2, 8])
+@pytest.mark.parametrize("replay", [amiss, for_ever])
+def test_graphs_that_answer_amiss_or_do_not_read_their_inputs_are_refused(built, replaying, replay, records):
+    replaying(replay, records)
+    proof = verify_variant(built, built.manifest.variant("model/onnxruntime/fp32"))
+    assert [f.partition(":")[0] for f in proof.failures] == [f"y at {g}, replayed" for g in ("min", "opt", "max")]
+
+
+class Notes(Progress):
+    def __init__(self):
+        self.said = []
+
+    def note(self, text):
+        self.said.append(text)
+
+
+@pytest.fixture
+def notes():
+    return Notes()
+
+
+def test_what_cannot_replay_is_proven_as_it_is_and_noted(built, replaying, notes):
+    replaying(BackendError("no CUDA graph could be recorded"))
+    proof = verify_variant(built, built.manifest.variant("model/onnxruntime/fp32"), progress=notes)
     assert proof.passed
+    assert not proof.replays
     assert {c.golden for c in proof.checks} == {"min", "opt", "max"}
+    assert notes.said == ["model/onnxruntime/fp32 replays no CUDA graphs: no CUDA graph could be recorded"]
 
 
-class Specialised(Session):
-    """A session with kernels of its own for some batches; they are ``wrong`` at 2."""
+def test_what_cannot_replay_all_shapes_replays_none(built, replaying):
+    def until_rows_are_many(answer, first):
+        if len(answer) == 8:
+            raise BackendError("no room for another graph")
+        return answer
 
-    def __init__(self, inner, batches, wrong=0.0):
+    replaying(until_rows_are_many)
+    proof = verify_variant(built, built.manifest.variant("model/onnxruntime/fp32"))
+    assert (proof.passed, proof.replays) == (True, False)
+
+
+# kernels of their own for some sizes
+
+
+class Tuned(Session):
+    """A session that covers batches among ``covered`` and has kernels of its own for some sizes; those for the batch
+    ``broken`` multiply by -50.
+    """
+
+    def __init__(self, inner, sizes, broken, covered):
         super().__init__(inner.signature, inner.runtime)
-        self._inner, self._batches, self._wrong = inner, batches, wrong
+        self._inner, self._sizes, self._broken, self._covered = inner, sizes, broken, covered
+
+    def covers(self, sizes):
+        return sizes["batch"] in self._covered
 
     def specialised(self):
-        return tuple({"batch": n} for n in self._batches)
+        return self._sizes
 
     def _run(self, feeds):
-        amiss = self._wrong * (len(feeds["x"]) == 2)
-        return {name: array + amiss for name, array in self._inner.run(feeds).items()}
+        factor = -50 if len(feeds["x"]) == self._broken else 1
+        return {name: factor * array for name, array in self._inner.run(feeds).items()}
 
     def _prepare(self, feeds):
         raise NotImplementedError
@@ -499,14 +561,97 @@ class Specialised(Session):
         self._inner.close()
 
 
-@pytest.mark.parametrize(("wrong", "passed"), [(0.0, True), (0.5, False)])
-def test_sizes_with_kernels_of_their_own_are_run_though_no_golden_has_them(built, monkeypatch, wrong, passed):
-    variant = built.manifest.variant("model/openvino/fp32")
-    plain = type(backend("openvino")).open
-    monkeypatch.setattr(
-        type(backend("openvino")), "open", lambda *given, **named: Specialised(plain(*given, **named), (1, 2, 8), wrong)
-    )
-    proof = verify_variant(built, variant)
+@pytest.fixture
+def tuned(built, monkeypatch):
+    """Verify OpenVINO's variant, calibrated on a golden where one is given, with kernels for some sizes."""
+    plain = OpenVino.open
+
+    def verify(*sizes, bundle=built, golden=None, broken=None, covered=range(1, 9), **how):
+        monkeypatch.setattr(OpenVino, "open", lambda *given: Tuned(plain(*given), sizes, broken, covered))
+        variant = bundle.manifest.variant("model/openvino/fp32")
+        return verify_variant(bundle, calibrated_on(bundle, variant, golden) if golden else variant, **how)
+
+    return verify
+
+
+@pytest.mark.parametrize(("broken", "passed"), [(None, True), (2, False)])
+def test_sizes_with_kernels_of_their_own_are_run_though_no_golden_has_them(tuned, broken, passed):
+    proof = tuned({"batch": 1}, {"batch": 2}, {"batch": 8}, broken=broken)
     assert proof.passed is passed
     assert [c.golden for c in proof.checks] == ["min", "opt", "max", "batch 2"]
     assert all("batch 2" in failure for failure in proof.failures)
+
+
+def samples(rows):
+    x = tiny.sample(rows)
+    return Golden("samples", {"x": x}, {"y": tiny.answer(x)})
+
+
+KERNELS = ({"batch": 1}, {"batch": 3}, {"batch": 5})
+
+
+def test_samples_are_brought_to_what_has_kernels_of_its_own(tuned, notes):
+    proof = tuned(*KERNELS, golden=samples(3), progress=notes)
+    assert proof.passed, proof.failures
+    assert [c.golden for c in proof.checks] == ["samples", "samples, 1 of 3 rows", "samples, 3 rows repeated to 5"]
+    assert notes.said == []
+
+
+@pytest.mark.parametrize(("batch", "said"), [(1, "samples, 1 of 3 rows"), (5, "samples, 3 rows repeated to 5")])
+def test_kernels_that_answer_nonsense_are_refused_though_the_samples_have_another_size(tuned, batch, said):
+    (failure,) = tuned(*KERNELS, golden=samples(3), broken=batch).failures
+    assert failure.startswith(f"y at {said}: off by")
+
+
+def test_a_row_of_small_answers_does_not_refuse_what_all_rows_together_do_not(tuned):
+    """INT8 is off by a share of its range, which is that of all rows."""
+    x = np.concatenate([0 * tiny.sample(1), tiny.sample(2)])
+    y = tiny.answer(x)
+    y[0] *= 0.5
+    tolerance = VerifyOptions({"fp32": Tolerance(0.2, -1)})
+    golden = Golden("samples", {"x": x}, {"y": y})
+    proof = tuned(*KERNELS, golden=golden, options=tolerance)
+    assert proof.passed, proof.failures
+    assert {c.difference.scale for c in proof.checks} == {np.abs(y).max()}
+
+
+def test_repeated_samples_prove_what_runs_none_as_they_are(tuned):
+    proof = tuned({"batch": 5}, golden=samples(3), covered=(4, 5, 8))
+    assert ([c.golden for c in proof.checks], proof.failures) == (["samples, 3 rows repeated to 5"], ())
+
+
+@pytest.fixture
+def stretching(tmp_path):
+    """A bundle of y = relu(x), both [batch, width], built for OpenVINO."""
+    shape = ("batch", "width")
+    signature = Signature(
+        (TensorSpec("x", "float32", shape),),
+        (TensorSpec("y", "float32", shape),),
+        (Axis("batch", 1, 4, 8), Axis("width", 2, 6, 9)),
+    )
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in "xy")
+    graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "stretching", [x], [y])
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    bundle = Bundle.create(tmp_path / "stretching", tiny.MANIFEST)
+    goldens = [wide(signature.sizes(corner), corner) for corner in CORNERS]
+    tiny.put_component(bundle, proto, goldens, signature, 0, "stretching")
+    build_variant(bundle, bundle.manifest.component("model"), "openvino", "fp32")
+    return bundle
+
+
+def wide(sizes, name="samples"):
+    x = np.random.default_rng(3).standard_normal((sizes["batch"], sizes["width"]), np.float32)
+    return Golden(name, {"x": x}, {"y": np.maximum(x, 0)})
+
+
+def test_where_samples_cannot_be_brought_to_a_size_it_is_noted_and_their_own_is_run(tuned, stretching, notes):
+    single, many = {"batch": 1, "width": 6}, {"batch": 4, "width": 5}
+    given = {"bundle": stretching, "golden": wide({"batch": 3, "width": 5})}
+    proof = tuned(single, many, **given, progress=notes)
+    assert proof.passed, proof.failures
+    assert [c.golden for c in proof.checks] == ["samples", "samples, 1 of 3 rows", "samples, 3 rows repeated to 4"]
+    assert notes.said == [
+        "model/openvino/fp32 is only known to be finite at batch 1, width 6: its samples cannot be brought to that size"
+    ]
+    (failure,) = tuned(single, many, **given, broken=1).failures
+    assert failure.startswith("y at samples, 1 of 3 rows: off by")

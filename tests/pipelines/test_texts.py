@@ -12,10 +12,10 @@ from torchlift.pipelines import texts
 from torchlift.pipelines.texts import RUN_COST, recorded_lengths, text_batches
 from torchlift.signature import Axis, Signature, TensorSpec
 
-OPT, MAX, LONGEST = 8, 64, 52
-BUDGET = OPT * LONGEST
-ANY = "batch=1:8:64"
-OF_EACH_LENGTH = [*(f"batch=64,sequence={length}" for length in recorded_lengths(LONGEST, 7)), "batch=1,sequence=52"]
+OPT, MAX, USUAL, LONGEST = 8, 52, 8, 52
+BUDGET = MAX * USUAL
+ANY = "batch=1:8:52"
+OF_EACH_LENGTH = [*(f"batch={MAX},sequence={length}" for length in recorded_lengths(LONGEST, 7)), "batch=1,sequence=52"]
 KINDS = pytest.mark.parametrize("records", [False, True])
 AS_THEY_ARE = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 LENGTHS = st.lists(st.integers(4, LONGEST), min_size=1, max_size=150).map(sorted)
@@ -29,7 +29,7 @@ def session(profiled):
         signature = Signature(
             (TensorSpec("text", "int64", ("batch", "sequence")),),
             (TensorSpec("features", "float32", ("batch", 32)),),
-            (Axis("batch", *batch), Axis("sequence", 4, 16, LONGEST)),
+            (Axis("batch", *batch), Axis("sequence", 4, USUAL, LONGEST)),
         )
         made = profiled(SimpleNamespace(signature=signature, runtime="none"), *profiles)
         made.records, made.on_device = 8 * records, on_device
@@ -55,14 +55,14 @@ def test_lengths_that_are_recorded_end_at_the_longest():
     ("lengths", "shapes"),
     [
         ([12] * 40, [(34, 12), (6, 12)]),
-        ([4] * 70, [(64, 4), (6, 4)]),
+        ([4] * 70, [(52, 4), (18, 4)]),
         ([52] * 20, [(8, 52), (8, 52), (4, 52)]),
         ([4] * 6 + [12] * 30, [(34, 12), (2, 12)]),
         ([13] * 35, [(32, 13), (3, 13)]),
         ([12] * 30 + [52], [(30, 12), (1, 52)]),
     ],
 )
-def test_a_batch_has_by_default_as_many_tokens_as_the_optimum_of_longest_texts(session, lengths, shapes):
+def test_a_batch_has_by_default_as_many_tokens_as_the_most_texts_of_the_usual_length(session, lengths, shapes):
     assert shapes_of(session(ANY), lengths) == shapes
 
 
@@ -93,8 +93,8 @@ def test_batches_on_a_processor_have_the_optimum_of_rows(session):
 def test_a_size_that_is_asked_for_bounds_the_rows_whatever_their_length(session, records):
     made = session(ANY, records=records)
     assert shapes_of(made, [16] * 32 + [52] * 32, size=16) == [(16, 16)] * 2 + [(16, 52)] * 2
-    with pytest.raises(InputError, match=r"batch size 65 is outside 1\.\.64"):
-        text_batches(made, made.signature, [12], 65)
+    with pytest.raises(InputError, match=r"batch size 53 is outside 1\.\.52"):
+        text_batches(made, made.signature, [12], 53)
 
 
 def test_padding_to_a_longer_length_that_is_covered_counts(session):
@@ -110,8 +110,8 @@ def test_no_batch_is_larger_than_what_profiles_hold(session, records):
 
 def test_an_engine_with_a_profile_for_each_length_gets_those(session):
     made = session(*OF_EACH_LENGTH, records=True)
-    assert shapes_of(made, [10] * 64 + [30] * 64 + [50], 64) == [(64, 12), (64, 40), (1, 52)]
-    assert shapes_of(made, [10] * 3, 64) == [(64, 12)]
+    assert shapes_of(made, [10] * 52 + [30] * 52 + [50], MAX) == [(52, 12), (52, 40), (1, 52)]
+    assert shapes_of(made, [10] * 3, MAX) == [(52, 12)]
 
 
 @pytest.mark.parametrize(
@@ -179,7 +179,7 @@ def test_a_session_that_records_gets_no_more_shapes_than_it_keeps(session, calls
 @AS_THEY_ARE
 def test_batches_of_recorded_shapes_cost_least(session, monkeypatch, cost, lengths):
     monkeypatch.setattr(texts, "RUN_COST", cost)
-    menu = [*((min(4, 2 * LONGEST // n), n) for n in recorded_lengths(LONGEST, 7)), (1, LONGEST)]
+    menu = [*((min(4, LONGEST // n), n) for n in recorded_lengths(LONGEST, 7)), (1, LONGEST)]
 
     @functools.cache
     def least(start):

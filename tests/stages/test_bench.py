@@ -12,7 +12,7 @@ from staged import ORT, OV, QUICK, Recorder, component_of
 from torchlift.backends import SessionOptions, base
 from torchlift.backends.onnxruntime import OnnxRuntimeCpu
 from torchlift.errors import InputError
-from torchlift.evidence import GRAPHED
+from torchlift.evidence import GRAPHED, REPLAYED, Scaling
 from torchlift.machine import Gpu
 from torchlift.manifest import Variant
 from torchlift.measure.goldens import load_goldens
@@ -22,6 +22,11 @@ from torchlift.stages import BenchOptions, bench, bench_component, contenders_of
 
 H200 = Gpu("NVIDIA H200", "9.0", 150_754_820_096, "580.159.04")
 ON_GPU = Variant("model", "tensorrt", "fp16", "key", "model/tensorrt-fp16/model.engine", form="fp16")
+
+
+def replayed(proof):
+    """A proof in which CUDA graphs were replayed."""
+    return replace(proof, checks=(*proof.checks, replace(proof.checks[0], golden=f"min{REPLAYED}")))
 
 
 def test_workloads_have_the_sizes_that_were_asked_for(bundle):
@@ -114,10 +119,16 @@ def opened(monkeypatch):
     return told
 
 
+@pytest.fixture
+def engine(proven):
+    """What runs on a GPU, verified replaying CUDA graphs too."""
+    return replace(ON_GPU, verification=replayed(proven.manifest.variant(ORT).verification))
+
+
 @pytest.mark.parametrize(("graphed", "modes"), [(False, 1), (True, 2)])
-def test_what_replays_graphs_is_measured_both_ways_where_that_is_asked_for(bundle, gpu, opened, graphed, modes):
+def test_what_replays_graphs_is_measured_both_ways_where_that_is_asked_for(engine, bundle, gpu, opened, graphed, modes):
     asked = SessionOptions(threads=3, device=1)
-    found = contenders_of(bundle, ON_GPU, asked, graphed=graphed)
+    found = contenders_of(bundle, engine, asked, graphed=graphed)
     assert [c.name for c in found] == ["model/tensorrt/fp16", f"model/tensorrt/fp16{GRAPHED}"][:modes]
     for contender in found:
         contender.open()
@@ -128,8 +139,21 @@ def test_what_replays_graphs_is_measured_both_ways_where_that_is_asked_for(bundl
     assert {told[:-1] for told in opened} == {("tensorrt", model, tiny.SIGNATURE, "fp16")}
 
 
-def test_openers_can_go_to_another_process(bundle, gpu):
-    for contender in contenders_of(bundle, ON_GPU, graphed=True):
+def test_what_was_not_verified_replaying_graphs_is_measured_without_and_noted(engine, proven, bundle, gpu):
+    plain = replace(engine, verification=proven.manifest.variant(ORT).verification)
+    for variant in (plain, ON_GPU):
+        recorder = Recorder()
+        (found,) = contenders_of(bundle, variant, graphed=True, progress=recorder)
+        assert found.name == ON_GPU.name
+        assert recorder.notes == [
+            "model/tensorrt/fp16 is not measured with CUDA graphs: its verification replayed none"
+        ]
+        contenders_of(bundle, variant, progress=recorder)
+        assert len(recorder.notes) == 1, "nobody asked for them"
+
+
+def test_openers_can_go_to_another_process(engine, bundle, gpu):
+    for contender in contenders_of(bundle, engine, graphed=True):
         for opener in (contender.open, contender.open_on):
             assert pickle.loads(pickle.dumps(opener)).args[-1] == opener.args[-1]
 
@@ -140,9 +164,9 @@ def test_what_runs_on_no_gpu_has_one_mode_and_no_devices(built, gpu, name):
     assert (found.name, found.open_on) == (name, None)
 
 
-def test_without_a_gpu_nothing_is_measured_on_one(bundle, monkeypatch):
+def test_without_a_gpu_nothing_is_measured_on_one(engine, bundle, monkeypatch):
     monkeypatch.setattr(base, "gpus", tuple)
-    (found,) = contenders_of(bundle, ON_GPU, graphed=True)
+    (found,) = contenders_of(bundle, engine, graphed=True)
     assert (found.name, found.open_on) == (ON_GPU.name, None)
 
 
@@ -151,6 +175,8 @@ def replaying(measurable, gpu, monkeypatch):
     """The variants that any machine runs, of which ONNX Runtime's claims to replay graphs."""
     monkeypatch.setattr(OnnxRuntimeCpu, "replays", True)
     monkeypatch.setattr(OnnxRuntimeCpu, "for_gpus", True)
+    ort = measurable.manifest.variant(ORT)
+    measurable.commit(measurable.manifest.with_variant(replace(ort, verification=replayed(ort.verification))))
     return measurable
 
 
@@ -164,6 +190,15 @@ def test_both_modes_are_measured_side_by_side(replaying):
     assert found.modes_of(OV) == (OV,)
 
 
+def test_graphs_that_were_not_verified_are_not_measured(replaying, proven_once, unmeasured):
+    replaying.commit(replaying.manifest.with_variant(proven_once.manifest.variant(ORT)))
+    recorder = Recorder()
+    options = replace(QUICK, batches=(1,), cuda_graph=True)
+    found = bench_component(replaying, component_of(replaying), options=options, progress=recorder)
+    assert [x.contender for x in found.latencies] == [ORT, OV]
+    assert recorder.notes == [f"{ORT} is not measured with CUDA graphs: its verification replayed none"]
+
+
 def test_measuring_both_modes_is_another_benchmark(replaying, unmeasured):
     graphed = bench_component(replaying, component_of(replaying), options=replace(QUICK, cuda_graph=True))
     plain = bench_component(replaying, component_of(replaying), options=QUICK)
@@ -175,14 +210,16 @@ def test_throughput_is_measured_on_several_devices_where_they_are_named(replayin
     monkeypatch.setattr(bench, "measure_scaling", partial(measure_scaling, seconds=0.01))
     options = replace(QUICK, batches=(2,), devices=(0, 1))
     found = bench_component(replaying, component_of(replaying), options=options)
-    assert [(x.contender, x.devices, x.sizes) for x in found.scaling] == [(ORT, n, {"batch": 2}) for n in (1, 2)]
-    assert all(x.samples > 0 for x in found.scaling)
+    throughputs = found.scaling.throughputs
+    assert [(x.contender, x.devices, x.sizes) for x in throughputs] == [(ORT, n, {"batch": 2}) for n in (1, 2)]
+    assert all(x.samples > 0 for x in throughputs)
     assert [x.contender for x in found.latencies] == [ORT, OV]
 
 
 def test_one_device_is_no_scaling(replaying, unmeasured, monkeypatch):
     monkeypatch.setattr(bench, "measure_scaling", lambda *_: pytest.fail("one device"))
-    assert bench_component(replaying, component_of(replaying), options=replace(QUICK, batches=(1,))).scaling == ()
+    found = bench_component(replaying, component_of(replaying), options=replace(QUICK, batches=(1,)))
+    assert found.scaling.throughputs == ()
 
 
 def test_latency_is_measured_on_the_first_device(measurable, monkeypatch, unmeasured):
@@ -194,7 +231,7 @@ def test_latency_is_measured_on_the_first_device(measurable, monkeypatch, unmeas
 
     monkeypatch.setattr(bench, "contenders_of", contenders)
     monkeypatch.setattr(
-        bench, "measure_scaling", lambda contenders, work, devices, progress: told.append(devices) or ()
+        bench, "measure_scaling", lambda contenders, work, devices, progress: told.append(devices) or Scaling()
     )
     bench_component(measurable, component_of(measurable), options=replace(QUICK, devices=(3, 1)))
     assert told == [3, 3, (3, 1)]

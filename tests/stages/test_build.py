@@ -1,6 +1,7 @@
 """What is built and proven on this machine, and what is kept of an earlier run."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import onnx
 import pytest
@@ -11,13 +12,14 @@ from torchlift.backends.onnxruntime import OnnxRuntime
 from torchlift.backends.openvino import OpenVino
 from torchlift.backends.pytorch import PyTorch
 from torchlift.bundle import Bundle, record_of
-from torchlift.errors import BackendError, BackendUnavailableError, StorageError
+from torchlift.errors import BackendError, BackendUnavailableError, ChecksumError, InputError, StorageError
 from torchlift.evidence import Tolerance
 from torchlift.machine import this_machine
-from torchlift.manifest import Graph
+from torchlift.manifest import Graph, read_manifest
 from torchlift.measure.verify import VerifyOptions, proven_here
 from torchlift.stages import (
     BuildOptions,
+    ConvertOptions,
     JobOptions,
     bench_bundle,
     bench_component,
@@ -161,6 +163,63 @@ def test_build_bundle_makes_proves_measures_and_chooses(bundle, unmeasured):
     again = bench_bundle(bundle.path, replace(QUICK, batches=(8,)))
     assert {x.batch for x in again.benchmarks["model"].latencies} == {8}
     assert again.variants == manifest.variants
+
+
+def cut_off(file):
+    file.write_bytes(file.read_bytes()[:-7])
+
+
+def change(file):
+    file.write_bytes(b"x" + file.read_bytes()[1:])
+
+
+@pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize("damage", [cut_off, change, Path.unlink])
+def test_a_variant_whose_own_files_are_damaged_is_built_again(bundle, unmeasured, damage, name):
+    options = JobOptions(BuildOptions(("onnxruntime", "openvino"), ("fp32",)), bench=replace(QUICK, batches=(1,)))
+    before = build_bundle(bundle.path, options)
+    for path in before.variant(f"model/{name}/fp32").files:
+        damage(bundle.file(path))
+    for work in (bench_bundle, verify_bundle):
+        with pytest.raises(ChecksumError, match=f"model/{name}-fp32"):
+            work(bundle.path, VerifyOptions() if work is verify_bundle else QUICK)
+    recorder = Recorder()
+    manifest = build_bundle(bundle.path, options, recorder)
+    assert [said.partition(":")[0] for said in recorder.notes] == [f"model/{name}/fp32 counts as not built"]
+    assert [t for t in recorder.titles if t.startswith("build")] == [f"build model/{name}/fp32"]
+    again = Bundle.open(bundle.path)
+    assert again.manifest == manifest
+    assert {v.name for v in manifest.variants} == {ORT, OV}
+    assert all(proven_here(again, v) for v in manifest.variants)
+    assert {manifest.choices["model"].variant, *manifest.choices["model"].others} == {ORT, OV}
+
+
+def test_a_damaged_variant_that_is_not_asked_for_is_gone(bundle, unmeasured):
+    options = JobOptions(BuildOptions(("onnxruntime", "openvino"), ("fp32",)), bench=replace(QUICK, batches=(1,)))
+    damaged = build_bundle(bundle.path, options).variant(OV)
+    cut_off(bundle.file(damaged.model))
+    manifest = build_bundle(bundle.path, replace(options, build=BuildOptions(("onnxruntime",), ("fp32",))))
+    assert [v.name for v in manifest.variants] == [ORT]
+    assert manifest.choices["model"].variant == ORT
+    assert Bundle.open(bundle.path).manifest == manifest
+    assert not bundle.file(damaged.model).exists()
+
+
+def test_a_build_that_is_refused_leaves_a_damaged_bundle_as_it_was(built):
+    cut_off(built.file(built.manifest.variant(OV).model))
+    with pytest.raises(InputError, match="names no component"):
+        build_bundle(built.path, JobOptions(convert=ConvertOptions(keep=("nothing:*",))))
+    assert read_manifest(built.path) == built.manifest
+
+
+@pytest.mark.parametrize("path", ["model/source/model.onnx", "model/source/goldens.safetensors", "model/program/notes"])
+def test_damage_to_what_variants_are_built_from_is_refused(with_program, path):
+    build_variant(with_program, component_of(with_program), "pytorch", "fp32")
+    before = with_program.manifest
+    change(with_program.file(path))
+    with pytest.raises(ChecksumError, match=f"{path} was changed"):
+        build_bundle(with_program.path)
+    assert read_manifest(with_program.path) == before
 
 
 def test_a_variant_that_fails_its_check_is_neither_measured_nor_chosen(bundle, tmp_path, monkeypatch, unmeasured):

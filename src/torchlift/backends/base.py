@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -122,6 +122,17 @@ class Session(ABC):
         """Input name -> array to output name -> array. Raises SignatureError for inputs that do not fit."""
         self.signature.check(feeds)
         return self._run(feeds)
+
+    def run_on_device(self, tensors: Mapping[str, Any]) -> Mapping[str, Any]:
+        """As :meth:`run`, of tensors that lie on the session's device (DLPack or ``__cuda_array_interface__``: torch,
+        CuPy); the outputs stay there and have DLPack. They hold until the next call.
+
+        Returns before the device is done: pass the next inputs from the same stream, or synchronize before the next
+        call. Raises BackendError where the session has no such device, SignatureError for tensors that do not fit.
+        """
+        raise BackendError(
+            f"{self.runtime} takes no tensors on a device", remedy="Pass arrays of NumPy to run(), which copies them."
+        )
 
     def specialised(self) -> tuple[Mapping[str, int], ...]:
         """Sizes of the axes that it has kernels of their own for, which prove nothing until they run; none where all
@@ -262,7 +273,7 @@ class Backend(ABC):
     ) -> list[LayerTime]:
         """What each layer of a built file costs on ``feeds``, in the order in which they run, over ``runs`` runs after
         one that does not count. Measuring each layer slows them all: read the shares, not the sum. ``source`` is the
-        ONNX file that it was built from: ONNX Runtime does not tell nodes, and they are found by comparing both files.
+        ONNX file that it was built from: where a runtime does not tell nodes, or not all, they are found there.
 
         Raises BackendError where the runtime does not say, SignatureError for inputs that do not fit.
         """

@@ -10,21 +10,30 @@ from rich.table import Table
 from rich.text import Text
 
 from torchlift.backends import LayerTime
-from torchlift.cli.tables import rate_text, within
-from torchlift.evidence import Benchmark
+from torchlift.cli.tables import conditions_text, rate_text, within
+from torchlift.evidence import Scaling
+
+_FEW = 4
+"""How many nodes of a layer are all named; of more the first and the last are."""
 
 
-def scaling_table(component: str, benchmark: Benchmark) -> RenderableType:
+def scaling_table(component: str, scaling: Scaling) -> RenderableType:
     """Samples a second on one and more GPUs, a process each."""
     table = Table(title=f"{component}: throughput", title_justify="left", title_style="bold", box=None)
     for name in ("variant", "sizes", "GPUs", "per s", "times one GPU"):
         table.add_column(name, justify="left" if name in ("variant", "sizes") else "right")
-    single = {(x.contender, str(x.sizes)): x.samples for x in benchmark.scaling if x.devices == 1}
-    for x in benchmark.scaling:
+    single = {(x.contender, str(x.sizes)): x.samples for x in scaling.throughputs if x.devices == 1}
+    for x in scaling.throughputs:
         sizes = ", ".join(f"{name} {size}" for name, size in x.sizes.items())
         ratio = x.samples / single[x.contender, str(x.sizes)]
         table.add_row(within(component, x.contender), sizes, str(x.devices), rate_text(x.samples), f"{ratio:.2f}")
-    return Group(table, Text("Each GPU has a process of its own, inputs in its memory.", style="dim"), Text(""))
+    said = ["Each GPU has a process of its own, inputs in its memory.", *map(conditions_text, scaling.conditions)]
+    return Group(table, Text(" ".join(said), style="dim"), Text(""))
+
+
+def nodes_text(nodes: Sequence[str]) -> str:
+    """The nodes of a layer, of many the first and the last."""
+    return ", ".join(nodes) if len(nodes) <= _FEW else f"{nodes[0]} ... {nodes[-1]}, {len(nodes)} nodes"
 
 
 def layers_table(variant: str, layers: Sequence[LayerTime]) -> RenderableType:
@@ -35,8 +44,8 @@ def layers_table(variant: str, layers: Sequence[LayerTime]) -> RenderableType:
         table.add_column(heading, justify="right" if heading in ("us", "share") else "left", overflow="fold")
     total = sum(layer.seconds for layer in layers) or 1.0
     for layer in sorted(layers, key=lambda x: -x.seconds):
-        nodes = ", ".join(layer.nodes)
-        said = layer.operator if layer.name == nodes else f"{layer.operator} {layer.name}"
+        nodes = nodes_text(layer.nodes)
+        said = layer.operator if (layer.name,) == layer.nodes else f"{layer.operator} {layer.name}"
         cost = f"{1e6 * layer.seconds:.1f}", f"{layer.seconds / total:.1%}"
         table.add_row(*cost, layer.precision, *[layer.device] * several, said, nodes or "-")
     by: dict[str, float] = defaultdict(float)

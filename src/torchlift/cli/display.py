@@ -41,8 +41,8 @@ def print_manifest(manifest: Manifest, verbose: bool = False) -> None:
     for table in manifest_tables(manifest, out.width):
         out.print(table)
     for component, benchmark in manifest.benchmarks.items():
-        if benchmark.scaling:
-            out.print(scaling_table(component, benchmark))
+        if benchmark.scaling.throughputs:
+            out.print(scaling_table(component, benchmark.scaling))
     if manifest.scoring and manifest.scoring.together:
         out.print(f"chosen: {together_line(manifest)}", soft_wrap=True)
     if verbose and manifest.variants:

@@ -14,17 +14,27 @@ from torchlift.cli import common, display
 @click.option("--variant", help="Only this variant, with every golden's difference.")
 @click.option("--layers", is_flag=True, help="With --variant: run it, and show what each layer costs and computes in.")
 @click.option("--batch", type=click.IntRange(1), help="With --layers: the batch. [default: the least]")
+@click.option("--device", type=click.IntRange(0), help="With --layers: the GPU of what runs on one. [default: 0]")
 @common.json_option
 @common.verbose_option
-def command(bundle: Path, variant: str | None, layers: bool, batch: int | None, as_json: bool, verbose: bool) -> None:
+def command(
+    bundle: Path,
+    variant: str | None,
+    layers: bool,
+    batch: int | None,
+    device: int | None,
+    as_json: bool,
+    verbose: bool,
+) -> None:
     """Check every file and show components, signatures, operators, variants and evidence."""
     if layers:
         if not variant:
             raise click.UsageError("--layers shows one variant's: name it with --variant.")
-        _show_layers(bundle, variant, batch, as_json)
+        _show_layers(bundle, variant, batch, device or 0, as_json)
         return
-    if batch:
-        raise click.UsageError("--batch is of --layers.")
+    for name, given in {"--batch": batch, "--device": device}.items():
+        if given is not None:
+            raise click.UsageError(f"{name} is of --layers.")
     from torchlift.bundle import Bundle
     from torchlift.cli.tables import components_table, facts_line, operators_line, verification_table
 
@@ -45,12 +55,12 @@ def command(bundle: Path, variant: str | None, layers: bool, batch: int | None, 
     display.print_manifest(opened.manifest, verbose)
 
 
-def _show_layers(bundle: Path, variant: str, batch: int | None, as_json: bool) -> None:
+def _show_layers(bundle: Path, variant: str, batch: int | None, device: int, as_json: bool) -> None:
     from torchlift.cli.costs import layers_table
     from torchlift.stages import layers_of
 
     with display.progress_display() as progress:
-        layers = layers_of(bundle, variant, batch, progress)
+        layers = layers_of(bundle, variant, batch, device, progress)
     if as_json:
         display.print_json(layers)
     else:

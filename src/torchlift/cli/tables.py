@@ -12,7 +12,7 @@ from rich.text import Text
 from torchlift.backends import backend
 from torchlift.bundle import Bundle
 from torchlift.doctor import Report
-from torchlift.evidence import GRAPHED, Benchmark, DataFacts, Difference, Latency, Tolerance
+from torchlift.evidence import GRAPHED, Benchmark, Conditions, DataFacts, Difference, Latency, Tolerance
 from torchlift.manifest import Component, Manifest, Variant
 
 
@@ -237,12 +237,15 @@ def _on_gpu(benchmark: Benchmark) -> str:
     if all(x.copied is None for x in benchmark.latencies):
         return ""
     said = ["On the GPU median is by CUDA events, arrays in its memory; with copies is from and to arrays on the host."]
-    for seen in benchmark.conditions:
-        low, _, high = seen.clock
-        cold, hot = seen.temperature
-        moved = f" THE TIMES MAY HAVE MOVED: {seen.moved}." if seen.moved else ""
-        said.append(f"{seen.gpu}: {low}-{high} MHz, {cold}-{hot} C.{moved}")
-    return " ".join(said) + " "
+    return " ".join([*said, *map(conditions_text, benchmark.conditions)]) + " "
+
+
+def conditions_text(seen: Conditions) -> str:
+    """What a GPU did while it was measured, with a flag where that may have moved the times."""
+    low, _, high = seen.clock
+    cold, hot = seen.temperature
+    moved = f" THE TIMES MAY HAVE MOVED: {seen.moved}." if seen.moved else ""
+    return f"{seen.gpu}: {low}-{high} MHz, {cold}-{hot} C.{moved}"
 
 
 def facts_line(manifest: Manifest) -> str:
@@ -363,7 +366,7 @@ def doctor_table(report: Report) -> RenderableType:
     for name in ("", "works", "precisions", "detail"):
         table.add_column(name)
     for finding in report.findings:
-        remedy = f"; {finding.state.remedy}" if finding.state.remedy and not finding.state.ok else ""
+        remedy = f"\n{finding.state.remedy}" if finding.state.remedy and not finding.state.ok else ""
         table.add_row(
             finding.name,
             Text("yes", style="green") if finding.state.ok else Text("no", style="red"),

@@ -10,7 +10,7 @@ import numpy as np
 
 from torchlift.bundle import Bundle
 from torchlift.manifest import Component, Graph
-from torchlift.signature import CORNERS, Signature
+from torchlift.signature import BATCH, CORNERS, Signature
 
 GOLDENS = "goldens.safetensors"
 
@@ -70,3 +70,47 @@ def cut(signature: Signature, inputs: Mapping[str, np.ndarray], sizes: Mapping[s
         )
         for spec in signature.inputs
     }
+
+
+def with_rows(signature: Signature, golden: Golden, count: int, order: np.ndarray | None = None) -> Golden:
+    """The golden with ``count`` rows along the batch axis, which it must have: the first of them, in another ``order``
+    where one is given, or all again and again.
+
+    Rows answer for themselves, so that the answers are cut or repeated likewise.
+    """
+    there = signature.check(golden.inputs)[BATCH]
+    if count == there:
+        return golden
+    rows = (np.arange(there) if order is None else order)[np.arange(count) % there]
+    axes = {spec.name: spec.batch_position for spec in (*signature.inputs, *signature.outputs)}
+
+    def taken(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return {
+            name: array if (axis := axes[name]) is None else np.ascontiguousarray(array.take(rows, axis))
+            for name, array in arrays.items()
+        }
+
+    said = f"{count} of {there} rows" if count < there else f"{there} rows repeated to {count}"
+    return Golden(f"{golden.name}, {said}", taken(golden.inputs), taken(golden.outputs))
+
+
+def telling_order(signature: Signature, golden: Golden) -> np.ndarray:
+    """The rows of a golden, int64 [rows], from those on in which all outputs are large: an error is judged as a share
+    of the largest magnitude, so that a few rows of small answers would be judged more strictly than all together.
+    """
+    weakest = np.ones(signature.check(golden.inputs)[BATCH])
+    for spec in signature.outputs:
+        if spec.batch_position is not None:
+            rows = np.moveaxis(golden.outputs[spec.name], spec.batch_position, 0).astype(np.float64)
+            sizes = np.abs(np.nan_to_num(rows)).reshape(len(rows), -1).max(axis=1, initial=0.0)
+            if sizes.any():
+                weakest = np.minimum(weakest, sizes / sizes.max())
+    return np.argsort(-weakest, kind="stable")
+
+
+def blank(signature: Signature, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Inputs of the same shapes and dtypes that are zero, or of the least value where their bounds leave out zero."""
+    nearest = {
+        s.name: 0 if s.bounds is None or s.bounds[0] <= 0 < s.bounds[1] else s.bounds[0] for s in signature.inputs
+    }
+    return {name: np.full_like(array, nearest[name]) for name, array in inputs.items()}

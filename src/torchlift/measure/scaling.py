@@ -8,7 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 from torchlift.errors import BackendError
-from torchlift.evidence import Throughput
+from torchlift.evidence import Scaling, Throughput
+from torchlift.measure.conditions import watching
 from torchlift.measure.latency import Contender, Process, Workload
 from torchlift.progress import SILENT, Progress
 from torchlift.signature import BATCH
@@ -23,19 +24,22 @@ def measure_scaling(
     devices: Sequence[int],
     progress: Progress = SILENT,
     seconds: float = _SECONDS,
-) -> tuple[Throughput, ...]:
+) -> Scaling:
     """Samples a second of each contender that runs on a GPU, on the first 1, 2, 4, ... of ``devices`` and on all.
 
-    Inputs lie in the GPUs' memory. A contender that fails, or does not run inputs of the sizes, is left out.
+    Inputs lie in the GPUs' memory. A contender that fails is left out with a note, one that does not run inputs of the
+    sizes without.
     """
     able = [c for c in contenders if c.open_on is not None]
     found: list[Throughput] = []
-    with progress.stage("measure on several GPUs", len(able)) as stage:
+    with progress.stage("measure on several GPUs", len(able)) as stage, watching(*devices) as watched:
         for contender in able:
-            with contextlib.suppress(BackendError):
+            try:
                 found += _scaled(contender, workloads, devices, seconds)
+            except BackendError as error:
+                progress.note(f"{contender.name} is not measured on several GPUs: {error.message}")
             stage.advance()
-    return tuple(found)
+    return Scaling(tuple(found), watched.conditions())
 
 
 def _scaled(

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+import itertools
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-
-import numpy as np
 
 from torchlift.backends import Session, SessionOptions, backend
 from torchlift.bundle import Bundle
 from torchlift.errors import BackendError, TorchliftError
-from torchlift.evidence import GoldenCheck, Provenance, Tolerance, Verification, now
+from torchlift.evidence import REPLAYED, GoldenCheck, Provenance, Tolerance, Verification, now
 from torchlift.machine import this_machine
 from torchlift.manifest import Component, Graph, Precision, Variant
-from torchlift.measure.goldens import Golden, cut, goldens_of, load_goldens, read_goldens
+from torchlift.measure.goldens import (
+    Golden,
+    blank,
+    cut,
+    goldens_of,
+    load_goldens,
+    read_goldens,
+    telling_order,
+    with_rows,
+)
 from torchlift.measure.numerics import TOLERANCES, UNBOUNDED, failures, verify_goldens, verify_invariance
 from torchlift.measure.oracle import HalfSession
 from torchlift.progress import SILENT, Progress
@@ -97,8 +104,9 @@ def verify_variant(
     *,
     raising: bool = False,
 ) -> Verification:
-    """Run the variant at all goldens and in other company, and judge it by its precision's tolerance; at goldens that
-    are unlike what it was calibrated on, it must be finite and of the right shape.
+    """Run the variant at all goldens, at the sizes that it has kernels of its own for and in other company, and judge
+    it by its precision's tolerance; at goldens that are unlike what it was calibrated on, it must be finite and of the
+    right shape. What is compared nowhere else at such sizes is noted.
 
     A runtime that fails to open or run it is a failed verification, or with ``raising`` its own BackendError.
     """
@@ -118,21 +126,28 @@ def verify_variant(
                 for name, golden in goldens.items():
                     held = within(session, golden)
                     checks[name] = verify_goldens(session.run, [held]) if held else ()
-                    met += [component.signature.check(held.inputs)] if held else []
+                    met += [component.signature.check(held.inputs)] if held and name in judged else []
                     stage.advance()
+                samples = _brought(session, judged.values(), met) if calibrated else []
+                met += [component.signature.check(golden.inputs) for golden in samples]
                 others = [sizes for sizes in session.specialised() if sizes not in met]
-                for golden in _answered(bundle, component, drawn["max"], others):
+                answered = [*_answered(bundle, component, drawn["max"], others)]
+                judged |= {golden.name: golden for golden in (samples if calibrated else answered)}
+                for golden in (*samples, *answered):
                     goldens[golden.name] = golden
                     checks[golden.name] = verify_goldens(session.run, [golden])
-                    if not calibrated:
-                        judged[golden.name] = golden
+                    if golden.name not in judged:
+                        progress.note(
+                            f"{variant.name} is only known to be finite at {golden.name}: its samples cannot be "
+                            "brought to that size"
+                        )
                 for corner in ("opt", "max"):
                     held = within(session, drawn[corner])
                     if held and not invariance:
                         invariance = verify_invariance(session.run, component.signature, held, session.covers)
                 stage.advance()
             if runtime.replays and runtime.on_gpu():
-                for name, replayed in _replayed(bundle, variant, goldens, options).items():
+                for name, replayed in _replayed(bundle, variant, goldens, options, progress).items():
                     checks[name] += replayed
             if not any(checks[name] for name in judged):
                 wrong = ("no golden is within its optimisation profiles: nothing proves it",)
@@ -150,6 +165,23 @@ def verify_variant(
     wrong += failures(close, tolerance) + failures(finite, UNBOUNDED)
     wrong += tuple(f"rows depend on their neighbours: {f}" for f in failures(invariance, tolerance))
     return Verification(provenance(bundle, variant), tolerance, close, invariance, wrong)
+
+
+def _brought(session: Session, samples: Collection[Golden], met: Sequence[Mapping[str, int]]) -> list[Golden]:
+    """The samples with as many rows as what the session has kernels of its own for, the most telling where these are
+    fewer, at sizes that it has not met; the other axes stay.
+    """
+    signature = session.signature
+    batches = [sizes[BATCH] for sizes in session.specialised()] if signature.batch else []
+    found: list[Golden] = []
+    seen = [*met]
+    for batch, sample in itertools.product(batches, samples):
+        golden = with_rows(signature, sample, batch, telling_order(signature, sample))
+        sizes = signature.check(golden.inputs)
+        if sizes not in seen and session.covers(sizes):
+            seen.append(sizes)
+            found.append(golden)
+    return found
 
 
 def _answered(
@@ -174,28 +206,32 @@ def _opened(bundle: Bundle, variant: Variant, options: VerifyOptions, *, cuda_gr
 
 
 def _replayed(
-    bundle: Bundle, variant: Variant, goldens: Mapping[str, Golden], options: VerifyOptions
+    bundle: Bundle, variant: Variant, goldens: Mapping[str, Golden], options: VerifyOptions, progress: Progress
 ) -> dict[str, tuple[GoldenCheck, ...]]:
-    """What it answers to each golden where it replays CUDA graphs: recorded in a run of all, replayed in a second one.
+    """What it answers to each golden where it replays CUDA graphs: recorded in a run of all shapes with blank inputs,
+    replayed in a second one; so many shapes at a time as it keeps.
 
-    Nothing where it cannot: then it is not measured so either, and not chosen.
+    Nothing where it cannot, which is noted: then it is not measured so either, and not chosen.
     """
     found = {}
-    with contextlib.suppress(BackendError), _opened(bundle, variant, options, cuda_graph=True) as session:
-        held = {name: inside for name, golden in goldens.items() if (inside := within(session, golden))}
-        for golden in held.values():
-            session.run(golden.inputs)
-        for name, golden in held.items():
-            checks = verify_goldens(session.run, [golden])
-            found[name] = tuple(replace(check, golden=f"{check.golden}, replayed") for check in checks)
+    try:
+        with _opened(bundle, variant, options, cuda_graph=True) as session:
+            held = [(name, inside) for name, golden in goldens.items() if (inside := within(session, golden))]
+            kept = session.records or max(1, len(held))
+            for some in (held[first : first + kept] for first in range(0, len(held), kept)):
+                for _, golden in some:
+                    session.run(blank(session.signature, golden.inputs))
+                for name, golden in some:
+                    checks = verify_goldens(session.run, [golden])
+                    found[name] = tuple(replace(check, golden=check.golden + REPLAYED) for check in checks)
+    except BackendError as error:
+        progress.note(f"{variant.name} replays no CUDA graphs: {without_folders(error.message)}")
+        return {}
     return found
 
 
 def within(session: Session, golden: Golden) -> Golden | None:
-    """The golden, or the first of its rows where the session runs no batch so large; None where it runs none of them.
-
-    Rows answer for themselves, so that the first of PyTorch's answers are those to the first of the inputs.
-    """
+    """The golden, or the first of its rows where the session runs no batch so large; None where it runs no part."""
     signature = session.signature
     sizes = signature.check(golden.inputs)
     if session.covers(sizes):
@@ -204,17 +240,8 @@ def within(session: Session, golden: Golden) -> Golden | None:
         return None
     for batch in range(sizes[BATCH] - 1, 0, -1):
         if session.covers({**sizes, BATCH: batch}):
-            rows = {spec.name: spec.batch_position for spec in (*signature.inputs, *signature.outputs)}
-            return Golden(
-                f"{golden.name}, {batch} of {sizes[BATCH]} rows",
-                {name: _first(array, rows[name], batch) for name, array in golden.inputs.items()},
-                {name: _first(array, rows[name], batch) for name, array in golden.outputs.items()},
-            )
+            return with_rows(signature, golden, batch)
     return None
-
-
-def _first(array: np.ndarray, axis: int | None, count: int) -> np.ndarray:
-    return array if axis is None else np.ascontiguousarray(np.take(array, range(count), axis))
 
 
 def _in_true_half(bundle: Bundle, variant: Variant, golden: Golden) -> tuple[GoldenCheck, ...]:

@@ -31,8 +31,8 @@ def text_batches(
     """The batches of texts in order of their ``lengths`` in tokens, ascending, and the length that each is padded to.
 
     A batch has at most ``size`` rows, by default the batch axis' optimum. Where the session is on a device it has by
-    default as many tokens at most, padding counted, as the optimum of longest texts, and the axis' maximum of rows at
-    most: a GPU that short texts do not fill takes more of them in nearly the same time.
+    default the axis' maximum of rows at most, and as many tokens, padding counted, as that many texts of the length
+    that is the optimum: a GPU that few or short texts do not fill takes more of them in nearly the same time.
 
     Where the session records each shape, batches have few shapes: the most rows of each of the
     :func:`recorded_lengths`, or of the next length that it covers, and one shape more for single texts, which take as
@@ -66,9 +66,12 @@ class _Room(NamedTuple):
 
     @classmethod
     def of(cls, signature: Signature, size: int | None, *, by_tokens: bool) -> _Room:
-        axis, longest = batch_axis(signature), signature.axis(SEQUENCE).max
+        axis, sequence = batch_axis(signature), signature.axis(SEQUENCE)
+        if size is None and by_tokens:
+            tokens = max(axis.max * sequence.opt, axis.min * sequence.max)
+            return cls(axis.min, axis.max, sequence.max, tokens)
         rows = batch_size(axis, size)
-        return cls(axis.min, axis.max if size is None and by_tokens else rows, longest, rows * longest)
+        return cls(axis.min, rows, sequence.max, rows * sequence.max)
 
     def sizes(self, length: int) -> range:
         """The rows that texts padded to ``length`` may be."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -10,7 +11,7 @@ from pathlib import Path
 from torchlift.backends import Session, SessionOptions, backend
 from torchlift.bundle import Bundle, key_of
 from torchlift.errors import BackendUnavailableError, InputError
-from torchlift.evidence import GRAPHED, Benchmark
+from torchlift.evidence import GRAPHED, Benchmark, Scaling
 from torchlift.machine import this_machine
 from torchlift.manifest import Component, Variant
 from torchlift.measure.goldens import cut, load_goldens
@@ -59,7 +60,8 @@ def bench_component(
             remedy=f"Run `torchlift build {bundle.path}`; `torchlift doctor` says what this machine runs.",
         )
     session = SessionOptions(options.latency.threads, options.devices[0])
-    contenders = [*peers, *(c for v in ours for c in contenders_of(bundle, v, session, graphed=options.cuda_graph))]
+    offered = [contenders_of(bundle, v, session, graphed=options.cuda_graph, progress=progress) for v in ours]
+    contenders = [*peers, *itertools.chain(*offered)]
     files = bundle.manifest.hashes(tuple(sorted({path for v in ours for path in v.files})))
     key = key_of(
         [c.name for c in contenders],
@@ -81,7 +83,8 @@ def bench_component(
         files=files,
         progress=progress,
     )
-    scaling = measure_scaling(contenders, found, options.devices, progress) if len(options.devices) > 1 else ()
+    several = len(options.devices) > 1
+    scaling = measure_scaling(contenders, found, options.devices, progress) if several else Scaling()
     benchmark = replace(benchmark, key=key, scaling=scaling)
     manifest = bundle.manifest
     bundle.commit(replace(manifest, benchmarks={**manifest.benchmarks, component.name: benchmark}))
@@ -96,9 +99,16 @@ def _unproven(variant: Variant) -> str:
 
 
 def contenders_of(
-    bundle: Bundle, variant: Variant, options: SessionOptions | None = None, *, graphed: bool = False
+    bundle: Bundle,
+    variant: Variant,
+    options: SessionOptions | None = None,
+    *,
+    graphed: bool = False,
+    progress: Progress = SILENT,
 ) -> list[Contender]:
-    """A variant as something to time, and with ``graphed`` also as it replays CUDA graphs, where it can."""
+    """A variant as something to time, and with ``graphed`` also as it replays CUDA graphs: only where it was verified
+    so, which is noted where it was not.
+    """
     options = options or SessionOptions()
     signature = bundle.manifest.component(variant.component).signature
     opener = partial(open_session, variant.backend, bundle.file(variant.model).absolute(), signature, variant.recipe)
@@ -106,7 +116,10 @@ def contenders_of(
     on_gpu = runtime.on_gpu()
     modes = {variant.name: options}
     if graphed and on_gpu and runtime.replays:
-        modes[variant.name + GRAPHED] = replace(options, cuda_graph=True)
+        if variant.verification is not None and variant.verification.replays:
+            modes[variant.name + GRAPHED] = replace(options, cuda_graph=True)
+        else:
+            progress.note(f"{variant.name} is not measured with CUDA graphs: its verification replayed none")
     return [
         Contender(name, partial(opener, mode), partial(_on_device, opener, mode) if on_gpu else None)
         for name, mode in modes.items()

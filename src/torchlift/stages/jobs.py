@@ -175,11 +175,11 @@ def bench_and_choose(
 
 def build_bundle(path: Path, options: JobOptions | None = None, progress: Progress = SILENT) -> Manifest:
     """Make the variants that this machine runs from a bundle's own graphs, verify, score where there is data, measure,
-    choose.
+    choose. A variant whose own files are damaged counts as not built.
     """
     options = options or JobOptions()
     with locked(path):
-        bundle = Bundle.open(path, progress)
+        bundle = Bundle.open(path, progress, mending=True)
         pairs = plan(options.build, materials_of(options, bundle.manifest))
         make_variants(bundle, pairs, options, progress)
     return bundle.manifest

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from torchlift.backends import LayerTime, backend
+from torchlift.backends import LayerTime, SessionOptions, backend
 from torchlift.bundle import Bundle
 from torchlift.errors import BackendError
 from torchlift.progress import SILENT, Progress
@@ -12,8 +12,11 @@ from torchlift.stages.bench import BenchOptions, workloads
 from torchlift.stages.build import graph_file
 
 
-def layers_of(path: Path, name: str, batch: int | None = None, progress: Progress = SILENT) -> list[LayerTime]:
-    """The layers of a variant in the order in which they run, at a batch (None: the least), other axes at the optimum.
+def layers_of(
+    path: Path, name: str, batch: int | None = None, device: int = 0, progress: Progress = SILENT
+) -> list[LayerTime]:
+    """The layers of a variant in the order in which they run, at a batch (None: the least), other axes at the optimum,
+    on the GPU of that ordinal where it runs on one.
 
     Raises BundleError for a variant that is not there, BackendError for one that was not built or whose runtime does
     not tell.
@@ -28,5 +31,10 @@ def layers_of(path: Path, name: str, batch: int | None = None, progress: Progres
     source = bundle.file(graph) if graph else None
     with progress.stage(f"run {name} layer by layer"):
         return backend(variant.backend).layers(
-            bundle.file(variant.model), component.signature, work.feeds, recipe=variant.recipe, source=source
+            bundle.file(variant.model),
+            component.signature,
+            work.feeds,
+            recipe=variant.recipe,
+            source=source,
+            options=SessionOptions(device=device),
         )

@@ -36,7 +36,7 @@ def test_signatures(write, open_model, vit):
     assert (image.input_names, image.output_names) == (("image",), ("unnorm_image_features",))
     assert (text.input_names, text.output_names) == (("text",), ("unnorm_text_features",))
     assert text.inputs[0].bounds == (0, 120)
-    assert {a.name: str(a) for a in text.axes} == {"batch": "1..8..64", "sequence": "4..16..40"}
+    assert {a.name: str(a) for a in text.axes} == {"batch": "1..8..128", "sequence": "4..16..40"}
 
 
 def test_axes_are_as_the_user_said(write, open_model, vit):

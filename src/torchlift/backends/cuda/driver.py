@@ -112,15 +112,28 @@ def devices() -> int:
 
 
 def cuda_available() -> Availability:
-    """Whether cuda-bindings is installed and a GPU can be used with it. The first call starts the driver."""
+    """Whether cuda-bindings is installed, and a GPU can be used with it and has a name: what is built and proven is
+    tied to that. The first call starts the driver.
+    """
     if installed_version("cuda-bindings") is None:
         return Availability(False, "cuda-bindings is not installed", _INSTALL)
     try:
-        count = devices()
+        devices()
     except BackendError as error:
         return Availability(False, error.message, error.remedy)
-    named = ", ".join(map(str, gpus())) or f"{count} GPU{'s' if count > 1 else ''}"
-    return Availability(True, f"cuda-bindings {installed_version('cuda-bindings')}, {named}")
+    if not gpus():
+        return _unnamed()
+    return Availability(True, f"cuda-bindings {installed_version('cuda-bindings')}, {', '.join(map(str, gpus()))}")
+
+
+def _unnamed() -> Availability:
+    if installed_version("nvidia-ml-py") is None:
+        return Availability(False, "nvidia-ml-py is not installed, so the GPU is not known", "pip install nvidia-ml-py")
+    return Availability(
+        False,
+        "NVML names no GPU that this process may use",
+        "Set CUDA_VISIBLE_DEVICES to whole GPUs, or not at all: a MIG device is not supported.",
+    )
 
 
 @contextlib.contextmanager

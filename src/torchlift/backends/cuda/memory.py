@@ -68,18 +68,15 @@ class Buffer:
         """In bytes."""
         return self.block.size if self.block else 0
 
-    def reserve(self, size: int) -> bool:
-        """Hold ``size`` bytes at least; returns whether the address changed, which invalidates graphs that use it.
+    def reserve(self, size: int) -> None:
+        """Hold ``size`` bytes at least.
 
-        A buffer that grows loses its contents, and is empty where DeviceMemoryError is raised. The stream must have
-        ended its work on it.
+        A buffer that grows moves, which invalidates graphs that use it, and loses its contents; it is empty where
+        DeviceMemoryError is raised. The stream must have ended its work on it.
         """
-        if size <= self.size:
-            return False
-        before = self.address
-        self.close()  # before more is asked for: both together may not fit
-        self.block = Block(size, self.device)
-        return self.address != before
+        if size > self.size:
+            self.close()  # before more is asked for: both together may not fit
+            self.block = Block(size, self.device)
 
     def clear(self, stream: Stream) -> None:
         """Have the stream fill the memory with zeros."""

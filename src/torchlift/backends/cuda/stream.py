@@ -47,11 +47,15 @@ class Stream(_Handle):
         """Wait until its work is done. Raises BackendError for an error in that work."""
         check(runtime().cudaStreamSynchronize(self.handle))
 
-    def close(self) -> None:
-        """Wait for its work, without raising what failed there, and destroy it."""
+    def drain(self) -> None:
+        """Wait until its work is done or has failed, which is not raised here; one that was closed has none."""
         if self.handle:
             with contextlib.suppress(BackendError):
                 self.synchronize()
+
+    def close(self) -> None:
+        """Drain and destroy it."""
+        self.drain()
         super().close()
 
 
@@ -194,8 +198,14 @@ class GraphCache(Generic[_G]):
         replaced = self._graphs.pop(key, None)
         if replaced is not None and replaced is not graph:
             replaced.close()
+        self.make_room()
         self._graphs[key] = graph
-        while len(self._graphs) > self._limit:
+
+    def make_room(self) -> None:
+        """Drop the one that was not used for longest where one more has no place: called before that one is made, never
+        more than ``limit`` exist.
+        """
+        while len(self._graphs) >= self._limit:
             self._graphs.popitem(last=False)[1].close()
 
     def clear(self) -> None:

@@ -134,12 +134,7 @@ class DeviceSession(Session):
         self._others: OrderedDict[tuple, _Bound] = OrderedDict()
 
     def run_on_device(self, tensors: Mapping[str, Any]) -> dict[str, DeviceArray]:
-        """Run tensors that lie on the session's GPU (DLPack or ``__cuda_array_interface__``: torch, CuPy), of the
-        signature's dtypes, and return the outputs there, to be read once the session's stream is done with them.
-
-        Inputs are copied on the device to where they are bound. The outputs hold until the next call. Raises
-        SignatureError for tensors that do not fit.
-        """
+        """As the base's, of the signature's dtypes. Inputs are copied on the device to where they are bound."""
         with on_device(self._stream.device):
             return self._run_there({name: view(tensor, self._stream) for name, tensor in tensors.items()})
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -18,9 +18,9 @@ from torchlift.backends.pytorch import gpu_of
 from torchlift.backends.pytorch.cast import move
 from torchlift.backends.pytorch.session import TorchSession
 from torchlift.backends.staging import PIECE, stage
-from torchlift.errors import BackendUnavailableError, DeviceMemoryError
+from torchlift.errors import BackendError, BackendUnavailableError, DeviceMemoryError, SignatureError
 from torchlift.manifest import Precision
-from torchlift.signature import Signature
+from torchlift.signature import Signature, TensorSpec
 
 _WARMUPS = 3
 """Runs before one is recorded: in the first, what is compiled is, and libraries choose kernels and get workspace."""
@@ -63,6 +63,43 @@ class GpuSession(TorchSession):
         move(module, device, self._dtype)
         return device
 
+    def run_on_device(self, tensors: Mapping[str, Any]) -> dict[str, Tensor]:
+        """As the base's, of the signature's dtypes; work goes to torch's current stream. Inputs are read where they
+        lie, or with a CUDA graph copied on the device to where that reads them.
+        """
+        with self._current():
+            lent = {name: self._lent(name, tensor) for name, tensor in tensors.items()}
+            self.signature.check_shapes({name: tuple(tensor.shape) for name, tensor in lent.items()})
+            inputs = tuple(self._of_dtype(spec, lent[spec.name]) for spec in self.signature.inputs)
+            if self.records:
+                outputs = self._record(inputs).replay()
+            else:
+                outputs = self._compute(self._function(inputs), inputs)
+        return dict(zip(self.signature.output_names, outputs, strict=True))
+
+    def _lent(self, name: str, tensor: Any) -> Tensor:
+        """A tensor of a caller, in its own memory. Raises SignatureError for one that does not lie on this GPU."""
+        try:
+            shared = torch.from_dlpack(tensor) if hasattr(tensor, "__dlpack__") else torch.as_tensor(tensor)
+        except (RuntimeError, TypeError, ValueError, BufferError) as error:
+            raise SignatureError(
+                f"input {name} cannot be read: {error}", remedy="Pass a dense tensor without a gradient."
+            ) from error
+        if shared.device != self._device:
+            raise SignatureError(
+                f"input {name} lies on {shared.device}, and the session on {self._device}",
+                remedy="Pass it to run(), which copies it." if shared.is_cpu else f"Copy it to {self._device}.",
+            )
+        return shared.contiguous()
+
+    def _of_dtype(self, spec: TensorSpec, tensor: Tensor) -> Tensor:
+        if tensor.dtype != getattr(torch, spec.dtype):
+            raise SignatureError(
+                f"input {spec.name} is {str(tensor.dtype).removeprefix('torch.')}, and the model reads {spec.dtype}",
+                remedy=f"Convert it to {spec.dtype}.",
+            )
+        return tensor
+
     def _run(self, feeds: Arrays) -> dict[str, np.ndarray]:
         with self._current():
             return super()._run(feeds)
@@ -94,7 +131,8 @@ class GpuSession(TorchSession):
                 self._recorded.popitem(last=False)
             inputs = self._moved(tensors)
             compute = partial(self._compute, self._function(inputs), inputs)
-            recorded = Recorded(compute, inputs, self._aside, self._memory)
+            with _recording_errors():
+                recorded = Recorded(compute, inputs, self._aside, self._memory)
             self._recorded[shapes] = recorded
         else:
             self._recorded.move_to_end(shapes)
@@ -107,9 +145,11 @@ class GpuSession(TorchSession):
         return moved
 
     def _upload(self, tensors: Sequence[Tensor], buffers: Sequence[Tensor]) -> None:
-        """Copy inputs to the GPU, large ones in pieces by page-locked memory, which is free again when this returns."""
+        """Copy inputs to where they are read, large ones of the host in pieces by page-locked memory, which is free
+        again when this returns.
+        """
         for place, (tensor, buffer) in enumerate(zip(tensors, buffers, strict=True)):
-            if tensor.nbytes <= PIECE:
+            if tensor.is_cuda or tensor.nbytes <= PIECE:
                 buffer.copy_(tensor)
                 continue
             staged = self._page_locked(place, tensor)
@@ -156,13 +196,26 @@ class Recorded:
                 compute()
         torch.cuda.current_stream().wait_stream(aside)
         self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph, pool=memory, stream=aside):
+        with torch.cuda.graph(self._graph, pool=memory, stream=aside, capture_error_mode="thread_local"):
             self._outputs = compute()
 
     def replay(self) -> tuple[Tensor, ...]:
         """The outputs, which the next replay of any graph of the session may overwrite."""
         self._graph.replay()
         return self._outputs
+
+
+@contextlib.contextmanager
+def _recording_errors() -> Iterator[None]:
+    """Turn what cannot be recorded, such as an output whose size is computed, into BackendError."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        raise BackendError(
+            f"no CUDA graph could be recorded: {error}", remedy="Open the session without CUDA graphs."
+        ) from error
 
 
 @contextlib.contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from torchlift.backends.base import (
     Arrays,
@@ -21,6 +21,9 @@ from torchlift.bundle import sha256
 from torchlift.errors import BackendError, TorchliftError
 from torchlift.machine import Gpu, gpus, installed_version
 from torchlift.signature import Axis, Signature
+
+if TYPE_CHECKING:
+    from torchlift.backends.tensorrt.record import EngineRecord
 
 _DISTRIBUTIONS = ("tensorrt", "tensorrt-cu13", "tensorrt-cu12", "tensorrt-cu11")
 _REMEDY = 'pip install "torchlift[tensorrt]"'
@@ -54,8 +57,6 @@ class TensorRt(Backend):
         state = cuda_available()
         if not state.ok:
             return state
-        if not gpus():
-            return _unnamed()
         return Availability(True, f"tensorrt {trt.__version__} on {gpus()[0]}")
 
     def _installed(self) -> str | None:
@@ -69,7 +70,7 @@ class TensorRt(Backend):
     def build(self, source: Path, folder: Path, signature: Signature, compilation: Compilation | None = None) -> str:
         from torchlift.backends.tensorrt.builder import build_engine, copy_plugins
         from torchlift.backends.tensorrt.inspector import in_other_types, read_layers, require_precision
-        from torchlift.backends.tensorrt.record import ENGINE, EngineRecord
+        from torchlift.backends.tensorrt.record import ENGINE, EngineRecord, graph_digest
 
         self.require()
         compilation = compilation or Compilation()
@@ -92,17 +93,19 @@ class TensorRt(Backend):
             capability=gpu.capability,
             driver=gpu.driver,
             recipe=compilation.recipe,
-            graph=sha256(source),
+            source=f"../{source.absolute().parent.name}/{source.name}",
+            graph=graph_digest(source),
             engine=sha256(folder / ENGINE),
             profiles=tuple({a.name: (a.min, a.opt, a.max) for a in ranges} for ranges in built.profiles),
             plugins={library.name: sha256(library) for library in options.plugins},
+            workspace=options.workspace,
             version_compatible=options.version_compatible,
             hardware_compatible=options.hardware_compatible,
-            source=f"../{source.parent.name}/{source.name}" if options.stripped else "",
+            stripped=options.stripped,
         )
         record.write(folder)
         if not options.stripped:
-            with self._open(folder / ENGINE, signature, SessionOptions()) as session:
+            with self._loaded(folder / ENGINE, record, signature, SessionOptions()) as session:
                 tuned = [{axis.name: axis.opt for axis in ranges} for ranges in built.profiles]
                 layers = [read_layers(session.describe(sizes, index)) for index, sizes in enumerate(tuned)]
             told = [require_precision(found, compilation.recipe) for found in layers]
@@ -118,28 +121,31 @@ class TensorRt(Backend):
         return self._open(model, signature, options or SessionOptions())
 
     def _open(self, model: Path, signature: Signature, options: SessionOptions) -> Any:
+        from torchlift.backends.tensorrt.record import read_record
+
+        self.require()
+        record = read_record(model, _release(), _gpu(options.device))
+        return self._loaded(model, record, signature, options)
+
+    def _loaded(self, model: Path, record: EngineRecord, signature: Signature, options: SessionOptions) -> Any:
+        """A session of an engine that fits here; where it was just built, its graph is not yet where it will be."""
         from torchlift.backends.tensorrt.builder import load_plugins, refit
         from torchlift.backends.tensorrt.engines import Engines
-        from torchlift.backends.tensorrt.record import read_record
+        from torchlift.backends.tensorrt.record import component_of, source_of
         from torchlift.backends.tensorrt.releases import release_of
         from torchlift.backends.tensorrt.session import TensorRtSession
 
-        self.require()
-        gpu = _gpu(options.device)
-        record = read_record(model, _release(), gpu)
         load_plugins([model.with_name(name) for name in record.plugins])
         with on_device(options.device):
             engines = Engines(
                 model,
                 record,
                 shared=release_of(_release()).shared_profiles,
-                finish=partial(refit, source=model.parent / record.source, digest=record.graph, version=_release())
-                if record.source
-                else None,
+                finish=partial(refit, source=source_of(model, record), version=_release()) if record.stripped else None,
             )
             profiles = [tuple(Axis(name, *ends) for name, ends in ranges.items()) for ranges in record.profiles]
-            said = f"tensorrt {_release()} on {gpu.name}"
-            return TensorRtSession(engines, signature, said, profiles, options)
+            said = f"tensorrt {_release()} on {_gpu(options.device).name}"
+            return TensorRtSession(engines, signature, said, profiles, options, component_of(model))
 
     def _layers(
         self, model: Path, signature: Signature, feeds: Arrays, recipe: str, options: SessionOptions, runs: int
@@ -163,16 +169,10 @@ class TensorRt(Backend):
             for name, times in milliseconds.items()
         ]
 
+    def _with_nodes(self, layers: list[LayerTime], model: Path, source: Path) -> list[LayerTime]:
+        from torchlift.backends.tensorrt.regions import with_regions
 
-def _unnamed() -> Availability:
-    """Why no GPU has a name: an engine is tied to it."""
-    if installed_version("nvidia-ml-py") is None:
-        return Availability(False, "nvidia-ml-py is not installed, so the GPU is not known", _REMEDY)
-    return Availability(
-        False,
-        "NVML names no GPU that this process may use",
-        "Set CUDA_VISIBLE_DEVICES to whole GPUs, or not at all: a MIG device is not supported.",
-    )
+        return with_regions(layers, source)
 
 
 def _release() -> str:

@@ -17,7 +17,6 @@ from torchlift.backends.base import Compilation
 from torchlift.backends.tensorrt.messages import ParserProblem, build_error, logger, parser_error, start
 from torchlift.backends.tensorrt.profiles import Ranges, default_profiles
 from torchlift.backends.tensorrt.releases import FLAGS, Release, release_of, require_options
-from torchlift.bundle import sha256
 from torchlift.errors import BackendError, EngineError
 from torchlift.graph.lower import Target, lower_file
 from torchlift.graph.lower_operators import EXPANSIONS
@@ -173,12 +172,16 @@ def _cached(config: Any, file: Path | None) -> Any:
     if file is None:
         yield
         return
-    known = file.read_bytes() if file.is_file() else b""
-    cache = config.create_timing_cache(known) or config.create_timing_cache(b"")
-    if not config.set_timing_cache(cache, ignore_mismatch=False):
-        config.set_timing_cache(config.create_timing_cache(b""), ignore_mismatch=False)
+    if not _start_from(config, file.read_bytes() if file.is_file() else b""):
+        _start_from(config, b"")
     yield
     atomic_write(file, bytes(config.get_timing_cache().serialize()))
+
+
+def _start_from(config: Any, timings: bytes) -> bool:
+    """Let the build start from these timings; returns whether it does, as it is of this device and release."""
+    cache = config.create_timing_cache(timings)
+    return cache is not None and bool(config.set_timing_cache(cache, ignore_mismatch=False))
 
 
 @contextlib.contextmanager
@@ -227,17 +230,12 @@ def copy_plugins(libraries: Sequence[Path], folder: Path) -> None:
         shutil.copy(library, folder)
 
 
-def refit(engine: Any, source: Path, digest: str, version: str) -> None:
-    """Give a stripped engine the weights of the graph that it was built from. Raises EngineError where that is not
-    there any more.
+def refit(engine: Any, source: Path, version: str) -> None:
+    """Give a stripped engine the weights of ``source``, the graph that it was built from. Raises EngineError where it
+    takes none.
     """
     import tensorrt as trt
 
-    if not source.is_file() or sha256(source) != digest:
-        raise EngineError(
-            f"the engine has no weights, and {source.name} is not the graph that it was built from",
-            remedy="Build it again: torchlift build.",
-        )
     refitter = trt.Refitter(engine, logger())
     with tempfile.TemporaryDirectory() as folder:
         release = release_of(version)

@@ -17,6 +17,7 @@ _TYPES = (
     ("bf16", re.compile(r"BF16|BFloat16", re.IGNORECASE)),
     ("fp16", re.compile(r"FP16|Half", re.IGNORECASE)),
     ("fp32", re.compile(r"FP32|Float", re.IGNORECASE)),
+    ("uint8", re.compile(r"UInt8", re.IGNORECASE)),
     ("int8", re.compile(r"Int8", re.IGNORECASE)),
     ("int32", re.compile(r"Int32", re.IGNORECASE)),
     ("int64", re.compile(r"Int64", re.IGNORECASE)),
@@ -82,6 +83,11 @@ class EngineLayer:
         return {*self.reads, *self.writes, self.holds} & _KNOWN
 
     @property
+    def made(self) -> set[str]:
+        """As ``known``, without what it only reads, which may be integers of the network's own."""
+        return {*self.writes, self.holds} & _KNOWN
+
+    @property
     def precision(self) -> str:
         """The precision of what it writes, else of its weights, else what TensorRT says in its place."""
         told = next((p for p in (*self.writes[:1], self.holds) if p in _KNOWN), None)
@@ -130,9 +136,15 @@ def nodes_of(name: str, metadata: str) -> tuple[str, ...]:
     name = _PROFILE.sub("", name)
     if name.startswith("Reformatting"):
         return ()
-    if foreign := _FOREIGN.match(name):
-        return (*_parts(foreign["first"])[:1], *_parts(foreign["last"])[-1:])
-    return _parts(name)
+    return ends_of(name) if _FOREIGN.match(name) else _parts(name)
+
+
+def ends_of(name: str) -> tuple[str, ...]:
+    """The first and the last node of a layer that stands for a subgraph, as far as its name tells them; none of another
+    layer.
+    """
+    foreign = _FOREIGN.match(_PROFILE.sub("", name))
+    return (*_parts(foreign["first"])[:1], *_parts(foreign["last"])[-1:]) if foreign else ()
 
 
 def _parts(name: str) -> tuple[str, ...]:
@@ -143,8 +155,8 @@ def _parts(name: str) -> tuple[str, ...]:
 def require_precision(layers: Sequence[EngineLayer], recipe: str) -> bool:
     """Raise BackendError for an engine that does not compute in what was asked for; returns whether that is told.
 
-    FP32 must be in no other type, FP16 and INT8 in it somewhere. A subgraph of which only what it writes is told may
-    hold integers, and a product of which nothing is told may be in any.
+    FP32 must be in no other type, though it may read integers; FP16 and INT8 must be in it somewhere. A subgraph of
+    which only what it writes is told may hold integers, and a product of which nothing is told may be in any.
     """
     wanted = precision_of(recipe)
     computing = [layer for layer in layers if layer.computes]
@@ -153,7 +165,7 @@ def require_precision(layers: Sequence[EngineLayer], recipe: str) -> bool:
     if not telling or (wanted == "int8" and any(layer.opaque for layer in computing)):
         return False
     if wanted == "fp32":
-        wrong = [layer for layer in telling if layer.known & {"fp16", "bf16", "int8"}]
+        wrong = [layer for layer in telling if layer.known & {"fp16", "bf16"} or "int8" in layer.made]
         if wrong:
             raise _other(wanted, f"{len(wrong)} of {len(computing)} layers compute in {wrong[0].precision}", wrong[0])
         return not silent

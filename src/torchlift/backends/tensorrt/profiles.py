@@ -44,12 +44,20 @@ def _width(profile: Ranges) -> Fraction:
     return math.prod((Fraction(axis.max, axis.min) for axis in profile), start=Fraction(1))
 
 
-def outside(profiles: Sequence[Ranges], sizes: Mapping[str, int]) -> ProfileError:
-    """What to say of sizes that no profile holds."""
+def as_option(ranges: Mapping[str, tuple[int, int, int]], component: str = "") -> str:
+    """A profile, by axis, as ``torchlift build`` takes it: of one component, or of all that have the axes."""
+    prefix = f"{component}." if component else ""
+    return f"--profile {Profile({prefix + axis: ends for axis, ends in ranges.items()})}"
+
+
+def outside(profiles: Sequence[Ranges], sizes: Mapping[str, int], component: str = "") -> ProfileError:
+    """What to say of sizes that no profile of an engine holds, which is of a component where that is known."""
     asked = ", ".join(f"{name} {size}" for name, size in sizes.items())
     held = "; ".join(", ".join(f"{axis.name} {axis.min}..{axis.max}" for axis in profile) for profile in profiles)
-    wanted = Profile({name: (size, size, size) for name, size in sizes.items()})
+    wanted = [{name: (size, size, size) for name, size in sizes.items()}]
+    wanted += [{axis.name: (axis.min, axis.opt, axis.max) for axis in profile} for profile in profiles]
     return ProfileError(
         f"no optimisation profile of the engine holds {asked}; it has {held}",
-        remedy=f"Build it with a profile that does, for example --profile {wanted}.",
+        remedy=f"Build it with one that does, beside those that it has: "
+        f"{' '.join(as_option(ranges, component) for ranges in wanted)}.",
     )

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from torchlift.backends.tensorrt.profiles import as_option
 from torchlift.bundle import sha256
 from torchlift.errors import EngineError
 from torchlift.machine import Gpu
-from torchlift.signature import Profile
 
 ENGINE = "model.engine"
 RECORD = "engine.json"
@@ -25,9 +26,10 @@ _NEXT = {(8, 10), (10, 11)}
 
 @dataclass(frozen=True)
 class EngineRecord:
-    """``graph`` and ``engine`` are SHA-256 of the ONNX file and of the engine, ``plugins`` of the libraries beside it
-    by file name; ``profiles`` are ranges (min, opt, max) by axis. ``source`` is the path of the graph from the engine's
-    folder, where weights are taken from when the engine, which is stripped, is opened.
+    """``engine`` and ``plugins`` are SHA-256 of the engine and, by file name, of the libraries beside it. ``source`` is
+    the path of the ONNX file from the engine's folder, ``graph`` its :func:`graph_digest`; a ``stripped`` engine takes
+    its weights from there when it is opened. ``profiles`` are ranges (min, opt, max) by axis, ``workspace`` was the
+    bound of the scratch memory, in bytes.
     """
 
     tensorrt: str
@@ -35,13 +37,15 @@ class EngineRecord:
     capability: str
     driver: str
     recipe: str
+    source: str
     graph: str
     engine: str
     profiles: tuple[dict[str, tuple[int, int, int]], ...]
     plugins: dict[str, str] = field(default_factory=dict)
+    workspace: int | None = None
     version_compatible: bool = False
     hardware_compatible: bool = False
-    source: str = ""
+    stripped: bool = False
 
     def write(self, folder: Path) -> None:
         import msgspec
@@ -62,7 +66,7 @@ class EngineRecord:
 
 
 def read_record(engine: Path, version: str, gpu: Gpu) -> EngineRecord:
-    """The record of an engine that was built for this machine, and whose plug-ins are what they were then.
+    """The record of an engine that was built for this machine, and whose plug-ins and graph are what they were then.
 
     Raises EngineError else, with the command that builds it again.
     """
@@ -80,7 +84,33 @@ def read_record(engine: Path, version: str, gpu: Gpu) -> EngineRecord:
         plugin = engine.with_name(name)
         if not plugin.is_file() or sha256(plugin) != digest:
             raise _changed(plugin, engine, record)
+    source = source_of(engine, record)
+    if not source.is_file():
+        raise EngineError(f"{engine} was built from {source}, which is gone", remedy=_rebuild(engine, record))
+    if graph_digest(source) != record.graph:
+        raise EngineError(
+            f"{engine} was built from another graph than {source} is now", remedy=_rebuild(engine, record)
+        )
     return record
+
+
+def source_of(engine: Path, record: EngineRecord) -> Path:
+    """The ONNX file that an engine was built from."""
+    return Path(os.path.normpath(engine.parent / record.source))
+
+
+def graph_digest(source: Path) -> str:
+    """The SHA-256 of an ONNX file and of its weights, the files beside it whose names begin with its own."""
+    digest = hashlib.sha256()
+    for file in sorted(source.parent.iterdir()):
+        if file.name.startswith(source.name):
+            digest.update(f"{file.name} {sha256(file)}\n".encode())
+    return digest.hexdigest()
+
+
+def component_of(engine: Path) -> str:
+    """The component that an engine belongs to, by its place in a bundle."""
+    return engine.absolute().parent.parent.name
 
 
 def read_engine(engine: Path, record: EngineRecord) -> bytes:
@@ -105,24 +135,28 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 
 def _rebuild(engine: Path, record: EngineRecord | None = None) -> str:
-    """The command that builds it, and the options that it was built with."""
+    """The command that builds it, and the options that it was built with. Libraries are named without a folder: those
+    in the bundle go with the engine that is replaced.
+    """
     folder = engine.absolute().parent
     command = f"Build it here: torchlift build {folder.parents[1]} --backend tensorrt"
     if record is None:
         return f"{command}."
-    given = " ".join(_options(record, folder))
+    given = " ".join(_options(record, component_of(engine)))
+    if record.plugins:
+        given += f"; give your own copy of {', '.join(record.plugins)}"
     return f"{command} --precision {record.recipe}." + (f" It was built with {given}." if given else "")
 
 
-def _options(record: EngineRecord, folder: Path) -> Iterator[str]:
-    """What the engine in a folder was built with, as ``torchlift build`` takes it."""
-    component = folder.parent.name
-    for ranges in filter(None, record.profiles):
-        yield f"--profile {Profile({f'{component}.{axis}': ends for axis, ends in ranges.items()})}"
-    yield from (f"--plugin {folder / name}" for name in record.plugins)
+def _options(record: EngineRecord, component: str) -> Iterator[str]:
+    """What the engine of a component was built with, as ``torchlift build`` takes it."""
+    yield from (as_option(ranges, component) for ranges in filter(None, record.profiles))
+    if record.workspace is not None:
+        yield f"--workspace {-(-record.workspace >> 20)}"
+    yield from (f"--plugin {name}" for name in record.plugins)
     flags = {
         "--version-compatible": record.version_compatible,
         "--hardware-compatible": record.hardware_compatible,
-        "--strip-weights": bool(record.source),
+        "--strip-weights": record.stripped,
     }
     yield from (flag for flag, given in flags.items() if given)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from torchlift.backends.base import CompileOptions
 from torchlift.errors import BackendError, BackendUnavailableError
@@ -80,10 +81,20 @@ def release_of(version: str) -> Release:
 
 
 def require_options(options: CompileOptions, version: str) -> None:
-    """Raise BackendError where an option is set that the release has no means for."""
+    """Raise BackendError where an option is set that the release has no means for, or where plug-in libraries, which go
+    into one folder, share a name.
+    """
     for name in sorted(release_of(version).lacks):
         if getattr(options, name):
             raise BackendError(
                 f"TensorRT {version} builds no {name.replace('_', '-')} engines",
                 remedy=f"Leave the option out, or install {FIRST_WITH[name]} or later.",
+            )
+    named: dict[str, Path] = {}
+    for library in options.plugins:
+        other = named.setdefault(library.name, library)
+        if other != library:
+            raise BackendError(
+                f"the plug-in libraries {other} and {library} share a name, and both go into one folder",
+                remedy="Rename one of them.",
             )

@@ -40,9 +40,11 @@ class TensorRtSession(Session):
         runtime: str,
         profiles: Sequence[Ranges],
         options: SessionOptions,
+        component: str = "",
     ) -> None:
         super().__init__(signature, runtime)
         self._engines = engines
+        self._component = component
         self._profiles = profiles
         self._options = options
         self.records = options.records
@@ -66,10 +68,12 @@ class TensorRtSession(Session):
         sizes = self.signature.check_shapes(shapes)
         profile = best_profile(self._profiles, sizes) if profile is None else profile
         if profile is None:
-            raise outside(self._profiles, sizes)
+            raise outside(self._profiles, sizes, self._component)
         key = (profile, *sizes.values()) if self._options.cuda_graph else profile
         lane = self._lanes.get(key)
         if lane is None:
+            self._stream.synchronize()  # what is dropped may still run
+            self._lanes.make_room()
             lane = self._made(profile, shapes)
             self._lanes.put(key, lane)
         lane.holds = None
@@ -186,6 +190,7 @@ class TensorRtSession(Session):
 
     def close(self) -> None:
         with on_device(self._options.device):
+            self._stream.drain()
             self._lanes.clear()
             self._lent = {}
             self._engines.close()

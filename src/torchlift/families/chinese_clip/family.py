@@ -156,7 +156,8 @@ def _signatures(architecture: Architecture, options: LoadOptions) -> dict[str, S
     options.check_axes(AXES)
     positions, size = architecture.text.positions, architecture.resolution
     context = min(CONTEXT_LENGTH, positions)
-    image_batch, text_batch = (options.axis(name, Axis("batch", 1, 8, 64)) for name in AXES)
+    image_batch = options.axis("image", Axis("batch", 1, 8, 64))
+    text_batch = options.axis("text", Axis("batch", 1, 8, 128))
     sequence = options.axis("text", Axis("sequence", min(4, context), min(16, context), context))
     if sequence.max > positions:
         raise SignatureError(
