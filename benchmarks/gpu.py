@@ -30,6 +30,7 @@ import msgspec
 
 from captions import CONTEXT
 from gpu_peers import BATCH, PlainOnnxRuntime, Stream, by_likeness, captions_as_ids, padded
+from gpu_tables import described
 from torchlift.backends import CompileOptions, backend
 from torchlift.bundle import Bundle
 from torchlift.evidence import GRAPHED, Benchmark
@@ -157,11 +158,11 @@ def build(
 
 
 def _build(bundle: Bundle, component: Component, name: str, recipe: str, options: CompileOptions) -> None:
-    before, start = {variant.key for variant in bundle.manifest.variants}, time.perf_counter()
+    before, start = {v.key for v in bundle.manifest.variants if not v.failure}, time.perf_counter()
     variant = build_variant(bundle, component, name, recipe, Said(), options)
     seconds = time.perf_counter() - start
-    verify_all(bundle, [variant])
-    if variant.key not in before:
+    verify_all(bundle, [variant], progress=Said())
+    if variant.key not in before and not variant.failure:
         _seconds_of(bundle, variant).write_text(json.dumps(seconds))
     print(f"{variant.name}: {seconds:.0f} s, {_state(bundle, variant)}", flush=True)
 
@@ -215,6 +216,8 @@ def ours_of(
         if state != "verified":
             failed[variant.name] = f"measured, but {state}"
         opened = contenders_of(bundle, variant, graphed=True)
+        if backend(variant.backend).replays and not variant.verification.replays:
+            failed[f"{variant.name}{GRAPHED}"] = "its verification replayed no CUDA graph"
         found += [replace(c, python=python if variant.backend == "tensorrt" else None) for c in opened]
     return found
 
@@ -290,16 +293,19 @@ def scale(size: str, work: Path, python: Interpreter | None, components: Sequenc
     4, ... and all GPUs.
     """
     print("| contender | batch | GPUs | samples a second | times one GPU |\n|---|--:|--:|--:|--:|")
-    subject, bundle, failed = subject_of(size), Bundle.open(work / size), {}
+    subject, bundle, failed, seen = subject_of(size), Bundle.open(work / size), {}, []
     for component in _chosen(bundle, components):
         ours = [c for c in ours_of(size, work, component.name, python, failed) if c.name.endswith(GRAPHED)]
         loads = _loads(subject, bundle, component, subject.batches[-1:])
         scaling = measure_scaling(ours, loads, range(len(gpus())), Said())
         found = scaling.throughputs
         alone = {x.contender: x.samples for x in found if x.devices == 1}
+        failed |= scaling.failures
         for x in found:
             rate, times = x.samples, x.samples / alone[x.contender]
             print(f"| {x.contender} | {x.sizes['batch']} | {x.devices} | {rate:,.0f} | {times:.2f} |", flush=True)
+        seen += scaling.conditions
+    print("", *map(described, seen), sep="\n")
     for name, reason in failed.items():
         print(f"- {name}: {reason}")
 

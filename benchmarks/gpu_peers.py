@@ -49,7 +49,7 @@ class PlainOnnxRuntime(Session):
 class Stream(Session):
     """Runs all rows of an input of ids [texts, context], in the batches that ``cut`` makes of them for a session.
 
-    Every batch is prepared once and stays on the GPU; a call runs one after the other.
+    Every batch is on the GPU before it is timed; a call runs one after the other.
     """
 
     on_device = True

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import msgspec
 
-from torchlift.evidence import GRAPHED, Benchmark, Latency
+from torchlift.evidence import GRAPHED, Benchmark, Conditions, Latency
 
 EAGER = "pytorch eager fp16"
 COMPILED = "pytorch compile fp16 + CUDA graph"
@@ -205,12 +205,16 @@ def _print_rows(result: Result, load: Load) -> None:
 
 
 def _conditions(found: Benchmark) -> str:
-    said = []
-    for seen in found.conditions:
-        low, middle, high = seen.clock
-        said.append(f"{seen.gpu}, {low}-{high} MHz (median {middle}), at most {seen.temperature[1]} C")
-        said += [f"the times may have moved: {seen.moved}"] if seen.moved else []
-    return "; ".join([*said, f"{found.rounds} interleaved rounds, a process each", found.at])
+    return "; ".join(
+        [*map(described, found.conditions), f"{found.rounds} interleaved rounds, a process each", found.at]
+    )
+
+
+def described(seen: Conditions) -> str:
+    """What a GPU did while it was measured."""
+    low, middle, high = seen.clock
+    moved = f"; the times may have moved: {seen.moved}" if seen.moved else ""
+    return f"{seen.gpu}, {low}-{high} MHz (median {middle}), at most {seen.temperature[1]} C{moved}"
 
 
 def main() -> None:

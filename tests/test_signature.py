@@ -130,6 +130,12 @@ def test_an_axis_without_a_range_is_named():
     assert "batch, length" in caught.value.remedy
 
 
+def test_sizes_are_computed_where_an_output_s_is_unknown():
+    assert TEXT.computes_sizes
+    assert not IMAGE.computes_sizes
+    assert not Signature(TEXT.inputs, TEXT.outputs[:1], TEXT.axes).computes_sizes
+
+
 def test_names_and_axes_by_name():
     assert TEXT.input_names == ("ids", "mask")
     assert TEXT.output_names == ("features", "boxes")

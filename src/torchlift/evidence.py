@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Literal
@@ -190,10 +191,11 @@ class Throughput:
 
 @dataclass(frozen=True)
 class Scaling:
-    """What several GPUs achieve together, and their conditions meanwhile."""
+    """What several GPUs achieve together, their conditions meanwhile, and why a contender was not measured so."""
 
     throughputs: tuple[Throughput, ...] = ()
     conditions: tuple[Conditions, ...] = ()
+    failures: Mapping[str, str] = field(default_factory=dict)
 
 
 GRAPHED = " + CUDA graph"

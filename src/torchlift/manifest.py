@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
@@ -205,7 +206,20 @@ def manifest_schema() -> dict[str, Any]:
     """The JSON Schema (2020-12) of manifest.json."""
     import msgspec
 
-    return msgspec.json.schema(Manifest)
+    schema: dict[str, Any] = _plain(msgspec.json.schema(Manifest))
+    return schema
+
+
+def _plain(schema: Any) -> Any:
+    """A part of a schema as all releases of msgspec write it: they differ in how they indent what docstrings say, and
+    in whether a default of nothing is one.
+    """
+    if isinstance(schema, dict):
+        kept = {name: part for name, part in schema.items() if name != "default" or part not in ({}, [])}
+        return {name: _plain(part) for name, part in kept.items()}
+    if isinstance(schema, list):
+        return [_plain(part) for part in schema]
+    return inspect.cleandoc(schema) if isinstance(schema, str) else schema
 
 
 def read_manifest(folder: Path) -> Manifest:

@@ -204,6 +204,11 @@ class Signature:
         return tuple(s.name for s in self.outputs)
 
     @property
+    def computes_sizes(self) -> bool:
+        """Whether the size of an output is known only once the model has run: no CUDA graph can be of such a run."""
+        return any(None in s.shape for s in self.outputs)
+
+    @property
     def batch(self) -> Axis | None:
         """The batch axis, or None where the component has none."""
         return next((a for a in self.axes if a.name == BATCH), None)

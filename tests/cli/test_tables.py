@@ -238,7 +238,9 @@ def test_what_several_gpus_achieve_is_a_table(bundle, width):
         Conditions("NVIDIA H200", (1950, 1980, 1980), (35, 60)),
         Conditions("NVIDIA H200", (1500, 1900, 1980), (35, 70), ("power limit",)),
     )
-    title, header, *rows = shown(width, scaling_table("text", Scaling(throughputs, conditions)))
+    title, header, *rows = shown(
+        width, scaling_table("text", Scaling(throughputs, conditions, {"text/pytorch/fp16": "too few"}))
+    )
     assert title.strip() == "text: throughput"
     assert header.split() == ["variant", "sizes", "GPUs", "per", "s", "times", "one", "GPU"]
     assert [row.split()[-3:] for row in rows[:5]] == [
@@ -254,6 +256,7 @@ def test_what_several_gpus_achieve_is_a_table(bundle, width):
     said = words(rows)
     assert "Each GPU has a process of its own, inputs in its memory. NVIDIA H200: 1950-1980 MHz, 35-60 C." in said
     assert "1500-1980 MHz, 35-70 C. THE TIMES MAY HAVE MOVED: " in said
+    assert "pytorch/fp16 is not measured: too few." in said
 
 
 @pytest.mark.parametrize("width", WIDTHS)

@@ -166,22 +166,54 @@ def test_tensors_that_do_not_lie_in_order_are_read_as_they_are(archive, goldens)
         assert failures(verify_goldens(lambda _: found, [goldens[3]]), TOLERANCES["fp32"]) == ()
 
 
-def test_what_cannot_be_recorded_is_said_and_runs_without_a_graph():
-    class Positive(torch.nn.Module):
-        def forward(self, x):
-            return x.masked_select(x > 0)
+class Positive(torch.nn.Module):
+    """What is positive, or how much it is together."""
 
+    def __init__(self, *, together):
+        super().__init__()
+        self.together = together
+
+    def forward(self, x):
+        found = x.masked_select(x > 0)
+        return found.sum().expand(len(x)) if self.together else found
+
+
+def test_an_output_whose_size_is_computed_is_not_recorded():
     signature = Signature(
         (TensorSpec("x", "float32", ("batch", 4)),), (TensorSpec("y", "float32", (None,)),), (programs.BATCH,)
     )
+    with open_module(Positive(together=False), signature, SessionOptions(cuda_graph=True)) as session:
+        assert session.records == 0
+        for x in ([[1.0, -2.0, 3.0, -4.0]], [[-1.0, 2.0, -3.0, -4.0]]):
+            found = session.run({"x": np.array(x, np.float32)})["y"]
+            np.testing.assert_array_equal(found, [v for v in x[0] if v > 0])
+
+
+def test_what_cannot_be_recorded_is_said_and_leaves_torch_as_it_was(archive, goldens):
+    signature = Signature(
+        (TensorSpec("x", "float32", ("batch", 4)),), (TensorSpec("y", "float32", ("batch",)),), (programs.BATCH,)
+    )
     x = np.array([[1.0, -2.0, 3.0, -4.0]], np.float32)
-    with (
-        open_module(Positive(), signature, SessionOptions(cuda_graph=True)) as session,
-        pytest.raises(BackendError, match="no CUDA graph could be recorded"),
-    ):
-        session.run({"x": x})
-    with open_module(Positive(), signature) as session:
-        np.testing.assert_array_equal(session.run({"x": x})["y"], [1.0, 3.0])
+    stream = torch.cuda.current_stream()
+    with open_module(Positive(together=True), signature, SessionOptions(cuda_graph=True)) as session:
+        for _ in range(2):
+            with pytest.raises(BackendError, match=r"no CUDA graph could be recorded: .*captur"):
+                session.run({"x": x})
+    assert torch.cuda.current_stream() == stream
+    torch.cuda.empty_cache()
+    with open_module(Positive(together=True), signature) as session:
+        np.testing.assert_array_equal(session.run({"x": x})["y"], [4.0])
+    with open_module(load_program(archive), programs.SIGNATURE, SessionOptions(cuda_graph=True)) as session:
+        assert_agrees(session, goldens[3], "fp32")
+    torch.randn(4, device="cuda")
+
+
+@pytest.mark.parametrize("first", [False, True])
+def test_inference_mode_of_the_caller_matters_not(archive, goldens, first):
+    with open_module(load_program(archive), programs.SIGNATURE, SessionOptions(cuda_graph=True)) as session:
+        for mode in (first, not first):
+            with torch.inference_mode(mode):
+                assert_agrees(session, goldens[3], "fp32")
 
 
 def test_a_full_gpu_is_said(archive):

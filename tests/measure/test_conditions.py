@@ -11,7 +11,7 @@ import pytest
 from torchlift.evidence import CLOCK_STEADY, Conditions
 from torchlift.machine import Gpu
 from torchlift.measure import conditions
-from torchlift.measure.conditions import Watch, watching
+from torchlift.measure.conditions import Watch
 
 H200 = Gpu("NVIDIA H200", "9.0", 150_754_820_096, "580.159.04")
 T4 = replace(H200, name="Tesla T4", capability="7.5")
@@ -107,11 +107,11 @@ def test_a_sample_that_fails_counts_for_nothing(h200, monkeypatch):
     assert h200.seen((100, 1980, 34, 0)) == ()
 
 
-def test_watching_samples_until_the_block_ends(h200, monkeypatch):
+def test_it_looks_until_the_block_ends(h200, monkeypatch):
     monkeypatch.setattr(conditions, "_PERIOD", 0.001)
     h200.now[0] = (100, 1980, 34, 0)
-    before = threading.active_count()
-    with watching(0) as watch:
+    before, watch = threading.active_count(), Watch(0)
+    with watch.looking():
         deadline = time.monotonic() + 10
         while not watch.conditions() and time.monotonic() < deadline:
             time.sleep(0.001)
@@ -120,17 +120,17 @@ def test_watching_samples_until_the_block_ends(h200, monkeypatch):
     assert watch.conditions() == (Conditions(str(H200), (1980, 1980, 1980), (34, 34)),)
 
 
-def test_watching_ends_with_an_error_too(h200):
+def test_looking_ends_with_an_error_too(h200):
     before = threading.active_count()
-    with pytest.raises(KeyError), watching(0):
+    with pytest.raises(KeyError), Watch(0).looking():
         raise KeyError
     assert threading.active_count() == before
 
 
 def test_without_a_gpu_nothing_is_watched(monkeypatch):
     monkeypatch.setattr(conditions, "nvml_handles", tuple)
-    before = threading.active_count()
-    with watching(0) as watch:
+    before, watch = threading.active_count(), Watch(0)
+    with watch.looking():
         assert threading.active_count() == before
     assert watch.conditions() == ()
 

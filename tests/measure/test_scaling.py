@@ -4,7 +4,6 @@ import contextlib
 import os
 from itertools import pairwise
 from pathlib import Path
-from types import SimpleNamespace
 
 import contenders
 import pytest
@@ -74,26 +73,40 @@ def test_what_runs_on_no_device_or_fails_on_one_is_left_out_and_the_others_are_n
         Contender("fails", contenders.quick, contenders.only_on_others),
         Contender("runs", contenders.quick, contenders.narrow_on),
     ]
-    found = measure_scaling(named, ROWS[:1], (1, 0, 2), Recorder(), seconds=0.01).throughputs
-    assert [(x.contender, x.devices) for x in found] == [("runs", 1), ("runs", 2), ("runs", 3)]
+    found = measure_scaling(named, ROWS[:1], (1, 0, 2), Recorder(), seconds=0.01)
+    assert [*found.failures] == ["fails"]
+    assert [(x.contender, x.devices) for x in found.throughputs] == [("runs", 1), ("runs", 2), ("runs", 3)]
     assert titles == [("measure on several GPUs", 2)]
     assert len(notes) == 1
     assert notes[0].startswith("fails is not measured on several GPUs: ")
 
 
-def test_all_devices_are_watched_meanwhile(monkeypatch):
+def test_all_devices_are_watched_while_what_counts_runs(monkeypatch):
     seen = Conditions("NVIDIA H200", (1500, 1900, 1980), (35, 60))
-    watched = []
+    happened = []
 
-    @contextlib.contextmanager
-    def watching(*devices):
-        watched.append(devices)
-        yield SimpleNamespace(conditions=lambda: (seen,))
+    class Watch:
+        def __init__(self, *devices):
+            happened.append(devices)
 
-    monkeypatch.setattr(scaling, "watching", watching)
+        @contextlib.contextmanager
+        def looking(self):
+            happened.append("looks")
+            yield
+            happened.append("looks away")
+
+        def conditions(self):
+            return (seen,)
+
+    def ask(self, question, *arguments, _ask=scaling.Process.ask):
+        happened.append(question)
+        return _ask(self, question, *arguments)
+
+    monkeypatch.setattr(scaling, "Watch", Watch)
+    monkeypatch.setattr(scaling.Process, "ask", ask)
     named = [Contender("runs", contenders.quick, contenders.on)]
-    assert measure_scaling(named, ROWS[:1], (0, 1), seconds=0.01).conditions == (seen,)
-    assert watched == [(0, 1)]
+    assert measure_scaling(named, ROWS[:1], (0,), seconds=0.01).conditions == (seen,)
+    assert happened == [(0,), "open", "load", "keep_running", "looks", "keep_running", "looks away"]
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="the system does not list a process's children")

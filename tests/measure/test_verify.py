@@ -521,6 +521,13 @@ def test_what_cannot_replay_is_proven_as_it_is_and_noted(built, replaying, notes
     assert notes.said == ["model/onnxruntime/fp32 replays no CUDA graphs: no CUDA graph could be recorded"]
 
 
+def test_a_session_that_records_nothing_replays_nothing(built, replaying, notes):
+    replaying(rightly, records=0)
+    proof = verify_variant(built, built.manifest.variant("model/onnxruntime/fp32"), progress=notes)
+    assert (proof.passed, proof.replays) == (True, False)
+    assert notes.said == ["model/onnxruntime/fp32 replays no CUDA graphs: it computes the size of an output"]
+
+
 def test_what_cannot_replay_all_shapes_replays_none(built, replaying):
     def until_rows_are_many(answer, first):
         if len(answer) == 8:

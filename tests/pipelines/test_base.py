@@ -11,7 +11,7 @@ from torchlift.backends import Availability, Session, SessionOptions, backend
 from torchlift.backends.onnxruntime import OnnxRuntime
 from torchlift.bundle import Bundle, locked
 from torchlift.errors import BackendUnavailableError, BundleError, EngineError, StorageError, VerificationError
-from torchlift.evidence import Tolerance
+from torchlift.evidence import REPLAYED, Tolerance
 from torchlift.measure.verify import VerifyOptions, verify_variant
 from torchlift.pipelines import OpenOptions, of_bundle, open_bundle
 from torchlift.stages import build_variant
@@ -277,11 +277,17 @@ def test_what_was_written_after_opening_is_not_overwritten(ready, progress):
 
 
 @pytest.mark.parametrize(
-    ("chosen", "graphed", "replays"), [(ORT, True, True), (ORT, False, False), (OPENVINO, True, False)]
+    ("chosen", "graphed", "proven", "replays"),
+    [(ORT, True, True, True), (ORT, True, False, False), (ORT, False, True, False), (OPENVINO, True, True, False)],
 )
-def test_the_chosen_replays_graphs_where_it_was_faster_so_and_on_the_device_that_was_named(
-    ready, monkeypatch, chosen, graphed, replays
+def test_the_chosen_replays_graphs_where_it_was_faster_so_and_proven_so_and_on_the_device_that_was_named(
+    ready, monkeypatch, progress, chosen, graphed, proven, replays
 ):
+    if proven:
+        variant = ready.manifest.variant(ORT)
+        replayed = tuple(replace(c, golden=c.golden + REPLAYED) for c in variant.verification.checks)
+        verification = replace(variant.verification, checks=variant.verification.checks + replayed)
+        ready.commit(ready.manifest.with_variant(replace(variant, verification=verification)))
     choice = replace(ready.manifest.choices["model"], variant=chosen, cuda_graph=graphed)
     ready.commit(replace(ready.manifest, choices={"model": choice}))
     told, opening = [], OnnxRuntime.open
@@ -290,10 +296,12 @@ def test_the_chosen_replays_graphs_where_it_was_faster_so_and_on_the_device_that
         told.append(options)
         return opening(self, model, signature, recipe, options)
 
-    with open_bundle(ready.path, OpenOptions({"model": ORT}, threads=1, device=2)) as pipeline:
+    with open_bundle(ready.path, OpenOptions({"model": ORT}, threads=1, device=2), progress) as pipeline:
         monkeypatch.setattr(OnnxRuntime, "open", remember)
         answer(pipeline)
     assert told == [SessionOptions(1, 2, cuda_graph=replays)]
+    without = [f"{ORT} runs without CUDA graphs: its verification here replayed none"]
+    assert progress.notes == (without if chosen == ORT and graphed and not proven else [])
 
 
 @pytest.mark.parametrize("threads", [1, 3])

@@ -360,8 +360,8 @@ def test_texts_are_padded_to_few_shapes_where_each_is_recorded(opened, profiled,
 @pytest.mark.parametrize(
     ("records", "shapes"),
     [
-        (False, [(8, 12), (8, 12), (2, 51), (2, 52), (2, 52)]),
-        (True, [(8, 12), (8, 12), (2, 52), (2, 52), (2, 52)]),
+        (False, [(8, 12), (8, 12), (4, 52), (2, 52)]),
+        (True, [(8, 12), (8, 12), (4, 52), (4, 52)]),
     ],
 )
 def test_batches_of_as_many_tokens_give_what_each_text_gives_alone(opened, profiled, records, shapes):

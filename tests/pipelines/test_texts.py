@@ -108,6 +108,13 @@ def test_no_batch_is_larger_than_what_profiles_hold(session, records):
     assert shapes_of(session("batch=4:4:4", records=records), [16] * 2) == [(4, 16)]
 
 
+@KINDS
+@pytest.mark.parametrize("profiles", [["batch=32"], ["batch=1", "batch=32"], ["batch=1", "batch=32,sequence=52"]])
+def test_an_engine_for_more_of_the_longest_texts_than_are_usual_gets_as_many(session, records, profiles):
+    made = session(*profiles, records=records)
+    assert shapes_of(made, [52] * 30) == [(32, 52)]
+
+
 def test_an_engine_with_a_profile_for_each_length_gets_those(session):
     made = session(*OF_EACH_LENGTH, records=True)
     assert shapes_of(made, [10] * 52 + [30] * 52 + [50], MAX) == [(52, 12), (52, 40), (1, 52)]
@@ -179,7 +186,7 @@ def test_a_session_that_records_gets_no_more_shapes_than_it_keeps(session, calls
 @AS_THEY_ARE
 def test_batches_of_recorded_shapes_cost_least(session, monkeypatch, cost, lengths):
     monkeypatch.setattr(texts, "RUN_COST", cost)
-    menu = [*((min(4, LONGEST // n), n) for n in recorded_lengths(LONGEST, 7)), (1, LONGEST)]
+    menu = [*((min(4, 2 * LONGEST // n), n) for n in recorded_lengths(LONGEST, 7)), (1, LONGEST)]
 
     @functools.cache
     def least(start):

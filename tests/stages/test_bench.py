@@ -216,6 +216,19 @@ def test_throughput_is_measured_on_several_devices_where_they_are_named(replayin
     assert [x.contender for x in found.latencies] == [ORT, OV]
 
 
+def test_what_failed_on_several_devices_is_measured_again(replaying, unmeasured, monkeypatch):
+    options, told = replace(QUICK, batches=(1,), devices=(0, 1)), []
+
+    def fails_first(*_):
+        told.append(True)
+        return Scaling(failures={} if len(told) > 1 else {ORT: "the GPU is lost"})
+
+    monkeypatch.setattr(bench, "measure_scaling", fails_first)
+    for _ in range(3):
+        found = bench_component(replaying, component_of(replaying), options=options)
+    assert (len(told), found.scaling.failures) == (2, {})
+
+
 def test_one_device_is_no_scaling(replaying, unmeasured, monkeypatch):
     monkeypatch.setattr(bench, "measure_scaling", lambda *_: pytest.fail("one device"))
     found = bench_component(replaying, component_of(replaying), options=replace(QUICK, batches=(1,)))

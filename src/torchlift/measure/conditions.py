@@ -33,7 +33,7 @@ class _Seen:
 
 
 class Watch:
-    """Samples of the GPUs of these ordinals that were under load, since the watch began."""
+    """Samples of the GPUs of these ordinals that were under load while it kept looking."""
 
     def __init__(self, *devices: int) -> None:
         self._seen: dict[int, _Seen] = {index: _Seen() for index in devices if index < len(nvml_handles())}
@@ -42,6 +42,26 @@ class Watch:
         """Look at each GPU once; one on which nothing runs is passed over."""
         for index, seen in self._seen.items():
             _look(nvml_handles()[index][1], seen)
+
+    @contextlib.contextmanager
+    def looking(self) -> Iterator[None]:
+        """Sample in the background until the block ends."""
+        if not self._seen:
+            yield
+            return
+        done = threading.Event()
+
+        def keep_looking() -> None:
+            while not done.wait(_PERIOD):
+                self.sample()
+
+        thread = threading.Thread(target=keep_looking, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join()
 
     def conditions(self) -> tuple[Conditions, ...]:
         """What was seen so far; nothing of a GPU that was never under load."""
@@ -70,24 +90,3 @@ def _look(handle: Any, seen: _Seen) -> None:
         seen.clocks.append(clock)
         seen.temperatures.append(temperature)
         seen.reasons |= {said for name, said in _REASONS.items() if bits & getattr(pynvml, name, 0)}
-
-
-@contextlib.contextmanager
-def watching(*devices: int) -> Iterator[Watch]:
-    """Sample the GPUs of these ordinals in the background until the block ends."""
-    watch, done = Watch(*devices), threading.Event()
-    if not nvml_handles():
-        yield watch
-        return
-
-    def keep_looking() -> None:
-        while not done.wait(_PERIOD):
-            watch.sample()
-
-    thread = threading.Thread(target=keep_looking, daemon=True)
-    thread.start()
-    try:
-        yield watch
-    finally:
-        done.set()
-        thread.join()

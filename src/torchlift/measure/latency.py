@@ -21,7 +21,7 @@ from torchlift.backends.base import Session
 from torchlift.errors import BackendError, InputError
 from torchlift.evidence import Benchmark, Interval, Latency, now
 from torchlift.machine import this_machine, usable_cores
-from torchlift.measure.conditions import watching
+from torchlift.measure.conditions import Watch
 from torchlift.progress import SILENT, Progress
 from torchlift.signature import BATCH
 from torchlift.storage import without_folders
@@ -123,7 +123,8 @@ def measure_latency(
     with contextlib.ExitStack() as stack:
         processes = _start(contenders, stack, failed, progress)
         runtimes = {name: process.runtime for name, process in processes.items()}
-        watched = stack.enter_context(watching(options.device))
+        watch = Watch(options.device)
+        stack.enter_context(watch.looking())
         with progress.stage("measure side by side", len(workloads) * options.rounds) as stage:
             for workload in workloads:
                 times = _interleave(processes, workload, options, failed, stage.advance)
@@ -138,7 +139,7 @@ def measure_latency(
         runtimes=runtimes,
         files=dict(files or {}),
         failures=failed,
-        conditions=watched.conditions(),
+        conditions=watch.conditions(),
     )
 
 

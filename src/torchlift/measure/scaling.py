@@ -9,10 +9,11 @@ from functools import partial
 
 from torchlift.errors import BackendError
 from torchlift.evidence import Scaling, Throughput
-from torchlift.measure.conditions import watching
+from torchlift.measure.conditions import Watch
 from torchlift.measure.latency import Contender, Process, Workload
 from torchlift.progress import SILENT, Progress
 from torchlift.signature import BATCH
+from torchlift.storage import without_folders
 
 _SECONDS = 2.0
 """How long every process runs, after as long a time that does not count."""
@@ -32,18 +33,21 @@ def measure_scaling(
     """
     able = [c for c in contenders if c.open_on is not None]
     found: list[Throughput] = []
-    with progress.stage("measure on several GPUs", len(able)) as stage, watching(*devices) as watched:
+    failures: dict[str, str] = {}
+    watch = Watch(*devices)
+    with progress.stage("measure on several GPUs", len(able)) as stage:
         for contender in able:
             try:
-                found += _scaled(contender, workloads, devices, seconds)
+                found += _scaled(contender, workloads, devices, seconds, watch)
             except BackendError as error:
-                progress.note(f"{contender.name} is not measured on several GPUs: {error.message}")
+                failures[contender.name] = without_folders(error.message)
+                progress.note(f"{contender.name} is not measured on several GPUs: {failures[contender.name]}")
             stage.advance()
-    return Scaling(tuple(found), watched.conditions())
+    return Scaling(tuple(found), watch.conditions(), failures)
 
 
 def _scaled(
-    contender: Contender, workloads: Sequence[Workload], devices: Sequence[int], seconds: float
+    contender: Contender, workloads: Sequence[Workload], devices: Sequence[int], seconds: float, watch: Watch
 ) -> list[Throughput]:
     assert contender.open_on is not None
     found = []
@@ -60,8 +64,9 @@ def _scaled(
             if None in pool.map(lambda p, w=workload: p.ask("load", dict(w.feeds)), processes):
                 continue
             for count in counts(len(devices)):
-                for _ in range(2):
-                    rates = [*pool.map(lambda p: p.ask("keep_running", seconds), processes[:count])]
+                for meanwhile in (contextlib.nullcontext(), watch.looking()):
+                    with meanwhile:
+                        rates = [*pool.map(lambda p: p.ask("keep_running", seconds), processes[:count])]
                 samples = workload.sizes.get(BATCH, 1) * sum(rates)
                 found.append(Throughput(contender.name, count, dict(workload.sizes), samples))
     return found

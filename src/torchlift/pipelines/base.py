@@ -81,7 +81,7 @@ class Pipeline:
         if component not in self._sessions:
             variant = self.variant(component)
             self._require_unchanged(variant)
-            require_verified(self.bundle, variant, self.options, self._progress)
+            variant = require_verified(self.bundle, variant, self.options, self._progress)
             self._sessions[component] = backend(variant.backend).open(
                 self.bundle.file(variant.model),
                 self.bundle.manifest.component(component).signature,
@@ -91,8 +91,14 @@ class Pipeline:
         return self._sessions[component]
 
     def _graphed(self, variant: Variant) -> bool:
+        """Whether a proven variant replays CUDA graphs: where it was chosen so, and is proven so."""
         choice = self.bundle.manifest.choices.get(variant.component)
-        return choice is not None and choice.variant == variant.name and choice.cuda_graph
+        if choice is None or choice.variant != variant.name or not choice.cuda_graph:
+            return False
+        proven = variant.verification is not None and variant.verification.replays
+        if not proven:
+            self._progress.note(f"{variant.name} runs without CUDA graphs: its verification here replayed none")
+        return proven
 
     def _require_unchanged(self, variant: Variant) -> None:
         opened = self.bundle.manifest
@@ -118,9 +124,8 @@ class Pipeline:
         self.close()
 
 
-def require_verified(bundle: Bundle, variant: Variant, options: OpenOptions, progress: Progress) -> None:
-    """Make sure that ``variant`` is proven on this machine, by proving it now, on the device that is asked for, where
-    it is not.
+def require_verified(bundle: Bundle, variant: Variant, options: OpenOptions, progress: Progress) -> Variant:
+    """``variant`` as it is proven on this machine, by proving it now, on the device that is asked for, where it is not.
 
     The proof is kept in the manifest where the bundle can be written. Raises VerificationError where it fails,
     BackendUnavailableError where its runtime is not here, BackendError, such as EngineError, where that cannot open or
@@ -149,6 +154,7 @@ def require_verified(bundle: Bundle, variant: Variant, options: OpenOptions, pro
             f"{'; '.join(variant.verification.failures)}",
             remedy="Choose another variant, or build it again: torchlift build.",
         )
+    return variant
 
 
 def _as_before(variant: Variant, progress: Progress) -> VerifyOptions:

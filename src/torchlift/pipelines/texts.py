@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from torchlift.backends import Session
-from torchlift.pipelines.batches import Batch, batch_axis, batch_size, first_covered, next_batch
+from torchlift.pipelines.batches import HALF, Batch, batch_axis, batch_size, first_covered, next_batch
 from torchlift.signature import BATCH, Signature
 
 SEQUENCE = "sequence"
@@ -32,7 +32,8 @@ def text_batches(
 
     A batch has at most ``size`` rows, by default the batch axis' optimum. Where the session is on a device it has by
     default the axis' maximum of rows at most, and as many tokens, padding counted, as that many texts of the length
-    that is the optimum: a GPU that few or short texts do not fill takes more of them in nearly the same time.
+    that is the optimum: a GPU that few or short texts do not fill takes more of them in nearly the same time. Where
+    the session takes fewer than half as many of the longest texts, or none, it has as many as it takes next.
 
     Where the session records each shape, batches have few shapes: the most rows of each of the
     :func:`recorded_lengths`, or of the next length that it covers, and one shape more for single texts, which take as
@@ -40,7 +41,7 @@ def text_batches(
     as large as it can be, padded to its longest text or to the least beyond that which the session covers. Raises
     InputError for a ``size`` outside the batch axis' range.
     """
-    room = _Room.of(signature, size, by_tokens=session.on_device)
+    room = _Room.of(session, signature, size)
     shapes = _recorded_shapes(session, room, lengths) if session.records else []
     return _cheapest(shapes, len(lengths)) if shapes else _largest(session, room, lengths)
 
@@ -65,10 +66,16 @@ class _Room(NamedTuple):
     tokens: int
 
     @classmethod
-    def of(cls, signature: Signature, size: int | None, *, by_tokens: bool) -> _Room:
+    def of(cls, session: Session, signature: Signature, size: int | None) -> _Room:
         axis, sequence = batch_axis(signature), signature.axis(SEQUENCE)
-        if size is None and by_tokens:
-            tokens = max(axis.max * sequence.opt, axis.min * sequence.max)
+        if size is None and session.on_device:
+            longest = {SEQUENCE: sequence.max}
+            tokens = max(axis.max * sequence.opt, axis.opt * sequence.max)
+            rows = tokens // sequence.max
+            most = first_covered(session, range(rows, axis.min - 1, -1), longest) or 0
+            if HALF * most < rows:
+                more = first_covered(session, range(rows + 1, axis.max + 1), longest)
+                tokens = more * sequence.max if more else tokens
             return cls(axis.min, axis.max, sequence.max, tokens)
         rows = batch_size(axis, size)
         return cls(axis.min, rows, sequence.max, rows * sequence.max)

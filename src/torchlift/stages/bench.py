@@ -72,7 +72,7 @@ def bench_component(
         this_machine(),
     )
     measured = bundle.manifest.benchmarks.get(component.name)
-    if measured is not None and measured.key == key and not measured.failures and not again:
+    if measured is not None and measured.key == key and not (measured.failures or measured.scaling.failures or again):
         return measured
     found = workloads(bundle, component, options)
     benchmark = measure_latency(

@@ -125,7 +125,7 @@ class DeviceSession(Session):
         self._stream = stream
         self._timer = Timer(stream)
         self._options = options or SessionOptions()
-        self.records = self._options.records
+        self.records = 0 if signature.computes_sizes else self._options.records
         self._pinned: dict[str, Pinned] = {}
         self._lent: Mapping[str, DeviceArray] = {}
         """What the last call was given on the device: kept until the next, since it returned before that was read."""
@@ -219,8 +219,7 @@ class DeviceSession(Session):
         if key in self._others:
             self._others.move_to_end(key)
             return self._others[key]
-        computed = any(None in spec.shape for spec in self.signature.outputs)
-        room = not computed and len(self._recorded) < self.records
+        room = len(self._recorded) < self.records
         if not room and len(self._others) >= max(1, self._options.graphs):
             self._others.popitem(last=False)
         made = self._bind(feeds, len(self._recorded) + 1 if room else _UNRECORDED)

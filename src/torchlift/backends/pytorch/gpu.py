@@ -28,7 +28,8 @@ _WARMUPS = 3
 
 class GpuSession(TorchSession):
     """Runs a module on the GPU that ``options`` name. With ``options.cuda_graph`` each shape is recorded in its first
-    run, and replayed on buffers of its own; of the shapes, the last ``options.graphs`` are kept.
+    run, and replayed on buffers of its own; of the shapes, the last ``options.graphs`` are kept. A module that computes
+    an output's size runs without.
 
     FP32 is FP32: TF32 is switched off, in the whole process.
     """
@@ -41,9 +42,12 @@ class GpuSession(TorchSession):
         options = options or SessionOptions()
         with memory_errors():
             super().__init__(module, signature, options, **computing)
-        self.records = options.records
+        self.records = 0 if signature.computes_sizes else options.records
         self._recorded: OrderedDict[tuple[torch.Size, ...], Recorded] = OrderedDict()
         self._pinned: dict[int, Tensor] = {}
+        self._lent: Mapping[str, Tensor] = {}
+        """What the last call was given on the device: kept until the next, since it returned before that was read."""
+
         self._memory = torch.cuda.graph_pool_handle() if options.cuda_graph else None
         self._aside = torch.cuda.Stream(self._device)
 
@@ -68,19 +72,22 @@ class GpuSession(TorchSession):
         lie, or with a CUDA graph copied on the device to where that reads them.
         """
         with self._current():
-            lent = {name: self._lent(name, tensor) for name, tensor in tensors.items()}
+            lent = {name: self._shared(name, tensor) for name, tensor in tensors.items()}
             self.signature.check_shapes({name: tuple(tensor.shape) for name, tensor in lent.items()})
             inputs = tuple(self._of_dtype(spec, lent[spec.name]) for spec in self.signature.inputs)
+            self._lent = lent
             if self.records:
                 outputs = self._record(inputs).replay()
             else:
                 outputs = self._compute(self._function(inputs), inputs)
         return dict(zip(self.signature.output_names, outputs, strict=True))
 
-    def _lent(self, name: str, tensor: Any) -> Tensor:
+    def _shared(self, name: str, tensor: Any) -> Tensor:
         """A tensor of a caller, in its own memory. Raises SignatureError for one that does not lie on this GPU."""
         try:
             shared = torch.from_dlpack(tensor) if hasattr(tensor, "__dlpack__") else torch.as_tensor(tensor)
+        except torch.AcceleratorError:
+            raise  # of work that was given to the GPU before
         except (RuntimeError, TypeError, ValueError, BufferError) as error:
             raise SignatureError(
                 f"input {name} cannot be read: {error}", remedy="Pass a dense tensor without a gradient."
@@ -131,9 +138,7 @@ class GpuSession(TorchSession):
                 self._recorded.popitem(last=False)
             inputs = self._moved(tensors)
             compute = partial(self._compute, self._function(inputs), inputs)
-            with _recording_errors():
-                recorded = Recorded(compute, inputs, self._aside, self._memory)
-            self._recorded[shapes] = recorded
+            recorded = self._recorded[shapes] = Recorded(compute, inputs, self._aside, self._memory)
         else:
             self._recorded.move_to_end(shapes)
             self._upload(tensors, recorded.inputs)
@@ -144,6 +149,7 @@ class GpuSession(TorchSession):
         self._upload(tensors, moved)
         return moved
 
+    @torch.inference_mode()
     def _upload(self, tensors: Sequence[Tensor], buffers: Sequence[Tensor]) -> None:
         """Copy inputs to where they are read, large ones of the host in pieces by page-locked memory, which is free
         again when this returns.
@@ -172,6 +178,7 @@ class GpuSession(TorchSession):
         super().close()
         self._recorded.clear()
         self._pinned.clear()
+        self._lent = {}
         gc.collect()  # compiled functions lie in cycles
         torch.cuda.empty_cache()
 
@@ -196,7 +203,10 @@ class Recorded:
                 compute()
         torch.cuda.current_stream().wait_stream(aside)
         self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph, pool=memory, stream=aside, capture_error_mode="thread_local"):
+        with (
+            _recording_errors(aside.device, memory),
+            torch.cuda.graph(self._graph, pool=memory, stream=aside, capture_error_mode="thread_local"),
+        ):
             self._outputs = compute()
 
     def replay(self) -> tuple[Tensor, ...]:
@@ -206,15 +216,25 @@ class Recorded:
 
 
 @contextlib.contextmanager
-def _recording_errors() -> Iterator[None]:
-    """Turn what cannot be recorded, such as an output whose size is computed, into BackendError."""
+def _recording_errors(device: torch.device, memory: Any) -> Iterator[None]:
+    """Turn what cannot be recorded, such as work that waits for the GPU, into BackendError, and leave torch as it was.
+
+    The end of a recording that failed fails too, which hides the cause, keeps the stream (torch's ``graph`` does not
+    reach the code that restores it) and, before torch 2.12, the allocator in the recording's memory (pytorch #180395).
+    """
+    stream = torch.cuda.current_stream()
     try:
         yield
-    except torch.OutOfMemoryError:
-        raise
     except RuntimeError as error:
+        torch.cuda.set_stream(stream)
+        with contextlib.suppress(AttributeError, RuntimeError):  # it is private, and fails where nothing is left to end
+            torch._C._cuda_endAllocateToPool(device.index, memory)
+        cause = error.__context__ or error
+        if isinstance(cause, torch.OutOfMemoryError):
+            raise cause from None
         raise BackendError(
-            f"no CUDA graph could be recorded: {error}", remedy="Open the session without CUDA graphs."
+            f"no CUDA graph could be recorded: {str(cause).partition(chr(10))[0]}",
+            remedy="Open the session without CUDA graphs.",
         ) from error
 
 
