@@ -138,7 +138,11 @@ class GpuSession(TorchSession):
                 self._recorded.popitem(last=False)
             inputs = self._moved(tensors)
             compute = partial(self._compute, self._function(inputs), inputs)
-            recorded = self._recorded[shapes] = Recorded(compute, inputs, self._aside, self._memory)
+            try:
+                recorded = self._recorded[shapes] = Recorded(compute, inputs, self._aside, self._memory)
+            except BackendError:
+                self._memory = torch.cuda.graph_pool_handle()  # torch takes the recording in this one for unfinished
+                raise
         else:
             self._recorded.move_to_end(shapes)
             self._upload(tensors, recorded.inputs)
