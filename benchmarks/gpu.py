@@ -305,7 +305,7 @@ def scale(size: str, work: Path, python: Interpreter | None, components: Sequenc
             rate, times = x.samples, x.samples / alone[x.contender]
             print(f"| {x.contender} | {x.sizes['batch']} | {x.devices} | {rate:,.0f} | {times:.2f} |", flush=True)
         seen += scaling.conditions
-    print("", *map(described, seen), sep="\n")
+    print("", *map(described, seen), sep="\n\n")
     for name, reason in failed.items():
         print(f"- {name}: {reason}")
 

@@ -21,14 +21,21 @@ from shipped import torchlift
 
 from torchlift.backends import backend
 from torchlift.bundle import Bundle
-from torchlift.errors import BackendUnavailableError, BakedInError, BundleError, CheckpointError, InputError
+from torchlift.errors import (
+    BackendError,
+    BackendUnavailableError,
+    BakedInError,
+    BundleError,
+    CheckpointError,
+    InputError,
+)
 from torchlift.export import ExportOptions
 from torchlift.machine import Gpu
 from torchlift.measure.latency import LatencyOptions
 from torchlift.measure.verify import proven_here
 from torchlift.pipelines import open_bundle
 from torchlift.progress import Progress
-from torchlift.ship import ShipOptions, Source, export, peers, ship, source_of
+from torchlift.ship import Peer, ShipOptions, Source, export, open_peer, peers, ship, source_of
 from torchlift.signature import Axis
 from torchlift.stages import BenchOptions, BuildOptions, JobOptions, build_bundle
 
@@ -545,6 +552,11 @@ def test_on_a_gpu_fp16_is_measured_against_pytorch_in_fp16(monkeypatch, tiny_sou
     assert [c.name for c in found] == names(GPU_PEERS)
     assert all(c.open_on is not None for c in found)
     assert pickle.loads(pickle.dumps(found)), "each is opened in a process of its own"
+
+
+def test_a_peer_with_graphs_that_records_none_is_an_error(tiny_source):
+    with pytest.raises(BackendError, match="pytorch eager, graphed records none"):
+        open_peer(tiny_source, "model", Peer("pytorch eager, graphed", cuda_graph=True), 1, 0)
 
 
 def test_a_peer_is_opened_as_its_name_says(tiny_source):

@@ -212,10 +212,10 @@ def manifest_schema() -> dict[str, Any]:
 
 def _plain(schema: Any) -> Any:
     """A part of a schema as all releases of msgspec write it: they differ in how they indent what docstrings say, and
-    in whether a default of nothing is one.
+    in whether an empty mapping is a default.
     """
     if isinstance(schema, dict):
-        kept = {name: part for name, part in schema.items() if name != "default" or part not in ({}, [])}
+        kept = {name: part for name, part in schema.items() if name != "default" or part != {}}
         return {name: _plain(part) for name, part in kept.items()}
     if isinstance(schema, list):
         return [_plain(part) for part in schema]

@@ -11,7 +11,7 @@ from pathlib import Path
 from torchlift.backends import Session, SessionOptions, backend
 from torchlift.backends.pytorch import PROGRAM, gpu_of
 from torchlift.bundle import Bundle, staging
-from torchlift.errors import CheckpointError
+from torchlift.errors import BackendError, CheckpointError
 from torchlift.evidence import GRAPHED, Gate
 from torchlift.export import ExportOptions, export_component, export_key, export_program
 from torchlift.families import family
@@ -221,8 +221,11 @@ def peers(
 
 
 def open_peer(source: Source, component: str, peer: Peer, threads: int, device: int) -> Session:
-    """A peer as a session on the GPU of that ordinal, where torch has one; can be pickled by name."""
-    return open_reference(
+    """A peer as a session on the GPU of that ordinal, where torch has one; can be pickled by name.
+
+    Raises BackendError for one with CUDA graphs that records none.
+    """
+    session = open_reference(
         source.family,
         source.location,
         source.options,
@@ -231,3 +234,9 @@ def open_peer(source: Source, component: str, peer: Peer, threads: int, device: 
         precision=peer.precision,
         compiled=peer.compiled,
     )
+    if peer.cuda_graph and not session.records:
+        session.close()
+        raise BackendError(
+            f"{peer.name} records none: the model computes the size of an output", remedy="Measure without CUDA graphs."
+        )
+    return session

@@ -7,6 +7,7 @@ from rich.console import Console
 from torchlift.backends import LayerTime
 from torchlift.bundle import Bundle
 from torchlift.cli.costs import layers_table, scaling_table
+from torchlift.cli.display import print_manifest
 from torchlift.cli.tables import (
     components_table,
     manifest_tables,
@@ -257,6 +258,13 @@ def test_what_several_gpus_achieve_is_a_table(bundle, width):
     assert "Each GPU has a process of its own, inputs in its memory. NVIDIA H200: 1950-1980 MHz, 35-60 C." in said
     assert "1500-1980 MHz, 35-70 C. THE TIMES MAY HAVE MOVED: " in said
     assert "pytorch/fp16 is not measured: too few." in said
+
+
+def test_that_nothing_ran_on_several_gpus_is_printed_too(bundle, capsys):
+    failed = Scaling(failures={ORT: "the GPU is lost"})
+    benchmarks = {"text": replace(bundle.manifest.benchmarks["text"], scaling=failed)}
+    print_manifest(replace(bundle.manifest, benchmarks=benchmarks))
+    assert "onnxruntime/fp32 is not measured: the GPU is lost." in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("width", WIDTHS)

@@ -41,7 +41,7 @@ def print_manifest(manifest: Manifest, verbose: bool = False) -> None:
     for table in manifest_tables(manifest, out.width):
         out.print(table)
     for component, benchmark in manifest.benchmarks.items():
-        if benchmark.scaling.throughputs:
+        if benchmark.scaling.throughputs or benchmark.scaling.failures:
             out.print(scaling_table(component, benchmark.scaling))
     if manifest.scoring and manifest.scoring.together:
         out.print(f"chosen: {together_line(manifest)}", soft_wrap=True)

@@ -28,8 +28,8 @@ def measure_scaling(
 ) -> Scaling:
     """Samples a second of each contender that runs on a GPU, on the first 1, 2, 4, ... of ``devices`` and on all.
 
-    Inputs lie in the GPUs' memory. A contender that fails is left out with a note, one that does not run inputs of the
-    sizes without.
+    Inputs lie in the GPUs' memory. A contender that fails is noted and among the failures, one that does not run
+    inputs of the sizes is left out.
     """
     able = [c for c in contenders if c.open_on is not None]
     found: list[Throughput] = []

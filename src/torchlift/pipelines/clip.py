@@ -74,8 +74,8 @@ class ClipPipeline(Pipeline):
         """Features of texts. Texts of like length share a batch and are padded to its longest, or a little more on a
         GPU; the order is kept.
 
-        Batches have at most ``size`` rows, by default the signature's optimum; on a GPU, by default, its maximum, and as
-        many tokens at most, padding counted, as so many texts of the usual length.
+        Batches have at most ``size`` rows, by default the signature's optimum; on a GPU, by default, its maximum, and
+        a bounded number of tokens, padding counted, so that more of short ones share a batch.
 
         Padding is masked in the graph, so that a feature does not depend on it: where an engine's profiles hold only
         longer ones, texts are padded to the least of those, and a session that records shapes gets few

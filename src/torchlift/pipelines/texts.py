@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from torchlift.backends import Session
-from torchlift.pipelines.batches import HALF, Batch, batch_axis, batch_size, first_covered, next_batch
+from torchlift.pipelines.batches import Batch, batch_axis, batch_size, first_covered, next_batch
 from torchlift.signature import BATCH, Signature
 
 SEQUENCE = "sequence"
@@ -32,8 +32,9 @@ def text_batches(
 
     A batch has at most ``size`` rows, by default the batch axis' optimum. Where the session is on a device it has by
     default the axis' maximum of rows at most, and as many tokens, padding counted, as that many texts of the length
-    that is the optimum: a GPU that few or short texts do not fill takes more of them in nearly the same time. Where
-    the session takes fewer than half as many of the longest texts, or none, it has as many as it takes next.
+    that is the optimum, or as the optimum of rows of the longest texts, where that is more: a GPU that few or short
+    texts do not fill takes more of them in nearly the same time. Where the session takes, of the longest texts, fewer
+    than half as many or none, it has as many tokens as the next larger batch of them that it takes.
 
     Where the session records each shape, batches have few shapes: the most rows of each of the
     :func:`recorded_lengths`, or of the next length that it covers, and one shape more for single texts, which take as
@@ -73,7 +74,7 @@ class _Room(NamedTuple):
             tokens = max(axis.max * sequence.opt, axis.opt * sequence.max)
             rows = tokens // sequence.max
             most = first_covered(session, range(rows, axis.min - 1, -1), longest) or 0
-            if HALF * most < rows:
+            if 2 * most < rows:
                 more = first_covered(session, range(rows + 1, axis.max + 1), longest)
                 tokens = more * sequence.max if more else tokens
             return cls(axis.min, axis.max, sequence.max, tokens)

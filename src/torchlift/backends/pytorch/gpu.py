@@ -6,6 +6,7 @@ import contextlib
 import gc
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -40,9 +41,11 @@ class GpuSession(TorchSession):
         self, module: nn.Module, signature: Signature, options: SessionOptions | None = None, **computing: Any
     ) -> None:
         options = options or SessionOptions()
+        if signature.computes_sizes:
+            options = replace(options, cuda_graph=False)
         with memory_errors():
             super().__init__(module, signature, options, **computing)
-        self.records = 0 if signature.computes_sizes else options.records
+        self.records = options.records
         self._recorded: OrderedDict[tuple[torch.Size, ...], Recorded] = OrderedDict()
         self._pinned: dict[int, Tensor] = {}
         self._lent: Mapping[str, Tensor] = {}
@@ -140,7 +143,7 @@ class GpuSession(TorchSession):
             compute = partial(self._compute, self._function(inputs), inputs)
             try:
                 recorded = self._recorded[shapes] = Recorded(compute, inputs, self._aside, self._memory)
-            except BackendError:
+            except (BackendError, torch.OutOfMemoryError):
                 self._memory = torch.cuda.graph_pool_handle()  # torch takes the recording in this one for unfinished
                 raise
         else:
@@ -224,7 +227,7 @@ def _recording_errors(device: torch.device, memory: Any) -> Iterator[None]:
     """Turn what cannot be recorded, such as work that waits for the GPU, into BackendError, and leave torch as it was.
 
     The end of a recording that failed fails too, which hides the cause, keeps the stream (torch's ``graph`` does not
-    reach the code that restores it) and, before torch 2.12, the allocator in the recording's memory (pytorch #180395).
+    reach the code that restores it) and, in torch 2.11, the allocator in the recording's memory (pytorch #180395).
     """
     stream = torch.cuda.current_stream()
     try:
