@@ -11,7 +11,7 @@ import numpy as np
 from captions import CONTEXT, caption_lengths
 from torchlift.backends import Call, Session
 from torchlift.pipelines.batches import filled, slices
-from torchlift.pipelines.texts import text_batches
+from torchlift.pipelines.texts import TextBatches
 from torchlift.signature import Signature
 
 Cut = Callable[[Session, np.ndarray], list[np.ndarray]]
@@ -89,7 +89,7 @@ def by_likeness(session: Session, ids: np.ndarray, size: int | None = None) -> l
     """The texts in the batches that Chinese-CLIP's pipeline makes of them."""
     lengths = (ids != 0).sum(axis=1)
     order = np.argsort(lengths, kind="stable")
-    batches = text_batches(session, session.signature, lengths[order].tolist(), size)
+    batches = TextBatches(session, session.signature, size).of(lengths[order].tolist())
     return [filled(ids[order[batch.rows], :length], batch.size) for batch, length in batches]
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from torchlift.errors import InputError
 from torchlift.pipelines import texts
-from torchlift.pipelines.texts import RUN_COST, recorded_lengths, text_batches
+from torchlift.pipelines.texts import RUN_COST, TextBatches, recorded_lengths
 from torchlift.signature import Axis, Signature, TensorSpec
 
 OPT, MAX, USUAL, LONGEST = 8, 52, 8, 52
@@ -39,7 +39,7 @@ def session(profiled):
 
 
 def shapes_of(session, lengths, size=None):
-    return [(batch.size, length) for batch, length in text_batches(session, session.signature, lengths, size)]
+    return [(batch.size, length) for batch, length in TextBatches(session, session.signature, size).of(lengths)]
 
 
 def test_lengths_that_are_recorded_end_at_the_longest():
@@ -94,7 +94,7 @@ def test_a_size_that_is_asked_for_bounds_the_rows_whatever_their_length(session,
     made = session(ANY, records=records)
     assert shapes_of(made, [16] * 32 + [52] * 32, size=16) == [(16, 16)] * 2 + [(16, 52)] * 2
     with pytest.raises(InputError, match=r"batch size 53 is outside 1\.\.52"):
-        text_batches(made, made.signature, [12], 53)
+        TextBatches(made, made.signature, 53)
 
 
 def test_padding_to_a_longer_length_that_is_covered_counts(session):
@@ -113,6 +113,14 @@ def test_no_batch_is_larger_than_what_profiles_hold(session, records):
 def test_an_engine_for_more_of_the_longest_texts_than_are_usual_gets_as_many(session, records, profiles):
     made = session(*profiles, records=records)
     assert shapes_of(made, [52] * 30) == [(32, 52)]
+
+
+def test_what_a_session_that_records_covers_is_asked_once(session, monkeypatch):
+    made = session("batch=1", records=True)
+    batches, asked = TextBatches(made, made.signature), []
+    monkeypatch.setattr(made, "covers", asked.append)
+    assert [(batch.size, length) for batch, length in batches.of([12, 52])] == [(1, 12), (1, 52)]
+    assert asked == []
 
 
 def test_an_engine_with_a_profile_for_each_length_gets_those(session):
@@ -162,7 +170,7 @@ def test_every_text_is_in_one_batch_and_none_is_cut(session, records, profiles, 
     made = session(*profiles, records=records)
     if profiles == OF_EACH_LENGTH:
         size = MAX
-    batches = [*text_batches(made, made.signature, lengths, size)]
+    batches = [*TextBatches(made, made.signature, size).of(lengths)]
     assert [i for batch, _ in batches for i in range(len(lengths))[batch.rows]] == [*range(len(lengths))]
     for batch, length in batches:
         inside = lengths[batch.rows]

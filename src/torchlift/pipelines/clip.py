@@ -13,7 +13,7 @@ from torchlift.bundle import Bundle
 from torchlift.errors import BundleError, InputError
 from torchlift.pipelines.base import OpenOptions, Pipeline
 from torchlift.pipelines.batches import batch_axis, batch_size, covered_batches, filled, listed
-from torchlift.pipelines.texts import SEQUENCE, text_batches
+from torchlift.pipelines.texts import SEQUENCE, TextBatches
 from torchlift.processing.clip import MEAN, STD
 from torchlift.processing.image import ImageInput, ImageSource
 from torchlift.processing.labels import l2_normalize, softmax
@@ -49,6 +49,7 @@ class ClipPipeline(Pipeline):
             ) from error
         self.image_input = ImageInput((resolution, resolution), MEAN, STD)
         self.tokenizer = Tokenizer(vocabulary, context)
+        self._batches: dict[int | None, TextBatches] = {}
 
     def encode_image(
         self, images: Sequence[ImageSource], *, size: int | None = None, normalize: bool = True
@@ -79,7 +80,7 @@ class ClipPipeline(Pipeline):
 
         Padding is masked in the graph, so that a feature does not depend on it: where an engine's profiles hold only
         longer ones, texts are padded to the least of those, and a session that records shapes gets few
-        (:func:`~torchlift.pipelines.texts.text_batches`). A text with more tokens than the model reads is cut, as in
+        (:class:`~torchlift.pipelines.texts.TextBatches`). A text with more tokens than the model reads is cut, as in
         training, and that is noted. Raises InputError for a text without any token, or of more than ``LONGEST_TEXT``
         characters, ProfileError where no profile holds a text.
         """
@@ -95,7 +96,9 @@ class ClipPipeline(Pipeline):
         order = np.argsort(tokens.lengths, kind="stable")
         lengths = np.maximum(np.asarray(tokens.lengths)[order], signature.axis(SEQUENCE).min)
         features = np.empty((len(texts), _embedding(signature)), np.float32)
-        for batch, length in text_batches(session, signature, lengths.tolist(), size):
+        if size not in self._batches:
+            self._batches[size] = TextBatches(session, signature, size)
+        for batch, length in self._batches[size].of(lengths.tolist()):
             rows = order[batch.rows]
             ids = np.full((len(rows), length), tokens.pad, np.int64)
             for row, i in enumerate(rows):

@@ -25,10 +25,8 @@ RUN_COST = 1200
 """
 
 
-def text_batches(
-    session: Session, signature: Signature, lengths: Sequence[int], size: int | None = None
-) -> Iterator[tuple[Batch, int]]:
-    """The batches of texts in order of their ``lengths`` in tokens, ascending, and the length that each is padded to.
+class TextBatches:
+    """Which texts share a batch of a session, and the length that each batch is padded to.
 
     A batch has at most ``size`` rows, by default the batch axis' optimum. Where the session is on a device it has by
     default the axis' maximum of rows at most, and as many tokens, padding counted, as that many texts of the length
@@ -39,12 +37,22 @@ def text_batches(
     Where the session records each shape, batches have few shapes: the most rows of each of the
     :func:`recorded_lengths`, or of the next length that it covers, and one shape more for single texts, which take as
     long at any length. They are those that take the least time by ``RUN_COST``. Where it records none, every batch is
-    as large as it can be, padded to its longest text or to the least beyond that which the session covers. Raises
-    InputError for a ``size`` outside the batch axis' range.
+    as large as it can be, padded to its longest text or to the least beyond that which the session covers.
     """
-    room = _Room.of(session, signature, size)
-    shapes = _recorded_shapes(session, room, lengths) if session.records else []
-    return _cheapest(shapes, len(lengths)) if shapes else _largest(session, room, lengths)
+
+    def __init__(self, session: Session, signature: Signature, size: int | None = None) -> None:
+        """Ask the session what it covers, which takes longer than one text does. Raises InputError for a ``size``
+        outside the batch axis' range.
+        """
+        self._session = session
+        self._room = _Room.of(session, signature, size)
+        self._recorded = _recorded_shapes(session, self._room) if session.records else []
+
+    def of(self, lengths: Sequence[int]) -> Iterator[tuple[Batch, int]]:
+        """The batches of texts in order of their ``lengths`` in tokens, ascending, and the length of each."""
+        reach = [_Shape(rows, length, bisect_right(lengths, length)) for rows, length in self._recorded]
+        shapes = [shape for shape in reach if shape.until] if reach and reach[-1].until == len(lengths) else []
+        return _cheapest(shapes, len(lengths)) if shapes else _largest(self._session, self._room, lengths)
 
 
 def recorded_lengths(longest: int, count: int) -> tuple[int, ...]:
@@ -94,24 +102,22 @@ class _Shape(NamedTuple):
     until: int
 
 
-def _recorded_shapes(session: Session, room: _Room, lengths: Sequence[int]) -> list[_Shape]:
-    """The most rows of each recorded length that the session covers, and the least of the longest; none where they do
-    not hold all texts.
-    """
+def _recorded_shapes(session: Session, room: _Room) -> list[tuple[int, int]]:
+    """Rows and length: the most rows of each recorded length that the session covers, and the least of the longest."""
     recorded = recorded_lengths(room.longest, max(1, session.records - 1))
-    shapes: list[_Shape] = []
+    shapes: list[tuple[int, int]] = []
     for first, following in itertools.pairwise((*recorded, room.longest + 1)):
         for length in range(first, following):
             most = first_covered(session, reversed(room.sizes(length)), {SEQUENCE: length})
             if most is not None:
-                shapes.append(_Shape(most, length, bisect_right(lengths, length)))
+                shapes.append((most, length))
                 break
-    if not shapes or shapes[-1].until < len(lengths):
+    if not shapes:
         return []
-    longest = shapes[-1].length
+    _, longest = shapes[-1]
     least = first_covered(session, room.sizes(longest), {SEQUENCE: longest})
     assert least is not None
-    return [shape for shape in (*shapes, _Shape(least, longest, len(lengths))) if shape.until]
+    return [*shapes, (least, longest)]
 
 
 def _cheapest(shapes: Sequence[_Shape], count: int) -> Iterator[tuple[Batch, int]]:
