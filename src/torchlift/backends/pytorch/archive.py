@@ -1,22 +1,34 @@
-"""What a torch.export archive may say to be opened: only what runs no code of whoever wrote it.
+"""Reads a torch.export archive as data: JSON that says only what it may, and tensors as raw bytes.
 
-As of torch 2.9 to 2.13, torch.export.load by itself is no safer than pickle. It unpickles sample inputs that
-``weights_only`` refuses, weights and constants that are marked as pickled, and archives of older formats; it loads the
-libraries of AOTInductor; it hands the sizes of tensors to sympy, which evaluates them as Python; it looks up operators
-anywhere below ``torch`` and ``operator``; and the names of nodes and weights become the source of a Python function.
-So an archive is read here first, by torch's own reader of archives, and refused unless all of it is what torch.export
-writes of a plain network: tensors as raw bytes, ATen's operators, sizes that are arithmetic, names that are names.
+torch.export.load by itself is no safer than pickle. As of torch 2.9 to 2.13 it
+
+- unpickles sample inputs, weights and constants of older formats, tensors whose ``use_pickle`` is true in Python (the
+  text "false" is), custom and opaque objects; and what it cannot read it opens once more as torch 2.7's format, which
+  is pickles;
+- loads the libraries of AOTInductor that an archive holds;
+- evaluates the sizes of tensors as Python, by way of sympy, and compiles ``guards_code``;
+- looks up operators anywhere below ``torch`` and ``operator``, and the classes of inputs and outputs by their names;
+- writes a Python function with the names of nodes and weights in it.
+
+So torch.export.load is not called. Here an archive is opened by torch's own reader of archives, every JSON document is
+held against :mod:`.schema`, which names all that it may say, and tensors are made of bytes that they do not reach
+beyond. What comes out is all that :mod:`.program` gives torch, which has nothing left to unpickle.
 """
 
 from __future__ import annotations
 
-import ast
-import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Collection
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+from torch.export.pt2_archive import PT2ArchiveReader
+
+from torchlift.backends.pytorch.forms import Form, UnlikeError, parse
+from torchlift.backends.pytorch.schema import DTYPES, PROGRAM, payload
 from torchlift.errors import BundleError
 
 _RECORDS = re.compile(
@@ -26,58 +38,33 @@ _RECORDS = re.compile(
 )
 _PROGRAM = "models/model.json"
 _SAMPLES = "data/sample_inputs/model.pt"
-
-_NAME = re.compile(r"\w*", re.ASCII)
-_PATH = re.compile(r"[\w.-]*", re.ASCII)
-"""Of a weight or a module: names of submodules with dots between them."""
-
-_VERSION = re.compile(r"[\w.+]*", re.ASCII)
-
-_ATEN = re.compile(r"torch\.ops\.aten\.(?!save\.|from_file\.)(\w+)\.(\w+)", re.ASCII)
-"""All of ATen but the two operators that open files."""
-
-_OF_SIZES = re.compile(
-    r"_operator\.(add|sub|mul|floordiv|truediv|mod|pow|neg|pos|abs|eq|ne|lt|le|gt|ge|and_|or_|not_|getitem)"
-    r"|torch\._?sym_\w+|math\.(ceil|floor|trunc)",
-    re.ASCII,
-)
-"""What torch.export computes sizes by."""
-
-_FUNCTIONS = frozenset(
-    re.findall(
-        r"\w+",
-        """
-        Integer Float Rational Add Mul Pow Max Min Mod Abs Eq Ne Lt Le Gt Ge And Or Not StrictLessThan StrictGreaterThan
-        LessThan GreaterThan Equality Unequality FloorDiv ModularIndexing Where PythonMod CleanDiv CeilToInt FloorToInt
-        CeilDiv LShift RShift PowByNatural FloatPow FloatTrueDiv IntTrueDiv TruncToFloat TruncToInt RoundToInt
-        RoundDecimal ToFloat Identity
-        """,
-    )
-)
-"""What the size of a tensor may be computed by."""
-
-_NEVER = ("as_graph", "as_custom_obj", "as_operator")
-"""Arguments that are more than tensors, numbers and strings."""
-
-_BETWEEN = (ast.Add, ast.Sub, ast.Mult, ast.Div, ast.FloorDiv, ast.Mod)
+_VERSION = "0"
+"""The only one of archives so far."""
 
 
-def check_archive(file: Path) -> None:
-    """Raise BundleError for an archive that holds anything but a plain network's program; runs nothing of it."""
-    from torch.export.pt2_archive import PT2ArchiveReader
+@dataclass(frozen=True)
+class Archive:
+    """What an archive says, none of it code.
 
+    ``program`` is of torch's schema (torch._export.serde.schema.ExportedProgram). ``weights`` are parameters and
+    buffers by their names in the network, ``constants`` the tensors besides; all are on the CPU, and those that shared
+    memory where they were saved do so here.
+    """
+
+    program: dict[str, Any]
+    weights: dict[str, torch.Tensor]
+    constants: dict[str, torch.Tensor]
+
+
+def read_archive(file: Path) -> Archive:
+    """What an archive says. Raises BundleError where it holds anything but a plain network's program; runs nothing."""
     try:
         with PT2ArchiveReader(str(file)) as archive:
-            names = archive.get_file_names()
-            samples = any(archive.read_bytes(name) for name in names if name == _SAMPLES)
-            texts = {name: json.loads(archive.read_bytes(name)) for name in names if name.endswith(".json")}
+            return _read(archive)
+    except UnlikeError as error:
+        raise _refusal(file, f"it has {error}") from error
     except Exception as error:
         raise _refusal(file, f"it cannot be read: {error}") from error
-    problems = [f"the record {name}" for name in names if not _RECORDS.fullmatch(name)]
-    problems += ["sample inputs, which are a pickle"] * samples + ["no program"] * (_PROGRAM not in texts)
-    problems += filter(None, (_problem(value, name) for name, value in texts.items()))
-    if problems:
-        raise _refusal(file, f"it has {problems[0]}")
 
 
 def _refusal(file: Path, reason: str) -> BundleError:
@@ -87,99 +74,68 @@ def _refusal(file: Path, reason: str) -> BundleError:
     )
 
 
-def _problem(value: Any, key: str) -> str:
-    """What of a JSON value may not be, in words; empty where all may. ``key`` is the nearest key above it."""
-    if isinstance(value, str):
-        return "" if _TEXTS.get(key, _is(_NAME))(value) else f"the {key} {value[:60]!r}"
-    if isinstance(value, list):
-        return next(filter(None, (_problem(item, key) for item in value)), "")
-    if not isinstance(value, Mapping):
-        return "a pickled tensor" if key == "use_pickle" and value is not False else ""
-    for name, item in value.items():
-        if not _PATH.fullmatch(name) or name in _NEVER or (name == "metadata" and item):
-            return f"the {name[:60]!r}"
-        if problem := _problem(item, name):
-            return problem
-    return ""
+def _read(archive: PT2ArchiveReader) -> Archive:
+    names: set[str] = set()
+    for name in archive.get_file_names():
+        if not _RECORDS.fullmatch(name):
+            raise UnlikeError(f"the record {ascii(name)[1:-1]}")
+        if name in names:
+            raise UnlikeError(f"the record {name} twice")
+        names.add(name)
+    version = archive.read_string("archive_version")
+    if version != _VERSION:
+        raise UnlikeError(f"the version {version[:60]!r}")
+    if _SAMPLES in names and archive.read_bytes(_SAMPLES):
+        raise UnlikeError("sample inputs, which are a pickle")
+    if _PROGRAM not in names:
+        raise UnlikeError("no program")
+    return Archive(
+        _document(archive, _PROGRAM, PROGRAM),
+        _tensors(archive, names, "data/weights", "model_weights_config.json", r"weight_\d+"),
+        _tensors(archive, names, "data/constants", "model_constants_config.json", r"tensor_\d+"),
+    )
 
 
-def _is(pattern: re.Pattern[str]) -> Callable[[str], bool]:
-    return lambda text: pattern.fullmatch(text) is not None
+def _document(archive: PT2ArchiveReader, record: str, form: Form) -> dict[str, Any]:
+    value: dict[str, Any] = parse(archive.read_bytes(record))
+    form(value, (record,))
+    return value
 
 
-def _is_operator(text: str) -> bool:
-    """Whether it names an operator, and nothing else that can be reached by way of one."""
-    import torch
-
-    found = _ATEN.fullmatch(text)
-    if found is None:
-        return _OF_SIZES.fullmatch(text) is not None
-    packet = getattr(torch.ops.aten, found[1], None)
-    return isinstance(packet, torch._ops.OpOverloadPacket) and found[2] in packet.overloads()
-
-
-def _is_size(text: str) -> bool:
-    """Whether sympy computes it from numbers and symbols, and does nothing else."""
-    try:
-        return _is_arithmetic(ast.parse(text, mode="eval").body)
-    except (SyntaxError, ValueError, RecursionError):
-        return False
-
-
-def _is_arithmetic(node: ast.expr) -> bool:
-    if isinstance(node, ast.Constant):
-        return isinstance(node.value, (int, float))
-    if isinstance(node, ast.Name):
-        return node.id in ("oo", "int_oo") or re.fullmatch(r"[a-z]+\d+", node.id, re.ASCII) is not None
-    if isinstance(node, ast.UnaryOp):
-        return _is_arithmetic(node.operand)
-    if isinstance(node, ast.BinOp):
-        return isinstance(node.op, _BETWEEN) and _is_arithmetic(node.left) and _is_arithmetic(node.right)
-    if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name):
-        return False
-    if not all(_is_flag(keyword.value) for keyword in node.keywords):
-        return False
-    if node.func.id == "Symbol":
-        return len(node.args) == 1 and _is_symbol(node.args[0])
-    return node.func.id in _FUNCTIONS and all(map(_is_arithmetic, node.args))
+def _tensors(
+    archive: PT2ArchiveReader, names: Collection[str], folder: str, document: str, path: str
+) -> dict[str, torch.Tensor]:
+    """The tensors that a document lists, by name. Those in one record are views of the same memory."""
+    if f"{folder}/{document}" not in names:
+        raise UnlikeError(f"no {folder}/{document}")
+    memory: dict[str, torch.Tensor] = {}
+    tensors = {}
+    for name, said in _document(archive, f"{folder}/{document}", payload(path))["config"].items():
+        record = f"{folder}/{said['path_name']}"
+        if record not in names:
+            raise UnlikeError(f"no {record}, in which {name} is")
+        if record not in memory:
+            memory[record] = _bytes(archive.read_bytes(record))
+        view = _view(memory[record], said["tensor_meta"], name)
+        tensors[name] = torch.nn.Parameter(view, requires_grad=False) if said["is_param"] else view
+    return tensors
 
 
-def _is_flag(node: ast.expr) -> bool:
-    return isinstance(node, ast.Constant) and isinstance(node.value, bool)
+def _bytes(data: bytes) -> torch.Tensor:
+    """Memory of torch's, which is aligned, that holds the data: uint8 [bytes]."""
+    memory = torch.empty(len(data), dtype=torch.uint8)
+    memory.numpy()[:] = np.frombuffer(data, np.uint8)
+    return memory
 
 
-def _is_symbol(node: ast.expr) -> bool:
-    return isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.isidentifier()
-
-
-def _is_spec(text: str) -> bool:
-    """Whether it says that inputs and outputs come in tuples, and keyword arguments not at all."""
-    try:
-        version, spec = json.loads(text)
-    except ValueError:
-        return False
-    return isinstance(version, int) and _is_nested(spec)
-
-
-def _is_nested(spec: Any) -> bool:
-    if not isinstance(spec, Mapping) or spec.keys() != {"type", "context", "children_spec"}:
-        return False
-    known = {None: (None,), "builtins.tuple": ("null",), "builtins.list": ("null",), "builtins.dict": ("[]",)}
-    return spec["context"] in known.get(spec["type"], ()) and all(map(_is_nested, spec["children_spec"]))
-
-
-_TEXTS: Mapping[str, Callable[[str], bool]] = {
-    "target": _is_operator,
-    "expr_str": _is_size,
-    "in_spec": _is_spec,
-    "out_spec": _is_spec,
-    "torch_version": _is(_VERSION),
-    "parameter_name": _is(_PATH),
-    "buffer_name": _is(_PATH),
-    "tensor_constant_name": _is(_PATH),
-    "fqn": _is(_PATH),
-    "as_string": lambda text: True,  # an argument of an operator, which stays a string
-    "as_strings": lambda text: True,
-    "guards_code": lambda text: True,  # compiled only for an archive with sample inputs, which is refused
-}
-"""The keys of schema version 8 whose text is more than a name, and what it may be."""
+def _view(memory: torch.Tensor, meta: dict[str, Any], name: str) -> torch.Tensor:
+    """A tensor of that type, these sizes and strides within the memory."""
+    dtype = DTYPES[meta["dtype"]]
+    sizes, strides = ([extent["as_int"] for extent in meta[key]] for key in ("sizes", "strides"))
+    offset = meta["storage_offset"]["as_int"]
+    if len(sizes) != len(strides):
+        raise UnlikeError(f"{len(sizes)} sizes and {len(strides)} strides for {name}")
+    reach = offset + sum((n - 1) * step for n, step in zip(sizes, strides, strict=True)) + 1
+    if 0 not in sizes and reach * dtype.itemsize > len(memory):
+        raise UnlikeError(f"a tensor {name} that reaches beyond its {len(memory)} bytes: to {reach * dtype.itemsize}")
+    return torch.as_strided(memory.view(dtype), sizes, strides, offset)
