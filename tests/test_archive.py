@@ -1,14 +1,19 @@
+import contextlib
 import os
 import shutil
+import threading
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+import torchlift.archive
 from torchlift.archive import pack, unpack
-from torchlift.bundle import Bundle, locked
+from torchlift.bundle import Bundle
 from torchlift.errors import BundleError, ChecksumError, StorageError
 from torchlift.manifest import MANIFEST
 from torchlift.progress import Progress, Stage
+from torchlift.staging import locked
 
 
 @pytest.fixture
@@ -122,7 +127,7 @@ def test_a_full_disk_leaves_the_archive_before(built, tmp_path, python):
 def test_an_entry_outside_the_bundle_is_refused(archive, tmp_path, name):
     added(archive, name)
     before = names(tmp_path)
-    with pytest.raises(BundleError, match="would be written outside the bundle") as caught:
+    with pytest.raises(BundleError, match="holds the entry") as caught:
         unpack(archive, tmp_path / "again")
     assert repr(name) in caught.value.message
     assert caught.value.remedy == "Do not use this file."
@@ -168,7 +173,7 @@ def test_an_archive_that_is_locked_with_a_password(archive, tmp_path):
 
 def test_entries_that_get_in_each_others_way(archive, tmp_path):
     added(archive, f"{MANIFEST}/below")
-    with pytest.raises(BundleError, match=r"tiny\.zip is not a readable \.zip"):
+    with pytest.raises(BundleError, match="holds the entry"):
         unpack(archive, tmp_path / "again")
     assert names(tmp_path) == ["built", "tiny.zip"]
 
@@ -194,7 +199,7 @@ def test_a_folder_in_the_place_of_the_archive(tmp_path):
 
 def test_an_archive_of_something_else(tmp_path):
     added(tmp_path / "other.zip", "readme.txt")
-    with pytest.raises(BundleError, match=r"has no readable manifest\.json"):
+    with pytest.raises(BundleError, match=r"has no manifest\.json"):
         unpack(tmp_path / "other.zip", tmp_path / "again")
     assert names(tmp_path) == ["other.zip"]
 
@@ -231,3 +236,94 @@ def test_a_disk_that_is_too_small_is_said_before_anything_is_written(archive, tm
     with pytest.raises(StorageError, match=r"are needed, 0\.00 GB are free"):
         unpack(archive, tmp_path / "again")
     assert names(tmp_path) == ["built", "tiny.zip"]
+
+
+def rewritten(archive, change):
+    """Write an archive anew with what ``change`` makes of its entries: name -> bytes."""
+    with zipfile.ZipFile(archive) as file:
+        entries = {name: file.read(name) for name in file.namelist()}
+    change(entries)
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as file:
+        for name, content in entries.items():
+            file.writestr(name, content)
+
+
+@pytest.fixture
+def written(monkeypatch):
+    """The names of the files that an unpack began to write."""
+    found, write = [], torchlift.archive.replacing
+    monkeypatch.setattr(torchlift.archive, "replacing", lambda target: found.append(target.name) or write(target))
+    return found
+
+
+@pytest.mark.parametrize("name", ["numpy.py", "model/source/sitecustomize.py", "model/source/more.data", "assets/x"])
+def test_an_entry_that_the_manifest_does_not_list_is_refused_before_anything_is_written(
+    archive, tmp_path, written, name
+):
+    added(archive, name)
+    with pytest.raises(BundleError, match="holds the entry") as caught:
+        unpack(archive, tmp_path / "again")
+    assert repr(name) in caught.value.message
+    assert (names(tmp_path), written) == (["built", "tiny.zip"], [])
+
+
+def test_an_entry_that_is_there_twice_is_refused(archive, tmp_path, written):
+    with pytest.warns(UserWarning, match="Duplicate name"):
+        added(archive, "model/source/model.onnx")
+    with pytest.raises(BundleError, match=r"holds the entry 'model/source/model\.onnx'"):
+        unpack(archive, tmp_path / "again")
+    assert (names(tmp_path), written) == (["built", "tiny.zip"], [])
+
+
+def test_the_manifest_is_looked_at_before_the_content_is_written(archive, tmp_path, written):
+    rewritten(archive, lambda entries: entries.update({"model/source/model.onnx": bytes(50_000_000)}))
+    with pytest.raises(ChecksumError, match=r"model\.onnx has 50,000,000 bytes, the manifest says"):
+        unpack(archive, tmp_path / "again")
+    rewritten(archive, lambda entries: entries.update({MANIFEST: b"{}"}))
+    with pytest.raises(BundleError, match="is not a torchlift manifest"):
+        unpack(archive, tmp_path / "again")
+    assert (names(tmp_path), written) == (["built", "tiny.zip"], [])
+
+
+def test_a_file_that_the_archive_lacks_is_named(archive, tmp_path, written):
+    rewritten(archive, lambda entries: entries.pop("model/source/model.onnx"))
+    with pytest.raises(ChecksumError, match=r"model/source/model\.onnx is missing"):
+        unpack(archive, tmp_path / "again")
+    assert (names(tmp_path), written) == (["built", "tiny.zip"], [])
+
+
+def test_a_manifest_without_end_is_not_read(archive, tmp_path, monkeypatch):
+    monkeypatch.setattr(torchlift.archive, "_LARGEST_MANIFEST", 100)
+    with pytest.raises(BundleError, match=r"manifest\.json has .* bytes"):
+        unpack(archive, tmp_path / "again")
+
+
+def test_a_pipe_in_the_place_of_the_archive_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.zip")
+    with pytest.raises(BundleError, match="is no regular file"):
+        unpack(tmp_path / "pipe.zip", tmp_path / "again")
+
+
+def test_two_that_pack_into_one_file_at_a_time_leave_a_whole_one(built, tmp_path):
+    both = threading.Barrier(2)
+
+    class Meeting(Progress):
+        @contextlib.contextmanager
+        def stage(self, title, total=None):
+            if title.startswith("pack"):
+                both.wait(30)
+            yield Stage()
+            if title.startswith("pack"):
+                both.wait(30)
+
+    with ThreadPoolExecutor(2) as pool:
+        jobs = [pool.submit(pack, built.path, tmp_path / "tiny.zip", Meeting()) for _ in range(2)]
+        assert [job.result() for job in jobs] == [tmp_path / "tiny.zip"] * 2
+    assert unpack(tmp_path / "tiny.zip", tmp_path / "again").manifest == built.manifest
+    assert names(tmp_path) == ["again", "built", "tiny.zip"]
+
+
+def test_a_bundle_is_not_packed_into_itself(built):
+    with pytest.raises(BundleError, match="is in the bundle that is packed"):
+        pack(built.path, built.path / "model" / "all.zip")
+    assert not (built.path / "model" / "all.zip").exists()

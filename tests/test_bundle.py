@@ -1,24 +1,25 @@
 import contextlib
 import dataclasses
 import json
+import os
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from torchlift.bundle import Bundle, key_of, locked, record_of, sha256, staging
+from torchlift.archive import pack
+from torchlift.bundle import Bundle, key_of, sha256
 from torchlift.errors import BundleError, ChecksumError, ManifestVersionError
 from torchlift.evidence import Benchmark, Choice, Difference, GoldenCheck, Interval, Latency, Provenance, Tolerance
 from torchlift.evidence import Verification as Proof
 from torchlift.machine import Machine, this_machine
 from torchlift.manifest import MANIFEST, Component, FileRecord, Graph, Manifest, Variant, encode_manifest, read_manifest
+from torchlift.measure.verify import VerifyOptions
 from torchlift.progress import Progress
 from torchlift.signature import DTYPES, Axis, Signature, TensorSpec
+from torchlift.stages import BuildOptions, JobOptions, build_bundle, verify_bundle
 
 numbers = st.floats(allow_nan=False, allow_infinity=False)
 counts = st.integers(0, 2**40)
@@ -321,7 +322,7 @@ def test_the_sha256_of_a_file(tmp_path):
     file = tmp_path / "abc"
     file.write_bytes(b"abc")
     digest = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
-    assert record_of(file) == FileRecord(digest, 3)
+    assert tiny.record_of(file) == FileRecord(digest, 3)
 
 
 def test_a_key_tells_its_parts_apart():
@@ -353,10 +354,6 @@ def test_a_variant_of_the_same_name_is_replaced(built):
     assert manifest.variant(variant.name).failure == "new"
 
 
-def contents(folder):
-    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
-
-
 def fail_halfway(bundle, error):
     with bundle.adding("model/new") as added:
         (added.path / "half").write_bytes(b"half")
@@ -365,10 +362,10 @@ def fail_halfway(bundle, error):
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
 def test_files_whose_writing_failed_leave_no_trace(bundle, error):
-    before = contents(bundle.path)
+    before = tiny.contents(bundle.path)
     with pytest.raises(error):
         fail_halfway(bundle, error)
-    assert contents(bundle.path) == before
+    assert tiny.contents(bundle.path) == before
     assert not list(bundle.path.glob(".*"))
     assert Bundle.open(bundle.path).manifest == bundle.manifest
 
@@ -377,7 +374,9 @@ def test_files_count_only_once_they_are_committed(bundle):
     with bundle.adding("model/openvino-fp32") as added:
         (added.path / "deep").mkdir()
         (added.path / "deep" / "file").write_bytes(b"abc")
-    assert added.files == {"model/openvino-fp32/deep/file": record_of(bundle.file("model/openvino-fp32/deep/file"))}
+    assert added.files == {
+        "model/openvino-fp32/deep/file": tiny.record_of(bundle.file("model/openvino-fp32/deep/file"))
+    }
     assert Bundle.open(bundle.path).manifest.files == bundle.manifest.files
     assert "model/openvino-fp32/deep/file" not in bundle.manifest.files
 
@@ -444,11 +443,11 @@ print(bundle.manifest == before)
 
 
 def test_a_full_disk_leaves_the_old_manifest_and_its_files(built, python):
-    before = contents(built.path)
+    before = tiny.contents(built.path)
     done = python(COMMIT_ON_A_FULL_DISK, built.path)
     assert "the disk is full" in done.stdout, done.stderr
     assert done.stdout.endswith("True\n")
-    assert contents(built.path) == before
+    assert tiny.contents(built.path) == before
 
 
 BUILD_ON_A_FULL_DISK = """
@@ -470,190 +469,10 @@ except StorageError as error:
 
 @pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
 def test_a_runtime_that_fills_the_disk_is_no_failed_build(bundle, python, backend):
-    before = contents(bundle.path)
+    before = tiny.contents(bundle.path)
     done = python(BUILD_ON_A_FULL_DISK, bundle.path, backend)
     assert "the disk is full" in done.stdout, done.stdout + done.stderr
-    assert contents(bundle.path) == before
-
-
-def stage(target, key="model-1"):
-    return staging(target, dataclasses.replace(tiny.MANIFEST, key=key))
-
-
-def write(bundle, text):
-    """Finish something in a staged bundle."""
-    with bundle.adding("assets") as added:
-        (added.path / "labels.txt").write_text(text)
-    bundle.commit(dataclasses.replace(bundle.manifest, assets={"labels": f"{added.folder}/labels.txt"}), added.files)
-
-
-def labels(path):
-    bundle = Bundle.open(path)
-    return bundle.file(bundle.manifest.assets["labels"]).read_text()
-
-
-def names(folder):
-    return sorted(p.name for p in folder.iterdir())
-
-
-def test_a_staged_bundle_takes_its_place_at_the_end(tmp_path):
-    target = tmp_path / "deep" / "bundle"
-    with stage(target) as bundle:
-        write(bundle, "first")
-        assert not target.exists()
-    assert labels(target) == "first"
-    assert names(target.parent) == ["bundle"]
-
-
-def test_a_staged_bundle_replaces_the_one_before(tmp_path):
-    for text in ("first", "second"):
-        with stage(tmp_path / "bundle", key=text) as bundle:
-            write(bundle, text)
-    assert labels(tmp_path / "bundle") == "second"
-    assert names(tmp_path) == ["bundle"]
-
-
-def interrupted(target, text, key="model-1"):
-    with contextlib.suppress(KeyboardInterrupt), stage(target, key) as bundle:
-        write(bundle, text)
-        raise KeyboardInterrupt
-
-
-def test_a_failure_inside_leaves_the_bundle_before_whole(tmp_path):
-    with stage(tmp_path / "bundle") as bundle:
-        write(bundle, "first")
-    before = contents(tmp_path / "bundle")
-    interrupted(tmp_path / "bundle", "second")
-    assert contents(tmp_path / "bundle") == before
-    assert labels(tmp_path / "bundle") == "first"
-
-
-def test_what_was_finished_is_found_again_for_the_same_model(tmp_path):
-    interrupted(tmp_path / "bundle", "finished")
-    with stage(tmp_path / "bundle") as bundle:
-        assert labels(bundle.path) == "finished"
-    assert labels(tmp_path / "bundle") == "finished"
-    assert names(tmp_path) == ["bundle"]
-
-
-def test_what_was_finished_is_dropped_for_another_model(tmp_path):
-    interrupted(tmp_path / "bundle", "finished")
-    with stage(tmp_path / "bundle", key="model-2") as bundle:
-        assert bundle.manifest.assets == {}
-        assert names(bundle.path) == [MANIFEST]
-    assert Bundle.open(tmp_path / "bundle").manifest.key == "model-2"
-
-
-def test_what_was_finished_and_then_damaged_is_dropped(tmp_path):
-    interrupted(tmp_path / "bundle", "finished")
-    (tmp_path / ".bundle.partial" / "assets" / "labels.txt").write_text("damaged!")
-    with stage(tmp_path / "bundle") as bundle:
-        assert bundle.manifest.assets == {}
-
-
-def test_an_empty_folder_may_become_a_bundle(tmp_path):
-    (tmp_path / "bundle").mkdir()
-    with stage(tmp_path / "bundle") as bundle:
-        write(bundle, "first")
-    assert labels(tmp_path / "bundle") == "first"
-
-
-def test_a_folder_with_other_things_is_left_alone(tmp_path):
-    (tmp_path / "thesis.tex").write_text("years of work")
-    with pytest.raises(BundleError, match="exists and is not a bundle") as caught, stage(tmp_path):
-        pytest.fail("it was staged")
-    assert "-o" in caught.value.remedy
-    assert names(tmp_path) == ["thesis.tex"]
-
-
-def test_a_file_in_the_place_of_the_bundle_is_left_alone(tmp_path):
-    (tmp_path / "bundle").write_text("a file")
-    with pytest.raises(BundleError, match="exists and is not a bundle"), stage(tmp_path / "bundle"):
-        pytest.fail("it was staged")
-    assert names(tmp_path) == ["bundle"]
-
-
-def test_a_kill_between_the_two_renames_is_recovered(tmp_path, monkeypatch):
-    rename = Path.rename
-
-    def killed_at_the_second(path, target):
-        if path.name == ".bundle.partial":
-            raise KeyboardInterrupt
-        return rename(path, target)
-
-    with stage(tmp_path / "bundle") as bundle:
-        write(bundle, "first")
-    with monkeypatch.context() as patch, contextlib.suppress(KeyboardInterrupt):
-        patch.setattr(Path, "rename", killed_at_the_second)
-        with stage(tmp_path / "bundle") as bundle:
-            write(bundle, "second")
-    assert names(tmp_path) == [".bundle.partial", ".bundle.previous"]
-    interrupted(tmp_path / "bundle", "third")
-    assert labels(tmp_path / "bundle") == "first"
-    with stage(tmp_path / "bundle"):
-        pass
-    assert labels(tmp_path / "bundle") == "third"
-    assert names(tmp_path) == ["bundle"]
-
-
-def test_a_kill_after_the_two_renames_is_tidied(tmp_path):
-    for name, text in ((".bundle.previous", "first"), ("bundle", "second")):
-        with stage(tmp_path / name) as bundle:
-            write(bundle, text)
-    with stage(tmp_path / "bundle") as bundle:
-        write(bundle, "third")
-    assert labels(tmp_path / "bundle") == "third"
-    assert names(tmp_path) == ["bundle"]
-
-
-HOLD = """
-from pathlib import Path
-from torchlift.bundle import locked
-with locked(Path(sys.argv[1])):
-    print("held", flush=True)
-    sys.stdin.read()
-"""
-
-
-@pytest.fixture
-def holder(tmp_path):
-    """Another process that is writing tmp_path/bundle."""
-    with subprocess.Popen(
-        [sys.executable, "-c", f"import sys\n{HOLD}", str(tmp_path / "bundle")],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as process:
-        assert process.stdout.readline() == "held\n"
-        yield process
-        process.kill()
-
-
-def test_two_processes_do_not_write_one_bundle(tmp_path, holder):
-    with pytest.raises(BundleError, match="written by another process") as caught, stage(tmp_path / "bundle"):
-        pytest.fail("it was staged")
-    assert str(tmp_path / "bundle") in caught.value.message
-    assert "Wait for it" in caught.value.remedy
-    holder.stdin.close()
-    holder.wait()
-    with stage(tmp_path / "bundle") as bundle:
-        write(bundle, "second")
-    assert labels(tmp_path / "bundle") == "second"
-
-
-def test_a_process_that_was_killed_holds_nothing(tmp_path, holder):
-    holder.kill()
-    holder.wait()
-    with locked(tmp_path / "bundle"):
-        assert names(tmp_path) == [".bundle.lock"]
-    assert names(tmp_path) == []
-
-
-def test_a_lock_makes_no_folders(tmp_path):
-    with pytest.raises(BundleError, match="typo is not a folder") as caught, locked(tmp_path / "typo" / "bundle"):
-        pytest.fail("it was locked")
-    assert "torchlift ship" in caught.value.remedy
-    assert names(tmp_path) == []
+    assert tiny.contents(bundle.path) == before
 
 
 @pytest.mark.parametrize("name", ["../../evil", "/evil", "a/b", "", "a b"])
@@ -672,25 +491,6 @@ def test_nothing_is_added_outside_the_bundle(bundle):
     assert not (bundle.path.parent / "evil").exists()
 
 
-def test_shipping_through_a_link_keeps_the_link(tmp_path):
-    real, link = tmp_path / "real", tmp_path / "link"
-    for key in ("one", "two"):
-        with staging(link if link.exists() else real, dataclasses.replace(tiny.MANIFEST, key=key)):
-            pass
-        if not link.exists():
-            link.symlink_to(real)
-    assert link.is_symlink()
-    assert Bundle.open(link).manifest.key == Bundle.open(real).manifest.key == "two"
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["link", "real"]
-
-
-def test_a_mount_point_is_refused_before_any_work(tmp_path, monkeypatch):
-    monkeypatch.setattr(Path, "is_mount", lambda self: True)
-    with pytest.raises(BundleError, match="is a mount point") as caught, staging(tmp_path / "out", tiny.MANIFEST):
-        pytest.fail("work began")
-    assert caught.value.remedy.endswith("out/bundle.")
-
-
 def test_a_bundle_that_was_being_replaced_is_pointed_to(tmp_path):
     tiny.make_bundle(tmp_path / ".net.previous")
     with pytest.raises(BundleError) as caught:
@@ -698,10 +498,147 @@ def test_a_bundle_that_was_being_replaced_is_pointed_to(tmp_path):
     assert caught.value.remedy.endswith(".net.previous.")
 
 
-def test_a_resumed_bundle_says_what_it_is_made_with_now(tmp_path):
-    before = dataclasses.replace(tiny.MANIFEST, made_with={"torch": "1"})
-    with contextlib.suppress(KeyboardInterrupt), staging(tmp_path / "net", before):
-        raise KeyboardInterrupt
-    with staging(tmp_path / "net", dataclasses.replace(before, made_with={"torch": "2"})):
-        pass
-    assert Bundle.open(tmp_path / "net").manifest.made_with == {"torch": "2"}
+# links that a stranger put into a bundle
+
+
+@pytest.fixture
+def victim(tmp_path):
+    """A folder outside the bundle, which must stay as it is."""
+    folder = tmp_path / "victim"
+    (folder / "openvino-fp32").mkdir(parents=True)
+    (folder / "file").write_text("precious")
+    (folder / "openvino-fp32" / "model.xml").write_text("precious")
+    before = tiny.contents(folder)
+    yield folder
+    assert tiny.contents(folder) == before
+
+
+def in_vain(bundle, job):
+    with pytest.raises(BundleError, match="is a link") as caught:
+        job(bundle.path)
+    assert "cp -rL" in caught.value.remedy
+
+
+JOBS = {
+    "build": lambda path: build_bundle(path, JobOptions(build=BuildOptions(("openvino",), ("fp32",)))),
+    "verify": lambda path: verify_bundle(path, VerifyOptions()),
+    "open": Bundle.open,
+    "pack": pack,
+}
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_no_job_reaches_a_variants_file_through_a_link(built, victim, job):
+    variant = built.manifest.variant("model/openvino/fp32")
+    (built.path / "model" / "lnk").symlink_to(victim)
+    edited(built, lambda content: content["files"].update({"model/lnk/file": {"sha256": "0", "size": 8}}))
+    edited(
+        built,
+        lambda content: [
+            v.update(files=[*v["files"], "model/lnk/file"]) for v in content["variants"] if v["model"] == variant.model
+        ],
+    )
+    in_vain(built, JOBS[job])
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_no_job_works_in_a_folder_that_a_link_leads_to(built, victim, job):
+    shutil.copytree(built.path / "model", victim.parent / "moved")
+    shutil.rmtree(built.path / "model")
+    (built.path / "model").symlink_to(victim.parent / "moved")
+    before = tiny.contents(victim.parent / "moved")
+    in_vain(built, JOBS[job])
+    assert tiny.contents(victim.parent / "moved") == before
+
+
+@pytest.mark.parametrize("name", [".manifest.json.partial", ".model.openvino-fp32.partial", "manifest.json"])
+def test_no_job_writes_to_what_a_link_leads_to(bundle, victim, name):
+    content = (bundle.path / MANIFEST).read_bytes()
+    (bundle.path / name).unlink(missing_ok=True)
+    (bundle.path / name).symlink_to(victim / "file")
+    if name == MANIFEST:
+        in_vain(bundle, JOBS["verify"])
+        (bundle.path / name).unlink()
+        (bundle.path / name).write_bytes(content)
+    JOBS["build"](bundle.path)
+    assert Bundle.open(bundle.path).manifest.choices["model"].variant == "model/openvino/fp32"
+
+
+def test_what_is_left_of_a_folder_that_is_now_a_link_is_not_written_to(bundle, victim):
+    (bundle.path / "model" / "openvino-fp32").symlink_to(victim)
+    JOBS["build"](bundle.path)
+    assert not (bundle.path / "model" / "openvino-fp32").is_symlink()
+    assert Bundle.open(bundle.path).manifest.variant("model/openvino/fp32").files
+
+
+def test_files_that_the_manifest_does_not_list_are_named_when_a_bundle_is_opened(built):
+    notes = Notes()
+    Bundle.open(built.path, notes)
+    assert notes.said == []
+    (built.path / "numpy.py").write_text("raise SystemExit")
+    (built.path / "link").symlink_to("/etc")
+    (built.path / ".model.new.01234567.partial").mkdir()
+    (built.path / ".model.new.01234567.partial" / "file").write_text("another process is writing it")
+    Bundle.open(built.path, notes)
+    (said,) = notes.said
+    assert "numpy.py" in said
+    assert "link" in said
+    assert "partial" not in said
+
+
+# changes that are made together
+
+
+def put(bundle, name):
+    with bundle.adding("assets") as added:
+        (added.path / "file").write_text(name)
+    bundle.commit(dataclasses.replace(bundle.manifest, name=name, assets={"a": f"{added.folder}/file"}), added.files)
+
+
+def test_changes_made_together_count_at_the_end(bundle):
+    put(bundle, "before")
+    with bundle.together():
+        put(bundle, "half")
+        with bundle.together():
+            put(bundle, "new")
+        assert read_manifest(bundle.path).name == "before"
+        assert bundle.manifest.name == "new"
+    assert Bundle.open(bundle.path).manifest == bundle.manifest
+    assert bundle.read(bundle.manifest.assets["a"]) == b"new"
+    assert set(tiny.contents(bundle.path)) == {MANIFEST, *bundle.manifest.files}
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_changes_made_together_of_which_one_fails_were_not_made(bundle, error):
+    put(bundle, "before")
+    before, manifest = tiny.contents(bundle.path), bundle.manifest
+    with contextlib.suppress(error), bundle.together():
+        put(bundle, "half")
+        put(bundle, "new")
+        raise error
+    assert tiny.contents(bundle.path) == before
+    assert bundle.manifest == Bundle.open(bundle.path).manifest == manifest
+    put(bundle, "later")
+    assert bundle.read(bundle.manifest.assets["a"]) == b"later"
+
+
+def test_new_files_are_on_the_disk_before_the_manifest_that_names_them(bundle, monkeypatch):
+    synced, named, sync, replace_ = set(), [], os.fsync, os.replace
+
+    def fsync(descriptor):
+        synced.add(os.fstat(descriptor).st_ino)
+        sync(descriptor)
+
+    def replacing(source, target, **where):
+        if target == MANIFEST:
+            files = [bundle.path / path for path in tiny.contents(bundle.path)]
+            folders = [file.parent for file in files]
+            named.extend(p.name for p in (*files, *folders) if "assets" in p.parts and p.stat().st_ino not in synced)
+        replace_(source, target, **where)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(os, "replace", replacing)
+    put(bundle, "new")
+    assert named == []
+    assert (bundle.path / "assets" / "file").stat().st_ino in synced
+    assert bundle.path.stat().st_ino in synced

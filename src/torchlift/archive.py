@@ -2,81 +2,162 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
 import shutil
+import stat
+import tempfile
 import zipfile
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
-from torchlift.bundle import Bundle, locked
-from torchlift.errors import BundleError
-from torchlift.manifest import MANIFEST, is_inside, read_manifest
+from torchlift.bundle import Bundle, digest_of
+from torchlift.errors import BundleError, ChecksumError
+from torchlift.manifest import MANIFEST, FileRecord, Manifest, decode_manifest
 from torchlift.progress import SILENT, Progress
-from torchlift.storage import require_space, storage_errors
+from torchlift.staging import locked
+from torchlift.storage import replacing, require_space, storage_errors, sync_folder
 
-_SYMLINK = 0o120000
+_LARGEST_MANIFEST = 256 << 20
+"""Bytes; those of large bundles have some hundred kilobytes."""
 
-_UNREADABLE = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, OSError)
-"""What zipfile raises for a file that is missing, damaged or encrypted, or whose entries get in each other's way."""
+_DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError)
+"""What zipfile raises for an entry that is damaged, encrypted, or packed in a way that it does not know."""
+
+_UNREADABLE = (*_DAMAGED, OSError)
 
 
 def pack(path: Path, output: Path | None = None, progress: Progress = SILENT) -> Path:
-    """Write ``path``'s bundle into one uncompressed .zip (default: beside it) and return the file."""
+    """Write ``path``'s bundle into one uncompressed .zip (default: beside it) and return the file.
+
+    Raises BundleError where the bundle is damaged, or where ``output`` is a folder or in the bundle.
+    """
     bundle = Bundle.open(path, progress)
     target = output or path.absolute().with_name(f"{path.absolute().name}.zip")
     if target.is_dir():
         raise BundleError(f"{target} is a folder", remedy=f"Name a file, for example {target / 'bundle.zip'}.")
-    temporary = target.with_name(f".{target.name}.partial")
+    if target.resolve().is_relative_to(path.resolve()):
+        raise BundleError(f"{target} is in the bundle that is packed", remedy="Choose a place outside of it.")
     names = [MANIFEST, *bundle.manifest.files]
-    with storage_errors(target.parent), progress.stage(f"pack {path.absolute().name}", len(names)) as stage:
+    with storage_errors(target.parent):
         target.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with zipfile.ZipFile(temporary, "w", strict_timestamps=False) as archive:
-                for name in names:
-                    archive.write(bundle.file(name), name)
-                    stage.advance()
-            temporary.replace(target)
-        finally:
-            temporary.unlink(missing_ok=True)
+    with (
+        replacing(target) as sink,
+        zipfile.ZipFile(sink, "w") as archive,
+        progress.stage(f"pack {path.absolute().name}", len(names)) as stage,
+    ):
+        for name in names:
+            entry = zipfile.ZipInfo.from_file(bundle.file(name), name, strict_timestamps=False)
+            with bundle.open_file(name) as source, archive.open(entry, "w") as packed:
+                shutil.copyfileobj(source, packed, 4 << 20)
+            stage.advance()
     return target
 
 
 def unpack(file: Path, output: Path, progress: Progress = SILENT) -> Bundle:
     """Take the bundle in ``file`` out to the new folder ``output``.
 
-    Raises BundleError for a file that is no archive of a bundle, or holds an entry that would be written elsewhere.
+    The manifest is read first. Nothing is written of an archive whose entries are not just the files that it lists, of
+    the lengths that it says. Raises BundleError for such an archive, ChecksumError for one whose content was changed.
     """
-    if output.exists():
-        raise BundleError(f"{output} exists", remedy="Choose a folder that does not exist yet.")
-    temporary = output.absolute().with_name(f".{output.absolute().name}.unpacked")
-    with storage_errors(output.parent):
-        output.absolute().parent.mkdir(parents=True, exist_ok=True)
-    with locked(output):
-        try:
-            with zipfile.ZipFile(file) as archive, storage_errors(output.absolute().parent):
-                _extract(archive, file, temporary, progress)
-            Bundle.open(temporary, progress)
-            temporary.rename(output)
-        except _UNREADABLE as error:
-            raise BundleError(f"{file} is not a readable .zip: {error}", remedy="Pack the bundle again.") from error
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-    return Bundle(output, read_manifest(output))
+    target = output.absolute()
+    with storage_errors(target.parent):
+        target.parent.mkdir(parents=True, exist_ok=True)
+    with locked(target), _archive(file) as archive:
+        _remove_abandoned(target)
+        if target.exists():
+            raise BundleError(f"{output} exists", remedy="Choose a folder that does not exist yet.")
+        manifest = _checked(archive, file)
+        require_space(target.parent, sum(record.size for record in manifest.files.values()))
+        with storage_errors(target.parent), _beside(target) as temporary:
+            _extract(archive, file, manifest, temporary, progress)
+            temporary.rename(target)
+            sync_folder(target.parent)
+    return Bundle(output, manifest)
 
 
-def _extract(archive: zipfile.ZipFile, file: Path, folder: Path, progress: Progress) -> None:
-    entries = [e for e in archive.infolist() if not e.is_dir()]
+@contextlib.contextmanager
+def _archive(file: Path) -> Iterator[zipfile.ZipFile]:
+    try:
+        if file.exists() and not (file.is_file() or file.is_dir()):
+            raise OSError(f"{file.name} is no regular file")
+        archive = zipfile.ZipFile(file)
+    except _UNREADABLE as error:
+        raise _unreadable(file, error) from error
+    with archive:
+        yield archive
+
+
+def _unreadable(file: Path, error: Exception) -> BundleError:
+    return BundleError(f"{file} is not a readable .zip: {error}", remedy="Pack the bundle again.")
+
+
+def _checked(archive: zipfile.ZipFile, file: Path) -> Manifest:
+    """The manifest of an archive whose entries are those that it lists."""
+    entries = [entry for entry in archive.infolist() if not entry.is_dir()]
+    named = {entry.filename: entry for entry in entries}
+    if MANIFEST not in named:
+        raise BundleError(f"{file} has no {MANIFEST}: it is no bundle", remedy="Pack a bundle: torchlift pack.")
+    if named[MANIFEST].file_size > _LARGEST_MANIFEST:
+        raise BundleError(f"{file}: {MANIFEST} has {named[MANIFEST].file_size:,} bytes", remedy="Do not use this file.")
+    try:
+        data = archive.read(MANIFEST)
+    except _UNREADABLE as error:
+        raise _unreadable(file, error) from error
+    manifest = decode_manifest(data, file / MANIFEST)
+    seen: set[str] = set()
     for entry in entries:
-        if not is_inside(entry.filename) or (entry.external_attr >> 16) & 0o170000 == _SYMLINK:
+        name, kind = entry.filename, stat.S_IFMT(entry.external_attr >> 16)
+        if name in seen or (name != MANIFEST and name not in manifest.files) or kind not in (0, stat.S_IFREG):
             raise BundleError(
-                f"{file} holds the entry {entry.filename!r}, which would be written outside the bundle",
+                f"{file} holds the entry {name!r}, which is twice there, no plain file, or not in its {MANIFEST}",
                 remedy="Do not use this file.",
             )
-    require_space(folder.parent, sum(e.file_size for e in entries))
-    shutil.rmtree(folder, ignore_errors=True)
-    with progress.stage(f"unpack {file.name}", len(entries)) as stage:
-        for entry in entries:
-            target = folder / entry.filename
+        seen.add(name)
+        if name != MANIFEST and entry.file_size != manifest.files[name].size:
+            raise ChecksumError(
+                f"{file}: {name} has {entry.file_size:,} bytes, the manifest says {manifest.files[name].size:,}",
+                remedy="Pack the bundle again.",
+            )
+    if missing := sorted(manifest.files.keys() - seen):
+        raise ChecksumError(f"{file}: {missing[0]} is missing", remedy="Pack the bundle again.")
+    return manifest
+
+
+@contextlib.contextmanager
+def _beside(output: Path) -> Iterator[Path]:
+    """A new folder that will become ``output``; gone at the end where it has not."""
+    outer = Path(tempfile.mkdtemp(".unpacked", f".{output.name}.", output.parent))
+    try:
+        inner = outer / output.name
+        inner.mkdir()
+        yield inner
+    finally:
+        shutil.rmtree(outer, ignore_errors=True)
+
+
+def _remove_abandoned(output: Path) -> None:
+    """Remove what runs that were killed left beside ``output``, which must be locked."""
+    pattern = re.compile(rf"\.{re.escape(output.name)}\..{{8}}\.unpacked")
+    for left in (path for path in output.parent.iterdir() if pattern.fullmatch(path.name)):
+        shutil.rmtree(left, ignore_errors=True)
+
+
+def _extract(archive: zipfile.ZipFile, file: Path, manifest: Manifest, folder: Path, progress: Progress) -> None:
+    """Write every file; the first that is not what the manifest says ends it."""
+    records: dict[str, FileRecord | None] = {**manifest.files, MANIFEST: None}
+    with progress.stage(f"unpack {file.name}", len(records)) as stage:
+        for name, record in records.items():
+            target = folder / name
             target.parent.mkdir(parents=True, exist_ok=True)
-            with archive.open(entry) as source, target.open("wb") as sink:
-                shutil.copyfileobj(source, sink, 4 << 20)
+            with replacing(target) as sink:
+                try:
+                    with archive.open(name) as source:
+                        shutil.copyfileobj(source, sink, 4 << 20)
+                except _DAMAGED as error:
+                    raise _unreadable(file, error) from error
+                sink.seek(0)
+                if record is not None and digest_of(sink) != record.sha256:
+                    raise ChecksumError(f"{file}: {name} was changed", remedy="Pack the bundle again.")
             stage.advance()

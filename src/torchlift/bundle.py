@@ -9,7 +9,7 @@ Layout::
     <component>/<backend>-<precision>/    what a backend needs to open a variant
 
 Whatever changes a bundle writes new files first and the manifest last, by rename: a kill in between leaves the bundle
-as it was.
+as it was. No file is reached through a link (:class:`torchlift.folder.Folder`).
 """
 
 from __future__ import annotations
@@ -17,20 +17,40 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import shutil
-from collections.abc import Container, Iterator, Mapping
+import re
+import secrets
+from collections.abc import Container, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
+from typing import BinaryIO
 
-from torchlift.errors import BundleError, ChecksumError
+from torchlift.companions import companions
+from torchlift.errors import BundleError, ChecksumError, some
+from torchlift.folder import Folder
 from torchlift.machine import usable_cores
-from torchlift.manifest import MANIFEST, FileRecord, Manifest, encode_manifest, is_inside, read_manifest
+from torchlift.manifest import (
+    MANIFEST,
+    Component,
+    FileRecord,
+    Graph,
+    Manifest,
+    Variant,
+    encode_manifest,
+    is_inside,
+    read_manifest,
+)
 from torchlift.progress import SILENT, Progress
-from torchlift.storage import atomic_write, storage_errors
+from torchlift.storage import PARTIAL, storage_errors
 
 SOURCE = "source"
 """The folder of a component that holds its ONNX file and its goldens."""
+
+_UNFINISHED = re.compile(rf"\..*\{PARTIAL}")
+"""Names at the top of a bundle of what is being written."""
+
+_SHARED_FOLDERS = re.compile(r"(assets|scores)(\.\d+)?")
+"""Folders at the top of a bundle that are no component's."""
 
 
 class Bundle:
@@ -39,6 +59,9 @@ class Bundle:
     def __init__(self, path: Path, manifest: Manifest) -> None:
         self.path = path
         self.manifest = manifest
+        self._folder = Folder(path)
+        self._passed: set[str] | None = None
+        """Within :meth:`together` the files that were listed at any time; else None."""
 
     @classmethod
     def create(cls, path: Path, manifest: Manifest) -> Bundle:
@@ -53,11 +76,15 @@ class Bundle:
     def open(cls, path: str | os.PathLike[str], progress: Progress = SILENT, *, mending: bool = False) -> Bundle:
         """Open a bundle after checking its manifest and the SHA-256 of every file. With ``mending``, which is for who
         builds, a variant whose own files differ is left out, with a note; on disk it goes with the first change.
+        Files that the manifest does not list are named in a note; nothing reads them.
 
         Raises BundleError, ManifestVersionError or ChecksumError; each names the file.
         """
         folder = Path(path)
         bundle = cls(folder, read_manifest(folder))
+        unlisted = [path for path in bundle.unlisted() if not _UNFINISHED.fullmatch(PurePosixPath(path).parts[0])]
+        if unlisted:
+            progress.note(f"{folder} has files that its manifest does not list; none is used: {some(unlisted)}")
         if mending:
             bundle._leave_out_damaged(progress)
         else:
@@ -98,49 +125,107 @@ class Bundle:
         )
 
     def _problem(self, path: str, record: FileRecord) -> str:
-        file = self.file(path)
-        if not file.is_file():
+        try:
+            with self._folder.open(path) as stream:
+                size = os.fstat(stream.fileno()).st_size
+                if size != record.size:
+                    return f"{path} has {size:,} bytes, the manifest says {record.size:,}"
+                if digest_of(stream) != record.sha256:
+                    return f"{path} was changed: its SHA-256 is not the manifest's"
+        except (FileNotFoundError, NotADirectoryError):
             return f"{path} is missing"
-        if file.stat().st_size != record.size:
-            return f"{path} has {file.stat().st_size:,} bytes, the manifest says {record.size:,}"
-        if sha256(file) != record.sha256:
-            return f"{path} was changed: its SHA-256 is not the manifest's"
+        except OSError as error:
+            return f"{path} cannot be read: {error.strerror}"
         return ""
 
     def file(self, path: str) -> Path:
-        """The place on disk of a path within the bundle."""
-        return self.path / path
+        """The place on disk of a path within the bundle; raises BundleError where a part of the way is a link."""
+        return self._folder.place(path)
+
+    def open_file(self, path: str) -> BinaryIO:
+        """A file of the bundle, opened to read. Raises BundleError where it cannot be, or where a part of the way is a
+        link.
+        """
+        try:
+            return self._folder.open(path)
+        except OSError as error:
+            raise BundleError(
+                f"{self.path}: {path} cannot be read: {error.strerror}",
+                remedy="Open the bundle again: it may have changed meanwhile.",
+            ) from error
+
+    def read(self, path: str) -> bytes:
+        """All bytes of a file of the bundle. Raises BundleError as :meth:`open_file` does."""
+        with self.open_file(path) as stream:
+            return stream.read()
+
+    def model(self, owner: Component | Graph | Variant) -> Path:
+        """The place on disk of the model of a component (its source graph), a graph or a variant, for what opens it.
+
+        Everything that will be read with it is known to be listed then: the weights that the model names are among the
+        files that its proof is about, and no visible file lies beside it unlisted. Raises BundleError otherwise.
+        """
+        folder = PurePosixPath(owner.model).parent.as_posix()
+        unproven = companions(owner.model, self.read) - set(self.manifest.files_of(owner))
+        beside = {path for path in self._folder.files(folder) if not PurePosixPath(path).name.startswith(".")}
+        unlisted = sorted(unproven | (beside - self.manifest.files.keys()))
+        if unlisted:
+            raise BundleError(
+                f"{self.path}: {unlisted[0]!r} would be read with {owner.model}, and is not listed as a part of it",
+                remedy="Remove it if it was added later; else do not use this bundle.",
+            )
+        return self.file(owner.model)
+
+    def unlisted(self) -> list[str]:
+        """Paths of what is in the folder, is no folder, and is not in the manifest; links too."""
+        return [path for path in self._folder.files() if path != MANIFEST and path not in self.manifest.files]
+
+    def sweep(self, *, everything: bool = False) -> None:
+        """Remove what a run that was cut off left: unfinished files, and folders that :meth:`adding` made and of which
+        the manifest lists no file; or ``everything`` that it does not list. Only who holds the lock may call it.
+        """
+        listed = _folders_of(self.manifest.files)
+        for path in self.unlisted():
+            if everything or self._is_left(PurePosixPath(path), listed):
+                self._folder.remove(path)
+        for path in self._folder.empty():
+            if everything or self._is_left(PurePosixPath(path, "any"), listed):
+                self._folder.remove(path)
+
+    def _is_left(self, path: PurePosixPath, listed: set[PurePosixPath]) -> bool:
+        top = path.parts[0]
+        if _UNFINISHED.fullmatch(top):
+            return True
+        of_component = top in {component.name for component in self.manifest.components}
+        depth = 2 if of_component else 1 if _SHARED_FOLDERS.fullmatch(top) else 0
+        return 0 < depth < len(path.parts) and PurePosixPath(*path.parts[:depth]) not in listed
 
     @contextlib.contextmanager
     def adding(self, folder: str) -> Iterator[Added]:
         """Write new files: yields a temporary folder, and moves it to a free name like ``folder`` when the block ends.
 
-        The files count as the bundle's once they are in a manifest that :meth:`commit` wrote.
+        The files count as the bundle's once they are in a manifest that :meth:`commit` wrote. They are on the disk by
+        then, so that losing the power cannot leave a manifest that names files without their content.
         """
         if not is_inside(folder):
             raise BundleError(f"{folder!r} is not within the bundle", remedy="Do not use this bundle.")
-        temporary = self.path / f".{folder.replace('/', '.')}.partial"
-        shutil.rmtree(temporary, ignore_errors=True)
-        added = Added(temporary)
+        name = f".{folder.replace('/', '.')}.{secrets.token_hex(4)}{PARTIAL}"
         try:
             with storage_errors(self.path):
-                temporary.mkdir()
+                added = Added(self._folder.make(name))
                 yield added
+                self._folder.sync(name)
                 added.folder = self._free(folder)
-                added.files = {
-                    f"{added.folder}/{file.relative_to(temporary).as_posix()}": record_of(file)
-                    for file in sorted(temporary.rglob("*"))
-                    if file.is_file()
-                }
-                target = self.path / added.folder
-                shutil.rmtree(target, ignore_errors=True)
-                target.parent.mkdir(parents=True, exist_ok=True)
-                temporary.rename(target)
+                for path in self._folder.files(name):
+                    with self._folder.open(path) as stream:
+                        added.files[added.folder + path.removeprefix(name)] = record_of(stream)
+                self._folder.remove(added.folder)
+                self._folder.move(name, added.folder)
         finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+            self._folder.remove(name)
 
     def _free(self, folder: str) -> str:
-        taken = {PurePosixPath(p).parent for p in self.manifest.files}
+        taken = _folders_of((*self.manifest.files, *(self._passed or ())))
         names = (folder if n == 1 else f"{folder}.{n}" for n in range(1, 1000))
         return next(name for name in names if PurePosixPath(name) not in taken)
 
@@ -150,28 +235,45 @@ class Bundle:
         manifest = replace(manifest, files=files)
         kept = manifest.referenced()
         manifest = replace(manifest, files={p: r for p, r in sorted(files.items()) if p in kept})
-        atomic_write(self.path / MANIFEST, encode_manifest(manifest))
+        if self._passed is None:
+            self._folder.write(MANIFEST, encode_manifest(manifest))
+            self._remove(files.keys() - kept)
+        else:
+            self._passed |= files.keys()
         self.manifest = manifest
-        for path in files.keys() - kept:
-            self.file(path).unlink(missing_ok=True)
-            with contextlib.suppress(OSError):
-                self.file(path).parent.rmdir()
+
+    @contextlib.contextmanager
+    def together(self) -> Iterator[None]:
+        """Make all commits within the block one, at its end; where the block raises, none of them was made. A block
+        within such a block is a part of it.
+        """
+        if self._passed is not None:
+            yield
+            return
+        before, self._passed = self.manifest, set(self.manifest.files)
+        try:
+            yield
+            self._folder.write(MANIFEST, encode_manifest(self.manifest))
+        except BaseException:
+            self.manifest = before
+            raise
+        finally:
+            passed, self._passed = self._passed, None
+            self._remove(passed - self.manifest.files.keys())
+
+    def _remove(self, paths: set[str]) -> None:
+        for path in paths:
+            self._folder.remove(path)
+
+
+def _folders_of(paths: Iterable[str]) -> set[PurePosixPath]:
+    """The folders of these files, and all above them."""
+    return {folder for path in paths for folder in PurePosixPath(path).parents}
 
 
 def _own_files(manifest: Manifest) -> set[str]:
     """What only variants have: not the graph that a backend opens as it is."""
     return {path for v in manifest.variants for path in v.files} - replace(manifest, variants=()).referenced()
-
-
-def _sweep(bundle: Bundle) -> None:
-    """Remove what a run that was cut off left behind and the manifest does not name."""
-    for file in bundle.path.rglob("*"):
-        path = file.relative_to(bundle.path).as_posix()
-        if file.is_file() and path != MANIFEST and path not in bundle.manifest.files:
-            file.unlink()
-    for folder in sorted((p for p in bundle.path.rglob("*") if p.is_dir()), reverse=True):
-        with contextlib.suppress(OSError):
-            folder.rmdir()
 
 
 class Added:
@@ -186,16 +288,22 @@ class Added:
 def sha256(file: Path) -> str:
     """The SHA-256 of a file, in hexadecimal."""
     with file.open("rb") as stream:
-        digest = hashlib.sha256()
-        buffer = bytearray(4 << 20)
-        view = memoryview(buffer)
-        while count := stream.readinto(buffer):
-            digest.update(view[:count])
+        return digest_of(stream)
+
+
+def record_of(stream: BinaryIO) -> FileRecord:
+    """What the manifest says of an opened file."""
+    return FileRecord(digest_of(stream), os.fstat(stream.fileno()).st_size)
+
+
+def digest_of(stream: BinaryIO) -> str:
+    """The SHA-256 of what is left to read of a stream, in hexadecimal."""
+    digest = hashlib.sha256()
+    buffer = bytearray(4 << 20)
+    view = memoryview(buffer)
+    while count := stream.readinto(buffer):  # type: ignore[attr-defined]
+        digest.update(view[:count])
     return digest.hexdigest()
-
-
-def record_of(file: Path) -> FileRecord:
-    return FileRecord(sha256(file), file.stat().st_size)
 
 
 def key_of(*parts: object) -> str:
@@ -205,64 +313,3 @@ def key_of(*parts: object) -> str:
         digest.update(repr(part).encode())
         digest.update(b"\0")
     return digest.hexdigest()[:32]
-
-
-@contextlib.contextmanager
-def staging(target: Path, empty: Manifest) -> Iterator[Bundle]:
-    """Prepare a bundle beside ``target`` and put it in its place when the block ends without an exception.
-
-    It starts ``empty``, or where an earlier run on the same model (by its key) was cut off with what that run finished.
-    What was at ``target`` stays whole until the new bundle is complete.
-    """
-    target = target.resolve()
-    if target.is_mount():
-        raise BundleError(f"{target} is a mount point, which cannot be replaced", remedy=f"Use -o {target / 'bundle'}.")
-    if target.exists() and not (target / MANIFEST).is_file() and (target.is_file() or any(target.iterdir())):
-        raise BundleError(f"{target} exists and is not a bundle", remedy="Choose another folder with -o.")
-    partial, previous = (target.with_name(f".{target.name}.{suffix}") for suffix in ("partial", "previous"))
-    with storage_errors(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
-    with locked(target):
-        with storage_errors(target):
-            if previous.exists() and not target.exists():
-                previous.rename(target)
-        yield _resume(partial, empty) or Bundle.create(partial, empty)
-        shutil.rmtree(previous, ignore_errors=True)
-        with storage_errors(target):
-            if target.exists():
-                target.rename(previous)
-            partial.rename(target)
-        shutil.rmtree(previous, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def locked(target: Path) -> Iterator[None]:
-    """Hold the right to write the bundle at ``target``; raises BundleError where another process holds it."""
-    from filelock import FileLock, Timeout
-
-    target = target.resolve()
-    file = target.with_name(f".{target.name}.lock")
-    if not file.parent.is_dir():
-        raise BundleError(f"{file.parent} is not a folder", remedy="Give the folder that `torchlift ship` wrote.")
-    lock = FileLock(str(file))
-    try:
-        with storage_errors(file.parent):
-            lock.acquire(timeout=0)
-    except Timeout:
-        raise BundleError(f"{target} is being written by another process", remedy="Wait for it, or stop it.") from None
-    try:
-        yield
-    finally:
-        file.unlink(missing_ok=True)
-        lock.release()
-
-
-def _resume(partial: Path, empty: Manifest) -> Bundle | None:
-    with contextlib.suppress(BundleError):
-        bundle = Bundle.open(partial)
-        if bundle.manifest.key == empty.key:
-            _sweep(bundle)
-            bundle.commit(replace(bundle.manifest, made_with=empty.made_with))
-            return bundle
-    shutil.rmtree(partial, ignore_errors=True)
-    return None

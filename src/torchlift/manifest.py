@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeVar
 
 from torchlift.errors import BundleError, ManifestVersionError, SignatureError
 from torchlift.evidence import Benchmark, Choice, Conversion, Gate, Scoring, Verification
+from torchlift.folder import Folder
 from torchlift.signature import Signature
 
 MANIFEST = "manifest.json"
@@ -141,6 +142,13 @@ class Manifest:
     def variants_of(self, component: str) -> tuple[Variant, ...]:
         return tuple(v for v in self.variants if v.component == component)
 
+    def files_of(self, owner: Component | Graph | Variant) -> tuple[str, ...]:
+        """All files that belong to a graph, a variant, or the source graph of a component."""
+        if not isinstance(owner, Component):
+            return owner.files
+        folder = PurePosixPath(owner.model).parent
+        return tuple(path for path in self.files if PurePosixPath(path).parent == folder)
+
     def hashes(self, paths: tuple[str, ...]) -> dict[str, str]:
         return {path: self.files[path].sha256 for path in paths}
 
@@ -180,10 +188,9 @@ class Manifest:
     def referenced(self) -> set[str]:
         """Every path that the manifest points to."""
         paths = set(self.assets.values())
-        for component in self.components:
-            paths |= {p for p in self.files if PurePosixPath(p).parent == PurePosixPath(component.model).parent}
-        for files in (*(g.files for g in self.graphs), *(v.files for v in self.variants)):
-            paths |= set(files)
+        owners: tuple[Component | Graph | Variant, ...] = (*self.components, *self.graphs, *self.variants)
+        for owner in owners:
+            paths |= set(self.files_of(owner))
         if self.scoring is not None:
             paths.add(self.scoring.answers)
         return paths
@@ -224,20 +231,24 @@ def _plain(schema: Any) -> Any:
 
 def read_manifest(folder: Path) -> Manifest:
     """Read and validate manifest.json; raises BundleError, or ManifestVersionError for one from a newer torchlift."""
-    import msgspec
-
-    file = folder / MANIFEST
     if not folder.is_dir():
         previous = folder.with_name(f".{folder.name}.previous")
         kept = f"A ship was cut off here; the bundle before it is {previous}." if previous.is_dir() else ""
         raise BundleError(f"{folder} is not a folder", remedy=kept or "Give the folder that `torchlift ship` wrote.")
     try:
-        data = file.read_bytes()
+        data = Folder(folder).read(MANIFEST)
     except OSError as error:
         raise BundleError(
             f"{folder} has no readable {MANIFEST}: {error.strerror}",
             remedy="Give the folder that `torchlift ship` or `torchlift export` wrote.",
         ) from error
+    return decode_manifest(data, folder / MANIFEST)
+
+
+def decode_manifest(data: bytes, file: Path) -> Manifest:
+    """Validate the content of manifest.json; ``file`` is named in errors, which are those of :func:`read_manifest`."""
+    import msgspec
+
     try:
         head = msgspec.json.decode(data, type=dict[str, Any])
         if head.get("format") != "torchlift-bundle":
@@ -274,6 +285,9 @@ def _check_paths(file: Path, manifest: Manifest) -> None:
 
 
 def is_inside(path: str) -> bool:
-    """Whether ``path`` names a file within a bundle, on every system."""
+    """Whether ``path`` names a file within a bundle, on every system, and is written as torchlift writes it: with no
+    empty part, no ``.`` and no control character.
+    """
     pure = PurePosixPath(path)
-    return bool(pure.parts) and not pure.is_absolute() and ".." not in pure.parts and not {"\\", ":"} & {*path}
+    plain = pure.as_posix() == path and path.isprintable() and not {"\\", ":"} & {*path}
+    return plain and bool(pure.parts) and not pure.is_absolute() and ".." not in pure.parts

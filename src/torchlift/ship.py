@@ -10,7 +10,7 @@ from pathlib import Path
 
 from torchlift.backends import Session, SessionOptions, backend
 from torchlift.backends.pytorch import PROGRAM, gpu_of
-from torchlift.bundle import Bundle, staging
+from torchlift.bundle import Bundle
 from torchlift.errors import BackendError, CheckpointError
 from torchlift.evidence import GRAPHED, Gate
 from torchlift.export import ExportOptions, export_component, export_key, export_program
@@ -22,6 +22,7 @@ from torchlift.manifest import Manifest, Precision, read_manifest
 from torchlift.measure.latency import Contender
 from torchlift.progress import SILENT, Progress
 from torchlift.stages import JobOptions, Materials, gate_without_data, make_variants, materials_of, plan
+from torchlift.staging import staging
 
 _MAKERS = ("torchlift", "torch", "transformers", "onnx", "onnxscript", "onnxruntime", "openvino", "nncf")
 
@@ -108,7 +109,7 @@ def _exported(
         settings=dict(model.settings),
         made_with={name: version for name in _MAKERS if (version := installed_version(name))},
     )
-    with staging(output, empty) as bundle:
+    with staging(output, empty, progress) as bundle:
         _write_assets(bundle, model)
         done = {c.name: c.key for c in bundle.manifest.components}
         for name in model.component_names:

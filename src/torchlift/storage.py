@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import re
+import secrets
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from torchlift.errors import BackendError, StorageError, TorchliftError
+
+PARTIAL = ".partial"
+"""How the name of what is being written ends."""
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _SCARCE = 64 << 20
@@ -22,16 +28,81 @@ _PATH = re.compile(r"(?<![\w.])(?:/[^\s/:'\"<>|]+)+/([^\s/:'\"<>|]+)")
 
 def atomic_write(file: Path, data: bytes) -> None:
     """Replace ``file`` by ``data`` in one step; on failure the old content stays. Raises StorageError."""
-    temporary = file.with_name(f".{file.name}.partial")
+    with replacing(file) as stream:
+        stream.write(data)
+
+
+def sync_folder(folder: Path) -> None:
+    """Return once the names in a folder are on the disk."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def replacing(file: Path) -> Iterator[BinaryIO]:
+    """A new file to write, which takes the place of ``file`` when the block ends, and is dropped where it raises.
+
+    Two processes may replace one file at a time: each writes a whole one, and the last to end stays. Raises
+    StorageError.
+    """
     with storage_errors(file.parent):
+        parent = os.open(file.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            with temporary.open("wb") as stream:
-                stream.write(data)
-                stream.flush()
-                os.fsync(stream.fileno())
-            temporary.replace(file)
+            with replacing_at(parent, file.name) as stream:
+                yield stream
         finally:
-            temporary.unlink(missing_ok=True)
+            os.close(parent)
+
+
+@contextlib.contextmanager
+def replacing_at(parent: int, name: str) -> Iterator[BinaryIO]:
+    """As :func:`replacing`, of the file ``name`` in the folder with the descriptor ``parent``.
+
+    The new file is called ``.NAME.RANDOM.partial``, is made exclusively, and is locked while it is written. One that a
+    process left when it was killed is not locked: it is removed by the next that replaces the same file.
+    """
+    _remove_abandoned(parent, name)
+    stream, temporary = _exclusive(parent, name)
+    with stream:
+        try:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+            os.replace(temporary, name, src_dir_fd=parent, dst_dir_fd=parent)
+            os.fsync(parent)
+        except BaseException:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(temporary, dir_fd=parent)
+            raise
+
+
+def _exclusive(parent: int, name: str) -> tuple[BinaryIO, str]:
+    """A new file to write, locked, and its name."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    while True:
+        temporary = f".{name}.{secrets.token_hex(4)}{PARTIAL}"
+        stream = os.fdopen(os.open(temporary, flags, 0o666, dir_fd=parent), "w+b")
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        if os.fstat(stream.fileno()).st_nlink:
+            return stream, temporary
+        stream.close()  # another process took it for abandoned before it was locked
+
+
+def _remove_abandoned(parent: int, name: str) -> None:
+    """Remove the unfinished files of processes that are gone. A pipe or a link of such a name is not opened."""
+    for found in os.listdir(parent):
+        if not re.fullmatch(rf"\.{re.escape(name)}\.[0-9a-f]{{8}}\{PARTIAL}", found):
+            continue
+        with contextlib.suppress(OSError):  # it is locked, or gone by now, or not ours
+            descriptor = os.open(found, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=parent)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                os.unlink(found, dir_fd=parent)
+            finally:
+                os.close(descriptor)
 
 
 @contextlib.contextmanager

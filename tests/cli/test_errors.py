@@ -16,6 +16,7 @@ from shipped import MAIN, REFUSE_TORCH, checkpoint, in_process, misused, refused
 from torchlift.backends import backend
 from torchlift.bundle import Bundle
 from torchlift.cli import _COMMANDS
+from torchlift.manifest import Manifest, encode_manifest
 
 
 @pytest.fixture(scope="module")
@@ -314,11 +315,11 @@ def test_ship_does_not_write_into_a_folder_of_something_else(net, tmp_path):
 
 def test_unpack_writes_nothing_outside_its_folder(tmp_path):
     with zipfile.ZipFile(tmp_path / "evil.zip", "w") as archive:
-        archive.writestr("manifest.json", "{}")
+        archive.writestr("manifest.json", encode_manifest(Manifest("evil", "module", "key", {})))
         archive.writestr("../mark.txt", "written")
     (tmp_path / "inner").mkdir()
     message, remedy = refused(torchlift("unpack", tmp_path / "evil.zip", "-o", tmp_path / "inner" / "out"))
-    assert "'../mark.txt', which would be written outside" in message
+    assert "holds the entry '../mark.txt'" in message
     assert "Do not use" in remedy
     assert not list(tmp_path.rglob("mark.txt"))
     assert not (tmp_path / "inner" / "out").exists()

@@ -1,4 +1,5 @@
 import json
+import os
 import runpy
 import sys
 from importlib.util import find_spec
@@ -69,7 +70,7 @@ def test_a_folder_that_may_not_be_written_is_a_storage_error(monkeypatch, tmp_pa
     def refuse(*_, **__):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(Path, "open", refuse)
+    monkeypatch.setattr(os, "open", refuse)
     with pytest.raises(StorageError, match="may not be written"):
         write_predictions(tmp_path / "p", "text", [(1, [2])])
 

@@ -7,6 +7,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from torchlift.bundle import Bundle
+from torchlift.bundle import record_of as record_of_stream
 from torchlift.manifest import Component, Manifest
 from torchlift.measure.goldens import Golden, save_goldens
 from torchlift.signature import CORNERS, Axis, Signature, TensorSpec
@@ -18,6 +19,17 @@ SIGNATURE = Signature(
     axes=(Axis("batch", 1, 4, 8),),
 )
 MANIFEST = Manifest(name="tiny", family="module", key="model-1", settings={"scale": 1.5, "names": ["a", "b"]})
+
+
+def record_of(file):
+    """What a manifest says of a file on disk."""
+    with file.open("rb") as stream:
+        return record_of_stream(stream)
+
+
+def contents(folder):
+    """Every file below a folder: path -> bytes."""
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
 def weights(seed=0):

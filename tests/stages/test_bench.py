@@ -6,19 +6,21 @@ from functools import partial
 
 import numpy as np
 import pytest
+import staged
 import tiny
 from staged import ORT, OV, QUICK, Recorder, component_of
 
 from torchlift.backends import SessionOptions, base
 from torchlift.backends.onnxruntime import OnnxRuntimeCpu
-from torchlift.errors import InputError
+from torchlift.bundle import Bundle
+from torchlift.errors import BackendUnavailableError, InputError
 from torchlift.evidence import GRAPHED, REPLAYED, Scaling
 from torchlift.machine import Gpu
 from torchlift.manifest import Variant
-from torchlift.measure.goldens import load_goldens
+from torchlift.measure.goldens import cut, load_goldens
 from torchlift.measure.scaling import measure_scaling
 from torchlift.signature import Axis, Signature, TensorSpec
-from torchlift.stages import BenchOptions, bench, bench_component, contenders_of, workloads
+from torchlift.stages import BenchOptions, bench, bench_bundle, bench_component, contenders_of, workloads
 
 H200 = Gpu("NVIDIA H200", "9.0", 150_754_820_096, "580.159.04")
 ON_GPU = Variant("model", "tensorrt", "fp16", "key", "model/tensorrt-fp16/model.engine", form="fp16")
@@ -45,7 +47,10 @@ def two_axes(bundle):
     """The tiny component as if its width could vary, too."""
     axes = (Axis("batch", 1, 4, 8), Axis("width", 4, 16, tiny.WIDTH))
     shaped = Signature((TensorSpec("x", "float32", ("batch", "width")),), tiny.SIGNATURE.outputs, axes)
-    return replace(component_of(bundle), signature=shaped)
+    whole = {golden.name: golden for golden in tiny.goldens()}
+    narrow = [replace(g, inputs=cut(shaped, g.inputs, shaped.sizes(corner))) for corner, g in whole.items()]
+    tiny.put_component(bundle, tiny.model(), narrow, shaped, 1, "of two axes")
+    return component_of(bundle)
 
 
 def test_other_axes_are_at_their_optimum_or_as_asked(bundle):
@@ -248,3 +253,55 @@ def test_latency_is_measured_on_the_first_device(measurable, monkeypatch, unmeas
     )
     bench_component(measurable, component_of(measurable), options=replace(QUICK, devices=(3, 1)))
     assert told == [3, 3, (3, 1)]
+
+
+# what a run that fails leaves
+
+
+@pytest.fixture
+def two(measurable):
+    """Two components, measured and chosen; the second has an axis that the first has not."""
+    whole = measurable.manifest
+    component = whole.component("model")
+    wider = replace(component.signature, axes=(*component.signature.axes, Axis("length", 2, 4, 8)))
+    components = (
+        replace(component, name="image"),
+        replace(component, name="text", signature=replace(component.signature, axes=wider.axes)),
+    )
+    variants = tuple(replace(v, component=c.name) for c in components for v in whole.variants)
+    measurable.commit(replace(whole, components=components, variants=variants))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("torchlift.stages.bench.measure_latency", staged.made_up)
+        bench_bundle(measurable.path, QUICK)
+    return Bundle.open(measurable.path)
+
+
+def failing(*components):
+    """In place of measuring: the variants of these components fail, those of others take made up times."""
+
+    def measure(contenders, workloads, **how):
+        found = staged.made_up(contenders, workloads, **how)
+        failed = {c.name: "it was out of patience" for c in contenders if c.name.startswith(components)}
+        kept = tuple(x for x in found.latencies if x.contender not in failed)
+        return replace(found, latencies=kept, failures=failed)
+
+    return measure
+
+
+@pytest.mark.parametrize("components", [("image",), ("text",), ("image", "text")])
+def test_a_run_that_fails_leaves_the_measurements_and_the_choices_of_before_and_says_why(two, monkeypatch, components):
+    assert two.manifest.choices.keys() == {"image", "text"}
+    before = tiny.contents(two.path)
+    monkeypatch.setattr("torchlift.stages.bench.measure_latency", failing(*components))
+    with pytest.raises(BackendUnavailableError, match="it was out of patience") as caught:
+        bench_bundle(two.path, replace(QUICK, batches=(2,)))
+    assert f"{components[0]}/onnxruntime/fp32" in caught.value.message
+    assert tiny.contents(two.path) == before
+
+
+def test_a_size_that_one_component_refuses_is_refused_before_anything_is_measured(two, monkeypatch):
+    before = tiny.contents(two.path)
+    monkeypatch.setattr("torchlift.stages.bench.measure_latency", lambda *a, **k: pytest.fail("it was measured"))
+    with pytest.raises(InputError, match=r"length 1 is outside 2\.\.8"):
+        bench_bundle(two.path, replace(QUICK, sizes={"length": 1}))
+    assert tiny.contents(two.path) == before

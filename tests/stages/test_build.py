@@ -11,7 +11,7 @@ from staged import BF16, ORT, OV, QUICK, Recorder, component_of, stamps
 from torchlift.backends.onnxruntime import OnnxRuntime
 from torchlift.backends.openvino import OpenVino
 from torchlift.backends.pytorch import PyTorch
-from torchlift.bundle import Bundle, record_of
+from torchlift.bundle import Bundle
 from torchlift.errors import BackendError, BackendUnavailableError, ChecksumError, InputError, StorageError
 from torchlift.evidence import Tolerance
 from torchlift.machine import this_machine
@@ -289,7 +289,7 @@ def test_another_torch_makes_another_variant_of_the_same_program(with_program, m
 
 def test_a_backend_that_opens_the_components_own_graph_has_its_weights_too(bundle, monkeypatch):
     (bundle.path / "model/source/model.onnx.data").write_bytes(b"weights")
-    record = record_of(bundle.path / "model/source/model.onnx.data")
+    record = tiny.record_of(bundle.path / "model/source/model.onnx.data")
     bundle.commit(bundle.manifest, {"model/source/model.onnx.data": record})
     monkeypatch.setattr(OnnxRuntime, "opens_graphs", True)
     variant = build_variant(bundle, component_of(bundle), "onnxruntime", "fp32")
@@ -307,3 +307,40 @@ def test_a_bundle_without_a_program_says_how_it_gets_one(bundle):
 
 def contents(bundle):
     return {p.relative_to(bundle.path): p.stat().st_ino for p in (bundle.path / "model").rglob("*") if p.is_file()}
+
+
+# builds that make nothing
+
+
+def test_a_build_that_makes_nothing_of_what_was_asked_for_is_an_error_with_the_reasons(proven, monkeypatch, unmeasured):
+    before = {v.name for v in proven.manifest.variants}
+    with pytest.raises(BackendError, match="nothing that was asked for was built") as caught:
+        build_bundle(proven.path, JobOptions(BuildOptions(("pytorch",), ("fp32",)), bench=QUICK))
+    assert "model/pytorch/fp32: the bundle has no torch.export program" in caught.value.message
+    assert before <= {v.name for v in Bundle.open(proven.path).manifest.variants if not v.failure}
+
+
+def test_a_build_that_leaves_the_variant_of_before_is_an_error_too(proven, monkeypatch, unmeasured):
+    def refuse(self, *_):
+        raise BackendError("the file is too large")
+
+    before = proven.manifest.variant(ORT)
+    monkeypatch.setattr(OnnxRuntime, "version", lambda self: "onnxruntime 99")
+    monkeypatch.setattr(OnnxRuntime, "build", refuse)
+    with pytest.raises(BackendError, match=f"{ORT}: the file is too large"):
+        build_bundle(proven.path, JobOptions(BuildOptions(("onnxruntime",), ("fp32",)), bench=QUICK))
+    assert Bundle.open(proven.path).manifest.variant(ORT).files == before.files
+
+
+def test_a_build_that_makes_a_part_of_what_was_asked_for_goes_on_and_says_what_is_missing(bundle, unmeasured):
+    options = JobOptions(BuildOptions(("onnxruntime", "pytorch"), ("fp32",)), bench=QUICK)
+    manifest = build_bundle(bundle.path, options)
+    assert manifest.choices["model"].variant == ORT
+    assert manifest.variant(PROGRAM).failure
+    assert "no torch.export program" in manifest.choices["model"].others[PROGRAM]
+
+
+def test_a_second_build_with_nothing_to_do_is_no_error(bundle, unmeasured):
+    options = JobOptions(BuildOptions(("onnxruntime",), ("fp32",)), bench=QUICK)
+    first = build_bundle(bundle.path, options)
+    assert build_bundle(bundle.path, options).variants == first.variants

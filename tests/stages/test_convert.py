@@ -6,10 +6,11 @@ import gated
 import numpy as np
 import onnx
 import pytest
+import tiny
 from staged import Recorder, component_of
 
 from torchlift.backends import backend
-from torchlift.bundle import Bundle, record_of
+from torchlift.bundle import Bundle
 from torchlift.errors import DataError, InputError, StorageError
 from torchlift.graph.scales import Scales, save_scales
 from torchlift.measure.calibration import CalibrationOptions
@@ -274,7 +275,7 @@ def with_scales(bundle, scales):
     folder = bundle.file(component_of(bundle).model).parent
     save_scales(folder, scales)
     file = folder / "scales.json"
-    bundle.commit(bundle.manifest, {file.relative_to(bundle.path).as_posix(): record_of(file)})
+    bundle.commit(bundle.manifest, {file.relative_to(bundle.path).as_posix(): tiny.record_of(file)})
     return bundle
 
 

@@ -3,11 +3,12 @@
 from dataclasses import replace
 
 import pytest
+import tiny
 from staged import Recorder, benchmark, component_of, latency, put_scores, score
 
 from torchlift.backends import Availability, CompileOptions, backend
 from torchlift.backends.tensorrt import TensorRt
-from torchlift.bundle import Bundle, record_of, sha256
+from torchlift.bundle import Bundle, sha256
 from torchlift.errors import DataError, InputError
 from torchlift.evidence import Gate
 from torchlift.graph.scales import Scales, save_scales
@@ -235,7 +236,7 @@ def test_a_network_that_was_trained_for_int8_holds_the_gate_without_samples_and_
     folder = colours.file(component_of(colours).model).parent
     save_scales(folder, {name: Scales(input=(-limit, limit)) for name, limit in limits.items()})
     path = (folder / "scales.json").relative_to(colours.path).as_posix()
-    colours.commit(colours.manifest, {path: record_of(folder / "scales.json")})
+    colours.commit(colours.manifest, {path: tiny.record_of(folder / "scales.json")})
     manifest = build_bundle(colours.path, job("int8", gate=TIGHT, calibrated=False, evaluations=0))
     assert manifest.choices["model"].held
     assert manifest.scoring.scores[INT8].drops["top1"].value <= 2

@@ -11,7 +11,7 @@ import numpy as np
 
 from torchlift.datasets.base import Skips, lines_of
 from torchlift.errors import DataError
-from torchlift.storage import storage_errors
+from torchlift.storage import replacing
 
 Side = Literal["image", "text"]
 
@@ -131,14 +131,8 @@ def write_json_lines(file: Path, records: Iterable[Mapping[str, Any]], *, ensure
 
 def write_lines(file: Path, lines: Iterable[str], end: str = "\n") -> None:
     """Write lines as they come; ``file`` is replaced once all are written. Raises StorageError."""
-    temporary = file.with_name(f".{file.name}.partial")
-    with storage_errors(file.parent):
-        try:
-            with temporary.open("w", encoding="utf-8", newline="") as stream:
-                stream.writelines(_ended(lines, end))
-            temporary.replace(file)
-        finally:
-            temporary.unlink(missing_ok=True)
+    with replacing(file) as stream:
+        stream.writelines(text.encode() for text in _ended(lines, end))
 
 
 def _ended(lines: Iterable[str], end: str) -> Iterator[str]:

@@ -111,7 +111,7 @@ def contenders_of(
     """
     options = options or SessionOptions()
     signature = bundle.manifest.component(variant.component).signature
-    opener = partial(open_session, variant.backend, bundle.file(variant.model).absolute(), signature, variant.recipe)
+    opener = partial(open_session, variant.backend, bundle.model(variant).absolute(), signature, variant.recipe)
     runtime = backend(variant.backend)
     on_gpu = runtime.on_gpu()
     modes = {variant.name: options}
@@ -158,13 +158,20 @@ def _require_within(axis: Axis, size: int) -> None:
 
 def workloads(bundle: Bundle, component: Component, options: BenchOptions) -> list[Workload]:
     """The goldens' inputs cut to each batch, other axes at their optimum or as asked."""
-    signature = component.signature
+    asked = check_sizes(component.signature, options)
     largest = load_goldens(bundle, component)["max"].inputs
+    return [Workload(sizes, cut(component.signature, largest, sizes)) for sizes in asked]
+
+
+def check_sizes(signature: Signature, options: BenchOptions) -> list[dict[str, int]]:
+    """The sizes of the axes that the options ask for, by batch. Raises InputError for one that the signature does not
+    admit.
+    """
     found = []
     for batch in batches_of(signature, options):
         asked = {**options.sizes, **({BATCH: batch} if signature.batch else {})}
         sizes = signature.sizes("opt", **{k: v for k, v in asked.items() if any(a.name == k for a in signature.axes)})
         for axis in signature.axes:
             _require_within(axis, sizes[axis.name])
-        found.append(Workload(sizes, cut(signature, largest, sizes)))
+        found.append(sizes)
     return found

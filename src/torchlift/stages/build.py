@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from torchlift.backends import Compilation, CompileOptions, backend
 from torchlift.backends.pytorch import PROGRAM
 from torchlift.bundle import Bundle, key_of, sha256
-from torchlift.errors import StorageError, TorchliftError
+from torchlift.errors import BackendError, StorageError, TorchliftError
 from torchlift.machine import installed_version
 from torchlift.manifest import SOURCE_FORM, Component, Graph, Variant, precision_of
 from torchlift.measure.verify import VerifyOptions, proven_here, verify_variant
@@ -36,41 +35,48 @@ def build_variant(
     What cannot be built, because the graph or the runtime fails, gives a variant with a ``failure``; one that was built
     before stays.
     """
+    variant, _ = _built(bundle, component, name, recipe, progress, compiling or CompileOptions())
+    return variant
+
+
+def _built(
+    bundle: Bundle, component: Component, name: str, recipe: str, progress: Progress, compiling: CompileOptions
+) -> tuple[Variant, str]:
+    """The variant that the bundle has now, and why it is not the one that was asked for; empty where it is."""
     runtime = backend(name)
     artifact, form = runtime.artifact(recipe), runtime.recipes[recipe]
     precision = precision_of(recipe)
     method = recipe.removeprefix(precision).removeprefix("-")
     variant = Variant(component.name, name, precision, "", method=method, form=form)
-    model, problem = graph_file(bundle, component, form)
-    if problem:
-        return _failed(bundle, variant, problem)
-    graph = bundle.manifest.graph(component.name, form)
-    source = sorted(bundle.manifest.hashes(graph.files if graph else (model,)).items())
-    compilation = compilation_of(bundle, component, name, recipe, compiling or CompileOptions(), progress)
+    source, problem = source_of(bundle, component, form)
+    if source is None:
+        return _failed(bundle, variant, problem), problem
+    hashes = sorted(bundle.manifest.hashes(source.files if isinstance(source, Graph) else (source.model,)).items())
+    compilation = compilation_of(bundle, component, name, recipe, compiling, progress)
     heeded = _heeded(compilation) if runtime.compiles else ()
-    key = key_of(installed_version("torchlift"), component.key, source, runtime.version(), artifact, *heeded)
+    key = key_of(installed_version("torchlift"), component.key, hashes, runtime.version(), artifact, *heeded)
     made = {
         v.recipe: v
         for v in bundle.manifest.variants_of(component.name)
         if v.backend == name and v.key == key and not v.failure
     }
     if recipe in made:
-        return made[recipe]
+        return made[recipe], ""
     variant = replace(variant, key=key)
     if made:
         same = next(iter(made.values()))
         variant = replace(variant, model=same.model, files=same.files)
         bundle.commit(bundle.manifest.with_variant(variant))
-        return variant
+        return variant, ""
     if runtime.opens_graphs:
-        variant = replace(variant, model=model, files=_files_of(bundle, model, graph))
+        variant = replace(variant, model=source.model, files=_opened_files(bundle, source))
         bundle.commit(bundle.manifest.with_variant(variant))
-        return variant
-    weights = sum(r.size for p, r in bundle.manifest.files.items() if Path(p).parent == Path(model).parent)
+        return variant, ""
+    weights = sum(bundle.manifest.files[path].size for path in bundle.manifest.files_of(source))
     try:
         require_space(bundle.path, weights)
         with progress.stage(f"build {variant.name}"), bundle.adding(f"{component.name}/{name}-{artifact}") as added:
-            opened = runtime.build(bundle.file(model), added.path, component.signature, compilation)
+            opened = runtime.build(bundle.model(source), added.path, component.signature, compilation)
         variant = replace(variant, model=f"{added.folder}/{opened}", files=tuple(added.files))
         bundle.commit(bundle.manifest.with_variant(variant), added.files)
     except StorageError:
@@ -79,10 +85,10 @@ def build_variant(
         said = without_folders(error.message)
         before = next((v for v in bundle.manifest.variants if v.name == variant.name and v.files), None)
         if before is None:
-            return _failed(bundle, variant, said)
+            return _failed(bundle, variant, said), said
         progress.note(f"{variant.name} stays as it was: {said}")
-        return before
-    return variant
+        return before, said
+    return variant, ""
 
 
 def compilation_of(
@@ -108,19 +114,22 @@ def _heeded(compilation: Compilation) -> tuple[object, ...]:
     return compilation.recipe, compilation.profiles, replace(options, profiles=(), plugins=()), libraries
 
 
-def _files_of(bundle: Bundle, model: str, graph: Graph | None) -> tuple[str, ...]:
-    """All that belongs to a graph; to the component's own its weights, which are named after it."""
-    return graph.files if graph else tuple(path for path in bundle.manifest.files if path.startswith(model))
+def _opened_files(bundle: Bundle, source: Component | Graph) -> tuple[str, ...]:
+    """What a runtime reads that opens a graph as it is: of the component's own the graph and its weights, which are
+    named after it, but not the goldens beside it.
+    """
+    files = bundle.manifest.files_of(source)
+    return files if isinstance(source, Graph) else tuple(path for path in files if path.startswith(source.model))
 
 
-def graph_file(bundle: Bundle, component: Component, form: str) -> tuple[str, str]:
-    """The path within the bundle of a component's graph of a form, or why there is none."""
+def source_of(bundle: Bundle, component: Component, form: str) -> tuple[Component | Graph | None, str]:
+    """What has a component's graph of a form, the component itself for the source's; or None, and why there is none."""
     if form == SOURCE_FORM:
-        return component.model, ""
+        return component, ""
     graph = bundle.manifest.graph(component.name, form)
     if graph is None:
-        return "", _MISSING.get(form, f"the bundle has no graph {component.name}/{form}")
-    return graph.model, graph.failure
+        return None, _MISSING.get(form, f"the bundle has no graph {component.name}/{form}")
+    return (None, graph.failure) if graph.failure else (graph, "")
 
 
 def _failed(bundle: Bundle, variant: Variant, failure: str) -> Variant:
@@ -158,9 +167,22 @@ def build_and_verify(
     options: VerifyOptions,
     progress: Progress = SILENT,
     compiling: CompileOptions | None = None,
+    *,
+    reserve: Sequence[tuple[str, str]] = (),
 ) -> None:
-    """Make every (backend, recipe) of every component, and verify it."""
+    """Make every (backend, recipe) of every component, those in ``reserve`` too, and verify it. Raises BackendError
+    where of a component none of ``pairs`` could be made.
+    """
+    problems: dict[str, list[str]] = {}
     for component in bundle.manifest.components:
-        for name, recipe in pairs:
-            build_variant(bundle, component, name, recipe, progress, compiling)
+        for name, recipe in (*pairs, *reserve):
+            variant, problem = _built(bundle, component, name, recipe, progress, compiling or CompileOptions())
+            if problem and (name, recipe) in pairs:
+                problems.setdefault(component.name, []).append(f"{variant.name}: {problem}")
         verify_all(bundle, bundle.manifest.variants_of(component.name), options, progress)
+    for said in problems.values():
+        if len(said) == len(pairs):
+            raise BackendError(
+                f"nothing that was asked for was built: {'; '.join(said)}",
+                remedy="What the bundle had before is kept. Choose another backend or precision, or mend the cause.",
+            )

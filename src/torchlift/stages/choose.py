@@ -46,9 +46,10 @@ def choose(
     proven = {v.name: v for v in ours if proven_here(bundle, v)}
     costs = _COSTS[gate.objective](bundle, benchmark, proven.values())
     if not costs.of:
+        why = [f"{v.name}: {_why_not_measured(v, benchmark, proven)}" for v in ours]
         raise BackendUnavailableError(
-            f"no variant of {component.name} can serve: none was both verified and measured",
-            remedy=f"`torchlift inspect {bundle.path}` says what failed.",
+            "; ".join([f"no variant of {component.name} can serve: none was both verified and measured", *why]),
+            remedy=f"What was chosen before stays. Mend the cause, or see `torchlift inspect {bundle.path} --verbose`.",
         )
     refused = {**_breaches(bundle, ours, gate), **(excluded or {})}
     reserve = {v.name for v in ours if v.reserve}
@@ -173,17 +174,21 @@ def _why_not(
     proven: Collection[str],
     benchmark: Benchmark,
 ) -> str:
-    if variant.failure:
-        return f"not built: {variant.failure}"
-    if variant.name in benchmark.failures:
-        return f"not measured: {benchmark.failures[variant.name]}"
-    if variant.name in refused:
+    if variant.name in refused and not variant.failure and variant.name not in benchmark.failures:
         return f"refused: {refused[variant.name]}"
-    if variant.verification is not None and not variant.verification.passed:
-        return f"refused: {variant.verification.failures[0]}"
     if variant.name not in costs.of:
-        return "not measured" if variant.name in proven else "not verified on this machine"
+        return _why_not_measured(variant, benchmark, proven)
     if variant.name in reserve:
         return "not asked for: kept for where no other holds the gate"
     ratio = costs.of[variant.name] / costs.of[winner]
     return f"{ratio:.2f} times {costs.unit}" if ratio > _TIE else f"as good within {_TIE - 1:.0%}, not more precise"
+
+
+def _why_not_measured(variant: Variant, benchmark: Benchmark, proven: Collection[str]) -> str:
+    if variant.failure:
+        return f"not built: {variant.failure}"
+    if variant.name in benchmark.failures:
+        return f"not measured: {benchmark.failures[variant.name]}"
+    if variant.verification is not None and not variant.verification.passed:
+        return f"refused: {variant.verification.failures[0]}"
+    return "not measured" if variant.name in proven else "not verified on this machine"

@@ -59,7 +59,7 @@ def convert_component(
     Raises InputError for a node to keep that is not there.
     """
     options = options or ConvertOptions()
-    source = bundle.file(component.model)
+    source = bundle.model(component)
     settings = FormOptions(options.calibration, kept_nodes(source, options.patterns(component.name)), options.threads)
     drawn: list[Feeds] = []
 
@@ -77,7 +77,7 @@ def convert_component(
         try:
             make = _maker(source, component, form, samples, draw, settings, progress)
             if made and not samples.given:
-                before = converter_of(form, source, bundle.file(made.model).parent)
+                before = converter_of(form, source, bundle.model(made).parent)
                 if before is None or before.keep.keys() >= settings.keep.keys():
                     continue
                 make = _remaker(bundle, made, before, settings)
@@ -129,7 +129,8 @@ def _remaker(bundle: Bundle, there: Graph, converter: Converter, options: FormOp
 def copy_goldens(bundle: Bundle, graph: Graph | None, folder: Path) -> None:
     """Put the samples that a graph was calibrated on beside the one that takes its place."""
     if own := goldens_of(graph):
-        shutil.copy(bundle.file(own), folder)
+        with bundle.open_file(own) as stream, (folder / GOLDENS).open("wb") as copy:
+            shutil.copyfileobj(stream, copy)
 
 
 def _answered(source: Path, component: Component, inputs: Mapping[str, np.ndarray]) -> Golden:

@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from torchlift.bundle import Bundle, locked
+from torchlift.bundle import Bundle
 from torchlift.graph.units import Unit
 from torchlift.manifest import Variant
 from torchlift.measure.bisect import Search
@@ -17,6 +17,7 @@ from torchlift.stages.judging import metric_to_search, trial_scorer
 from torchlift.stages.options import JobOptions
 from torchlift.stages.repair import Workbench, find_culprits
 from torchlift.stages.samples import CalibrationData, Feeds, data_as_samples, goldens_as_samples
+from torchlift.staging import locked
 
 _NOISE_SAMPLES = 32
 """Samples that the noise of activations is measured on."""

@@ -8,14 +8,14 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from torchlift.backends import backend
-from torchlift.bundle import Bundle, locked
+from torchlift.bundle import Bundle
 from torchlift.errors import InputError, StorageError, TorchliftError
 from torchlift.graph.scales import SCALES
 from torchlift.manifest import SOURCE_FORM, Component, Manifest
 from torchlift.measure.latency import Contender
 from torchlift.measure.verify import VerifyOptions
 from torchlift.progress import SILENT, Progress
-from torchlift.stages.bench import BenchOptions, bench_component
+from torchlift.stages.bench import BenchOptions, bench_component, check_sizes
 from torchlift.stages.build import build_and_verify, build_variant, verify_all
 from torchlift.stages.convert import convert_component
 from torchlift.stages.forms import FORMS
@@ -26,6 +26,7 @@ from torchlift.stages.repair import RepairOptions, repair, tries
 from torchlift.stages.samples import CalibrationData, Samples, data_as_samples, goldens_as_samples
 from torchlift.stages.score import OpenReference, Scorer, score_component
 from torchlift.stages.together import choose_all
+from torchlift.staging import writing
 from torchlift.storage import without_folders
 
 Peers = Callable[[str], Sequence[Contender]]
@@ -55,7 +56,7 @@ def make_variants(
     for component in bundle.manifest.components:
         convert_component(bundle, component, forms, samples, options.convert, progress)
     reserve = _reserve(bundle, pairs)
-    build_and_verify(bundle, [*pairs, *reserve], options.verify, progress, options.compile)
+    build_and_verify(bundle, pairs, options.verify, progress, options.compile, reserve=reserve)
     _mark(bundle, {**dict.fromkeys(pairs, False), **dict.fromkeys(reserve, True)})
     for component in bundle.manifest.components:
         if scorer is not None:
@@ -167,10 +168,15 @@ def bench_and_choose(
     scorer: Scorer | None = None,
     again: bool = False,
 ) -> None:
-    """Measure every component's variants with its peers, and choose."""
+    """Measure every component's variants with its peers, and choose. The measurements and choices of before stay where
+    a component cannot be measured, or none of its variants can serve.
+    """
     for component in bundle.manifest.components:
-        bench_component(bundle, component, peers(component.name), options, progress, again=again)
-    choose_all(bundle, scorer)
+        check_sizes(component.signature, options)
+    with bundle.together():
+        for component in bundle.manifest.components:
+            bench_component(bundle, component, peers(component.name), options, progress, again=again)
+        choose_all(bundle, scorer)
 
 
 def build_bundle(path: Path, options: JobOptions | None = None, progress: Progress = SILENT) -> Manifest:
@@ -178,8 +184,7 @@ def build_bundle(path: Path, options: JobOptions | None = None, progress: Progre
     choose. A variant whose own files are damaged counts as not built.
     """
     options = options or JobOptions()
-    with locked(path):
-        bundle = Bundle.open(path, progress, mending=True)
+    with writing(path, progress, mending=True) as bundle:
         pairs = plan(options.build, materials_of(options, bundle.manifest))
         make_variants(bundle, pairs, options, progress)
     return bundle.manifest
@@ -199,8 +204,7 @@ def materials_of(options: JobOptions, manifest: Manifest | None = None) -> Mater
 
 def verify_bundle(path: Path, options: VerifyOptions, progress: Progress = SILENT) -> Manifest:
     """Verify every variant of a bundle on this machine, whether or not it was before."""
-    with locked(path):
-        bundle = Bundle.open(path, progress)
+    with writing(path, progress) as bundle:
         verify_all(bundle, bundle.manifest.variants, options, progress, again=True)
     return bundle.manifest
 
@@ -209,7 +213,6 @@ def bench_bundle(
     path: Path, options: BenchOptions | None = None, peers: Peers = no_peers, progress: Progress = SILENT
 ) -> Manifest:
     """Measure a bundle's variants again, and choose again by the bundle's gate."""
-    with locked(path):
-        bundle = Bundle.open(path, progress)
+    with writing(path, progress) as bundle:
         bench_and_choose(bundle, peers, options or BenchOptions(), progress, again=True)
     return bundle.manifest

@@ -9,7 +9,7 @@ from torchlift.bundle import Bundle
 from torchlift.errors import BackendError
 from torchlift.progress import SILENT, Progress
 from torchlift.stages.bench import BenchOptions, workloads
-from torchlift.stages.build import graph_file
+from torchlift.stages.build import source_of
 
 
 def layers_of(
@@ -27,14 +27,13 @@ def layers_of(
         raise BackendError(f"{name} was not built: {variant.failure}", remedy=f"Build it: torchlift build {path}.")
     component = bundle.manifest.component(variant.component)
     work, *_ = workloads(bundle, component, BenchOptions((batch,) if batch else ()))
-    graph, _ = graph_file(bundle, component, variant.form)
-    source = bundle.file(graph) if graph else None
+    source, _ = source_of(bundle, component, variant.form)
     with progress.stage(f"run {name} layer by layer"):
         return backend(variant.backend).layers(
-            bundle.file(variant.model),
+            bundle.model(variant),
             component.signature,
             work.feeds,
             recipe=variant.recipe,
-            source=source,
+            source=bundle.model(source) if source else None,
             options=SessionOptions(device=device),
         )

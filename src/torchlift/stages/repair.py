@@ -66,9 +66,9 @@ class Workbench:
         self.variant = variant
         self.component = bundle.manifest.component(variant.component)
         graph = bundle.manifest.graph(variant.component, variant.form)
-        source = bundle.file(self.component.model)
+        source = bundle.model(self.component)
         made = graph is not None and not graph.failure
-        converter = converter_of(variant.form, source, bundle.file(graph.model).parent) if graph and made else None
+        converter = converter_of(variant.form, source, bundle.model(graph).parent) if graph and made else None
         if graph is None or converter is None:
             raise InputError(
                 f"{variant.name} is not converted node by node",

@@ -59,7 +59,7 @@ class Scorer:
         self.outcomes = task.outcomes(self._reference)
 
     def _kept(self) -> tuple[str, Answers] | None:
-        from safetensors.numpy import load_file
+        from safetensors.numpy import load
 
         scoring = self.bundle.manifest.scoring
         if scoring is None or (scoring.task, scoring.data.fingerprint) != (
@@ -67,11 +67,11 @@ class Scorer:
             self.task.data.fingerprint,
         ):
             return None
-        return scoring.reference, load_file(self.bundle.file(scoring.answers))
+        return scoring.reference, load(self.bundle.read(scoring.answers))
 
     def _source(self, component: str) -> Session:
         found = self.bundle.manifest.component(component)
-        return backend("onnxruntime").open(self.bundle.file(found.model), found.signature, "fp32", self._options)
+        return backend("onnxruntime").open(self.bundle.model(found), found.signature, "fp32", self._options)
 
     @property
     def _options(self) -> SessionOptions:
@@ -95,7 +95,7 @@ class Scorer:
         if variant.name not in self._known:
             component = self.bundle.manifest.component(variant.component)
             with backend(variant.backend).open(
-                self.bundle.file(variant.model), component.signature, variant.recipe, self._options
+                self.bundle.model(variant), component.signature, variant.recipe, self._options
             ) as session:
                 self._known[variant.name] = self.answers(component.name, session, variant.name)
         return self._known[variant.name]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from torchlift.bundle import Bundle, locked
+from torchlift.bundle import Bundle
 from torchlift.datasets.results import OTHER, PREDICTED, read_predictions, side_of
 from torchlift.errors import InputError
 from torchlift.evidence import Interval
@@ -16,6 +16,7 @@ from torchlift.stages.judging import open_scorer, plain_scorer, require_data, re
 from torchlift.stages.options import JobOptions
 from torchlift.stages.score import OpenReference, Scorer, score_component
 from torchlift.stages.together import choose_all
+from torchlift.staging import writing
 from torchlift.tasks import RetrievalTask
 from torchlift.tasks.statistics import estimate
 
@@ -31,8 +32,7 @@ def score_bundle(
 
     ``write`` is a folder for the answers of the chosen variants in the formats of the task's own scripts.
     """
-    with locked(path):
-        bundle = Bundle.open(path, progress)
+    with writing(path, progress) as bundle:
         require_data(options)
         scorer = open_scorer(bundle, options, references, progress)
         assert scorer is not None

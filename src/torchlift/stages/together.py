@@ -16,16 +16,18 @@ def choose_all(bundle: Bundle, scorer: Scorer | None = None) -> None:
 
     Where each holds the gate and together they do not, the one that loses most by itself makes room for the next best.
     Without a scorer, choices that were not scored together before are taken to lose the sum of what each loses.
+    The choices of before stay where none can be made for a component.
     """
     before, excluded = bundle.manifest.choices, dict[str, str]()
-    while True:
-        benchmarks = bundle.manifest.benchmarks
-        choices = {c.name: choose(bundle, c, benchmarks[c.name], excluded) for c in bundle.manifest.components}
-        breach = _breach_together(bundle, scorer, before, choices)
-        worst = _worst(bundle, choices) if breach else None
-        if worst is None:
-            return
-        excluded[worst] = f"with the other components' choices, {breach}"
+    with bundle.together():
+        while True:
+            benchmarks = bundle.manifest.benchmarks
+            choices = {c.name: choose(bundle, c, benchmarks[c.name], excluded) for c in bundle.manifest.components}
+            breach = _breach_together(bundle, scorer, before, choices)
+            worst = _worst(bundle, choices) if breach else None
+            if worst is None:
+                return
+            excluded[worst] = f"with the other components' choices, {breach}"
 
 
 def _breach_together(

@@ -1,0 +1,97 @@
+"""Which files a runtime reads by itself when it is given a model, for example the weights beside a graph.
+
+A checksum protects only files that the manifest lists. So whatever a runtime would read must be known before it is
+started, and must be among the files whose checksums were compared and that the proof names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import PurePosixPath
+from typing import Any
+
+from torchlift.errors import BundleError
+
+_REMEDY = "Do not use this bundle; ship the model again."
+
+
+def companions(path: str, read: Callable[[str], bytes]) -> set[str]:
+    """The files that are read besides the model ``path``, which ``read`` gives the content of; all are paths within the
+    bundle.
+
+    ONNX files name those that hold their weights (TensorProto.external_data in onnx.proto), OpenVINO's ``x.xml`` always
+    has ``x.bin``; other formats are single files. Raises BundleError for a model that cannot be read, that reaches out
+    of its folder, or that asks for more than weights.
+    """
+    reader = {".onnx": _weights_of_onnx, ".xml": _weights_of_openvino}.get(PurePosixPath(path).suffix)
+    folder = PurePosixPath(path).parent
+    return {(folder / name).as_posix() for name in reader(path, read(path))} if reader else set()
+
+
+def _weights_of_openvino(path: str, data: bytes) -> set[str]:
+    if b"\0" in data or b"<!DOCTYPE" in data or b"<!ENTITY" in data:
+        raise BundleError(
+            f"{path} is not plain XML in UTF-8: it may hold no document type and no entities", remedy=_REMEDY
+        )
+    return {f"{PurePosixPath(path).stem}.bin"}
+
+
+def _weights_of_onnx(path: str, data: bytes) -> set[str]:
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    try:
+        model = onnx.load_model_from_string(data)
+    except DecodeError as error:
+        raise BundleError(f"{path} cannot be read as ONNX: {error}", remedy=_REMEDY) from error
+    locations = {location for tensor in _tensors(path, model) for location in _locations(path, tensor)}
+    for location in locations:
+        if location in ("", ".", "..") or "/" in location or "\\" in location:
+            raise BundleError(f"{path} has weights outside its folder: {location!r}", remedy=_REMEDY)
+    return locations
+
+
+def _locations(path: str, tensor: Any) -> Iterator[str]:
+    from onnx import TensorProto
+
+    if tensor.data_location == TensorProto.EXTERNAL or tensor.external_data:
+        found = [entry.value for entry in tensor.external_data if entry.key == "location"]
+        if len(found) != 1:
+            raise BundleError(f"{path}: the weights {tensor.name!r} have no single location", remedy=_REMEDY)
+        yield found[0]
+
+
+def _tensors(path: str, model: Any) -> Iterator[Any]:
+    """All tensors of a model: of its graphs at any depth, of its functions, and of its attributes."""
+    yield from _tensors_of_graph(path, model.graph)
+    for function in model.functions:
+        yield from _tensors_of_nodes(path, (*function.node,))
+        yield from _tensors_of_attributes(path, function.attribute_proto)
+    for training in model.training_info:
+        for graph in (training.initialization, training.algorithm):
+            yield from _tensors_of_graph(path, graph)
+
+
+def _tensors_of_graph(path: str, graph: Any) -> Iterator[Any]:
+    yield from graph.initializer
+    for sparse in graph.sparse_initializer:
+        yield from (sparse.values, sparse.indices)
+    yield from _tensors_of_nodes(path, graph.node)
+
+
+def _tensors_of_nodes(path: str, nodes: Any) -> Iterator[Any]:
+    for node in nodes:
+        if node.op_type == "EPContext":
+            raise BundleError(
+                f"{path}: the node {node.name!r} loads what another compiler made, which is code", remedy=_REMEDY
+            )
+        yield from _tensors_of_attributes(path, node.attribute)
+
+
+def _tensors_of_attributes(path: str, attributes: Any) -> Iterator[Any]:
+    for attribute in attributes:
+        yield from (attribute.t, *attribute.tensors)
+        for sparse in (attribute.sparse_tensor, *attribute.sparse_tensors):
+            yield from (sparse.values, sparse.indices)
+        for graph in (attribute.g, *attribute.graphs):
+            yield from _tensors_of_graph(path, graph)

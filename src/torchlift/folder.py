@@ -1,0 +1,182 @@
+"""A folder whose content may be a stranger's: what lies in it is reached by descriptor, and never through a link.
+
+For example ``Folder(Path("clip")).read("image/source/model.onnx")`` opens ``clip``, then ``image`` within it, then
+``source``, then the file. If any of those below ``clip`` is a symbolic link, that is an error, even one that appeared a
+moment ago. The folder itself may be reached through links: its path is the user's own.
+
+It stands on openat(2) and its kin, so it needs Linux or macOS.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO
+
+from torchlift.errors import BundleError
+from torchlift.storage import replacing_at, storage_errors
+
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+_DEEPEST = 32
+"""Levels of folders. torchlift itself makes three; more would only serve to exhaust memory or descriptors."""
+
+
+class Folder:
+    """The folder at ``path``. Paths within it are relative, with ``/`` between their parts, and without ``..``.
+
+    Every method raises BundleError where a part of the way is a link, and OSError as the system does.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def open(self, path: str) -> BinaryIO:
+        """A file, opened to read. Raises BundleError for what is no regular file, such as a pipe or a device."""
+        with self._at(path) as (parent, name):
+            try:
+                # Without O_NONBLOCK the opening of a pipe would wait for a writer, maybe for ever.
+                descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=parent)
+            except OSError as error:
+                raise self._refusal(parent, name, path) or error from None
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            raise BundleError(f"{self.path}: {path!r} is no regular file", remedy="Do not use this bundle.")
+        return os.fdopen(descriptor, "rb")
+
+    def read(self, path: str) -> bytes:
+        """All bytes of a file."""
+        with self.open(path) as stream:
+            return stream.read()
+
+    def place(self, path: str) -> Path:
+        """The path on disk of a file that need not exist, for a runtime that opens files by itself."""
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError), self._at(path) as (parent, name):
+            if refusal := self._refusal(parent, name, path):
+                raise refusal
+        return self.path / path
+
+    def write(self, path: str, data: bytes) -> None:
+        """Replace a file by ``data`` in one step. Raises StorageError; the old file stays then."""
+        with storage_errors(self.path), self._at(path) as (parent, name), replacing_at(parent, name) as stream:
+            stream.write(data)
+
+    def make(self, name: str) -> Path:
+        """Make a new folder at the top; raises FileExistsError where anything has that name."""
+        with self._at(name) as (parent, last):
+            os.mkdir(last, dir_fd=parent)
+        return self.path / name
+
+    def move(self, source: str, target: str) -> None:
+        """Move a file or a folder to a name that is free, and make the folders above that."""
+        with self._at(source) as (before, old), self._at(target, make=True) as (after, new):
+            os.rename(old, new, src_dir_fd=before, dst_dir_fd=after)
+            os.fsync(after)
+
+    def remove(self, path: str) -> None:
+        """Remove a file or a folder with all that is in it, and the folders above that are empty then; what is not
+        there is no error. Of a link the link itself goes, not what it points to.
+        """
+        with contextlib.suppress(FileNotFoundError), self._at(path) as (parent, name):
+            _remove(parent, name)
+        for above in PurePosixPath(path).parents[:-1]:
+            with contextlib.suppress(OSError), self._at(above.as_posix()) as (parent, name):
+                os.rmdir(name, dir_fd=parent)
+
+    def files(self, below: str = "") -> list[str]:
+        """All that is in the folder, or in one ``below`` it, and is no folder: files, links, whatever else; sorted.
+
+        Raises BundleError where folders are nested more than 32 deep.
+        """
+        return sorted(f"{path}/{name}" if path else name for path, names in self._walk(below) for name in names)
+
+    def empty(self, below: str = "") -> list[str]:
+        """The folders below in which nothing lies, also no folder; sorted."""
+        folders = dict(self._walk(below))
+        holding = {above.as_posix() for path in folders for above in PurePosixPath(path).parents}
+        return sorted(path for path in folders.keys() - holding - {below} if not folders[path])
+
+    def sync(self, below: str) -> None:
+        """Return once all that is below a folder is on the disk, so that losing the power loses none of it."""
+        for folder, names in self._walk(below):
+            for name in names:
+                with self.open(f"{folder}/{name}") as stream:
+                    os.fsync(stream.fileno())
+            with self._entered(folder) as descriptor:
+                os.fsync(descriptor)
+
+    def _walk(self, below: str) -> Iterator[tuple[str, list[str]]]:
+        """Each folder, and the names in it of what is no folder."""
+        pending = [below]
+        while pending:
+            path = pending.pop()
+            if len(PurePosixPath(path).parts) > _DEEPEST:
+                raise BundleError(f"{self.path} has folders nested over {_DEEPEST} deep", remedy="Do not use it.")
+            names: list[str] = []
+            # A folder may be gone by now: another process may have removed it.
+            with (
+                contextlib.suppress(FileNotFoundError),
+                self._entered(path) as descriptor,
+                os.scandir(descriptor) as entries,
+            ):
+                for entry in entries:
+                    if entry.is_dir(follow_symlinks=False):
+                        pending.append(f"{path}/{entry.name}" if path else entry.name)
+                    else:
+                        names.append(entry.name)
+            yield path, names
+
+    @contextlib.contextmanager
+    def _entered(self, path: str) -> Iterator[int]:
+        """The descriptor of a folder."""
+        with self._at(f"{path}/." if path else ".") as (descriptor, _):
+            yield descriptor
+
+    @contextlib.contextmanager
+    def _at(self, path: str, *, make: bool = False) -> Iterator[tuple[int, str]]:
+        """The descriptor of the folder that holds ``path``, and the last part of ``path``; ``make`` makes folders that
+        are missing on the way.
+        """
+        *folders, name = path.split("/")
+        at = os.open(self.path, _FOLDER)
+        try:
+            for folder in folders:
+                if make:
+                    with contextlib.suppress(FileExistsError):
+                        os.mkdir(folder, dir_fd=at)
+                try:
+                    inner = os.open(folder, _FOLDER | os.O_NOFOLLOW, dir_fd=at)
+                except OSError as error:
+                    raise self._refusal(at, folder, path) or error from None
+                os.close(at)
+                at = inner
+            yield at, name
+        finally:
+            os.close(at)
+
+    def _refusal(self, parent: int, name: str, path: str) -> BundleError | None:
+        """The error for a link of that name; None where there is none."""
+        with contextlib.suppress(OSError):
+            if stat.S_ISLNK(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode):
+                return BundleError(
+                    f"{self.path}: on the way to {path!r}, {name!r} is a link",
+                    remedy="A bundle has no links. If they are your own, copy it with what they point to: cp -rL.",
+                )
+        return None
+
+
+def _remove(parent: int, name: str) -> None:
+    if not stat.S_ISDIR(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode):
+        os.unlink(name, dir_fd=parent)
+        return
+    descriptor = os.open(name, _FOLDER | os.O_NOFOLLOW, dir_fd=parent)
+    try:
+        with os.scandir(descriptor) as entries:
+            names = [entry.name for entry in entries]
+        for inner in names:
+            _remove(descriptor, inner)
+    finally:
+        os.close(descriptor)
+    os.rmdir(name, dir_fd=parent)

@@ -1,0 +1,126 @@
+"""Who may write a bundle, and how a whole new one takes the place of the one before."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from torchlift.bundle import Bundle
+from torchlift.errors import BundleError, StorageError
+from torchlift.manifest import MANIFEST, Manifest
+from torchlift.progress import SILENT, Progress
+from torchlift.storage import storage_errors, sync_folder
+
+
+@contextlib.contextmanager
+def locked(target: Path) -> Iterator[None]:
+    """Hold the right to write the bundle at ``target``; raises BundleError where another process holds it."""
+    from filelock import FileLock, Timeout
+
+    target = target.resolve()
+    file = target.with_name(f".{target.name}.lock")
+    if not file.parent.is_dir():
+        raise BundleError(f"{file.parent} is not a folder", remedy="Give the folder that `torchlift ship` wrote.")
+    lock = FileLock(str(file))
+    try:
+        with storage_errors(file.parent):
+            lock.acquire(timeout=0)
+    except Timeout:
+        raise BundleError(f"{target} is being written by another process", remedy="Wait for it, or stop it.") from None
+    try:
+        yield
+    finally:
+        file.unlink(missing_ok=True)
+        lock.release()
+
+
+@contextlib.contextmanager
+def writing(path: Path, progress: Progress = SILENT, *, mending: bool = False) -> Iterator[Bundle]:
+    """The bundle at ``path``, opened to change it: locked, and without what a run that was cut off left in it.
+
+    ``mending`` and the errors are those of :meth:`torchlift.bundle.Bundle.open`.
+    """
+    with locked(path):
+        bundle = Bundle.open(path, progress, mending=mending)
+        bundle.sweep()
+        yield bundle
+
+
+@contextlib.contextmanager
+def staging(target: Path, empty: Manifest, progress: Progress = SILENT) -> Iterator[Bundle]:
+    """Prepare a bundle beside ``target`` and put it in its place when the block ends without an exception.
+
+    It starts ``empty``, or where an earlier run on the same model (by its key) was cut off with what that run finished.
+    What was at ``target`` stays whole until the new bundle is complete. It is moved aside then, to
+    ``.NAME.previous``, and removed; where that is impossible, a note says so.
+    """
+    target = target.resolve()
+    if target.is_mount():
+        raise BundleError(f"{target} is a mount point, which cannot be replaced", remedy=f"Use -o {target / 'bundle'}.")
+    if target.exists() and not (target / MANIFEST).is_file() and (target.is_file() or any(target.iterdir())):
+        raise BundleError(f"{target} exists and is not a bundle", remedy="Choose another folder with -o.")
+    with storage_errors(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+    with locked(target):
+        with storage_errors(target):
+            _take_back(target)
+            _remove_previous(target, progress)
+        partial = target.with_name(f".{target.name}.partial")
+        yield _resume(partial, empty) or _start(partial, empty)
+        with storage_errors(target):
+            _swap(partial, target)
+            _remove_previous(target, progress)
+
+
+def _previous(target: Path) -> dict[int, Path]:
+    """What was at ``target`` before and is still beside it, the oldest first: ``.NAME.previous`` is number 1,
+    ``.NAME.previous.2`` number 2.
+    """
+    pattern = re.compile(rf"\.{re.escape(target.name)}\.previous(?:\.(\d+))?")
+    found = {int(match[1] or 1): p for p in target.parent.iterdir() if (match := pattern.fullmatch(p.name))}
+    return dict(sorted(found.items()))
+
+
+def _take_back(target: Path) -> None:
+    """Put the bundle before back where a run was cut off between moving it aside and putting the new one there."""
+    whole = [path for path in _previous(target).values() if (path / MANIFEST).is_file()]
+    if whole and not target.exists():
+        whole[-1].rename(target)
+
+
+def _remove_previous(target: Path, progress: Progress) -> None:
+    for path in _previous(target).values():
+        shutil.rmtree(path, ignore_errors=True)
+        if path.exists():
+            progress.note(f"{path}, which is not needed any more, cannot be removed: remove it by hand")
+
+
+def _resume(partial: Path, empty: Manifest) -> Bundle | None:
+    with contextlib.suppress(BundleError):
+        bundle = Bundle.open(partial)
+        if bundle.manifest.key == empty.key:
+            bundle.sweep(everything=True)
+            bundle.commit(replace(bundle.manifest, made_with=empty.made_with))
+            return bundle
+    return None
+
+
+def _start(partial: Path, empty: Manifest) -> Bundle:
+    shutil.rmtree(partial, ignore_errors=True)
+    if partial.exists():
+        raise StorageError(
+            f"{partial}, which an earlier run left, cannot be removed", remedy="Remove it by hand, then try again."
+        )
+    return Bundle.create(partial, empty)
+
+
+def _swap(partial: Path, target: Path) -> None:
+    if target.exists():
+        number = max(_previous(target), default=0) + 1
+        target.rename(target.with_name(f".{target.name}.previous" + f".{number}" * (number > 1)))
+    partial.rename(target)
+    sync_folder(target.parent)
