@@ -34,9 +34,10 @@ from gpu_tables import described
 from torchlift.backends import CompileOptions, backend
 from torchlift.bundle import Bundle
 from torchlift.evidence import GRAPHED, Benchmark
+from torchlift.interpreter import Interpreter
 from torchlift.machine import gpus
 from torchlift.manifest import Component, Variant
-from torchlift.measure.latency import Contender, Interpreter, LatencyOptions, Workload, measure_latency
+from torchlift.measure.latency import Contender, LatencyOptions, Workload, measure_latency
 from torchlift.measure.scaling import measure_scaling
 from torchlift.pipelines.texts import SEQUENCE
 from torchlift.progress import Progress

@@ -20,6 +20,7 @@ from rich.table import Table
 from torchlift.backends import Session
 from torchlift.bundle import Bundle
 from torchlift.evidence import Benchmark
+from torchlift.interpreter import guarded_children
 from torchlift.manifest import read_manifest
 from torchlift.measure.latency import Contender
 from torchlift.pipelines import OpenOptions, open_bundle
@@ -185,7 +186,7 @@ def made_once(folder: Path, make: Callable[[Path], None]) -> Path:
 
 def apart(call: Callable[..., Result], *arguments: object) -> Result:
     """Call in a process of its own, whose memory and threads are gone after."""
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+    with guarded_children(), ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         return pool.submit(call, *arguments).result()
 
 

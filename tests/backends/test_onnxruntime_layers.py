@@ -1,9 +1,11 @@
 import json
+import sys
 
 import numpy as np
 import onnx
 import pytest
 import tiny
+import traps
 from onnx import parser
 
 from torchlift.backends import LayerTime, backend
@@ -16,6 +18,21 @@ from torchlift.signature import Axis, Signature, TensorSpec
 @pytest.fixture
 def model(built_once):
     return built_once.file(built_once.manifest.variant("model/onnxruntime/fp32").model)
+
+
+def test_nothing_of_the_current_folder_is_imported_where_layers_are_timed(model, tmp_path, monkeypatch):
+    mark = traps.lay(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", ["", *sys.path])
+    monkeypatch.setenv("PYTHONPATH", ":/nowhere")
+    assert backend("onnxruntime").layers(model.absolute(), tiny.SIGNATURE, {"x": tiny.sample(1)}, runs=1)
+    assert not mark.exists(), mark.read_text()
+
+
+def test_a_model_that_is_named_from_the_current_folder_is_timed(model, monkeypatch):
+    monkeypatch.chdir(model.parent)
+    name = model.relative_to(model.parent)
+    assert backend("onnxruntime").layers(name, tiny.SIGNATURE, {"x": tiny.sample(1)}, runs=1)
 
 
 def made(folder, body, inputs="float[batch,32] x", outputs="float[batch,32] y"):

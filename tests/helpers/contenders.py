@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 from tiny import SIGNATURE
@@ -105,6 +106,32 @@ def environment_name():
     session = Sleeper(0.001)
     session.runtime = os.environ.get("TORCHLIFT_TEST", "nothing")
     return session
+
+
+def reads(file):
+    """A session whose runtime is what a file says."""
+    session = Sleeper(0.001)
+    session.runtime = Path(file).read_text()
+    return session
+
+
+def after(file):
+    """Opens once ``file`` is there."""
+    while not file.exists():
+        time.sleep(0.01)
+    return Sleeper(0.001)
+
+
+def opens_late(begun, opened):
+    """Writes one file at once, and the other when it is open, seconds later."""
+    begun.touch()
+    time.sleep(3)
+    opened.touch()
+    return Sleeper(0.001)
+
+
+def ends():
+    sys.exit(0)
 
 
 def rows(count):

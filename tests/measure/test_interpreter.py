@@ -1,4 +1,4 @@
-"""A contender in another Python."""
+"""The Pythons in which contenders run: another than this one, and none that imports from the current folder."""
 
 import os
 import sys
@@ -6,8 +6,10 @@ from functools import partial
 
 import contenders
 import pytest
+import traps
 
-from torchlift.measure.latency import Contender, Interpreter, LatencyOptions, Workload, measure_latency
+from torchlift.interpreter import Interpreter
+from torchlift.measure.latency import Contender, LatencyOptions, Workload, measure_latency
 
 QUICK = LatencyOptions(rounds=2, turn_seconds=0.001, pause_seconds=0.0)
 
@@ -36,3 +38,29 @@ def test_a_python_that_is_not_there_is_a_contender_that_fails():
     benchmark = measure_latency([gone], [Workload({"batch": 2}, {"x": contenders.rows(2)})], options=QUICK)
     assert "/no/such/python" not in benchmark.runtimes
     assert "python" in benchmark.failures["gone"]
+
+
+@pytest.mark.parametrize("variable", [None, f"{os.pathsep}/nowhere"])
+def test_nothing_of_the_current_folder_is_imported_where_times_are_measured(elsewhere, tmp_path, monkeypatch, variable):
+    trapped = tmp_path / "trapped"
+    trapped.mkdir()
+    mark = traps.lay(trapped)
+    monkeypatch.chdir(trapped)
+    monkeypatch.setattr(sys, "path", ["", *sys.path])
+    if variable is not None:
+        monkeypatch.setenv("PYTHONPATH", variable)
+    python = Interpreter(elsewhere.executable, {"PYTHONPATH": f"{elsewhere.environment['PYTHONPATH']}{os.pathsep}"})
+    named = [Contender("here", contenders.quick), Contender("there", contenders.quick, python=python)]
+    benchmark = measure_latency(named, [Workload({"batch": 2}, {"x": contenders.rows(2)})], options=QUICK)
+    assert not mark.exists(), mark.read_text()
+    assert benchmark.failures == {}
+    assert [x.contender for x in benchmark.latencies] == ["here", "there"]
+
+
+def test_a_contender_may_name_files_from_the_current_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "said.txt").write_text("found")
+    named = [Contender("reads", partial(contenders.reads, "said.txt"))]
+    benchmark = measure_latency(named, [Workload({"batch": 2}, {"x": contenders.rows(2)})], options=QUICK)
+    assert benchmark.failures == {}
+    assert benchmark.runtimes == {"reads": "found"}

@@ -1,3 +1,4 @@
+import contextlib
 import os
 import re
 import signal
@@ -19,6 +20,7 @@ from torchlift.backends import SessionOptions
 from torchlift.errors import BackendError, InputError
 from torchlift.machine import this_machine, usable_cores
 from torchlift.measure.latency import Contender, LatencyOptions, Workload, measure_latency, speedup
+from torchlift.progress import Progress
 from torchlift.stages import open_session
 
 QUICK = LatencyOptions(rounds=4, turn_seconds=0.01, max_runs=5, pause_seconds=0.0)
@@ -85,6 +87,7 @@ def test_threads_are_recorded_as_they_were_asked_for():
     ("opener", "words"),
     [
         (contenders.refuses, r"refuses: BackendError: the engine is of another GPU"),
+        (contenders.ends, r"ends: SystemExit: 0"),
         (contenders.says_and_exits, r"the process of says_and_exits died \(exit status 7\): out of patience"),
         (contenders.killed, r"the process of killed died \(exit status -9\): it said nothing; .*out of memory"),
         (contenders.killed_later, r"the process of killed_later died \(exit status -9\)"),
@@ -223,6 +226,28 @@ def test_no_process_outlives_the_one_that_measures():
         return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z"
 
     assert until(lambda: not any(map(alive, workers))), f"still there: {workers}"
+
+
+class Impatient(Progress):
+    """Ctrl-C as soon as the first contender is open."""
+
+    @contextlib.contextmanager
+    def stage(self, title, total=None):
+        yield self
+
+    def advance(self, steps=1):
+        raise KeyboardInterrupt
+
+
+def test_ctrl_c_does_not_wait_for_contenders_that_open(tmp_path, monkeypatch):
+    monkeypatch.setattr("torchlift.measure.latency.usable_cores", lambda: 8)
+    slow = partial(contenders.opens_late, tmp_path / "begun", tmp_path / "opened")
+    named = [Contender("quick", partial(contenders.after, tmp_path / "begun")), Contender("slow", slow)]
+    with pytest.raises(KeyboardInterrupt):
+        measure_latency(named, ROWS[:1], options=QUICK, progress=Impatient())
+    assert (tmp_path / "begun").exists()
+    time.sleep(0.1)
+    assert not (tmp_path / "opened").exists(), "its process was ended, and not waited for"
 
 
 def test_the_processes_end_with_the_measurement():

@@ -1,6 +1,4 @@
-import signal
 import socket
-import sys
 import threading
 from functools import partial
 from multiprocessing.connection import Connection
@@ -98,15 +96,12 @@ def test_a_slow_first_run_is_not_repeated(monkeypatch):
 
 
 @pytest.fixture
-def pipe(monkeypatch):
+def pipe():
     """The near end of a worker that runs in a thread of this process."""
-    monkeypatch.setattr(signal, "signal", lambda *arguments: None)
-    monkeypatch.setattr(sys, "path", list(sys.path))
     near, far = socket.socketpair()
     thread = threading.Thread(target=worker.main, args=(far.detach(),))
     thread.start()
     connection = Connection(near.detach())
-    connection.send(sys.path)
     yield connection
     connection.close()
     thread.join(10)

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
+import traceback
 from importlib import import_module
-from typing import Any, NoReturn
+from pathlib import Path
+from typing import Any
 
 import click
 
 import torchlift
+from torchlift.cli.interrupts import INTERRUPTS
+from torchlift.cli.words import echo
+from torchlift.errors import GateError, TorchliftError
+from torchlift.interpreter import guarded_children
 
 _COMMANDS = {
     "ship": "Export, build, verify, measure, choose: the main job.",
@@ -33,8 +40,20 @@ _RESUMED = ("ship", "export")
 _TORCH_SIDE = ("torch", "transformers", "onnxscript")
 
 
+class _CarriedError(Exception):
+    """An error, its cause, on its way through click, which would take the end of a file for Ctrl-D, and ends the
+    process by itself where nobody reads what it prints.
+    """
+
+
 class _Commands(click.Group):
     """Commands that are imported when they are needed."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (EOFError, BrokenPipeError) as error:
+            raise _CarriedError from error
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(_COMMANDS)
@@ -60,36 +79,71 @@ def main() -> None:
     """Run the command line; exits with 0, 1 for an error, 2 for wrong usage, 3 where no variant holds the gate, 130 for
     Ctrl-C.
     """
-    from torchlift.errors import GateError, TorchliftError
-
     invoked: dict[str, Any] = {}
+    with guarded_children(), INTERRUPTS.heeded():
+        status = _run(invoked)
+    if status:
+        sys.exit(status)
+
+
+def _run(invoked: dict[str, Any]) -> int:
+    """Run the command and print how it ended; returns the exit status."""
     try:
-        cli.main(prog_name="torchlift", standalone_mode=False, obj=invoked)
-    except click.exceptions.Exit as error:
-        sys.exit(error.exit_code)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
-    except (KeyboardInterrupt, click.Abort):
-        resumed = ": what was there before is untouched; the same command goes on from here"
-        click.echo("interrupted" + resumed * (invoked.get("command") in _RESUMED), err=True)
-        sys.exit(130)
-    except BrokenPipeError:
+        status = cli.main(prog_name="torchlift", standalone_mode=False, obj=invoked) or 0
+    except GateError as error:  # raised when all is done
+        status = _show(error.message, error.remedy, status=3)
+    except (Exception, SystemExit, KeyboardInterrupt) as error:
+        if INTERRUPTS.noted or isinstance(error, KeyboardInterrupt | click.Abort):
+            return _interrupted(invoked)
+        cause = error.__cause__ if isinstance(error, _CarriedError) else error
+        return _failed(cause or error, bool(invoked.get("verbose")))
+    if INTERRUPTS.noted:
+        echo("interrupted, but all was done: the result is there", err=True)
+        return 130
+    return status
+
+
+def _interrupted(invoked: dict[str, Any]) -> int:
+    resumed = ": what was there before is untouched; the same command goes on from here"
+    echo("interrupted" + resumed * (invoked.get("command") in _RESUMED), err=True)
+    return 130
+
+
+def _failed(error: BaseException, verbose: bool) -> int:
+    """Say what ended a command. ``verbose`` shows the traceback; without, only an error that nobody foresaw has one."""
+    if isinstance(error, click.ClickException):
+        shown = io.StringIO()
+        error.show(shown)
+        echo(shown.getvalue().rstrip(), err=True)
+        return error.exit_code
+    if isinstance(error, BrokenPipeError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
-    except TorchliftError as error:
-        if invoked.get("verbose") and not isinstance(error, GateError):
-            raise
-        _show(error.message, error.remedy, status=3 if isinstance(error, GateError) else 1)
-    except ModuleNotFoundError as error:
-        if invoked.get("verbose") or error.name not in _TORCH_SIDE:
-            raise
-        _show(f"{error.name} is not installed", 'It is needed to read models: pip install "torchlift[torch]".')
+        return 1
+    if not verbose:
+        if isinstance(error, TorchliftError):
+            return _show(error.message, error.remedy)
+        if isinstance(error, ModuleNotFoundError) and error.name in _TORCH_SIDE:
+            return _show(
+                f"{error.name} is not installed", 'It is needed to read models: pip install "torchlift[torch]".'
+            )
+        if isinstance(error, SystemExit):
+            return _show(
+                f"the command was not finished: SystemExit: {error}{_place(error)}",
+                "Let that code return, or raise an error.",
+            )
+    echo("".join(traceback.format_exception(error)).rstrip(), err=True)
+    return 1
 
 
-def _show(message: str, remedy: str, status: int = 1) -> NoReturn:
+def _place(error: BaseException) -> str:
+    """Where an exception was raised."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return f" at {Path(last.filename).name}, line {last.lineno}"
+
+
+def _show(message: str, remedy: str, status: int = 1) -> int:
     click.secho("error: ", fg="red", bold=True, nl=False, err=True)
-    click.echo(message, err=True)
+    echo(message, err=True)
     if remedy:
-        click.echo(f"  {remedy}", err=True)
-    sys.exit(status)
+        echo(f"  {remedy}", err=True)
+    return status

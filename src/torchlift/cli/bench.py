@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from torchlift.cli import common, display, gpu
+from torchlift.cli.words import echo
 
 if TYPE_CHECKING:
     from torchlift.stages import BenchOptions
@@ -69,7 +70,7 @@ def command(
     elif format_ == "reference":
         for component, benchmark in manifest.benchmarks.items():
             for line in reference_lines(component, benchmark):
-                click.echo(line)
+                echo(line)
     else:
         display.print_manifest(manifest, verbose)
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
-import click
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
+from rich.text import Text
 
+from torchlift.cli.interrupts import Interruptible
+from torchlift.cli.words import echo, visible, visible_json
 from torchlift.progress import Progress, Stage
 
 if TYPE_CHECKING:
@@ -22,9 +25,29 @@ NARROW, WIDE = 80, 160
 """Columns that tables have at least, and where the output is not a terminal."""
 
 
+class VisibleConsole(Console):
+    """Prints text as it is: names may have brackets. Of what a terminal obeys only this program's own styles remain."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(markup=False, emoji=False, highlight=False, **options)
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """Strings become visible before they are measured, so that tables have room for them."""
+        return super().render_str(visible(text), **options)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """All other text, in the end."""
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else segment._replace(text=visible(segment.text))
+
+    def on_broken_pipe(self) -> None:
+        """Where nobody reads, rich would end the process: the error is for ``main``, as every other."""
+        raise
+
+
 def console() -> Console:
-    """For results, printed as they are: names may have brackets. Wide enough for the tables."""
-    plain = Console(markup=False, emoji=False, highlight=False)
+    """For results. Wide enough for the tables."""
+    plain = VisibleConsole()
     plain.width = max(plain.width, NARROW) if sys.stdout.isatty() else WIDE
     return plain
 
@@ -54,22 +77,22 @@ def print_json(result: Any) -> None:
     """Print a result (dataclasses, mappings, sequences) as JSON."""
     import msgspec
 
-    click.echo(msgspec.json.format(msgspec.json.encode(result), indent=2).decode())
+    echo(visible_json(msgspec.json.format(msgspec.json.encode(result), indent=2).decode()))
 
 
 @contextlib.contextmanager
 def progress_display() -> Iterator[Progress]:
     """A display on stderr: bars on a terminal, else a line a stage."""
-    err = Console(stderr=True, highlight=False)
+    err = VisibleConsole(stderr=True)
     if not err.is_terminal:
-        yield _Lines(err)
+        yield Interruptible(_Lines(err))
         return
     from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
     from rich.progress import Progress as Bars
 
     columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(24), MofNCompleteColumn())
     with Bars(*columns, TimeElapsedColumn(), console=err, transient=True) as bars:
-        yield _Bars(bars)
+        yield Interruptible(_Bars(bars))
 
 
 class _Lines(Progress):
@@ -78,11 +101,11 @@ class _Lines(Progress):
 
     @contextlib.contextmanager
     def stage(self, title: str, total: int | None = None) -> Iterator[Stage]:
-        self._err.print(f"- {title}", markup=False, soft_wrap=True)
+        self._err.print(f"- {title}", soft_wrap=True)
         yield Stage()
 
     def note(self, text: str) -> None:
-        self._err.print(f"note: {text}", markup=False, soft_wrap=True)
+        self._err.print(f"note: {text}", soft_wrap=True)
 
 
 class _Bars(Progress):
@@ -91,14 +114,14 @@ class _Bars(Progress):
 
     @contextlib.contextmanager
     def stage(self, title: str, total: int | None = None) -> Iterator[Stage]:
-        task = self._bars.add_task(title, total=total)
+        task = self._bars.add_task(visible(title), total=total)
         try:
             yield _Bar(self._bars, task)
         finally:
             self._bars.remove_task(task)
 
     def note(self, text: str) -> None:
-        self._bars.console.print(f"note: {text}", markup=False)
+        self._bars.console.print(f"note: {text}")
 
 
 class _Bar(Stage):

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from torchlift.cli import common, display
+from torchlift.cli.words import echo
 
 
 @click.command("pack", short_help="Put a bundle into one .zip file.")
@@ -23,4 +24,4 @@ def command(bundle: Path, output: Path | None, as_json: bool, verbose: bool) -> 
     if as_json:
         display.print_json({"file": str(file), "bytes": file.stat().st_size})
     else:
-        click.echo(f"{file} ({file.stat().st_size / 1e6:.1f} MB)")
+        echo(f"{file} ({file.stat().st_size / 1e6:.1f} MB)")

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from torchlift.cli import common, display
+from torchlift.cli.words import echo
 
 
 @click.command("unpack", short_help="Take a bundle out of a .zip file, and check it.")
@@ -23,4 +24,4 @@ def command(file: Path, output: Path, as_json: bool, verbose: bool) -> None:
     if as_json:
         display.print_json({"bundle": str(bundle.path), "files": len(bundle.manifest.files)})
     else:
-        click.echo(f"{bundle.path}: {len(bundle.manifest.files)} files, every checksum right")
+        echo(f"{bundle.path}: {len(bundle.manifest.files)} files, every checksum right")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import click
@@ -33,4 +32,4 @@ def command(bundle: Path, tolerances: tuple[str, ...], threads: int, as_json: bo
     if not proofs:
         raise VerificationError(f"{bundle} has no variant to verify", remedy=f"Run `torchlift build {bundle}` first.")
     if not all(proof.passed for proof in proofs):
-        sys.exit(1)
+        raise click.exceptions.Exit(1)

@@ -3,16 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import socket
-import subprocess
-import sys
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from multiprocessing.connection import Connection
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,8 +13,10 @@ import numpy as np
 from torchlift.backends.base import Session
 from torchlift.errors import BackendError, InputError
 from torchlift.evidence import Benchmark, Interval, Latency, now
+from torchlift.interpreter import Interpreter
 from torchlift.machine import this_machine, usable_cores
 from torchlift.measure.conditions import Watch
+from torchlift.measure.process import Process, crew
 from torchlift.progress import SILENT, Progress
 from torchlift.signature import BATCH
 from torchlift.storage import without_folders
@@ -32,19 +27,6 @@ _STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.22
 
 _CORES_EACH = 2
 """Cores that a contender is left while it gets ready, together with others."""
-
-_PATIENCE = 1800.0
-"""Seconds after which a contender that has not answered is given up."""
-
-
-@dataclass(frozen=True)
-class Interpreter:
-    """Another Python with a torchlift of its own, for runtimes that cannot be installed beside each other;
-    ``environment`` is added to this process's.
-    """
-
-    executable: str
-    environment: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -146,28 +128,37 @@ def measure_latency(
 def _start(
     contenders: Sequence[Contender], stack: contextlib.ExitStack, failed: dict[str, str], progress: Progress
 ) -> dict[str, Process]:
-    def start(contender: Contender) -> Process | BackendError:
+    processes: list[Process] = []
+    openers = []
+    for contender in contenders:
         try:
-            process = Process(contender.name, contender.open, contender.python)
+            processes.append(stack.enter_context(Process(contender.name, contender.python)))
+            openers.append(contender.open)
+        except BackendError as error:
+            failed[contender.name] = without_folders(error.message)
+
+    def open_(process: Process, opener: Callable[[], Session]) -> BackendError | None:
+        try:
+            process.open(opener)
         except BackendError as error:
             return error
-        stack.callback(process.close)
-        return process
+        return None
 
-    processes = {}
-    with progress.stage("open in a process each", len(contenders)) as stage, _crew() as crew:
-        for contender, found in zip(contenders, crew.map(start, contenders), strict=True):
-            if isinstance(found, BackendError):
-                failed[contender.name] = without_folders(found.message)
+    opened = {}
+    with progress.stage("open in a process each", len(processes)) as stage, crew(processes, _at_once()) as threads:
+        for process, refused in zip(processes, threads.map(open_, processes, openers), strict=True):
+            if refused is None:
+                opened[process.name] = process
             else:
-                processes[contender.name] = found
+                failed[process.name] = without_folders(refused.message)
+                process.close()
             stage.advance()
-    return processes
+    return opened
 
 
-def _crew() -> ThreadPoolExecutor:
-    """As many threads as contenders may get ready at a time: to open and to compile keeps some cores busy."""
-    return ThreadPoolExecutor(max(1, usable_cores() // _CORES_EACH))
+def _at_once() -> int:
+    """How many contenders may get ready at a time: to open and to compile keeps some cores busy."""
+    return max(1, usable_cores() // _CORES_EACH)
 
 
 def _interleave(
@@ -196,8 +187,8 @@ def _interleave(
         return seconds
 
     names = list(processes)
-    with _crew() as crew:
-        for name, seconds in zip(names, crew.map(load, names), strict=True):
+    with crew([*processes.values()], _at_once()) as threads:
+        for name, seconds in zip(names, threads.map(load, names), strict=True):
             if seconds is not None:
                 runs[name] = int(np.clip(options.turn_seconds / max(seconds, 1e-6), options.min_runs, options.max_runs))
                 times[name] = []
@@ -252,68 +243,3 @@ def speedup(baseline: Sequence[Sequence[float]], contender: Sequence[Sequence[fl
 def _student(freedom: int) -> float:
     """The 97.5% quantile of Student's t; beyond the table its expansion to the first order."""
     return _STUDENT[freedom - 1] if freedom <= len(_STUDENT) else 1.96 + 2.4 / freedom
-
-
-class Process:
-    """The near end of a contender's process. ``runtime`` names what runs there."""
-
-    def __init__(self, name: str, opener: Callable[[], Session], python: Interpreter | None = None) -> None:
-        self._name = name
-        self._said = tempfile.TemporaryFile()  # noqa: SIM115
-        near, far = socket.socketpair()
-        executable = python.executable if python else sys.executable
-        try:
-            self._process = subprocess.Popen(
-                [executable, "-m", "torchlift.measure.worker", str(far.fileno())],
-                pass_fds=[far.fileno()],
-                env={**os.environ, **(python.environment if python else {})},
-                stdin=subprocess.DEVNULL,
-                stdout=self._said,
-                stderr=self._said,
-            )
-        except OSError as error:
-            near.close()
-            self._said.close()
-            raise BackendError(
-                f"{name} is not started: {executable}: {error.strerror}", remedy="Name a Python that has torchlift."
-            ) from error
-        finally:
-            far.close()
-        self._pipe = Connection(near.detach())
-        try:
-            self._pipe.send(None if python else sys.path)
-            self.runtime: str = self.ask("open", opener)
-        except BaseException:
-            self.close()
-            raise
-
-    def ask(self, method: str, *arguments: object) -> Any:
-        try:
-            self._pipe.send((method, arguments))
-            if not self._pipe.poll(_PATIENCE):
-                raise BackendError(
-                    f"{self._name} did not answer for {_PATIENCE / 60:.0f} minutes", remedy="Measure it alone."
-                )
-            fine, answer = self._pipe.recv()
-        except (EOFError, OSError) as error:
-            code = self._process.wait()
-            raise BackendError(
-                f"the process of {self._name} died (exit status {code}): {self._last_words()}"
-            ) from error
-        if not fine:
-            raise BackendError(f"{self._name}: {answer}")
-        return answer
-
-    def _last_words(self) -> str:
-        self._said.seek(0)
-        lines = self._said.read().decode(errors="replace").strip().splitlines()
-        return lines[-1] if lines else "it said nothing; the machine may have run out of memory"
-
-    def close(self) -> None:
-        self._pipe.close()
-        try:
-            self._process.wait(5)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        self._said.close()

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 from torchlift.errors import BackendError
 from torchlift.evidence import Scaling, Throughput
 from torchlift.measure.conditions import Watch
-from torchlift.measure.latency import Contender, Process, Workload
+from torchlift.measure.latency import Contender, Workload
+from torchlift.measure.process import Process, crew
 from torchlift.progress import SILENT, Progress
 from torchlift.signature import BATCH
 from torchlift.storage import without_folders
@@ -51,22 +51,19 @@ def _scaled(
 ) -> list[Throughput]:
     assert contender.open_on is not None
     found = []
-    with contextlib.ExitStack() as stack, ThreadPoolExecutor(len(devices)) as pool:
-        opening = [
-            pool.submit(Process, contender.name, partial(contender.open_on, device), contender.python)
-            for device in devices
-        ]
-        for one in opening:
-            if one.exception() is None:
-                stack.enter_context(contextlib.closing(one.result()))
-        processes = [one.result() for one in opening]
+    with contextlib.ExitStack() as stack:
+        processes = [stack.enter_context(Process(contender.name, contender.python)) for _ in devices]
+        threads = stack.enter_context(crew(processes, len(devices)))
+        openers = [partial(contender.open_on, device) for device in devices]
+        for _ in threads.map(Process.open, processes, openers):
+            pass
         for workload in workloads:
-            if None in pool.map(lambda p, w=workload: p.ask("load", dict(w.feeds)), processes):
+            if None in threads.map(lambda p, w=workload: p.ask("load", dict(w.feeds)), processes):
                 continue
             for count in counts(len(devices)):
                 for meanwhile in (contextlib.nullcontext(), watch.looking()):
                     with meanwhile:
-                        rates = [*pool.map(lambda p: p.ask("keep_running", seconds), processes[:count])]
+                        rates = [*threads.map(lambda p: p.ask("keep_running", seconds), processes[:count])]
                 samples = workload.sizes.get(BATCH, 1) * sum(rates)
                 found.append(Throughput(contender.name, count, dict(workload.sizes), samples))
     return found

@@ -1,12 +1,11 @@
 """The process in which one contender is timed: opens its session and does what the other end of the pipe asks.
 
-Started by :mod:`torchlift.measure.latency` as ``python -m torchlift.measure.worker FD``; messages are pickles between
-two processes of one user.
+Started by :mod:`torchlift.measure.process`, as ``python -m torchlift.measure.worker FD`` would be; messages are pickles
+between two processes of one user.
 """
 
 from __future__ import annotations
 
-import signal
 import sys
 import time
 from collections.abc import Callable
@@ -78,11 +77,11 @@ def _seconds(call: Call) -> float:
 
 
 def main(fd: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Answer until the pipe closes. Whatever is raised is an answer too: what a user's network does must not end the
+    process without a word.
+    """
     pipe = Connection(fd)
     worker = Worker()
-    path = pipe.recv()
-    sys.path[:] = path or sys.path
     while True:
         try:
             method, arguments = pipe.recv()
@@ -90,7 +89,7 @@ def main(fd: int) -> None:
             return
         try:
             pipe.send((True, getattr(worker, method)(*arguments)))
-        except Exception as error:
+        except BaseException as error:
             pipe.send((False, f"{type(error).__name__}: {error}"))
 
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 import tempfile
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,6 +15,7 @@ import numpy as np
 
 from torchlift.backends.base import Arrays, LayerTime
 from torchlift.errors import BackendError
+from torchlift.interpreter import start
 
 _KERNEL = "_kernel_time"
 """What the profiler appends to a node's name for the time of its kernel (its other events fence kernels)."""
@@ -60,21 +59,35 @@ def layer_times(traced: Traced, feeds: Arrays) -> list[LayerTime]:
         (folder / "traced.json").write_text(json.dumps(asdict(traced)))
         arrays: dict[str, Any] = {f"feed_{name}": array for name, array in feeds.items()}
         np.savez(folder / "feeds.npz", **arrays)
-        done = subprocess.run(
-            [sys.executable, "-m", "torchlift.backends.onnxruntime.trace", str(folder)],
-            env=os.environ | _SYNCHRONOUS | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        code, words = _traced(folder)
         profile = folder / "profile.json"
-        if done.returncode or not profile.exists():
-            said = done.stderr.strip().splitlines() or [f"it ended with {done.returncode}"]
+        if code or not profile.exists():
+            said = words.strip().splitlines() or [f"it ended with {code}"]
             raise BackendError(
                 f"the layers of {Path(traced.model).name} could not be timed: {said[-1]}",
                 remedy="Open the model and run it once: the error is the same there.",
             )
         return read_profile(json.loads(profile.read_text()), traced.runs)
+
+
+def _traced(folder: Path) -> tuple[int, str]:
+    """The exit status of the process that works on ``folder``, and what it wrote as errors."""
+    process = start(
+        "torchlift.backends.onnxruntime.trace",
+        str(folder),
+        environment=_SYNCHRONOUS,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
+    )
+    with process:
+        try:
+            _, said = process.communicate()
+        except BaseException:
+            process.kill()
+            raise
+    return process.returncode, said
 
 
 def read_profile(events: Iterable[Mapping[str, Any]], runs: int) -> list[LayerTime]:

@@ -1,0 +1,27 @@
+"""Words on a terminal: names and messages out of a stranger's files are shown, and never obeyed."""
+
+from __future__ import annotations
+
+import re
+
+import click
+
+_UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+"""All that a terminal acts upon and does not show, but for newline and tab: the control characters of ASCII and of
+Latin-1, and what reverses the order of the text after it. Besides, what no encoding has: a file's name may be bytes
+that are no text."""
+
+
+def visible(text: str) -> str:
+    r"""``text`` with what a terminal would act upon as Python writes it: ``\x1b[2J`` is shown, and clears no screen."""
+    return _UNSEEN.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
+def visible_json(text: str) -> str:
+    """JSON in which such characters, which stand within strings alone, are escaped."""
+    return _UNSEEN.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+def echo(text: str, *, err: bool = False) -> None:
+    """Print a line of plain text to standard output, or to standard error."""
+    click.echo(visible(text), err=err)
