@@ -35,7 +35,7 @@ class Recommender(nn.Module):
 
 @tl.module(
     inputs=[
-        tl.TensorSpec("history", "int64", ("batch", "events"), bounds=(1, ITEMS)),
+        tl.TensorSpec("history", "int64", ("batch", "events"), bounds=(0, ITEMS)),
         tl.TensorSpec("ratings", "float32", ("batch", "events"), bounds=(1, 5)),
         tl.TensorSpec("candidate", "int64", ("batch",), bounds=(1, ITEMS)),
     ],

@@ -23,16 +23,16 @@ from torchlift.bundle import SOURCE, Bundle, key_of
 from torchlift.errors import BakedInError, ExportError, StorageError, TorchliftError, VerificationError
 from torchlift.evidence import GoldenCheck
 from torchlift.families.base import Model, ModelComponent
-from torchlift.families.tracing import example_inputs, explained, is_dynamic, quiet, trace
+from torchlift.families.tracing import distinct_sizes, example_inputs, explained, is_dynamic, quiet, trace
 from torchlift.graph.edit import ForgetOrigin, NameAxes, save_model
 from torchlift.graph.inspect import baked_in, read_facts
 from torchlift.graph.scales import save_scales
 from torchlift.machine import installed_version
 from torchlift.manifest import Component, Graph
-from torchlift.measure.goldens import Golden, load_goldens, save_goldens
-from torchlift.measure.numerics import TOLERANCES, failures, require_signal, verify_goldens
+from torchlift.measure.goldens import Golden, load_goldens, require_signal, save_goldens
+from torchlift.measure.numerics import TOLERANCES, failures, verify_goldens
 from torchlift.progress import SILENT, Progress
-from torchlift.signature import CORNERS, Signature, TensorSpec, distinct_sizes
+from torchlift.signature import CORNERS, Signature
 from torchlift.storage import require_space, without_folders
 
 Exporter = Literal["dynamo", "torchscript"]
@@ -170,9 +170,9 @@ def _write_program(model: Model, component: Component, file: Path, progress: Pro
         try:
             with torch.no_grad():
                 save_program(trace(part, example_inputs(part)), file)
-        except (TorchliftError, OSError):
+        except (TorchliftError, OSError, KeyboardInterrupt):
             raise
-        except Exception as error:
+        except BaseException as error:  # a user's network may end in sys.exit
             raise explained(error, part.signature, "Leave the backend pytorch out.") from error
 
 
@@ -187,11 +187,26 @@ def _goldens(part: ModelComponent, seed: int, progress: Progress) -> list[Golden
     goldens = []
     with progress.stage(f"answers of PyTorch for {part.name}", len(CORNERS)) as stage:
         for number, corner in enumerate(CORNERS):
-            feeds = part.sample(signature.sizes(corner), np.random.default_rng([seed, number]))
+            feeds = _drawn(part, signature.sizes(corner), np.random.default_rng([seed, number]))
             goldens.append(Golden(corner, feeds, _answers(part, feeds)))
             stage.advance()
     require_signal(goldens)
     return goldens
+
+
+def _drawn(part: ModelComponent, sizes: Mapping[str, int], rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """Samples, which must be of the sizes that are asked for: at a corner of the ranges they prove that corner."""
+    try:
+        feeds = part.sample(sizes, rng)
+    except MemoryError as error:
+        raise _no_memory(sizes, error) from error
+    found = part.signature.check(feeds)
+    if any(size != sizes[axis] for axis, size in found.items()):
+        raise ExportError(
+            f"the samples are of {_at(found)}, and {_at(sizes)} was asked for",
+            remedy="What draws them (sample=) must return arrays of the sizes that it is given.",
+        )
+    return feeds
 
 
 def _answers(part: ModelComponent, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -201,9 +216,9 @@ def _answers(part: ModelComponent, feeds: Mapping[str, np.ndarray]) -> dict[str,
     try:
         with torch.inference_mode():
             answers = part.reference(*(torch.tensor(feeds[n]) for n in signature.input_names))
-    except TorchliftError:
+    except (TorchliftError, KeyboardInterrupt):
         raise
-    except Exception as error:
+    except BaseException as error:  # a user's network may end in sys.exit
         if _is_memory(error):
             raise _no_memory(sizes, error) from error
         raise ExportError(
@@ -214,19 +229,12 @@ def _answers(part: ModelComponent, feeds: Mapping[str, np.ndarray]) -> dict[str,
     outputs = {n: t.numpy() for n, t in zip(signature.output_names, tensors, strict=True)}
     for spec in signature.outputs:
         output = outputs[spec.name]
-        if not _fits(spec, output, sizes):
+        if not spec.fits(output, sizes):
             raise ExportError(
                 f"output {spec.name} is {output.dtype}{list(output.shape)} at {_at(sizes)}, it must be {spec}",
                 remedy=_narrower(signature, sizes),
             )
     return outputs
-
-
-def _fits(spec: TensorSpec, array: np.ndarray, sizes: Mapping[str, int]) -> bool:
-    if str(array.dtype) != spec.dtype or array.ndim != len(spec.shape):
-        return False
-    dims = [sizes.get(dim) if isinstance(dim, str) else dim for dim in spec.shape]
-    return all(dim in (None, size) for dim, size in zip(dims, array.shape, strict=True))
 
 
 def _at(sizes: Mapping[str, int]) -> str:
@@ -243,11 +251,11 @@ def _narrower(signature: Signature, sizes: Mapping[str, int]) -> str:
     return f"{verb} the range to what the network takes, for example --axis {axis.name}={low}..{axis.opt}..{high}."
 
 
-def _is_memory(error: Exception) -> bool:
+def _is_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or _NO_MEMORY.search(str(error)) is not None
 
 
-def _no_memory(sizes: Mapping[str, int], error: Exception) -> ExportError:
+def _no_memory(sizes: Mapping[str, int], error: BaseException) -> ExportError:
     return ExportError(
         f"the memory does not suffice at {_at(sizes)}: {str(error).strip().partition(chr(10))[0]}",
         remedy="Lower the maximum of an axis with --axis, or use a machine with more memory.",
@@ -263,9 +271,9 @@ def _export(part: ModelComponent, file: Path, options: ExportOptions) -> None:
     try:
         with quiet():
             model = writers[options.exporter](part, arguments, options.version)
-    except (TorchliftError, OSError):
+    except (TorchliftError, OSError, KeyboardInterrupt):
         raise
-    except Exception as error:
+    except BaseException as error:  # a user's network may end in sys.exit
         other = next(e for e in _OPSETS if e != options.exporter)
         remedy = f"Try --exporter {other}; -v shows the exporter's whole account."
         raise explained(error, part.signature, remedy) from error

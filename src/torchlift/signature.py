@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from torchlift.errors import BatchTooLargeError, SignatureError
 
@@ -20,7 +19,26 @@ Dim = int | str | None
 Corner = Literal["min", "opt", "max"]
 CORNERS: tuple[Corner, ...] = ("min", "opt", "max")
 
-DTYPES = frozenset({"float16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "bool"})
+DTYPES = {
+    "float16": 2,
+    "float32": 4,
+    "float64": 8,
+    "int8": 1,
+    "int16": 2,
+    "int32": 4,
+    "int64": 8,
+    "uint8": 1,
+    "bool": 1,
+}
+"""The name -> the bytes of an element."""
+
+LARGEST = 2**31 - 1
+"""The most elements of a tensor, and so the largest size of a dimension: many kernels count them in 32 bits."""
+
+LARGEST_INPUT = 2**31
+"""The most bytes, 2 GiB, of one input where its axes are at their optimum. Fewer rows than the minimum are filled up to
+it, and more rows are cut into batches of the optimum: this bounds what one batch allocates, however many are given.
+"""
 
 BATCH = "batch"
 """The axis along which independent samples are stacked, by name."""
@@ -41,19 +59,21 @@ class Axis:
     def __post_init__(self) -> None:
         if not self.name.isidentifier():
             raise SignatureError(f"axis name {self.name!r} is not an identifier", remedy="Use a name such as batch.")
-        if not 1 <= self.min <= self.opt <= self.max:
+        sizes = (self.min, self.opt, self.max)
+        if not all(map(_is_size, sizes)) or not self.min <= self.opt <= self.max:
             raise SignatureError(
-                f"axis {self.name}: {self.min}..{self.opt}..{self.max} is not a range",
-                remedy="A range is min..opt..max with 1 <= min <= opt <= max, for example 1..8..64.",
+                f"axis {self.name}: {'..'.join(map(_shown, sizes))} is not a range",
+                remedy=f"A range is min..opt..max with 1 <= min <= opt <= max <= {LARGEST}, for example 1..8..64.",
             )
 
     @classmethod
     def parse(cls, name: str, text: str) -> Axis:
         """Read ``min..opt..max``, for example ``1..8..64``; one number fixes all three."""
-        match = re.fullmatch(r"(\d+)(?:\.\.(\d+)\.\.(\d+))?", text.strip())
+        match = re.fullmatch(rf"({_DIGITS})(?:\.\.({_DIGITS})\.\.({_DIGITS}))?", text.strip())
         if not match:
             raise SignatureError(
-                f"axis {name}: {text!r} is not a range", remedy="Write min..opt..max, for example 1..8..64."
+                f"axis {name}: {_shown(text)} is not a range",
+                remedy=f"Write min..opt..max, at most {LARGEST}, for example 1..8..64.",
             )
         low, opt, high = match.groups()
         return cls(name, int(low), int(opt or low), int(high or low))
@@ -89,10 +109,10 @@ class Profile:
         """Read ``AXIS=MIN:OPT:MAX``, several parted by commas; one number fixes all three."""
         ranges: dict[str, tuple[int, int, int]] = {}
         for part in text.split(","):
-            match = re.fullmatch(r"\s*([\w.]+)=(\d+)(?::(\d+):(\d+))?\s*", part)
+            match = re.fullmatch(rf"\s*([\w.]+)=({_DIGITS})(?::({_DIGITS}):({_DIGITS}))?\s*", part)
             if not match or match[1] in ranges:
                 raise SignatureError(
-                    f"{text!r} is not a profile",
+                    f"{_shown(text)} is not a profile",
                     remedy="Write AXIS=MIN:OPT:MAX, for example batch=1:1:4,sequence=4:16:52.",
                 )
             low, opt, high = (int(n or match[2]) for n in match.groups()[1:])
@@ -127,7 +147,8 @@ class Profile:
 class TensorSpec:
     """One tensor: ``shape`` holds fixed sizes, axis names, and None where the model computes the size.
 
-    ``bounds`` (low inclusive, high exclusive) limits the values that samples are drawn from.
+    ``bounds`` (low inclusive, high exclusive) limits the values that samples are drawn from. An integer input takes no
+    others: ids from 0 to 99 have the bounds (0, 100), padding among them. A floating-point input may go beyond.
     """
 
     name: str
@@ -146,6 +167,13 @@ class TensorSpec:
                 f"tensor {self.name}: bounds {tuple(self.bounds)} hold no value",
                 remedy="Bounds are (low, high), finite, low inclusive and less than high, for example (0, 100).",
             )
+        for position, dim in enumerate(self.shape):
+            if not (dim is None or isinstance(dim, str) or _is_size(dim)):
+                raise SignatureError(
+                    f"tensor {self.name}: dimension {position} is {_shown(dim)}",
+                    remedy=f"A dimension is a size from 1 to {LARGEST}, the name of an axis, or None where the model "
+                    "computes it.",
+                )
 
     @property
     def batch_position(self) -> int | None:
@@ -160,6 +188,25 @@ class TensorSpec:
                 remedy="Run the model to learn it: only shapes of numbers and axes follow from the axes' sizes.",
             )
         return tuple(sizes[d] if isinstance(d, str) else int(d) for d in self.shape if d is not None)
+
+    @property
+    def whole_bounds(self) -> tuple[int, int] | None:
+        """The least and the greatest integer within the bounds of an integer tensor; None where it states none."""
+        if self.bounds is None or "int" not in self.dtype:
+            return None
+        low, high = self.bounds
+        return math.ceil(low), math.ceil(high) - 1
+
+    def fits(self, array: np.ndarray, sizes: Mapping[str, int]) -> bool:
+        """Whether an array has the dtype, the rank, the fixed sizes and, of the axes in ``sizes``, those sizes."""
+        if str(array.dtype) != self.dtype or array.ndim != len(self.shape):
+            return False
+        dims = [sizes.get(dim) if isinstance(dim, str) else dim for dim in self.shape]
+        return all(dim in (None, size) for dim, size in zip(dims, array.shape, strict=True))
+
+    def elements_at(self, sizes: Mapping[str, int]) -> int:
+        """How many elements it has for given axis sizes, those that the model computes left out."""
+        return math.prod(sizes[d] if isinstance(d, str) else d for d in self.shape if d is not None)
 
     def __str__(self) -> str:
         return f"{self.dtype}[{', '.join('?' if d is None else str(d) for d in self.shape)}]"
@@ -194,6 +241,24 @@ class Signature:
                         f"tensor {spec.name}: axis {dim!r} has no range",
                         remedy=f"State its range; the known axes are {', '.join(sorted(known)) or 'none'}.",
                     )
+        self._check_extent()
+
+    def _check_extent(self) -> None:
+        """Refuse what nobody can allocate, before somebody does."""
+        most, usual = self.sizes("max"), self.sizes("opt")
+        for spec in (*self.inputs, *self.outputs):
+            if (count := spec.elements_at(most)) > LARGEST:
+                raise SignatureError(
+                    f"tensor {spec.name}: {spec} has {_shown(count)} elements where its axes are at their maximum",
+                    remedy=f"At most {LARGEST} are possible: lower the maximum of an axis, or a fixed size.",
+                )
+        for spec in self.inputs:
+            if (size := spec.elements_at(usual) * DTYPES[spec.dtype]) > LARGEST_INPUT:
+                raise SignatureError(
+                    f"input {spec.name}: {spec} takes {size / 2**30:,.1f} GiB where its axes are at their optimum",
+                    remedy=f"At most {LARGEST_INPUT / 2**30:.0f} GiB are possible: lower the optimum of an axis, or a "
+                    "fixed size.",
+                )
 
     @property
     def input_names(self) -> tuple[str, ...]:
@@ -227,8 +292,10 @@ class Signature:
             self.axis(name)
         return {a.name: override.get(a.name, a.at(corner)) for a in self.axes}
 
-    def check(self, feeds: Mapping[str, np.ndarray]) -> dict[str, int]:
-        """Return the size of each axis in ``feeds``, after checking names, dtypes, ranks, sizes and ranges.
+    def check(self, feeds: Mapping[str, Any]) -> dict[str, int]:
+        """Return the size of each axis in ``feeds``, arrays by input name, after checking names, dtypes, ranks, sizes
+        and ranges, and that integers are within their bounds. The values of arrays on a device are not looked at: that
+        would wait for it.
 
         Raises SignatureError that names the input, what it is and what it must be; BatchTooLargeError where only
         the batch is over its maximum.
@@ -241,10 +308,12 @@ class Signature:
                 raise SignatureError(
                     f"input {spec.name} is a {type(array).__name__}", remedy=f"It must be a numpy array, {spec}."
                 )
-            got = f"{array.dtype}{list(array.shape)}"
-            if str(array.dtype) != spec.dtype:
-                raise SignatureError(f"input {spec.name} is {got}", remedy=f"It must be {spec}.")
-            self._check_shape(spec, array.shape, got, sizes)
+            dtype = str(array.dtype)
+            if dtype != spec.dtype:
+                raise SignatureError(f"input {spec.name} is {dtype}{list(array.shape)}", remedy=f"It must be {spec}.")
+            self._check_shape(spec, array.shape, dtype, sizes)
+            if spec.bounds is not None:
+                _check_values(spec, array)
         return sizes
 
     def check_shapes(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
@@ -252,7 +321,7 @@ class Signature:
         self._check_names(shapes)
         sizes: dict[str, int] = {}
         for spec in self.inputs:
-            self._check_shape(spec, shapes[spec.name], str(list(shapes[spec.name])), sizes)
+            self._check_shape(spec, shapes[spec.name], "", sizes)
         return sizes
 
     def _check_names(self, feeds: Mapping[str, object]) -> None:
@@ -264,58 +333,64 @@ class Signature:
                 f"inputs do not fit: {'; '.join(what)}", remedy=f"The inputs are {', '.join(self.input_names)}."
             )
 
-    def _check_shape(self, spec: TensorSpec, shape: tuple[int, ...], got: str, sizes: dict[str, int]) -> None:
+    def _check_shape(self, spec: TensorSpec, shape: tuple[int, ...], dtype: str, sizes: dict[str, int]) -> None:
+        """``dtype`` is for the message; empty where only the shape is known."""
         if len(shape) != len(spec.shape):
-            raise SignatureError(f"input {spec.name} is {got}", remedy=f"It must be {spec}.")
+            raise SignatureError(f"input {spec.name} is {dtype}{list(shape)}", remedy=f"It must be {spec}.")
         for position, (dim, size) in enumerate(zip(spec.shape, shape, strict=True)):
             if isinstance(dim, int) and size != dim:
                 raise SignatureError(
-                    f"input {spec.name} is {got}", remedy=f"It must be {spec}: dimension {position} is {dim}."
+                    f"input {spec.name} is {dtype}{list(shape)}",
+                    remedy=f"It must be {spec}: dimension {position} is {dim}.",
                 )
             if isinstance(dim, str):
                 if sizes.setdefault(dim, size) != size:
                     raise SignatureError(
-                        f"input {spec.name} is {got}: axis {dim} is {size} here and {sizes[dim]} in another input",
+                        f"input {spec.name} is {dtype}{list(shape)}: axis {dim} is {size} here and {sizes[dim]} in "
+                        "another input",
                         remedy=f"All inputs must agree on {dim}.",
                     )
-                self._check_range(spec, got, self.axis(dim), size)
-
-    @staticmethod
-    def _check_range(spec: TensorSpec, got: str, axis: Axis, size: int) -> None:
-        if axis.min <= size <= axis.max:
-            return
-        error = BatchTooLargeError if axis.name == BATCH and size > axis.max else SignatureError
-        raise error(
-            f"input {spec.name} is {got}: {axis.name} {size} is outside {axis.min}..{axis.max}",
-            remedy=f"Split it, or export again with --axis {axis.name}={axis.min}..{axis.opt}..{max(size, axis.max)}.",
-        )
+                axis = self.axis(dim)
+                if not axis.min <= size <= axis.max:
+                    error = BatchTooLargeError if dim == BATCH and size > axis.max else SignatureError
+                    raise error(
+                        f"input {spec.name} is {dtype}{list(shape)}: {dim} {size} is outside {axis.min}..{axis.max}",
+                        remedy=f"Split it, or export again with --axis {dim}={axis.min}..{axis.opt}.."
+                        f"{max(size, axis.max)}.",
+                    )
 
 
-def distinct_sizes(axes: Iterable[Axis]) -> dict[str, int]:
-    """Axis name -> a size within its range: near the optimum, not 1 (which tracers treat as a constant), and no two
-    axes the same, as far as the ranges allow.
-    """
-    axes = tuple(axes)
-    candidates = {axis.name: _near_optimum(axis, len(axes)) for axis in axes}
-    taken: dict[int, str] = {}
+def _check_values(spec: TensorSpec, array: np.ndarray) -> None:
+    """Raise SignatureError that names the first integer of an array on the host that is outside its bounds."""
+    import numpy as np
 
-    def place(name: str, tried: set[int]) -> bool:
-        """Give an axis a free size, else one whose owner can move: a bipartite matching by augmenting paths."""
-        for size in sorted(candidates[name], key=taken.__contains__):
-            if size not in tried:
-                tried.add(size)
-                if size not in taken or place(taken[size], tried):
-                    taken[size] = name
-                    return True
-        return False
-
-    for name in candidates:
-        place(name, set())
-    chosen = {name: size for size, name in taken.items()}
-    return {name: chosen.get(name, sizes[0]) for name, sizes in candidates.items()}
+    bounds = spec.whole_bounds
+    if bounds is None or not isinstance(array, (np.ndarray, np.generic)) or not array.size:
+        return
+    least, greatest = bounds
+    if least <= array.min() and array.max() <= greatest:
+        return
+    outside = (array < least) | (array > greatest)
+    position = [int(i) for i in np.unravel_index(np.argmax(outside), array.shape)]
+    raise SignatureError(
+        f"input {spec.name} is {array.dtype}{list(array.shape)} and holds {array[tuple(position)]} at {position}, "
+        f"outside {least}..{greatest}",
+        remedy=f"Give values from {least} to {greatest}, or export again with wider bounds of {spec.name}.",
+    )
 
 
-def _near_optimum(axis: Axis, count: int) -> list[int]:
-    """Up to ``count`` sizes of an axis other than 1, those near the optimum first; 1 where there is no other."""
-    sizes = itertools.chain(range(axis.opt, axis.max + 1), range(axis.opt - 1, axis.min - 1, -1))
-    return list(itertools.islice((n for n in sizes if n > 1), count)) or [1]
+_DIGITS = r"\d{1,19}"
+"""A number in a text. Longer ones are no size, and Python does not read all of them."""
+
+
+def _is_size(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= LARGEST
+
+
+def _shown(value: object) -> str:
+    """A value for a message, cut where it is long. Python does not write numbers of more than 4,300 digits."""
+    try:
+        text = repr(value)
+    except ValueError:
+        return "a number of thousands of digits"
+    return text if len(text) <= 100 else f"{text[:97]}..."

@@ -191,7 +191,7 @@ def test_a_single_example_names_and_batches_its_input(load, examples):
 def test_several_examples_are_in_the_order_of_forward(load, examples):
     model = load(with_examples(examples, "lambda ids, weight: (ids * weight, ids > 2)", TWO))
     assert signature(model).inputs == (
-        TensorSpec("ids", "int64", ("batch", 2), (1, 8)),
+        TensorSpec("ids", "int64", ("batch", 2)),
         TensorSpec("weight", "float32", ("batch", 1)),
     )
     assert [(o.name, o.dtype, o.shape) for o in signature(model).outputs] == [
@@ -200,6 +200,22 @@ def test_several_examples_are_in_the_order_of_forward(load, examples):
     ]
     drawn = model.component("model").sample({"batch": 500}, np.random.default_rng(0))["ids"]
     assert (drawn.min(), drawn.max()) == (1, 7), "the values that the examples have"
+
+
+def test_what_is_served_may_go_beyond_the_values_of_the_examples(load):
+    found = signature(load(with_examples("torch.tensor([[3, 7], [1, 5]])", "nn.Embedding(100, 2)")))
+    assert found.check({"x": np.array([[0, 99]])}) == {"batch": 1}
+
+
+@pytest.mark.parametrize("values", ["[[3, 7], [1, 5]]", "[[3, 8], [1, 5]]"])
+def test_the_values_of_the_examples_are_in_the_key(load, tmp_path, values):
+    """What is drawn depends on them, wherever they come from and whether the answers show it or not."""
+    text = "import json\n" + with_examples("torch.tensor(json.load(open(VALUES)))", "lambda x: x * 0 + 1.5")
+    (tmp_path / "values.json").write_text("[[3, 7], [1, 5]]")
+    text = text.replace("VALUES", repr(str(tmp_path / "values.json")))
+    before = load(text).key
+    (tmp_path / "values.json").write_text(values)
+    assert (load(text).key == before) is (values == "[[3, 7], [1, 5]]")
 
 
 def test_a_parameter_with_a_default_needs_no_example(load):
@@ -312,6 +328,43 @@ def test_whole_numbers_are_drawn_within_their_bounds(load):
     drawn = model.component("model").sample({"batch": 200}, np.random.default_rng(0))["x"]
     assert drawn.dtype == np.int32
     assert {*drawn.flat} == {3, 4, 5}
+
+
+@pytest.mark.parametrize(
+    ("dtype", "bounds", "drawn"),
+    [
+        ("int64", (0.5, 2.5), {1, 2}),
+        ("int32", (-1.5, 0.5), {-1, 0}),
+        ("uint8", (254, 1000), {254, 255}),
+        ("int8", (-1000, -127), {-128}),
+        ("int64", (2**63 - 2, 2**70), {2**63 - 2, 2**63 - 1}),
+    ],
+)
+def test_whole_numbers_are_drawn_within_bounds_that_are_none_or_are_beyond_their_type(load, dtype, bounds, drawn):
+    takes = ROWS.replace('"float32", ("batch", 4)', f'"{dtype}", ("batch", 4), bounds={bounds}')
+    model = load(declared("lambda x: x * 1.5", takes=takes))
+    found = model.component("model").sample({"batch": 8}, np.random.default_rng(0))
+    assert {*found["x"].flat} == drawn
+    assert signature(model).check(found) == {"batch": 8}
+
+
+@pytest.mark.parametrize(("dtype", "bounds"), [("int64", (0.2, 0.8)), ("int8", (200, 300))])
+def test_bounds_that_hold_no_whole_number_of_the_type_are_refused(refused, dtype, bounds):
+    takes = ROWS.replace('"float32", ("batch", 4)', f'"{dtype}", ("batch", 4), bounds={bounds}')
+    message, remedy = refused(declared("lambda x: x * 1.5", takes=takes), SignatureError)
+    assert f"input x is {dtype}[batch, 4] with the bounds {bounds}" in message
+    assert "high exclusive" in remedy
+
+
+def test_what_is_too_large_to_draw_is_refused_before_it_is_drawn(refused):
+    more = ", sample=lambda sizes, rng: 1 / 0"
+    message, _ = refused(declared("lambda x: x", more=more), SignatureError, batch=Axis("batch", 2**28, 2**28, 2**28))
+    assert message == "input x: float32[batch, 4] takes 4.0 GiB where its axes are at their optimum"
+
+
+def test_an_output_that_is_empty_whatever_goes_in_is_taken_for_computed(load):
+    (found,) = signature(load(declared("lambda x: x[:0]"))).outputs
+    assert found.shape == (None, 4)
 
 
 def test_real_numbers_are_drawn_within_their_bounds(load):

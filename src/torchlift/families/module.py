@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.util
 import inspect
 import sys
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,13 @@ from torch import nn
 
 from torchlift.bundle import key_of, sha256
 from torchlift.declare import ATTRIBUTE, ModuleDeclaration
-from torchlift.errors import ModuleSourceError, SignatureError
+from torchlift.errors import ModuleSourceError, SignatureError, TorchliftError
 from torchlift.families.base import Family, LoadOptions, Model, ModelComponent
 from torchlift.families.fake_quant import is_fake_quantised, take_scales
+from torchlift.families.tracing import distinct_sizes
 from torchlift.graph.scales import Scales, to_plain
 from torchlift.processing.declared import to_settings
-from torchlift.signature import BATCH, Axis, Signature, TensorSpec, distinct_sizes
+from torchlift.signature import BATCH, Axis, Signature, TensorSpec
 
 COMPONENT = "model"
 
@@ -43,13 +45,9 @@ class ModuleFamily(Family):
         file, function = _split(source)
         builder = _import(file, function)
         torch.manual_seed(0)
-        try:
+        remedy = "It is called without arguments and must return an nn.Module."
+        with _users_code(f"{function} in {file.name} failed", remedy):
             built = builder()
-        except Exception as error:
-            raise ModuleSourceError(
-                f"{function} in {file.name} failed: {type(error).__name__}: {error}",
-                remedy="It is called without arguments and must return an nn.Module.",
-            ) from error
         network, examples = built if isinstance(built, tuple) and len(built) == 2 else (built, None)
         if not isinstance(network, nn.Module):
             raise ModuleSourceError(
@@ -82,18 +80,29 @@ def _import(file: Path, function: str) -> Any:
     if folder not in sys.path:
         sys.path.insert(0, folder)
     sys.modules[file.stem] = module
-    try:
+    with _users_code(f"{file} cannot be imported", "Run it with python to see where."):
         spec.loader.exec_module(module)
-    except (Exception, SystemExit) as error:
-        raise ModuleSourceError(
-            f"{file} cannot be imported: {type(error).__name__}: {error}", remedy="Run it with python to see where."
-        ) from error
     if not callable(getattr(module, function, None)):
         functions = [n for n, v in vars(module).items() if inspect.isfunction(v) and v.__module__ == module.__name__]
         raise ModuleSourceError(
             f"{file} has no function {function!r}", remedy=f"Its functions are {', '.join(functions) or 'none'}."
         )
     return getattr(module, function)
+
+
+@contextlib.contextmanager
+def _users_code(problem: str, remedy: str, passing: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+    """Whatever the user's code raises is a ModuleSourceError, also what would end this process: with a sys.exit(0) a
+    command would seem to have done its work. Ctrl-C stays what it is, and so does what is ``passing``.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise
+    except passing:
+        raise
+    except BaseException as error:
+        raise ModuleSourceError(f"{problem}: {type(error).__name__}: {error}", remedy=remedy) from error
 
 
 def _declaration_of(network: nn.Module, examples: Any, function: str) -> ModuleDeclaration:
@@ -131,11 +140,32 @@ def _declaration_of(network: nn.Module, examples: Any, function: str) -> ModuleD
             name,
             str(value.dtype).removeprefix("torch."),
             (BATCH, *value.shape[1:]) if batched else tuple(value.shape),
-            bounds=None if value.is_floating_point() else (int(value.min()), int(value.max()) + 1),
         )
         for name, value in values.items()
     )
-    return ModuleDeclaration(inputs, (), (Axis(BATCH, *_EXAMPLE_BATCH),) if batched else ())
+    axes = (Axis(BATCH, *_EXAMPLE_BATCH),) if batched else ()
+    return ModuleDeclaration(inputs, (), axes, sample=_Alike.of(inputs, values))
+
+
+@dataclass(frozen=True)
+class _Alike:
+    """Draws inputs like the examples: integers from their least to their greatest. Others may be served, so that these
+    are no bounds of the signature.
+    """
+
+    specs: tuple[TensorSpec, ...]
+
+    @classmethod
+    def of(cls, specs: Sequence[TensorSpec], examples: Mapping[str, torch.Tensor]) -> _Alike | None:
+        """None where all are of real numbers, which need no limits."""
+        whole = {name: value for name, value in examples.items() if not value.is_floating_point()}
+        if not whole:
+            return None
+        bounds = {name: (int(value.min()), int(value.max()) + 1) for name, value in whole.items()}
+        return cls(tuple(replace(spec, bounds=bounds.get(spec.name)) for spec in specs))
+
+    def __call__(self, sizes: Mapping[str, int], rng: np.random.Generator) -> dict[str, np.ndarray]:
+        return {spec.name: _draw(spec, sizes, rng) for spec in self.specs}
 
 
 class _UserModel(Model):
@@ -146,6 +176,7 @@ class _UserModel(Model):
         self.name = f"{file.stem}.{function}"
         self.assets = {}
         self.settings = to_settings(declaration.preprocess, declaration.postprocess)
+        Signature(declaration.inputs, (), declaration.axes)  # refuses what cannot be drawn before it is
         self._network = network
         self._declaration = declaration
         self._scales = self._take_scales()
@@ -174,25 +205,17 @@ class _UserModel(Model):
             return {}
         feeds = self._sample(distinct_sizes(self._declaration.axes), np.random.default_rng(0))
         inputs = [torch.from_numpy(feeds[spec.name]) for spec in self._declaration.inputs]
-        try:
+        remedy = "Return it as it was trained, from torch.ao.quantization.prepare_qat."
+        with _users_code("the fake-quantised network does not run", remedy, passing=(TorchliftError,)):
             self._network, scales = take_scales(self._network, inputs)
-        except (RuntimeError, TypeError, AttributeError) as error:
-            raise ModuleSourceError(
-                f"the fake-quantised network does not run: {type(error).__name__}: {error}",
-                remedy="Return it as it was trained, from torch.ao.quantization.prepare_qat.",
-            ) from error
         return scales
 
     def _sample(self, sizes: Mapping[str, int], rng: np.random.Generator) -> dict[str, np.ndarray]:
         if self._declaration.sample is not None:
-            try:
+            remedy = "It takes axis sizes and a numpy Generator, and returns input name -> array."
+            with _users_code(f"sample= failed at {dict(sizes)}", remedy, passing=(MemoryError,)):
                 drawn = self._declaration.sample(sizes, rng)
                 return {name: np.asarray(array) for name, array in drawn.items()}
-            except Exception as error:
-                raise ModuleSourceError(
-                    f"sample= failed at {dict(sizes)}: {type(error).__name__}: {error}",
-                    remedy="It takes axis sizes and a numpy Generator, and returns input name -> array.",
-                ) from error
         return {spec.name: _draw(spec, sizes, rng) for spec in self._declaration.inputs}
 
     def _with_outputs(self) -> tuple[Signature, list[tuple[object, ...]]]:
@@ -200,7 +223,6 @@ class _UserModel(Model):
         declaration = self._declaration
         probe = distinct_sizes(declaration.axes)
         other = _elsewhere(declaration.axes, probe)
-        Signature(declaration.inputs, (), declaration.axes)
         runs = [self._probe(sizes) for sizes in (probe, other)]
         names = declaration.outputs or tuple(f"output{i}" for i in range(len(runs[0])))
         if len(names) != len(runs[0]):
@@ -217,15 +239,10 @@ class _UserModel(Model):
 
     def _probe(self, sizes: Mapping[str, int]) -> tuple[torch.Tensor, ...]:
         feeds = self._sample(sizes, np.random.default_rng(0))
-        try:
-            with torch.inference_mode():
-                answers = self._network(*(torch.from_numpy(feeds[s.name]) for s in self._declaration.inputs))
-        except Exception as error:
-            shapes = ", ".join(f"{n} {list(a.shape)}" for n, a in feeds.items())
-            raise ModuleSourceError(
-                f"the network does not run on {shapes}: {type(error).__name__}: {error}",
-                remedy="Correct the declared shapes, ranges or bounds, or declare sample= to draw realistic inputs.",
-            ) from error
+        shapes = ", ".join(f"{n} {list(a.shape)}" for n, a in feeds.items())
+        remedy = "Correct the declared shapes, ranges or bounds, or declare sample= to draw realistic inputs."
+        with _users_code(f"the network does not run on {shapes}", remedy), torch.inference_mode():
+            answers = self._network(*(torch.from_numpy(feeds[s.name]) for s in self._declaration.inputs))
         tensors = answers if isinstance(answers, tuple) else (answers,)
         for tensor in tensors:
             if not isinstance(tensor, torch.Tensor):
@@ -261,11 +278,13 @@ def _elsewhere(axes: Iterable[Axis], probe: Mapping[str, int]) -> dict[str, int]
 def _dims(
     first: torch.Size, second: torch.Size, probe: Mapping[str, int], other: Mapping[str, int]
 ) -> tuple[int | str | None, ...]:
-    """Dimensions from two runs: constant, an axis that follows the same two sizes, or computed (None)."""
+    """Dimensions from two runs: constant, an axis that follows the same two sizes, or computed (None), as of what is
+    empty in both.
+    """
     dims: list[int | str | None] = []
     for a, b in zip(first, second, strict=True):
         axis = next((n for n in probe if (probe[n], other[n]) == (a, b) and a != b), None)
-        dims.append(int(a) if a == b else axis)
+        dims.append(int(a) if a == b > 0 else axis)
     return tuple(dims)
 
 
@@ -276,12 +295,20 @@ def _draw(spec: TensorSpec, sizes: Mapping[str, int], rng: np.random.Generator) 
     if spec.dtype.startswith("float"):
         drawn = rng.uniform(*spec.bounds, shape) if spec.bounds else rng.standard_normal(shape)
         return np.asarray(drawn, spec.dtype)
-    if spec.bounds is None:
+    whole = spec.whole_bounds
+    if whole is None:
         raise SignatureError(
             f"input {spec.name} is {spec} and states no bounds",
             remedy="Say which values it takes: TensorSpec(..., bounds=(low, high)), high exclusive.",
         )
-    return np.asarray(rng.integers(int(spec.bounds[0]), int(spec.bounds[1]), shape), spec.dtype)
+    limits = np.iinfo(spec.dtype)
+    least, greatest = max(whole[0], int(limits.min)), min(whole[1], int(limits.max))
+    if least > greatest:
+        raise SignatureError(
+            f"input {spec.name} is {spec} with the bounds {spec.bounds}, which hold no such number",
+            remedy="Bounds are (low, high), low inclusive and high exclusive, for example (0, 100).",
+        )
+    return np.asarray(rng.integers(least, greatest + 1, shape), spec.dtype)
 
 
 def _code(network: nn.Module) -> list[str]:
@@ -292,7 +319,9 @@ def _code(network: nn.Module) -> list[str]:
 
 
 def _source(function: Callable | None) -> str:
-    """The text of a function; nothing where it has none, as of a callable object."""
+    """The text of a function; nothing where it has none, as of a callable object of the user's."""
+    if isinstance(function, _Alike):
+        return str(function)
     try:
         return inspect.getsource(function) if function else ""
     except (OSError, TypeError):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import re
 import traceback
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
 from torchlift.errors import BakedInError, ExportError
 from torchlift.families.base import ModelComponent
-from torchlift.signature import Axis, Signature, distinct_sizes
+from torchlift.signature import Axis, Signature
 
 _CHATTY = (
     "torch.onnx",
@@ -31,6 +32,36 @@ _CHATTY = (
 def is_dynamic(axis: Axis) -> bool:
     """Whether the axis has more than one size."""
     return axis.min < axis.max
+
+
+def distinct_sizes(axes: Iterable[Axis]) -> dict[str, int]:
+    """Axis name -> a size within its range: near the optimum, not 1 (which tracers treat as a constant), and no two
+    axes the same, as far as the ranges allow.
+    """
+    axes = tuple(axes)
+    candidates = {axis.name: _near_optimum(axis, len(axes)) for axis in axes}
+    taken: dict[int, str] = {}
+
+    def place(name: str, tried: set[int]) -> bool:
+        """Give an axis a free size, else one whose owner can move: a bipartite matching by augmenting paths."""
+        for size in sorted(candidates[name], key=taken.__contains__):
+            if size not in tried:
+                tried.add(size)
+                if size not in taken or place(taken[size], tried):
+                    taken[size] = name
+                    return True
+        return False
+
+    for name in candidates:
+        place(name, set())
+    chosen = {name: size for size, name in taken.items()}
+    return {name: chosen.get(name, sizes[0]) for name, sizes in candidates.items()}
+
+
+def _near_optimum(axis: Axis, count: int) -> list[int]:
+    """Up to ``count`` sizes of an axis other than 1, those near the optimum first; 1 where there is no other."""
+    sizes = itertools.chain(range(axis.opt, axis.max + 1), range(axis.opt - 1, axis.min - 1, -1))
+    return list(itertools.islice((n for n in sizes if n > 1), count)) or [1]
 
 
 def example_inputs(part: ModelComponent, seed: int = 0) -> tuple[torch.Tensor, ...]:
@@ -65,7 +96,7 @@ def quiet() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def explained(error: Exception, signature: Signature, remedy: str) -> ExportError:
+def explained(error: BaseException, signature: Signature, remedy: str) -> ExportError:
     """What an exporter raised, as an error that names the axis or the line at fault; ``remedy`` is for all else."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [""]
     axes = [a.name for a in signature.axes if re.search(rf"\b{re.escape(a.name)}\b", str(error))]
@@ -81,7 +112,7 @@ def explained(error: Exception, signature: Signature, remedy: str) -> ExportErro
             f"the network takes a value that may vary as a Python number{_where(error)}",
             remedy="Compute with tensors: no int(), float(), .item(), .tolist(), and torch.where in place of an if.",
         )
-    cause: BaseException = error
+    cause = error
     while cause.__cause__ is not None:
         cause = cause.__cause__
     return ExportError(
@@ -90,7 +121,7 @@ def explained(error: Exception, signature: Signature, remedy: str) -> ExportErro
     )
 
 
-def _where(error: Exception) -> str:
+def _where(error: BaseException) -> str:
     """The last line of the user's own code that the error came through."""
     inside = Path(torch.__file__).parent
     frames = [f for f in traceback.extract_tb(error.__traceback__) if inside not in Path(f.filename).parents]

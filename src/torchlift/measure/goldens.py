@@ -9,10 +9,16 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from torchlift.bundle import Bundle
+from torchlift.errors import BundleError, NoSignalError, SignatureError, some
 from torchlift.manifest import Component, Graph
 from torchlift.signature import BATCH, CORNERS, Signature
 
 GOLDENS = "goldens.safetensors"
+
+_SILENCE = 1e-6
+"""The largest magnitude below which an output is taken for zero."""
+
+_REMEDY = "Copy the bundle again from where it was made, or export the model again."
 
 
 @dataclass(frozen=True)
@@ -25,9 +31,14 @@ class Golden:
 
 
 def save_goldens(file: Path, goldens: Iterable[Golden]) -> None:
-    """Write safetensors with the keys ``<golden>/inputs/<name>`` and ``<golden>/outputs/<name>``."""
+    """Write safetensors with the keys ``<golden>/inputs/<name>`` and ``<golden>/outputs/<name>``.
+
+    Raises NoSignalError for answers that prove nothing: they would not be read again.
+    """
     from safetensors.numpy import save_file
 
+    goldens = tuple(goldens)
+    require_signal(goldens)
     tensors = {
         f"{golden.name}/{role}/{name}": np.require(array, requirements="C")
         for golden in goldens
@@ -38,27 +49,118 @@ def save_goldens(file: Path, goldens: Iterable[Golden]) -> None:
     file.chmod(0o644)
 
 
-def load_goldens(bundle: Bundle, component: Component) -> dict[str, Golden]:
-    """The component's goldens by name, in the order min, opt, max."""
-    found = read_goldens(bundle.file(component.goldens))
-    return {corner: found[corner] for corner in CORNERS if corner in found}
-
-
-def read_goldens(file: Path) -> dict[str, Golden]:
-    """The inverse of :func:`save_goldens`, by name."""
-    from safetensors.numpy import load_file
-
-    found: dict[str, Golden] = {}
-    for key, array in load_file(file).items():
-        golden_name, role, name = key.split("/", 2)
-        golden = found.setdefault(golden_name, Golden(golden_name, {}, {}))
-        getattr(golden, role)[name] = array
-    return found
-
-
 def goldens_of(graph: Graph | None) -> str:
     """The path of the samples that a graph was calibrated on, with PyTorch's answers; empty without."""
     return next((path for path in (graph.files if graph else ()) if PurePosixPath(path).name == GOLDENS), "")
+
+
+def load_goldens(bundle: Bundle, component: Component) -> dict[str, Golden]:
+    """The component's goldens by name, in the order min, opt, max, each of the axes' sizes at that corner.
+
+    Raises BundleError where the file does not hold just these, as the signature has them: every tensor, its dtype,
+    rank and sizes, integers within their bounds. Raises NoSignalError where answers prove nothing. Both name the file,
+    the golden and the tensor.
+    """
+    file, signature = bundle.path / component.goldens, component.signature
+    found = _read(bundle, component.goldens, signature)
+    if found.keys() != {*CORNERS}:
+        raise BundleError(
+            f"{file} holds the goldens {some(sorted(found)) or 'of nothing'}, and not {', '.join(CORNERS)}",
+            remedy=_REMEDY,
+        )
+    for corner in CORNERS:
+        expected = signature.sizes(corner)
+        for axis, size in signature.check(found[corner].inputs).items():
+            if size != expected[axis]:
+                raise BundleError(
+                    f"{file}: the golden {corner} has {axis} {size}, where the axis' {corner} is {expected[axis]}",
+                    remedy=_REMEDY,
+                )
+    return {corner: found[corner] for corner in CORNERS}
+
+
+def load_samples(bundle: Bundle, component: Component, graph: Graph | None) -> dict[str, Golden]:
+    """The samples that a graph was calibrated on, by name, of any sizes that the axes admit; none where it has none.
+
+    Raises BundleError and NoSignalError as :func:`load_goldens` does.
+    """
+    path = goldens_of(graph)
+    if not path:
+        return {}
+    file = bundle.path / path
+    found = _read(bundle, path, component.signature)
+    if not found or found.keys() & {*CORNERS}:
+        raise BundleError(
+            f"{file} holds {some(sorted(found)) or 'nothing'}, and no samples that a graph was calibrated on",
+            remedy=_REMEDY,
+        )
+    return found
+
+
+def _read(bundle: Bundle, path: str, signature: Signature) -> dict[str, Golden]:
+    """The inverse of :func:`save_goldens`, by name."""
+    from safetensors.numpy import load
+
+    file, data = bundle.path / path, bundle.read(path)
+    found: dict[str, Golden] = {}
+    try:
+        tensors = load(data)
+    except Exception as error:  # of other types for other damage
+        raise BundleError(f"{file} cannot be read as goldens: {error}", remedy=_REMEDY) from error
+    for key, array in tensors.items():
+        name, role, tensor = [*key.split("/", 2), "", ""][:3]
+        if role not in ("inputs", "outputs"):
+            raise BundleError(f"{file} holds {key!r}, which is no tensor of a golden", remedy=_REMEDY)
+        getattr(found.setdefault(name, Golden(name, {}, {})), role)[tensor] = array
+    for golden in found.values():
+        _check(file, signature, golden)
+    try:
+        require_signal(found.values())
+    except NoSignalError as error:
+        raise NoSignalError(f"{file}: {error.message}", remedy=_REMEDY) from error
+    return found
+
+
+def _check(file: Path, signature: Signature, golden: Golden) -> None:
+    """Raise BundleError where a golden does not fit the signature."""
+    where = f"{file}: the golden {golden.name}"
+    try:
+        sizes = signature.check(golden.inputs)
+    except SignatureError as error:
+        raise BundleError(f"{where}: {error.message}", remedy=_REMEDY) from error
+    if golden.outputs.keys() != {*signature.output_names}:
+        raise BundleError(
+            f"{where} has the outputs {some(sorted(golden.outputs)) or 'of nothing'}, the signature "
+            f"{some(signature.output_names)}",
+            remedy=_REMEDY,
+        )
+    for spec in signature.outputs:
+        answer = golden.outputs[spec.name]
+        if not spec.fits(answer, sizes):
+            raise BundleError(
+                f"{where}: output {spec.name} is {answer.dtype}{list(answer.shape)}, and not {spec}", remedy=_REMEDY
+            )
+
+
+def require_signal(goldens: Iterable[Golden]) -> None:
+    """Raise NoSignalError where PyTorch's answers are all near zero, NaN or infinite: any comparison would pass."""
+    for golden in goldens:
+        for name, output in golden.outputs.items():
+            if output.size == 0 or output.dtype.kind not in "fc":
+                continue
+            bad = int(np.count_nonzero(~np.isfinite(output)))
+            if bad:
+                raise NoSignalError(
+                    f"PyTorch's own output {name} holds {bad} NaN or infinite values for the golden {golden.name}",
+                    remedy="Check the weights and the sample inputs: nothing can be proven against such answers.",
+                )
+            largest = float(np.abs(output).max())
+            if largest < _SILENCE:
+                raise NoSignalError(
+                    f"PyTorch's output {name} is nearly zero (at most {largest:.1e}) for the golden {golden.name}",
+                    remedy="Load trained weights, or give sample inputs that the model answers to: any comparison "
+                    "with zeros would pass.",
+                )
 
 
 def cut(signature: Signature, inputs: Mapping[str, np.ndarray], sizes: Mapping[str, int]) -> dict[str, np.ndarray]:
@@ -111,6 +213,7 @@ def telling_order(signature: Signature, golden: Golden) -> np.ndarray:
 def blank(signature: Signature, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Inputs of the same shapes and dtypes that are zero, or of the least value where their bounds leave out zero."""
     nearest = {
-        s.name: 0 if s.bounds is None or s.bounds[0] <= 0 < s.bounds[1] else s.bounds[0] for s in signature.inputs
+        s.name: 0 if s.bounds is None or s.bounds[0] <= 0 < s.bounds[1] else (s.whole_bounds or s.bounds)[0]
+        for s in signature.inputs
     }
     return {name: np.full_like(array, nearest[name]) for name, array in inputs.items()}

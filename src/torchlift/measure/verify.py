@@ -18,7 +18,7 @@ from torchlift.measure.goldens import (
     cut,
     goldens_of,
     load_goldens,
-    read_goldens,
+    load_samples,
     telling_order,
     with_rows,
 )
@@ -70,8 +70,8 @@ def judged_goldens(bundle: Bundle, variant: Variant) -> dict[str, Golden]:
     """The goldens at which the variant is held to its tolerance: real samples where its ranges are calibrated, since it
     need not know what it will never meet; else the component's.
     """
-    own = goldens_of(_graph(bundle, variant))
-    return read_goldens(bundle.file(own)) if own else load_goldens(bundle, bundle.manifest.component(variant.component))
+    component = bundle.manifest.component(variant.component)
+    return load_samples(bundle, component, _graph(bundle, variant)) or load_goldens(bundle, component)
 
 
 def proven_here(bundle: Bundle, variant: Variant, tolerance: Tolerance | None = None) -> bool:
@@ -192,7 +192,7 @@ def _answered(
     """
     if not wanted:
         return
-    with backend("onnxruntime").open(bundle.file(component.model), component.signature) as session:
+    with backend("onnxruntime").open(bundle.model(component), component.signature) as session:
         for sizes in wanted:
             inputs = cut(component.signature, largest.inputs, sizes)
             name = ", ".join(f"{axis} {size}" for axis, size in sizes.items())
@@ -202,7 +202,7 @@ def _answered(
 def _opened(bundle: Bundle, variant: Variant, options: VerifyOptions, *, cuda_graph: bool = False) -> Session:
     signature = bundle.manifest.component(variant.component).signature
     session = SessionOptions(options.threads, options.device, cuda_graph)
-    return backend(variant.backend).open(bundle.file(variant.model), signature, variant.recipe, session)
+    return backend(variant.backend).open(bundle.model(variant), signature, variant.recipe, session)
 
 
 def _replayed(
@@ -251,6 +251,6 @@ def _in_true_half(bundle: Bundle, variant: Variant, golden: Golden) -> tuple[Gol
     graph = _graph(bundle, variant)
     if graph is None:
         return ()
-    with HalfSession(bundle.file(graph.model), bundle.manifest.component(variant.component).signature) as session:
+    with HalfSession(bundle.model(graph), bundle.manifest.component(variant.component).signature) as session:
         checks = verify_goldens(session.run, [golden])
     return tuple(replace(check, golden=f"{check.golden} in true half precision") for check in checks)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple, TypeVar
@@ -88,9 +89,10 @@ def next_batch(start: int, count: int, sizes: Sequence[int], runs: Callable[[int
     what it runs.
     """
     left = min(count - start, sizes[-1])
-    more = next((size for size in sizes if size >= left and runs(size)), None)
-    fewer = next((size for size in reversed(sizes) if size <= left and runs(size)), None)
-    size = fewer if fewer is not None and (more is None or more > part * left) else more
+    fewer = next(filter(runs, reversed(sizes[: bisect_right(sizes, left)])), None)
+    end = len(sizes) if fewer is None else bisect_right(sizes, part * left)
+    more = next(filter(runs, sizes[bisect_left(sizes, left) : end]), None)
+    size = fewer if more is None else more
     size = max(left, sizes[0]) if size is None else size
     return Batch(slice(start, start + min(left, size)), size)
 
@@ -123,7 +125,11 @@ def filled(array: np.ndarray, size: int, position: int = 0) -> np.ndarray:
 
 
 class Loader:
-    """Prepares batches ahead of the session that works on them, and decodes images in threads."""
+    """Prepares batches ahead of the session that works on them, and decodes images in threads.
+
+    Threads may share it: what they ask for is done in the order in which it comes. The thread that prepares may wait
+    for those that decode, which wait for nobody.
+    """
 
     def __init__(self) -> None:
         self._next = ThreadPoolExecutor(1, thread_name_prefix="load")
@@ -154,5 +160,8 @@ class Loader:
         return batch
 
     def close(self) -> None:
+        """Wait for what is being prepared, and cancel what has not begun. Whoever waits for that gets CancelledError,
+        whoever asks for more RuntimeError.
+        """
         for pool in (self._next, self._decoders):
             pool.shutdown(cancel_futures=True)
