@@ -17,6 +17,7 @@ from torchlift.export import ExportOptions, export_component, export_key, export
 from torchlift.families import family
 from torchlift.families.base import LoadOptions, Model
 from torchlift.families.reference import open_reference
+from torchlift.folder import Folder
 from torchlift.machine import installed_version
 from torchlift.manifest import Manifest, Precision, read_manifest
 from torchlift.measure.latency import Contender
@@ -158,7 +159,7 @@ def source_of(bundle: Path, location: str) -> Source:
     vocabulary = manifest.assets.get("vocabulary")
     options = LoadOptions(
         axes={c.name: {axis.name: axis for axis in c.signature.axes} for c in manifest.components},
-        vocabulary=bundle / vocabulary if vocabulary else None,
+        vocabulary=Folder(bundle).place(vocabulary) if vocabulary else None,
         resolution=manifest.settings.get("resolution"),
     )
     source = Source(manifest.family, location, options)

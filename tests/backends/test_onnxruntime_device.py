@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import gc
+import threading
 import weakref
 
 import numpy as np
@@ -11,9 +12,11 @@ import onnxruntime as ort
 import pytest
 import tiny
 from onnx import parser
+from sharing import assert_shared, in_thread
 
 from torchlift.backends import SessionOptions, cuda
 from torchlift.backends.onnxruntime import session as module
+from torchlift.backends.turns import GPUS
 from torchlift.errors import BackendError, DeviceMemoryError, SignatureError
 from torchlift.signature import Axis, Signature, TensorSpec
 
@@ -25,6 +28,10 @@ class HostStream:
         self.waited = self.closed = 0
 
     def synchronize(self):
+        assert CURRENT == [0]
+        self.waited += 1
+
+    def drain(self):
         assert CURRENT == [0]
         self.waited += 1
 
@@ -305,3 +312,69 @@ def test_half_precision_and_integers_are_bound_as_they_are(host):
     assert found["y"].dtype == np.float16
     assert found["y"].tolist() == [3, -5]
     assert found["z"].tolist() == [False, True]
+
+
+@pytest.mark.parametrize("options", [{}, {"cuda_graph": True, "graphs": 2}])
+def test_each_thread_gets_the_answers_to_its_own_inputs(host, options):
+    with opened(**options) as session:
+        assert_shared([session], [{"x": tiny.sample(1 + i // 4, seed=i)} for i in range(16)])
+
+
+@pytest.fixture
+def ran(monkeypatch):
+    """In which thread ONNX Runtime ran, and whether everything else was kept from the GPU, for each run."""
+    runs = []
+    run = ort.InferenceSession.run_with_iobinding
+
+    def watched(self, *given):
+        runs.append((threading.current_thread(), GPUS._taken))
+        return run(self, *given)
+
+    monkeypatch.setattr(ort.InferenceSession, "run_with_iobinding", watched)
+    return runs
+
+
+def test_what_records_runs_in_the_first_thread_and_once_there_are_more_in_one_of_its_own(host, ran):
+    with opened(cuda_graph=True) as session:
+        call = session.prepare({"x": tiny.sample(2)})
+        uses = [call, lambda: session.run({"x": tiny.sample(2)}), lambda: session.run_on_device({"x": tiny.sample(2)})]
+        for use in uses:
+            use()
+        assert {thread for thread, _ in ran} == {threading.current_thread()}
+        ran.clear()
+        for _ in range(2):
+            for use in uses:
+                in_thread(use).result(20)
+                use()
+        (own,) = {thread for thread, _ in ran}
+        assert own is not threading.current_thread()
+    own.join(20)
+    assert not own.is_alive(), "it ends with the session"
+
+
+def test_what_records_nothing_runs_in_the_thread_that_calls(session, ran):
+    def run():
+        session.run({"x": tiny.sample(2)})
+        return threading.current_thread()
+
+    callers = [in_thread(run).result(20) for _ in range(2)]
+    assert [thread for thread, _ in ran] == callers
+
+
+def test_a_graph_is_recorded_alone_and_for_another_thread_again(host, ran):
+    with opened(cuda_graph=True, graphs=1) as session:
+        for rows in (2, 2, 3, 2):
+            session.run({"x": tiny.sample(rows)})
+        assert [alone for _, alone in ran] == [True, False, False, False]
+        ran.clear()
+        for rows in (2, 3, 2):
+            in_thread(session.run, {"x": tiny.sample(rows)}).result(20)
+        assert [alone for _, alone in ran] == [True, False, False]
+
+
+def test_it_waits_for_what_was_given_to_the_device_before_it_is_closed(host):
+    session = opened()
+    session.run_on_device({"x": tiny.sample(2)})
+    waited = session._stream.waited
+    session.close()
+    assert session._stream.waited > waited

@@ -24,7 +24,7 @@ def answers(model, precision, x):
 def computed(model, precision):
     """The precision that OpenVINO says it computes in."""
     session = backend("openvino").open(model, tiny.SIGNATURE, precision, SessionOptions(1))
-    compiled = session._request.get_compiled_model()
+    compiled, _ = session._opened
     return compiled.get_property("INFERENCE_PRECISION_HINT").to_string(), session.runtime
 
 
@@ -124,6 +124,55 @@ def test_layers_say_what_they_compute_in_and_what_they_are_made_of(model, recipe
     assert all(0 <= layer.seconds < 0.1 for layer in layers)
 
 
+FIRST_AT_ONCE = """
+import faulthandler
+import pathlib
+
+import tiny
+from sharing import at_once
+
+from torchlift.backends import backend
+
+faulthandler.dump_traceback_later(20, exit=True)
+session = backend("openvino").open(pathlib.Path(sys.argv[1]), tiny.SIGNATURE)
+samples = [{"x": tiny.sample(2, number)} for number in range(8)]
+sys.setswitchinterval(1e-5)
+at_once(lambda number: [session.run(samples[number]) for _ in range(20)], len(samples))
+"""
+
+
+@pytest.mark.parametrize("_", range(2))
+def test_threads_whose_arrays_are_the_first_in_the_process_do_not_stand_still(model, python, _):
+    """Where nothing prevents it, they do in about two of three processes."""
+    ended = python(FIRST_AT_ONCE, model)
+    assert ended.returncode == 0, ended.stderr
+
+
 def test_layers_of_inputs_that_do_not_fit_are_refused(model):
     with pytest.raises(SignatureError, match="input x is float64"):
         backend("openvino").layers(model, tiny.SIGNATURE, {"x": np.zeros((1, 32))})
+
+
+LAST_USED_BY_ANOTHER_THREAD = """
+import pathlib, signal, threading
+import onnx, tiny
+from torchlift.backends import backend
+
+folder = pathlib.Path(sys.argv[1])
+onnx.save(tiny.model(), folder / "source.onnx")
+runtime = backend("openvino")
+model = folder / runtime.build(folder / "source.onnx", folder, tiny.SIGNATURE)
+for _ in range(3):
+    held = [runtime.open(model, tiny.SIGNATURE)]
+    held[0].run({"x": tiny.sample(2)})
+    thread = threading.Thread(target=held.clear)
+    thread.start()
+    thread.join()
+signal.signal(signal.SIGINT, lambda *_: print("handled"))
+signal.raise_signal(signal.SIGINT)
+"""
+
+
+def test_a_signal_is_handled_after_another_thread_let_the_last_session_go(python, tmp_path):
+    done = python(LAST_USED_BY_ANOTHER_THREAD, tmp_path)
+    assert (done.returncode, done.stdout) == (0, "handled\n"), done.stderr

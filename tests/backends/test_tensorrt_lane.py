@@ -16,6 +16,7 @@ from torchlift.backends.tensorrt import engines as engines_module
 from torchlift.backends.tensorrt import lane
 from torchlift.backends.tensorrt import session as module
 from torchlift.backends.tensorrt.engines import Engines as RealEngines
+from torchlift.backends.turns import GPUS
 from torchlift.errors import BackendError, DeviceMemoryError, ProfileError
 from torchlift.signature import Axis
 
@@ -311,3 +312,24 @@ def test_a_session_lets_go_of_its_engine_and_memory_when_it_is_closed(opened):
     session.close()
     assert engines.taken == 0
     assert [buffer.closed for buffer in (*lane.inputs.values(), *lane.outputs.values())] == [True, True]
+
+
+def test_a_graph_is_recorded_alone(opened, monkeypatch):
+    alone, record = [], lane.Lane.record
+    monkeypatch.setattr(lane.Lane, "record", lambda self: alone.append(GPUS._taken) or record(self))
+    session, _ = opened(Engine(), cuda_graph=True)
+    for rows in (4, 2, 4):
+        session.run({"x": tiny.sample(rows)})
+    assert alone == [True, True]
+    assert not GPUS._taken
+
+
+def test_a_closed_session_says_so(opened):
+    session, _ = opened(Engine())
+    call = session.prepare({"x": tiny.sample(4)})
+    session.close()
+    x = {"x": tiny.sample(4)}
+    uses = [lambda: session.run(x), lambda: session.run_on_device(x), lambda: session.describe({"batch": 4}), call]
+    for use in (*uses, lambda: session.prepare(x)):
+        with pytest.raises(BackendError, match="is closed"):
+            use()

@@ -1,5 +1,7 @@
 """ONNX Runtime on a real GPU: needs onnxruntime-gpu, cuda-bindings and nvidia-ml-py; the towers need torch besides."""
 
+import threading
+
 import numpy as np
 import onnx
 import onnx_ir as ir
@@ -7,6 +9,7 @@ import onnxruntime as ort
 import pytest
 import tiny
 from onnx import numpy_helper, parser
+from sharing import THREADS, assert_shared, at_once, closed_while_running, in_thread
 
 from torchlift.backends import SessionOptions, backend
 from torchlift.errors import ProviderError, SignatureError
@@ -188,6 +191,59 @@ def test_tensors_of_torch_stay_on_the_gpu(model, recipe, graphs):
             close(answer.cpu().numpy(), tiny.answer(x), recipe)
         with pytest.raises(SignatureError, match="lies in the host's memory"):
             session.run_on_device({"x": torch.from_numpy(x)})
+
+
+SHARED = [{"x": tiny.sample(1 + i // THREADS, seed=i)} for i in range(4 * THREADS)]
+"""Four batch sizes for each thread."""
+
+
+@pytest.mark.parametrize(("cuda_graph", "graphs"), [(False, 8), (True, 8), (True, 2)])
+def test_each_thread_gets_the_answers_to_its_own_inputs(model, recipe, cuda_graph, graphs):
+    with CUDA.open(model, tiny.SIGNATURE, recipe, SessionOptions(cuda_graph=cuda_graph, graphs=graphs)) as session:
+        assert_shared([session], SHARED, rtol=1e-3, atol=1e-3, timeout=120)
+
+
+def test_sessions_record_their_graphs_while_others_work(model, recipe):
+    options = SessionOptions(cuda_graph=True)
+    with (
+        CUDA.open(model, tiny.SIGNATURE, recipe, options) as one,
+        CUDA.open(model, tiny.SIGNATURE, recipe, options) as two,
+    ):
+        assert_shared([one, two], SHARED, rtol=1e-3, atol=1e-3, timeout=120)
+
+
+def test_threads_that_come_and_go_are_answered_from_the_same_graphs(model, recipe):
+    with CUDA.open(model, tiny.SIGNATURE, recipe, SessionOptions(cuda_graph=True)) as session:
+        for seed in range(30):
+            x = tiny.sample(1 + seed % 3, seed)
+            close(in_thread(session.run, {"x": x}).result(60)["y"], tiny.answer(x), recipe)
+
+
+@pytest.mark.parametrize("cuda_graph", [False, True])
+def test_a_session_may_be_closed_while_threads_run_it(model, recipe, cuda_graph):
+    session = CUDA.open(model, tiny.SIGNATURE, recipe, SessionOptions(cuda_graph=cuda_graph))
+    for number, answers in enumerate(closed_while_running(session, SHARED, timeout=120)):
+        for answer in answers:
+            close(answer["y"], tiny.answer(SHARED[number]["x"]), recipe)
+
+
+@pytest.mark.parametrize("cuda_graph", [False, True])
+def test_threads_with_a_lock_of_their_own_share_tensors_of_torch(model, recipe, cuda_graph):
+    torch = pytest.importorskip("torch")
+    if not torch.cuda.is_available():
+        pytest.skip("this torch has no CUDA")
+    lock = threading.Lock()
+
+    def work(number):
+        x = tiny.sample(1 + number % 2, number)
+        there = torch.from_numpy(x).cuda()
+        for _ in range(20):
+            with lock:
+                found = torch.from_dlpack(session.run_on_device({"x": there})["y"]).cpu().numpy()
+            close(found, tiny.answer(x), recipe)
+
+    with CUDA.open(model, tiny.SIGNATURE, recipe, SessionOptions(cuda_graph=cuda_graph)) as session:
+        at_once(work, timeout=120)
 
 
 def test_two_sessions_share_the_gpu(model, recipe):

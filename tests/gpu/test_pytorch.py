@@ -1,11 +1,14 @@
 """Programs on a GPU: what they answer, in CUDA graphs and without, and how they are timed."""
 
+import threading
+
 import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
 
 import programs  # noqa: E402
+from sharing import THREADS, assert_shared, at_once, closed_while_running  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
 
 from torchlift.backends import SessionOptions, backend  # noqa: E402
@@ -152,6 +155,61 @@ def test_tensors_stay_on_the_gpu(archive, goldens, cuda_graph):
             session.run_on_device({**there, "x": there["x"].half()})
         with pytest.raises(SignatureError, match="missing x"):
             session.run_on_device({name: tensor for name, tensor in there.items() if name != "x"})
+
+
+SHARED = [programs.feeds(1 + i // THREADS, seed=i) for i in range(4 * THREADS)]
+"""Four batch sizes for each thread."""
+
+
+@pytest.mark.parametrize(("cuda_graph", "graphs"), [(False, 8), (True, 8), (True, 2)])
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_each_thread_gets_the_answers_to_its_own_inputs(archive, precision, cuda_graph, graphs):
+    options = SessionOptions(cuda_graph=cuda_graph, graphs=graphs)
+    with open_module(load_program(archive), programs.SIGNATURE, options, precision=precision) as session:
+        assert_shared([session], SHARED, rounds=5, rtol=2e-3, atol=2e-3, timeout=300)
+
+
+@pytest.mark.parametrize("cuda_graph", [False, True])
+def test_each_thread_gets_the_answers_to_its_own_inputs_of_what_is_compiled_meanwhile(archive, cuda_graph):
+    samples = [programs.feeds(2 + i // THREADS, seed=i) for i in range(2 * THREADS)]
+    with PYTORCH.open(archive, programs.SIGNATURE, "fp32", SessionOptions(cuda_graph=cuda_graph)) as session:
+        assert_shared([session], samples, rtol=1e-4, atol=1e-4, timeout=500)
+
+
+def test_sessions_record_their_graphs_while_others_work_and_are_compiled(archive):
+    """The second session records nothing: what it compiles it also measures, which no recording bears."""
+    with (
+        open_module(load_program(archive), programs.SIGNATURE, SessionOptions(cuda_graph=True, graphs=2)) as one,
+        PYTORCH.open(archive, programs.SIGNATURE, "fp16") as two,
+    ):
+        assert_shared([one, two], SHARED[: 2 * THREADS], rtol=2e-3, atol=2e-3, timeout=500)
+
+
+@pytest.mark.parametrize("cuda_graph", [False, True])
+def test_a_session_may_be_closed_while_threads_run_it(archive, cuda_graph):
+    right = TorchSession(programs.Mixed(), programs.SIGNATURE)
+    session = open_module(load_program(archive), programs.SIGNATURE, SessionOptions(cuda_graph=cuda_graph))
+    for number, answers in enumerate(closed_while_running(session, SHARED, timeout=120)):
+        expected = right.run(SHARED[number])["y"]
+        for answer in answers:
+            np.testing.assert_allclose(answer["y"], expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("cuda_graph", [False, True])
+def test_threads_with_a_lock_of_their_own_share_tensors_on_the_gpu(archive, goldens, cuda_graph):
+    lock = threading.Lock()
+
+    def work(number):
+        golden = goldens[(2, 5, 2, 8)[number]]
+        there = {name: torch.from_numpy(array).cuda() for name, array in golden.inputs.items()}
+        for _ in range(20):
+            with lock:
+                answers = {name: tensor.cpu().numpy() for name, tensor in session.run_on_device(there).items()}
+            checks = verify_goldens(lambda _, answers=answers: answers, [golden])
+            assert failures(checks, TOLERANCES["fp32"]) == ()
+
+    with open_module(load_program(archive), programs.SIGNATURE, SessionOptions(cuda_graph=cuda_graph)) as session:
+        at_once(work, timeout=120)
 
 
 def test_tensors_that_do_not_lie_in_order_are_read_as_they_are(archive, goldens):

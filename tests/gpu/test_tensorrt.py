@@ -16,6 +16,7 @@ import pytest
 import tiny
 import wide
 from onnx.reference import ReferenceEvaluator
+from sharing import THREADS, assert_shared, closed_while_running
 
 from torchlift.backends import Compilation, CompileOptions, SessionOptions, backend
 from torchlift.backends.cuda import Buffer, DeviceArray, Stream, to_device, to_host
@@ -111,6 +112,34 @@ def test_shapes_alternate_also_more_than_there_are_graphs_on_every_gpu(engine, c
                 np.testing.assert_allclose(session.run({"x": x})["y"], wide.answer(x), rtol=1e-3, atol=1e-4)
 
 
+SHARED = [{"x": wide.sample(1 + i // THREADS, seed=i)} for i in range(4 * THREADS)]
+"""Four batch sizes for each thread."""
+
+
+@pytest.mark.parametrize(("cuda_graph", "graphs"), [(False, 8), (True, 8), (True, 2)])
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_each_thread_gets_the_answers_to_its_own_inputs(engine, precision, cuda_graph, graphs):
+    with opened(engine, precision, cuda_graph=cuda_graph, graphs=graphs) as session:
+        assert_shared([session], SHARED, rtol=1e-3, atol=1e-3, timeout=300)
+
+
+def test_sessions_record_their_graphs_while_others_work(engine):
+    with (
+        opened(engine, "fp32", cuda_graph=True, graphs=2) as one,
+        opened(engine, "fp16", cuda_graph=True, graphs=2) as two,
+    ):
+        assert_shared([one, two], SHARED, rtol=1e-3, atol=1e-3, timeout=300)
+
+
+@pytest.mark.parametrize("cuda_graph", [False, True])
+def test_a_session_may_be_closed_while_threads_run_it(engine, cuda_graph):
+    answered = closed_while_running(opened(engine, cuda_graph=cuda_graph), SHARED, timeout=300)
+    for number, answers in enumerate(answered):
+        expected = wide.answer(SHARED[number]["x"])
+        for answer in answers:
+            np.testing.assert_allclose(answer["y"], expected, rtol=1e-3, atol=1e-4)
+
+
 def test_tensors_on_the_device_are_read_and_answered_there(engine):
     for graphed in (False, True):
         with opened(engine, cuda_graph=graphed) as session:
@@ -149,7 +178,9 @@ def test_a_build_that_fails_leaves_the_engine_of_before(tmp_path):
     before = variant_of(build_bundle(bundle.path, options()))
     library = tmp_path / "operators.so"
     library.write_text("no library")
-    after = variant_of(build_bundle(bundle.path, options(plugins=(library,))))
+    with pytest.raises(BackendError, match=r"operators\.so cannot be loaded"):
+        build_bundle(bundle.path, options(plugins=(library,)))
+    after = variant_of(Bundle.open(bundle.path).manifest)
     assert after.files == before.files
     assert not after.failure
 

@@ -9,12 +9,13 @@ from shipped import pictures
 
 from torchlift.backends import Availability, Session, SessionOptions, backend
 from torchlift.backends.onnxruntime import OnnxRuntime
-from torchlift.bundle import Bundle, locked
+from torchlift.bundle import Bundle
 from torchlift.errors import BackendUnavailableError, BundleError, EngineError, StorageError, VerificationError
 from torchlift.evidence import REPLAYED, Tolerance
 from torchlift.measure.verify import VerifyOptions, verify_variant
 from torchlift.pipelines import OpenOptions, of_bundle, open_bundle
 from torchlift.stages import build_variant
+from torchlift.staging import locked
 
 ORT, OPENVINO = "model/onnxruntime/fp32", "model/openvino/fp32"
 

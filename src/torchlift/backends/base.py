@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 
+from torchlift.backends.turns import Turns
 from torchlift.errors import BackendError, BackendUnavailableError
 from torchlift.machine import gpus, usable_cores
 from torchlift.manifest import Precision, precision_of
@@ -18,6 +20,8 @@ from torchlift.progress import SILENT, Progress
 from torchlift.signature import Axis, Profile, Signature
 
 Arrays = Mapping[str, np.ndarray]
+
+Held = TypeVar("Held")
 
 
 @dataclass(frozen=True)
@@ -102,7 +106,16 @@ Call = Callable[[], float | None]
 
 
 class Session(ABC):
-    """A variant loaded by its backend, ready to run. ``runtime`` names what really runs: backend, version, device."""
+    """A variant loaded by its backend, ready to run. ``runtime`` names what really runs: backend, version, device.
+
+    Any number of threads may share a session: each :meth:`run` answers its own inputs. Threads take turns, unless the
+    session is ``reentrant``. :meth:`close` may be called meanwhile.
+    """
+
+    reentrant: ClassVar[bool] = False
+    """Whether several threads may be in ``_run`` and ``_prepare`` at once. :meth:`close` then waits for none of them:
+    each must keep what it uses, as :meth:`_kept` gives it.
+    """
 
     on_device: ClassVar[bool] = False
     """Whether inputs and outputs lie in memory of a device, so that a call can do with or without copies."""
@@ -113,23 +126,36 @@ class Session(ABC):
     def __init__(self, signature: Signature, runtime: str) -> None:
         self.signature = signature
         self.runtime = runtime
+        self._turns: AbstractContextManager[None] = nullcontext() if self.reentrant else Turns()
+        self._closed = False
 
     def covers(self, sizes: Mapping[str, int]) -> bool:
         """Whether it runs axes of these sizes, of those that the signature admits."""
         return True
 
     def run(self, feeds: Arrays) -> dict[str, np.ndarray]:
-        """Input name -> array to output name -> array. Raises SignatureError for inputs that do not fit."""
+        """Input name -> array to output name -> array. Raises SignatureError for inputs that do not fit, BackendError
+        where the session is closed.
+        """
         self.signature.check(feeds)
-        return self._run(feeds)
+        with self._turns:
+            self._require_open()
+            return self._run(feeds)
 
     def run_on_device(self, tensors: Mapping[str, Any]) -> Mapping[str, Any]:
         """As :meth:`run`, of tensors that lie on the session's device (DLPack or ``__cuda_array_interface__``: torch,
-        CuPy); the outputs stay there and have DLPack. They hold until the next call.
+        CuPy); the outputs stay there and have DLPack. They hold until the next call of any method, by any thread:
+        threads that share the session need a lock of their own, held until the outputs are read or copied.
 
         Returns before the device is done: pass the next inputs from the same stream, or synchronize before the next
-        call. Raises BackendError where the session has no such device, SignatureError for tensors that do not fit.
+        call. Raises BackendError where the session has no such device or is closed, SignatureError for tensors that do
+        not fit; their values are not compared with the bounds.
         """
+        with self._turns:
+            self._require_open()
+            return self._run_on_device(tensors)
+
+    def _run_on_device(self, tensors: Mapping[str, Any]) -> Mapping[str, Any]:
         raise BackendError(
             f"{self.runtime} takes no tensors on a device", remedy="Pass arrays of NumPy to run(), which copies them."
         )
@@ -148,10 +174,20 @@ class Session(ABC):
         """A call that runs ``feeds`` again and again, for timing: without copying them in or the outputs out, unless
         ``copies``, which asks a session on a device for what a caller with arrays on the host pays.
 
-        Inputs that do not lie in C order are copied once, before.
+        Inputs that do not lie in C order are copied once, before. The call is for one thread at a time; others may run
+        the session meanwhile. It raises BackendError once the session is closed.
         """
         self.signature.check(feeds)
-        return self._prepare_copies(feeds) if copies else self._prepare(feeds)
+        with self._turns:
+            self._require_open()
+            prepared = self._prepare_copies(feeds) if copies else self._prepare(feeds)
+
+        def call() -> float | None:
+            with self._turns:
+                self._require_open()
+                return prepared()
+
+        return call
 
     @abstractmethod
     def _run(self, feeds: Arrays) -> dict[str, np.ndarray]: ...
@@ -165,8 +201,29 @@ class Session(ABC):
 
         return call
 
-    def close(self) -> None:  # noqa: B027
-        """Free what the runtime holds. The session may not be used after."""
+    def close(self) -> None:
+        """Free what the runtime holds. A call that is under way ends first, or keeps what it uses until it ends; one
+        that waits for its turn raises BackendError, as any later one does. To close again does nothing.
+        """
+        self._closed = True
+        with self._turns:
+            self._close()
+
+    def _close(self) -> None:  # noqa: B027
+        """Let go of what the runtime holds; may be done again."""
+
+    def _require_open(self) -> None:
+        if self._closed:
+            raise self._is_closed()
+
+    def _kept(self, held: Held | None) -> Held:
+        """What a call uses of the runtime. Raises BackendError where :meth:`_close` has put None in its place."""
+        if held is None:
+            raise self._is_closed()
+        return held
+
+    def _is_closed(self) -> BackendError:
+        return BackendError(f"the session of {self.runtime} is closed", remedy="Open it again.")
 
     def __enter__(self) -> Session:
         return self

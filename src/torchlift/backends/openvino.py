@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+import functools
+import threading
+from collections import defaultdict, deque
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -46,6 +48,8 @@ _PRECISIONS = {"f32": "fp32", "bf16": "bf16", "f16": "fp16", "i8": "int8", "u8":
 
 _BF16_INSTRUCTIONS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
 
+_STARTING = threading.Lock()
+
 
 class OpenVino(Backend):
     """Intel's runtime. What the graph leaves in FP32 is computed in bf16 where the recipe says so, by the same IR."""
@@ -65,10 +69,10 @@ class OpenVino(Backend):
         if installed_version("openvino") is None:
             return Availability(False, "openvino is not installed", remedy)
         try:
-            import openvino as ov
+            devices = _core().available_devices
         except ImportError as error:
             return Availability(False, f"it cannot be loaded: {error}", remedy)
-        if _DEVICE not in ov.Core().available_devices:
+        if _DEVICE not in devices:
             return Availability(False, "its CPU plug-in is missing", remedy)
         return Availability(True, f"{self.version()}, {_DEVICE}")
 
@@ -88,7 +92,7 @@ class OpenVino(Backend):
         import openvino as ov
 
         try:
-            model = ov.Core().read_model(source) if source.suffix == ".xml" else ov.convert_model(source)
+            model = _core().read_model(source) if source.suffix == ".xml" else ov.convert_model(source)
             _forget_origin(model)
             ov.save_model(model, folder / "model.xml", compress_to_fp16=False)
         except Exception as error:
@@ -138,8 +142,6 @@ class OpenVino(Backend):
 
     def _compiled(self, model: Path, recipe: str, options: SessionOptions, **more: object) -> ov.CompiledModel:
         self.require()
-        import openvino as ov
-
         config = {
             "INFERENCE_PRECISION_HINT": _HINTS[recipe],
             "PERFORMANCE_HINT": "LATENCY",
@@ -147,11 +149,34 @@ class OpenVino(Backend):
             **more,
         }
         try:
-            return ov.Core().compile_model(model, _DEVICE, config)
+            return _core().compile_model(model, _DEVICE, config)
         except Exception as error:
             raise BackendError(
                 f"OpenVINO cannot load {model.name}: {error}", remedy="Build the variant again: torchlift build."
             ) from error
+
+
+def _core() -> ov.Core:
+    """OpenVINO, one for the process, started by the first thread that needs it."""
+    with _STARTING:
+        return _started()
+
+
+@functools.cache
+def _started() -> ov.Core:
+    """It stays for ever, and has used an array once, for two reasons (both seen in 2026.4.1).
+
+    Its plug-in for the processor gives the thread that loads it a stack for signal handlers, and frees that stack when
+    the last session is gone and it is unloaded. Where another thread lets that session go, the first is left with a
+    stack that is no more, and crashes at the next signal, such as Ctrl-C. A core that stays keeps the plug-in loaded.
+
+    Its Python binding makes tables of types at the first array. Where the first arrays of several threads come at once,
+    one thread waits for a table with the GIL in its hand, and the one that makes the table waits for the GIL.
+    """
+    import openvino as ov
+
+    _ = ov.Tensor(np.zeros(1, np.float32)).data
+    return ov.Core()
 
 
 def _origins(op: ov.Node) -> tuple[str, ...]:
@@ -174,21 +199,40 @@ def _forget_origin(model: ov.Model) -> None:
 
 
 class OpenVinoSession(Session):
-    """A compiled model with one inference request; one thread at a time."""
+    """A compiled model. Each call has an inference request of its own; OpenVINO does those of several threads in the
+    order in which they come.
+
+    A new request costs its first call some 20 microseconds. So the last one is kept for the next call, and with it the
+    arrays that it has read.
+    """
+
+    reentrant = True
 
     def __init__(self, compiled: ov.CompiledModel, signature: Signature, runtime: str) -> None:
         super().__init__(signature, runtime)
-        self._request: Any = compiled.create_infer_request()
-        self._outputs = {name: compiled.output(name) for name in signature.output_names}
+        outputs = {name: compiled.output(name) for name in signature.output_names}
+        self._opened: tuple[Any, dict[str, Any]] | None = (compiled, outputs)
+        self._idle: deque[Any] = deque(maxlen=1)
 
     def _run(self, feeds: Arrays) -> dict[str, np.ndarray]:
-        result = self._request.infer(dict(feeds), share_inputs=True, share_outputs=False)
-        return {name: result[port] for name, port in self._outputs.items()}
+        compiled, outputs = self._kept(self._opened)
+        request = self._request(compiled)
+        result = request.infer(dict(feeds), share_inputs=True, share_outputs=False)
+        answers = {name: result[port] for name, port in outputs.items()}
+        self._idle.append(request)  # not one that failed
+        return answers
+
+    def _request(self, compiled: Any) -> Any:
+        try:
+            return self._idle.pop()
+        except IndexError:
+            return compiled.create_infer_request()
 
     def _prepare(self, feeds: Arrays) -> Call:
         import openvino as ov
 
-        request = self._request
+        compiled, _ = self._kept(self._opened)
+        request = compiled.create_infer_request()
         arrays = {name: np.asarray(array, order="C") for name, array in feeds.items()}
         for name, array in arrays.items():
             request.set_tensor(name, ov.Tensor(array, shared_memory=True))
@@ -199,6 +243,6 @@ class OpenVinoSession(Session):
 
         return call
 
-    def close(self) -> None:
-        self._request = None
-        self._outputs = {}
+    def _close(self) -> None:
+        self._opened = None
+        self._idle = deque(maxlen=0)  # nor is what a call that is under way gives back kept

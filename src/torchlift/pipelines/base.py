@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import CancelledError
 from dataclasses import dataclass, field, replace
 from types import TracebackType
-from typing import TypeVar
+from typing import Concatenate, ParamSpec, TypeVar
 
 from torchlift.backends import Session, SessionOptions, backend
-from torchlift.bundle import Bundle, locked
-from torchlift.errors import BundleError, StorageError, VerificationError
+from torchlift.backends.turns import GPUS
+from torchlift.bundle import Bundle
+from torchlift.errors import BackendError, BundleError, StorageError, VerificationError
 from torchlift.manifest import Variant, read_manifest
 from torchlift.measure.verify import VerifyOptions, proven_here, verify_variant
 from torchlift.pipelines.batches import Loader
 from torchlift.progress import Progress
+from torchlift.staging import locked
 
 Opened = TypeVar("Opened", bound="Pipeline")
+Asked = ParamSpec("Asked")
+Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True)
@@ -33,7 +40,10 @@ class Pipeline:
     """A bundle opened for use. Sessions are opened when first needed, and closed by :meth:`close` or ``with``.
 
     A session in ``sessions`` serves its component instead of a variant; it is not verified, and stays open.
-    A pipeline is for one thread at a time. Closed, it raises BundleError.
+
+    Any number of threads may share a pipeline: each gets the answers to its own inputs, and a component that several of
+    them need first is verified and opened once. ``progress`` is told by the thread that calls. Closed, the pipeline
+    raises BundleError, also in calls that are under way (:func:`ends_when_closed`).
     """
 
     def __init__(
@@ -48,6 +58,9 @@ class Pipeline:
         self._progress = progress
         self._injected = dict(sessions or {})
         self._sessions: dict[str, Session] = {}
+        self._opening = threading.RLock()
+        """Held while a session is opened or all are closed, not while one runs."""
+
         self._loader = Loader()
         self._closed = False
         for component in self._injected:
@@ -74,21 +87,32 @@ class Pipeline:
 
         Raises BundleError where the pipeline is closed, or the bundle on disk is another by now.
         """
+        self._require_open()
+        found = self._injected.get(component, self._sessions.get(component))
+        return self._opened(component) if found is None else found
+
+    def _opened(self, component: str) -> Session:
+        """The session of a component, which is opened unless another thread did so meanwhile."""
+        with self._opening:
+            self._require_open()
+            if component not in self._sessions:
+                variant = self.variant(component)
+                self._require_unchanged(variant)
+                variant = require_verified(self.bundle, variant, self.options, self._progress)
+                options = SessionOptions(self.options.threads, self.options.device, cuda_graph=self._graphed(variant))
+                with GPUS:  # no session records a CUDA graph meanwhile
+                    self._sessions[component] = backend(variant.backend).open(
+                        self.bundle.model(variant),
+                        self.bundle.manifest.component(component).signature,
+                        variant.recipe,
+                        options,
+                    )
+                self._require_open()  # close() waits, and closes what was opened
+            return self._sessions[component]
+
+    def _require_open(self) -> None:
         if self._closed:
             raise BundleError("the pipeline is closed", remedy=f"Open {self.bundle.path} again.")
-        if component in self._injected:
-            return self._injected[component]
-        if component not in self._sessions:
-            variant = self.variant(component)
-            self._require_unchanged(variant)
-            variant = require_verified(self.bundle, variant, self.options, self._progress)
-            self._sessions[component] = backend(variant.backend).open(
-                self.bundle.file(variant.model),
-                self.bundle.manifest.component(component).signature,
-                variant.recipe,
-                SessionOptions(self.options.threads, self.options.device, cuda_graph=self._graphed(variant)),
-            )
-        return self._sessions[component]
 
     def _graphed(self, variant: Variant) -> bool:
         """Whether a proven variant replays CUDA graphs: where it was chosen so, and is proven so."""
@@ -108,12 +132,15 @@ class Pipeline:
             raise BundleError(f"{self.bundle.path} changed since it was opened", remedy="Open it again.")
 
     def close(self) -> None:
-        """Free the threads and the sessions that were opened here. The pipeline may not be used after."""
+        """Free the threads and the sessions that were opened here, after one that is being opened. Calls that are under
+        way in other threads raise BundleError at their next batch, unless they are at their last.
+        """
         self._closed = True
         self._loader.close()
-        for session in self._sessions.values():
-            session.close()
-        self._sessions.clear()
+        with self._opening:
+            for session in self._sessions.values():
+                session.close()
+            self._sessions.clear()
 
     def __enter__(self: Opened) -> Opened:
         return self
@@ -122,6 +149,24 @@ class Pipeline:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def ends_when_closed(
+    call: Callable[Concatenate[Opened, Asked], Answer],
+) -> Callable[Concatenate[Opened, Asked], Answer]:
+    """A method of a pipeline that raises BundleError, whatever it meets, where the pipeline is closed meanwhile: a
+    session that is closed, a job that was cancelled, a pool that takes no more.
+    """
+
+    @functools.wraps(call)
+    def ending(pipeline: Opened, /, *args: Asked.args, **kwargs: Asked.kwargs) -> Answer:
+        try:
+            return call(pipeline, *args, **kwargs)
+        except (BackendError, CancelledError, RuntimeError):
+            pipeline._require_open()
+            raise
+
+    return ending
 
 
 def require_verified(bundle: Bundle, variant: Variant, options: OpenOptions, progress: Progress) -> Variant:

@@ -11,7 +11,7 @@ import numpy as np
 from torchlift.backends import Session
 from torchlift.bundle import Bundle
 from torchlift.errors import BundleError, InputError
-from torchlift.pipelines.base import OpenOptions, Pipeline
+from torchlift.pipelines.base import OpenOptions, Pipeline, ends_when_closed
 from torchlift.pipelines.batches import batch_axis, batch_size, covered_batches, filled, listed
 from torchlift.pipelines.texts import SEQUENCE, TextBatches
 from torchlift.processing.clip import MEAN, STD
@@ -41,7 +41,7 @@ class ClipPipeline(Pipeline):
         try:
             resolution = int(bundle.manifest.settings["resolution"])
             self.logit_scale = math.exp(float(bundle.manifest.settings["logit_scale"]))
-            vocabulary = bundle.file(bundle.manifest.assets["vocabulary"]).read_bytes()
+            vocabulary = bundle.read(bundle.manifest.assets["vocabulary"])
             context = int(bundle.manifest.settings["context_length"])
         except (KeyError, ValueError, TypeError) as error:
             raise BundleError(
@@ -51,6 +51,7 @@ class ClipPipeline(Pipeline):
         self.tokenizer = Tokenizer(vocabulary, context)
         self._batches: dict[int | None, TextBatches] = {}
 
+    @ends_when_closed
     def encode_image(
         self, images: Sequence[ImageSource], *, size: int | None = None, normalize: bool = True
     ) -> np.ndarray:
@@ -71,6 +72,7 @@ class ClipPipeline(Pipeline):
             features[batch.rows] = found[: len(pixels)]
         return _finished(features, normalize)
 
+    @ends_when_closed
     def encode_text(self, texts: Sequence[str], *, size: int | None = None, normalize: bool = True) -> np.ndarray:
         """Features of texts. Texts of like length share a batch and are padded to its longest, or a little more on a
         GPU; the order is kept.
@@ -96,9 +98,10 @@ class ClipPipeline(Pipeline):
         order = np.argsort(tokens.lengths, kind="stable")
         lengths = np.maximum(np.asarray(tokens.lengths)[order], signature.axis(SEQUENCE).min)
         features = np.empty((len(texts), _embedding(signature)), np.float32)
-        if size not in self._batches:
-            self._batches[size] = TextBatches(session, signature, size)
-        for batch, length in self._batches[size].of(lengths.tolist()):
+        batches = self._batches.get(size)
+        if batches is None:  # several threads may make one at once: they are alike
+            batches = self._batches[size] = TextBatches(session, signature, size)
+        for batch, length in batches.of(lengths.tolist()):
             rows = order[batch.rows]
             ids = np.full((len(rows), length), tokens.pad, np.int64)
             for row, i in enumerate(rows):

@@ -11,7 +11,7 @@ import numpy as np
 from torchlift.backends import Session
 from torchlift.bundle import Bundle
 from torchlift.errors import InputError, SignatureError
-from torchlift.pipelines.base import OpenOptions, Pipeline
+from torchlift.pipelines.base import OpenOptions, Pipeline, ends_when_closed
 from torchlift.pipelines.batches import Batch, batch_size, cut, filled, listed, taken
 from torchlift.processing.declared import from_settings
 from torchlift.progress import Progress
@@ -51,6 +51,7 @@ class TensorPipeline(Pipeline):
             for name, array in self.arrays(inputs, size=size).items()
         }
 
+    @ends_when_closed
     def arrays(self, inputs: Mapping[str, Any], *, size: int | None = None) -> dict[str, np.ndarray]:
         """As a call, but without the postprocessing: every output is an array."""
         session = self.session(self.component)

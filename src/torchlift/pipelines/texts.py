@@ -38,6 +38,8 @@ class TextBatches:
     :func:`recorded_lengths`, or of the next length that it covers, and one shape more for single texts, which take as
     long at any length. They are those that take the least time by ``RUN_COST``. Where it records none, every batch is
     as large as it can be, padded to its longest text or to the least beyond that which the session covers.
+
+    Threads may share it: once made it does not change.
     """
 
     def __init__(self, session: Session, signature: Signature, size: int | None = None) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import numpy as np
 
@@ -22,11 +25,14 @@ from torchlift.backends.cuda import (
     view,
     within_device,
 )
+from torchlift.backends.turns import GPUS, DeviceTurns
 from torchlift.errors import BackendError, DeviceMemoryError
 from torchlift.signature import Signature, TensorSpec
 
 if TYPE_CHECKING:
     import onnxruntime as ort
+
+Result = TypeVar("Result")
 
 _GRAPH = "gpu_graph_id"
 """A run option: the CUDA graph that the first run with this number records and later ones replay; -1 for none."""
@@ -40,21 +46,23 @@ _NO_MEMORY = ("Failed to allocate memory", "out of memory")
 
 
 class OnnxRuntimeSession(Session):
-    """An ``onnxruntime.InferenceSession`` on the processor behind the contract; one thread at a time."""
+    """An ``onnxruntime.InferenceSession`` on the processor behind the contract; it takes several threads at once."""
+
+    reentrant = True
 
     def __init__(self, session: ort.InferenceSession, signature: Signature, runtime: str) -> None:
         super().__init__(signature, runtime)
         self._session: Any = session
 
     def _run(self, feeds: Arrays) -> dict[str, np.ndarray]:
-        names = self.signature.output_names
-        return dict(zip(names, self._session.run(names, dict(feeds)), strict=True))
+        names, session = self.signature.output_names, self._kept(self._session)
+        return dict(zip(names, session.run(names, dict(feeds)), strict=True))
 
     def _prepare(self, feeds: Arrays) -> Call:
         import onnxruntime as ort
 
-        sizes = self.signature.check(feeds)
-        binding = self._session.io_binding()
+        sizes, session = self.signature.check(feeds), self._kept(self._session)
+        binding = session.io_binding()
         values = {n: ort.OrtValue.ortvalue_from_numpy(np.asarray(a, order="C")) for n, a in feeds.items()}
         for name, value in values.items():
             binding.bind_ortvalue_input(name, value)
@@ -65,7 +73,6 @@ class OnnxRuntimeSession(Session):
             else:
                 value = ort.OrtValue.ortvalue_from_shape_and_type(shape, np.dtype(spec.dtype))
                 binding.bind_ortvalue_output(spec.name, value)
-        session = self._session
 
         def call() -> None:
             _ = values  # they are the arrays' own memory, which the binding reads
@@ -73,7 +80,7 @@ class OnnxRuntimeSession(Session):
 
         return call
 
-    def close(self) -> None:
+    def _close(self) -> None:
         self._session = None
 
 
@@ -86,8 +93,8 @@ def known_shape(spec: TensorSpec, sizes: Mapping[str, int]) -> tuple[int, ...] |
 class _Bound:
     """Memory of the GPU for inputs of one shape and what is computed of them, bound once: a CUDA graph reads and writes
     the same addresses always. ``binding`` and ``how``, the options of a run, are ONNX Runtime's. ``results`` are the
-    outputs' shapes, of those that the model does not compute; ``holds`` the arrays whose values the inputs have, None
-    for unknown ones.
+    outputs' shapes, of those that the model does not compute; ``records`` says whether the next run records a CUDA
+    graph; ``holds`` are the arrays whose values the inputs have, None for unknown ones.
     """
 
     inputs: dict[str, Buffer]
@@ -95,16 +102,18 @@ class _Bound:
     binding: Any
     how: Any
     results: dict[str, tuple[int, ...]]
+    records: bool
     holds: Arrays | None = None
 
 
 class DeviceSession(Session):
     """An ``onnxruntime.InferenceSession`` on a GPU: inputs are copied to memory that stays bound, all work goes to one
-    stream, whose events tell the time; one thread at a time.
+    stream, whose events tell the time.
 
     With CUDA graphs each of the first ``options.graphs`` shapes is recorded at its first run, which therefore takes
     longer. ONNX Runtime keeps what it recorded until the session is closed: further shapes run without a graph, as do
-    those where the model computes an output's size.
+    those where the model computes an output's size. It records for each thread anew, and keeps that when the thread has
+    ended: a session with CUDA graphs that several threads use runs in one of its own.
     """
 
     on_device = True
@@ -121,6 +130,7 @@ class DeviceSession(Session):
     ) -> None:
         """The session owns ``stream``, which the provider must have been given as its own."""
         super().__init__(signature, runtime)
+        self._turns = DeviceTurns()
         self._session: Any = session
         self._stream = stream
         self._timer = Timer(stream)
@@ -132,11 +142,17 @@ class DeviceSession(Session):
 
         self._recorded: dict[tuple, _Bound] = {}
         self._others: OrderedDict[tuple, _Bound] = OrderedDict()
+        self._first: threading.Thread | None = None
+        """The thread that ran the session first."""
 
-    def run_on_device(self, tensors: Mapping[str, Any]) -> dict[str, DeviceArray]:
-        """As the base's, of the signature's dtypes. Inputs are copied on the device to where they are bound."""
-        with on_device(self._stream.device):
-            return self._run_there({name: view(tensor, self._stream) for name, tensor in tensors.items()})
+        self._own: ThreadPoolExecutor | None = None
+        """The session's own thread, once another than the first has run it."""
+
+    def _run_on_device(self, tensors: Mapping[str, Any]) -> dict[str, DeviceArray]:
+        """Of the signature's dtypes. Inputs are copied on the device to where they are bound."""
+        with on_device(self._stream.device):  # in the caller's thread, of which DLPack knows the current stream
+            arrays = {name: view(tensor, self._stream) for name, tensor in tensors.items()}
+        return self._in_one_thread(lambda: self._run_there(arrays))
 
     def _run_there(self, arrays: Mapping[str, Any]) -> dict[str, DeviceArray]:
         self.signature.check(arrays)
@@ -149,13 +165,15 @@ class DeviceSession(Session):
         return {spec.name: self._written(bound, spec) for spec in self.signature.outputs}
 
     def _run(self, feeds: Arrays) -> dict[str, np.ndarray]:
-        with on_device(self._stream.device):
-            bound = self._bound(feeds)
-            self._load(bound, feeds)
-            bound.holds = None
-            self._go(bound)
-            staged = {spec.name: self._fetch(bound, spec) for spec in self.signature.outputs}
-            self._stream.synchronize()
+        return self._in_one_thread(lambda: self._run_copied(feeds))
+
+    def _run_copied(self, feeds: Arrays) -> dict[str, np.ndarray]:
+        bound = self._bound(feeds)
+        self._load(bound, feeds)
+        bound.holds = None
+        self._go(bound)
+        staged = {spec.name: self._fetch(bound, spec) for spec in self.signature.outputs}
+        self._stream.synchronize()
         return {name: array.copy() for name, array in staged.items()}
 
     def _prepare(self, feeds: Arrays) -> Call:
@@ -164,23 +182,40 @@ class DeviceSession(Session):
             bound = self._bound(arrays)
         timer, stream = self._timer, self._stream
 
-        def call() -> float:
-            with on_device(stream.device):
-                if bound.holds is not arrays:
-                    self._load(bound, arrays)
-                    stream.synchronize()
-                timer.start()
-                self._go(bound)
-                return timer.stop()
+        def timed() -> float:
+            if bound.holds is not arrays:
+                self._load(bound, arrays)
+                stream.synchronize()
+            timer.start()
+            self._go(bound)
+            return timer.stop()
 
-        return call
+        return lambda: self._in_one_thread(timed)
+
+    def _in_one_thread(self, work: Callable[[], Result]) -> Result:
+        """Do ``work`` with the GPU as the current one. Where graphs are recorded, it is done in the thread that came
+        first; once another has come, in the session's own, which records anew.
+        """
+        here = threading.current_thread()
+        self._first = self._first or here
+        if self.records and self._own is None and here is not self._first:
+            self._own = ThreadPoolExecutor(1, thread_name_prefix="onnxruntime")
+            for bound in self._recorded.values():
+                bound.records = True
+        return self._there(work) if self._own is None else self._own.submit(self._there, work).result()
+
+    def _there(self, work: Callable[[], Result]) -> Result:
+        with on_device(self._stream.device):
+            return work()
 
     def _go(self, bound: _Bound) -> None:
         """Give the work to the stream."""
         try:
-            self._session.run_with_iobinding(bound.binding, bound.how)
+            with GPUS.alone() if bound.records else nullcontext():
+                self._session.run_with_iobinding(bound.binding, bound.how)
         except Exception as error:
             raise _failure(error) from error
+        bound.records = False
 
     def _load(self, bound: _Bound, feeds: Arrays) -> None:
         """Copy inputs to where they are bound, by page-locked memory; the stream must have ended what it read there."""
@@ -240,7 +275,7 @@ class DeviceSession(Session):
                 (self._dtype(spec.name), results[spec.name], outputs[spec.name].address) if spec.name in outputs else ()
             )
             binding.bind_output(spec.name, *place, *known)
-        return _Bound(inputs, outputs, binding, self._how(graph), results)
+        return _Bound(inputs, outputs, binding, self._how(graph), results, graph != _UNRECORDED)
 
     def _buffer(self, name: str, shape: tuple[int, ...]) -> Buffer:
         buffer = Buffer(self._stream.device)
@@ -260,9 +295,11 @@ class DeviceSession(Session):
             how.add_run_config_entry(_GRAPH, str(graph))
         return how
 
-    def close(self) -> None:
-        """Free what the runtime holds, and the stream. The session may not be used after."""
+    def _close(self) -> None:
+        if self._own is not None:
+            self._own.shutdown()
         with on_device(self._stream.device):
+            self._stream.drain()
             self._recorded.clear()
             self._others.clear()
             self._pinned.clear()

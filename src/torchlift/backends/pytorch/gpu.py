@@ -19,6 +19,7 @@ from torchlift.backends.pytorch import gpu_of
 from torchlift.backends.pytorch.cast import move
 from torchlift.backends.pytorch.session import TorchSession
 from torchlift.backends.staging import PIECE, stage
+from torchlift.backends.turns import GPUS, DeviceTurns
 from torchlift.errors import BackendError, BackendUnavailableError, DeviceMemoryError, SignatureError
 from torchlift.manifest import Precision
 from torchlift.signature import Signature, TensorSpec
@@ -45,6 +46,7 @@ class GpuSession(TorchSession):
             options = replace(options, cuda_graph=False)
         with memory_errors():
             super().__init__(module, signature, options, **computing)
+        self._turns = DeviceTurns()
         self.records = options.records
         self._recorded: OrderedDict[tuple[torch.Size, ...], Recorded] = OrderedDict()
         self._pinned: dict[int, Tensor] = {}
@@ -70,9 +72,9 @@ class GpuSession(TorchSession):
         move(module, device, self._dtype)
         return device
 
-    def run_on_device(self, tensors: Mapping[str, Any]) -> dict[str, Tensor]:
-        """As the base's, of the signature's dtypes; work goes to torch's current stream. Inputs are read where they
-        lie, or with a CUDA graph copied on the device to where that reads them.
+    def _run_on_device(self, tensors: Mapping[str, Any]) -> dict[str, Tensor]:
+        """Of the signature's dtypes; work goes to torch's current stream. Inputs are read where they lie, or with a
+        CUDA graph copied on the device to where that reads them.
         """
         with self._current():
             lent = {name: self._shared(name, tensor) for name, tensor in tensors.items()}
@@ -181,8 +183,8 @@ class GpuSession(TorchSession):
         with torch.cuda.device(self._device), memory_errors():
             yield
 
-    def close(self) -> None:
-        super().close()
+    def _close(self) -> None:
+        super()._close()
         self._recorded.clear()
         self._pinned.clear()
         self._lent = {}
@@ -211,6 +213,7 @@ class Recorded:
         torch.cuda.current_stream().wait_stream(aside)
         self._graph = torch.cuda.CUDAGraph()
         with (
+            GPUS.alone(),
             _recording_errors(aside.device, memory),
             torch.cuda.graph(self._graph, pool=memory, stream=aside, capture_error_mode="thread_local"),
         ):

@@ -50,6 +50,9 @@ def open_module(
 class TorchSession(Session):
     """Runs a module in inference mode on the processor. Inputs and outputs are of the signature's dtypes, whatever the
     module computes in.
+
+    Threads take turns: a module may keep things between calls, and one call uses all the cores that it may. How many
+    these are is the whole process's: the session that was opened last says it.
     """
 
     def __init__(
@@ -116,7 +119,7 @@ class TorchSession(Session):
             tensors = (outputs,) if isinstance(outputs, Tensor) else outputs
             return tuple(t.to(dtype) for t, dtype in zip(tensors, self._dtypes, strict=True))
 
-    def close(self) -> None:
+    def _close(self) -> None:
         self._module = self._compiled = None
 
 

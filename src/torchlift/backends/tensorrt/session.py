@@ -24,6 +24,7 @@ from torchlift.backends.tensorrt.engines import Engines
 from torchlift.backends.tensorrt.inspector import profiler
 from torchlift.backends.tensorrt.lane import Lane
 from torchlift.backends.tensorrt.profiles import Ranges, best_profile, outside
+from torchlift.backends.turns import GPUS, DeviceTurns
 from torchlift.errors import SignatureError
 from torchlift.signature import Signature
 
@@ -43,6 +44,7 @@ class TensorRtSession(Session):
         component: str = "",
     ) -> None:
         super().__init__(signature, runtime)
+        self._turns = DeviceTurns()
         self._engines = engines
         self._component = component
         self._profiles = profiles
@@ -87,7 +89,8 @@ class TensorRtSession(Session):
         if self._options.cuda_graph:
             try:
                 lane.shape(shapes)
-                lane.record()
+                with GPUS.alone():
+                    lane.record()
             except BaseException:
                 lane.close()
                 raise
@@ -136,12 +139,9 @@ class TensorRtSession(Session):
         lane.holds = feeds
         return lane
 
-    def run_on_device(self, tensors: Mapping[str, Any]) -> dict[str, DeviceArray]:
-        """Run tensors that lie on the session's GPU (DLPack or ``__cuda_array_interface__``: torch, CuPy), of the
-        engine's own dtypes, and return the outputs there, to be read once the session's stream is done with them.
-
-        Inputs are read where they lie, or with a CUDA graph copied on the device to where that reads them. The outputs
-        hold until the next call. Raises SignatureError for tensors that do not fit.
+    def _run_on_device(self, tensors: Mapping[str, Any]) -> dict[str, DeviceArray]:
+        """Of the engine's own dtypes. Inputs are read where they lie, or with a CUDA graph copied on the device to
+        where that reads them.
         """
         with on_device(self._options.device):
             views = {name: view(tensor, self._stream) for name, tensor in tensors.items()}
@@ -170,7 +170,8 @@ class TensorRtSession(Session):
         order in which they run; and the inspector's JSON of each, at these shapes.
         """
         times = profiler()
-        with on_device(self._options.device):
+        with self._turns, on_device(self._options.device):
+            self._require_open()
             lane = self._loaded(feeds)
             lane.enqueue()
             self._stream.synchronize()
@@ -185,10 +186,11 @@ class TensorRtSession(Session):
         best.
         """
         shapes = {spec.name: spec.shape_at(sizes) for spec in self.signature.inputs}
-        with on_device(self._options.device):
+        with self._turns, on_device(self._options.device):
+            self._require_open()
             return self._lane(shapes, profile).describe()
 
-    def close(self) -> None:
+    def _close(self) -> None:
         with on_device(self._options.device):
             self._stream.drain()
             self._lanes.clear()
