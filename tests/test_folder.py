@@ -101,7 +101,7 @@ def test_files_are_listed_with_links_and_no_link_is_followed(folder, outside):
 
 def test_a_pipe_is_refused_and_not_waited_for(folder):
     os.mkfifo(folder.path / "pipe")
-    with pytest.raises(BundleError, match="'pipe' is no regular file"):
+    with pytest.raises(OSError, match="no regular file"):
         folder.open("pipe")
 
 
@@ -111,7 +111,7 @@ def test_a_socket_and_a_folder_are_no_files(folder, tmp_path, monkeypatch):
         made.bind("socket")
         with pytest.raises(OSError, match="socket"):
             folder.open("socket")
-    with pytest.raises(BundleError, match="'image' is no regular file"):
+    with pytest.raises(IsADirectoryError):
         folder.open("image")
 
 

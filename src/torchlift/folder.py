@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from torchlift.errors import BundleError
-from torchlift.storage import replacing_at, storage_errors
+from torchlift.storage import open_regular, replacing_at, storage_errors
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _DEEPEST = 32
@@ -34,17 +34,12 @@ class Folder:
         self.path = path
 
     def open(self, path: str) -> BinaryIO:
-        """A file, opened to read. Raises BundleError for what is no regular file, such as a pipe or a device."""
+        """A regular file, opened to read."""
         with self._at(path) as (parent, name):
             try:
-                # Without O_NONBLOCK the opening of a pipe would wait for a writer, maybe for ever.
-                descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=parent)
+                return open_regular(name, folder=parent, links=False)
             except OSError as error:
                 raise self._refusal(parent, name, path) or error from None
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            os.close(descriptor)
-            raise BundleError(f"{self.path}: {path!r} is no regular file", remedy="Do not use this bundle.")
-        return os.fdopen(descriptor, "rb")
 
     def read(self, path: str) -> bytes:
         """All bytes of a file."""

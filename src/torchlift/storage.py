@@ -9,6 +9,7 @@ import os
 import re
 import secrets
 import shutil
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -30,6 +31,21 @@ def atomic_write(file: Path, data: bytes) -> None:
     """Replace ``file`` by ``data`` in one step; on failure the old content stays. Raises StorageError."""
     with replacing(file) as stream:
         stream.write(data)
+
+
+def open_regular(file: str | os.PathLike[str], *, folder: int | None = None, links: bool = True) -> BinaryIO:
+    """As ``open(file, "rb")``, but a pipe or a device is an OSError: to read one may take for ever.
+
+    ``folder`` is the descriptor that a relative path starts from; without ``links`` a link is an OSError too.
+    """
+    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (0 if links else os.O_NOFOLLOW)
+    descriptor = os.open(file, flags, dir_fd=folder)  # without O_NONBLOCK it would wait for who writes to a pipe
+    kind = os.fstat(descriptor).st_mode
+    if stat.S_ISREG(kind):
+        return os.fdopen(descriptor, "rb")
+    os.close(descriptor)
+    number = errno.EISDIR if stat.S_ISDIR(kind) else errno.EINVAL
+    raise OSError(number, os.strerror(number) if stat.S_ISDIR(kind) else "It is no regular file", os.fspath(file))
 
 
 def sync_folder(folder: Path) -> None:

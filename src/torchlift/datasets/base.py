@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from torchlift.errors import DataError
+from torchlift.storage import open_regular
 
 SPLITS = ("valid", "val", "validation", "test")
 """The split that is read where none is asked for: the first of these that is there."""
@@ -54,7 +55,7 @@ class Skips:
 
     def add(self, reason: str) -> None:
         if self.strict:
-            raise DataError(reason, remedy="Repair or remove it, or read without --strict, which skips it.")
+            raise DataError(reason, remedy="Repair or remove it, or read without --strict-data, which skips it.")
         self.count += 1
         if len(self.named) < NAMED:
             self.named.append(reason)
@@ -95,7 +96,7 @@ class FileImages(Images):
 
     def read(self, position: int) -> bytes:
         try:
-            return (self.root / str(self.ids[position])).read_bytes()
+            return _content(self.root / str(self.ids[position]))
         except OSError as error:
             raise DataError(
                 f"{self.name(position)} cannot be read: {error.strerror}", remedy="Check the file and its permissions."
@@ -125,6 +126,11 @@ def chosen_split(where: Path, there: Iterable[str], asked: str) -> str:
     return found
 
 
+def _content(file: Path) -> bytes:
+    with open_regular(file) as stream:
+        return stream.read()
+
+
 def lines_of(file: Path, parse: Callable[[bytes, int], None], skips: Skips) -> None:
     """Give ``parse`` every line that is not blank, with its offset in bytes; a line for which it raises ValueError is
     skipped, and named by its number.
@@ -133,7 +139,7 @@ def lines_of(file: Path, parse: Callable[[bytes, int], None], skips: Skips) -> N
     """
     offset = 0
     try:
-        with file.open("rb") as stream:
+        with open_regular(file) as stream:
             for number, line in enumerate(stream, 1):
                 try:
                     if line.strip():

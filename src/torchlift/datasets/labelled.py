@@ -12,6 +12,7 @@ import numpy as np
 
 from torchlift.datasets.base import SPLITS, FileImages, Images, ReadOptions, Skips, chosen_split, spread
 from torchlift.errors import DataError
+from torchlift.storage import open_regular
 
 LABELS = "label_cn.txt"
 
@@ -120,7 +121,8 @@ def _captions(file: Path, classes: Sequence[str]) -> tuple[str, ...]:
 def _lines(file: Path) -> list[str]:
     """The lines that are not blank, stripped. Raises DataError."""
     try:
-        text = file.read_text("utf-8-sig")
+        with open_regular(file) as stream:
+            text = stream.read().decode("utf-8-sig")
     except OSError as error:
         raise DataError(f"{file} cannot be read: {error.strerror}", remedy="Check the path.") from error
     except UnicodeDecodeError as error:

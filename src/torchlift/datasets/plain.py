@@ -13,6 +13,7 @@ import numpy as np
 
 from torchlift.datasets.base import ReadOptions, Skips, lines_of, spread
 from torchlift.errors import DataError, UnsafeDataError
+from torchlift.storage import open_regular
 
 
 @dataclass(frozen=True)
@@ -73,10 +74,12 @@ def read_arrays(file: Path, options: ReadOptions) -> ArrayData:
 
 
 def _read_npz(file: Path) -> dict[str, np.ndarray]:
-    if not zipfile.is_zipfile(file):
-        raise ValueError("it is no zip file")
-    with np.load(file, allow_pickle=False) as arrays:
-        return {name: _without_pickle(file, arrays, name) for name in arrays.files}
+    with open_regular(file) as stream:
+        if not zipfile.is_zipfile(stream):
+            raise ValueError("it is no zip file")
+        stream.seek(0)
+        with np.load(stream, allow_pickle=False) as arrays:
+            return {name: _without_pickle(file, arrays, name) for name in arrays.files}
 
 
 def _without_pickle(file: Path, arrays: Mapping[str, np.ndarray], name: str) -> np.ndarray:
@@ -94,4 +97,5 @@ def _without_pickle(file: Path, arrays: Mapping[str, np.ndarray], name: str) -> 
 def _read_safetensors(file: Path) -> dict[str, np.ndarray]:
     from safetensors.numpy import load_file
 
-    return load_file(file)
+    with open_regular(file):
+        return load_file(file)

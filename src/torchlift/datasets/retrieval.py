@@ -20,6 +20,7 @@ from torchlift.datasets.base import Images, ReadOptions, Skips, chosen_split, li
 from torchlift.datasets.records import DATABASE, Database, opened, unpickled
 from torchlift.datasets.results import write_json_lines, write_lines
 from torchlift.errors import DataError, UnsafeDataError
+from torchlift.storage import open_regular
 
 IMAGES, TEXTS = "_imgs.tsv", "_texts.jsonl"
 
@@ -60,7 +61,7 @@ class TsvImages(Images):
 
     def read(self, position: int) -> bytes:
         try:
-            with self._file.open("rb") as stream:
+            with open_regular(self._file) as stream:
                 stream.seek(self._offsets[position])
                 data = stream.read(self._lengths[position])
         except OSError as error:

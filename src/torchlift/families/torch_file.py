@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from torchlift.errors import CheckpointError, UnsafeCheckpointError
+from torchlift.storage import open_regular
 
 
 def load_torch_file(file: Path, expected: str) -> Any:
@@ -48,7 +49,7 @@ def is_torchscript(file: Path) -> bool:
 def _check_archive(file: Path, expected: str) -> bool:
     """Whether the file is a zip archive with tensors in it; refuses what need not be loaded to be known as wrong."""
     try:
-        with file.open("rb") as stream:
+        with open_regular(file) as stream:
             start = stream.read(4)
     except OSError as error:
         raise CheckpointError(
@@ -87,7 +88,7 @@ def _called(file: Path, refusal: str) -> str:
         return match[1]
     strings: list[str] = []
     try:
-        with file.open("rb") as stream:
+        with open_regular(file) as stream:
             for opcode, argument, _ in pickletools.genops(stream):
                 if opcode.name in ("GLOBAL", "INST"):
                     return str(argument).replace(" ", ".")

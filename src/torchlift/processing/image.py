@@ -18,6 +18,7 @@ import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
 from torchlift.errors import InputError
+from torchlift.storage import open_regular
 
 Resample = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 Fit = Literal["stretch", "crop"]
@@ -183,6 +184,8 @@ def _from_array(pixels: npt.NDArray[np.uint8], what: str) -> Image.Image:
 
 def _from_file(file: Path | io.BytesIO, what: str) -> Image.Image:
     try:
+        if isinstance(file, Path):
+            open_regular(file).close()
         image = Image.open(file)
     except FileNotFoundError as error:
         raise InputError(f"{what} does not exist", remedy="Check the path.") from error

@@ -89,11 +89,11 @@ def test_an_empty_file_is_refused(open_model, tmp_path):
 
 
 def test_a_file_that_may_not_be_read_is_refused(write, open_model, vit, monkeypatch):
-    def forbidden(self, mode):
+    def forbidden(file):
         raise PermissionError(13, "Permission denied")
 
     file = write(vit)
-    monkeypatch.setattr("pathlib.Path.open", forbidden)
+    monkeypatch.setattr("torchlift.families.torch_file.open_regular", forbidden)
     refused(open_model, file, "cannot be read: Permission denied", "permissions")
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from torchlift.errors import CheckpointError
 from torchlift.processing.text import END, PAD, START, UNKNOWN
+from torchlift.storage import open_regular
 
 FILE_NAME = "vocab.txt"
 
@@ -56,7 +57,11 @@ def _installed() -> Path | None:
 
 
 def _read(file: Path, rows: int) -> Vocabulary:
-    content = file.read_bytes()
+    try:
+        with open_regular(file) as stream:
+            content = stream.read()
+    except OSError as error:
+        raise CheckpointError(f"{file} cannot be read: {error.strerror}", remedy="Check the path.") from error
     try:
         text = content.decode("utf-8")
     except UnicodeDecodeError as error:
