@@ -251,8 +251,8 @@ def rewritten(archive, change):
 @pytest.fixture
 def written(monkeypatch):
     """The names of the files that an unpack began to write."""
-    found, write = [], torchlift.archive.replacing
-    monkeypatch.setattr(torchlift.archive, "replacing", lambda target: found.append(target.name) or write(target))
+    found, write = [], torchlift.archive._write
+    monkeypatch.setattr(torchlift.archive, "_write", lambda *given: found.append(given[2]) or write(*given))
     return found
 
 

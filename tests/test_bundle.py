@@ -299,6 +299,47 @@ def test_nothing_is_used_that_has_no_checksum(built, edit, path):
     assert "Ship the model again" in caught.value.remedy
 
 
+@pytest.mark.parametrize("path", [".hidden", "model/.hidden", "a/manifest.json", "x/" * 16 + "y", "x" * 201, "猫" * 70])
+def test_a_path_that_torchlift_does_not_write_is_refused(bundle, path):
+    edited(bundle, lambda content: content["files"].update({path: {"sha256": "0", "size": 0}}))
+    with pytest.raises(BundleError, match="torchlift does not write") as caught:
+        Bundle.open(bundle.path)
+    assert repr(path) in caught.value.message
+
+
+def test_a_file_above_another_is_refused(bundle):
+    edited(bundle, lambda content: content["files"].update({"model/source": {"sha256": "0", "size": 0}}))
+    with pytest.raises(BundleError, match="above another"):
+        Bundle.open(bundle.path)
+
+
+def test_a_variant_owns_its_model(built):
+    goldens = built.manifest.component("model").goldens
+    edited(built, lambda content: content["variants"][0].update(files=[goldens]))
+    with pytest.raises(BundleError, match="lacks its own model"):
+        Bundle.open(built.path)
+
+
+@pytest.mark.parametrize("change", [{"backend": "x; rm -rf ~"}, {"method": "a b"}, {"backend": "x\ny"}])
+def test_a_variant_of_another_name_than_torchlift_gives_is_refused(built, change):
+    edited(built, lambda content: content["variants"][0].update(change))
+    with pytest.raises(BundleError, match="names a variant"):
+        Bundle.open(built.path)
+
+
+def test_a_bundle_that_changes_while_it_is_opened_is_opened_as_it_is_then(built, monkeypatch):
+    before, check = built.manifest, Bundle.check
+    kept = tuple(v for v in before.variants if v.backend == "openvino")
+
+    def changing(bundle, *given, **how):
+        monkeypatch.undo()
+        Bundle(built.path, before).commit(dataclasses.replace(before, variants=kept))
+        return check(bundle, *given, **how)
+
+    monkeypatch.setattr(Bundle, "check", changing)
+    assert Bundle.open(built.path).manifest.variants == kept
+
+
 def test_components_and_variants_by_name(built):
     manifest = built.manifest
     assert manifest.variant("model/onnxruntime/fp32").backend == "onnxruntime"
@@ -381,14 +422,14 @@ def test_files_count_only_once_they_are_committed(bundle):
     assert "model/openvino-fp32/deep/file" not in bundle.manifest.files
 
 
-def test_a_folder_left_by_a_kill_is_written_anew(bundle):
-    leftover = bundle.file("model/new")
-    leftover.mkdir()
-    (leftover / "old").write_bytes(b"old")
+def test_a_folder_that_is_there_already_is_left_alone(bundle):
+    (bundle.path / "model" / "new").mkdir()
+    (bundle.path / "model" / "new" / "notes").write_bytes(b"the user's own")
+    (bundle.path / "model" / "new.2").symlink_to("nowhere")
     with bundle.adding("model/new") as added:
         (added.path / "file").write_bytes(b"new")
-    assert added.folder == "model/new"
-    assert [p.name for p in leftover.iterdir()] == ["file"]
+    assert added.folder == "model/new.3"
+    assert (bundle.path / "model" / "new" / "notes").read_bytes() == b"the user's own"
 
 
 def test_a_taken_folder_gets_another_name_and_the_old_files_go_with_the_commit(bundle):
@@ -567,7 +608,6 @@ def test_no_job_writes_to_what_a_link_leads_to(bundle, victim, name):
 def test_what_is_left_of_a_folder_that_is_now_a_link_is_not_written_to(bundle, victim):
     (bundle.path / "model" / "openvino-fp32").symlink_to(victim)
     JOBS["build"](bundle.path)
-    assert not (bundle.path / "model" / "openvino-fp32").is_symlink()
     assert Bundle.open(bundle.path).manifest.variant("model/openvino/fp32").files
 
 

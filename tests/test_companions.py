@@ -11,7 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torchlift.backends import backend
 from torchlift.bundle import Bundle
 from torchlift.companions import companions
-from torchlift.errors import BundleError
+from torchlift.errors import BackendError, BundleError
 from torchlift.measure.verify import verify_variant
 
 
@@ -90,7 +90,7 @@ def test_what_another_compiler_made_is_refused():
         beside(model)
 
 
-@pytest.mark.parametrize("content", [b"\xff" * 20, b"PK\3\4 and more"])
+@pytest.mark.parametrize("content", [b"\xff" * 20, b"PK\3\4 and more", b"\x08\xff\xff", b"", b"\n <?xml?><net/>"])
 def test_what_is_no_onnx_is_refused(content):
     with pytest.raises(BundleError, match="cannot be read as ONNX"):
         companions("model.onnx", lambda path: content)
@@ -105,6 +105,23 @@ def test_a_model_of_openvino_has_its_weights_beside_it():
 def test_entities_are_refused(text, encoding):
     with pytest.raises(BundleError, match="document type"):
         companions("a/model.xml", lambda path: text.encode(encoding))
+
+
+@pytest.mark.parametrize("name", ["m.ONNX", "m.pb", "m.ort", "m.bin", "m", "m.onnx.", "m.tflite", "m.pdmodel"])
+def test_a_model_of_a_kind_that_is_not_known_is_refused(name):
+    with pytest.raises(BundleError, match="no model of a kind that is known"):
+        companions(f"a/{name}", lambda path: tiny.model().SerializeToString())
+
+
+def test_onnx_under_the_name_of_openvino_is_refused():
+    with pytest.raises(BundleError, match="no graph of OpenVINO"):
+        companions("a/model.xml", lambda path: with_initializer(external(".h")).SerializeToString())
+
+
+@pytest.mark.parametrize(("name", "file"), [("onnxruntime", "m.xml"), ("openvino", "m.onnx"), ("pytorch", "m.onnx")])
+def test_a_backend_opens_no_model_of_another(name, file, tmp_path):
+    with pytest.raises(BackendError, match=f"opens no {file}"):
+        backend(name).open(tmp_path / file, tiny.SIGNATURE)
 
 
 def test_other_models_are_single_files_and_are_not_read():
@@ -136,9 +153,8 @@ def test_weights_that_the_manifest_omits_are_not_loaded(built, name, end):
     with pytest.raises(BundleError, match="would be read with") as caught:
         opened.model(opened.manifest.variant(variant.name))
     assert repr(weights) in caught.value.message
-    proof = verify_variant(opened, opened.manifest.variant(variant.name))
-    assert not proof.passed
-    assert "would be read with" in proof.failures[0]
+    with pytest.raises(BundleError, match="would be read with"):
+        verify_variant(opened, opened.manifest.variant(variant.name))
 
 
 def test_weights_that_are_listed_and_that_no_proof_is_about_are_not_loaded(built):

@@ -115,11 +115,24 @@ def test_a_socket_and_a_folder_are_no_files(folder, tmp_path, monkeypatch):
         folder.open("image")
 
 
-def test_folders_without_end_are_refused(folder):
-    deep = folder.path.joinpath(*["x"] * 40)
+def test_folders_without_end_are_not_followed_to_it(folder):
+    deep = folder.path.joinpath(*["x"] * 60)
     deep.mkdir(parents=True)
-    with pytest.raises(BundleError, match="nested over 32 deep"):
-        folder.files()
+    assert folder.files() == ["image/source/file", "/".join(["x"] * 33)]
+
+
+def test_a_folder_that_may_not_be_read_is_passed_over(folder, monkeypatch):
+    scandir = os.scandir
+    closed = (folder.path / "image").stat().st_ino
+
+    def refusing(descriptor):
+        if os.fstat(descriptor).st_ino == closed:
+            raise PermissionError(13, "Permission denied")
+        return scandir(descriptor)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    (folder.path / "other").write_bytes(b"")
+    assert folder.files() == ["other"]
 
 
 def test_a_folder_is_removed_with_those_above_that_are_empty_then(folder):

@@ -287,17 +287,39 @@ def test_an_unfinished_bundle_that_cannot_be_removed_is_an_error_before_the_work
     assert ".bundle.partial" in caught.value.message
 
 
-def test_who_opens_a_bundle_to_write_finds_it_without_what_was_left(bundle):
-    before = tiny.contents(bundle.path)
-    for left in (".model.new.0123abcd.partial/half", "model/onnxruntime-fp32/model.onnx", "assets.2/vocab.txt"):
-        (bundle.path / left).parent.mkdir(parents=True)
-        (bundle.path / left).write_text("left by a kill")
+def test_who_opens_a_bundle_to_write_finds_it_without_what_was_left_and_with_all_else(bundle):
+    with bundle.adding("model/new") as added:
+        (added.path / "model.onnx").write_bytes(b"never listed")
+    kept = {"notes.txt", "own/file", "assets/photo.jpg", "model/notes/file", "model/source/notes.txt", ".draft.partial"}
+    kept |= {f"{added.folder}/notes.txt"}
+    for path in (*kept, ".model.new.0123abcd.partial/half"):
+        (bundle.path / path).parent.mkdir(exist_ok=True)
+        (bundle.path / path).write_text("written")
     (bundle.path / ".model.other.0123abcd.partial").mkdir()
-    for kept in ("notes.txt", "model/notes.txt", "model/source/notes.txt", "own/file"):
-        (bundle.path / kept).parent.mkdir(exist_ok=True)
-        (bundle.path / kept).write_text("the user's own")
-        before[kept] = b"the user's own"
+    (bundle.path / "model" / "onnxruntime-fp32").mkdir()
     with writing(bundle.path) as opened:
-        assert tiny.contents(bundle.path) == before
+        assert set(tiny.contents(bundle.path)) == {MANIFEST, *bundle.manifest.files, *kept}
         assert opened.manifest == bundle.manifest
-    assert names(bundle.path) == ["manifest.json", "model", "notes.txt", "own"]
+    assert names(bundle.path / "model") == ["new", "notes", "source"]
+
+
+def test_a_list_of_files_in_a_strangers_bundle_removes_nothing_else(bundle, tmp_path):
+    (tmp_path / "victim").write_text("precious")
+    before = tiny.contents(bundle.path)
+    (bundle.path / "model" / "source" / ".files").write_text("../../../victim\n/etc/passwd\nmodel.onnx\n\n.\n")
+    with writing(bundle.path):
+        assert tiny.contents(bundle.path) == before
+    assert (tmp_path / "victim").read_text() == "precious"
+
+
+def test_a_lock_that_is_a_link_is_not_followed(tmp_path):
+    (tmp_path / "victim").write_text("precious")
+    (tmp_path / ".bundle.lock").symlink_to("victim")
+    with pytest.raises(StorageError, match="cannot be locked"), locked(tmp_path / "bundle"):
+        pytest.fail("it was locked")
+    assert (tmp_path / "victim").read_text() == "precious"
+
+
+def test_the_root_of_the_disk_is_no_bundle():
+    with pytest.raises(BundleError, match="cannot be a bundle"), locked(Path("/")):
+        pytest.fail("it was locked")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import shutil
 import stat
@@ -14,6 +15,7 @@ from pathlib import Path
 
 from torchlift.bundle import Bundle, digest_of
 from torchlift.errors import BundleError, ChecksumError
+from torchlift.folder import Folder
 from torchlift.manifest import MANIFEST, FileRecord, Manifest, decode_manifest
 from torchlift.progress import SILENT, Progress
 from torchlift.staging import locked
@@ -34,10 +36,11 @@ def pack(path: Path, output: Path | None = None, progress: Progress = SILENT) ->
     Raises BundleError where the bundle is damaged, or where ``output`` is a folder or in the bundle.
     """
     bundle = Bundle.open(path, progress)
-    target = output or path.absolute().with_name(f"{path.absolute().name}.zip")
+    place = path.resolve()
+    target = output or place.with_name(f"{place.name}.zip")
     if target.is_dir():
         raise BundleError(f"{target} is a folder", remedy=f"Name a file, for example {target / 'bundle.zip'}.")
-    if target.resolve().is_relative_to(path.resolve()):
+    if target.resolve().is_relative_to(place):
         raise BundleError(f"{target} is in the bundle that is packed", remedy="Choose a place outside of it.")
     names = [MANIFEST, *bundle.manifest.files]
     with storage_errors(target.parent):
@@ -45,12 +48,14 @@ def pack(path: Path, output: Path | None = None, progress: Progress = SILENT) ->
     with (
         replacing(target) as sink,
         zipfile.ZipFile(sink, "w") as archive,
-        progress.stage(f"pack {path.absolute().name}", len(names)) as stage,
+        progress.stage(f"pack {place.name}", len(names)) as stage,
     ):
         for name in names:
-            entry = zipfile.ZipInfo.from_file(bundle.file(name), name, strict_timestamps=False)
-            with bundle.open_file(name) as source, archive.open(entry, "w") as packed:
-                shutil.copyfileobj(source, packed, 4 << 20)
+            entry = zipfile.ZipInfo(name)
+            with bundle.open_file(name) as source:
+                entry.file_size = os.fstat(source.fileno()).st_size
+                with archive.open(entry, "w") as packed:
+                    shutil.copyfileobj(source, packed, 4 << 20)
             stage.advance()
     return target
 
@@ -72,6 +77,7 @@ def unpack(file: Path, output: Path, progress: Progress = SILENT) -> Bundle:
         require_space(target.parent, sum(record.size for record in manifest.files.values()))
         with storage_errors(target.parent), _beside(target) as temporary:
             _extract(archive, file, manifest, temporary, progress)
+            Folder(temporary.parent).sync(temporary.name)
             temporary.rename(target)
             sync_folder(target.parent)
     return Bundle(output, manifest)
@@ -151,13 +157,19 @@ def _extract(archive: zipfile.ZipFile, file: Path, manifest: Manifest, folder: P
         for name, record in records.items():
             target = folder / name
             target.parent.mkdir(parents=True, exist_ok=True)
-            with replacing(target) as sink:
-                try:
-                    with archive.open(name) as source:
-                        shutil.copyfileobj(source, sink, 4 << 20)
-                except _DAMAGED as error:
-                    raise _unreadable(file, error) from error
-                sink.seek(0)
-                if record is not None and digest_of(sink) != record.sha256:
-                    raise ChecksumError(f"{file}: {name} was changed", remedy="Pack the bundle again.")
+            _write(archive, file, name, target, record)
             stage.advance()
+
+
+def _write(archive: zipfile.ZipFile, file: Path, name: str, target: Path, record: FileRecord | None) -> None:
+    with target.open("x+b") as sink:
+        try:
+            with archive.open(name) as source:
+                shutil.copyfileobj(source, sink, 4 << 20)
+        except _DAMAGED as error:
+            raise _unreadable(file, error) from error
+        sink.flush()
+        os.fsync(sink.fileno())
+        sink.seek(0)
+        if record is not None and digest_of(sink) != record.sha256:
+            raise ChecksumError(f"{file}: {name} was changed", remedy="Pack the bundle again.")

@@ -6,27 +6,31 @@ Layout::
     assets/...                            vocabulary, labels
     <component>/source/model.onnx(.data)  the FP32 source of truth, weights beside it
     <component>/source/goldens.safetensors
+    <component>/<form>/                   a graph converted from the source
     <component>/<backend>-<precision>/    what a backend needs to open a variant
+    scores/...                            the reference's answers
 
-Whatever changes a bundle writes new files first and the manifest last, by rename: a kill in between leaves the bundle
-as it was. No file is reached through a link (:class:`torchlift.folder.Folder`).
+A folder whose name is taken gets a number: ``scores.2``. Whatever changes a bundle writes new files first and the
+manifest last, by rename: a kill in between leaves the bundle as it was. No file is reached through a link
+(:class:`torchlift.folder.Folder`).
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import os
 import re
 import secrets
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Collection, Container, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from torchlift.companions import companions
-from torchlift.errors import BundleError, ChecksumError, some
+from torchlift.errors import BundleError, ChecksumError, StorageError, some
 from torchlift.folder import Folder
 from torchlift.machine import usable_cores
 from torchlift.manifest import (
@@ -46,11 +50,13 @@ from torchlift.storage import PARTIAL, storage_errors
 SOURCE = "source"
 """The folder of a component that holds its ONNX file and its goldens."""
 
-_UNFINISHED = re.compile(rf"\..*\{PARTIAL}")
+_UNFINISHED = re.compile(rf"\..*\.[0-9a-f]{{8}}\{PARTIAL}")
 """Names at the top of a bundle of what is being written."""
 
-_SHARED_FOLDERS = re.compile(r"(assets|scores)(\.\d+)?")
-"""Folders at the top of a bundle that are no component's."""
+_OURS = ".files"
+"""A file that is in a folder while its files are about to be listed, or were just taken off the list: it names them. So
+what a run leaves that dies just then is told from files of the user's own.
+"""
 
 
 class Bundle:
@@ -81,15 +87,20 @@ class Bundle:
         Raises BundleError, ManifestVersionError or ChecksumError; each names the file.
         """
         folder = Path(path)
-        bundle = cls(folder, read_manifest(folder))
-        unlisted = [path for path in bundle.unlisted() if not _UNFINISHED.fullmatch(PurePosixPath(path).parts[0])]
-        if unlisted:
-            progress.note(f"{folder} has files that its manifest does not list; none is used: {some(unlisted)}")
-        if mending:
-            bundle._leave_out_damaged(progress)
-        else:
-            bundle.check(progress)
-        return bundle
+        while True:
+            bundle = cls(folder, read_manifest(folder))
+            try:
+                if mending:
+                    bundle._leave_out_damaged(progress)
+                else:
+                    bundle.check(progress)
+            except ChecksumError:
+                if read_manifest(folder) != bundle.manifest:
+                    continue  # another process has changed it meanwhile
+                raise
+            if unlisted := bundle.unlisted():
+                progress.note(f"{folder} has files that its manifest does not list; none is used: {some(unlisted)}")
+            return bundle
 
     def check(self, progress: Progress = SILENT, *, but: Container[str] = ()) -> dict[str, str]:
         """Compare every file with the manifest; raises ChecksumError that names the first that differs, unless it is
@@ -166,7 +177,7 @@ class Bundle:
         files that its proof is about, and no visible file lies beside it unlisted. Raises BundleError otherwise.
         """
         folder = PurePosixPath(owner.model).parent.as_posix()
-        unproven = companions(owner.model, self.read) - set(self.manifest.files_of(owner))
+        unproven = {owner.model, *companions(owner.model, self.read)} - {*self.manifest.files_of(owner)}
         beside = {path for path in self._folder.files(folder) if not PurePosixPath(path).name.startswith(".")}
         unlisted = sorted(unproven | (beside - self.manifest.files.keys()))
         if unlisted:
@@ -177,28 +188,41 @@ class Bundle:
         return self.file(owner.model)
 
     def unlisted(self) -> list[str]:
-        """Paths of what is in the folder, is no folder, and is not in the manifest; links too."""
-        return [path for path in self._folder.files() if path != MANIFEST and path not in self.manifest.files]
-
-    def sweep(self, *, everything: bool = False) -> None:
-        """Remove what a run that was cut off left: unfinished files, and folders that :meth:`adding` made and of which
-        the manifest lists no file; or ``everything`` that it does not list. Only who holds the lock may call it.
+        """Paths of what is in the folder, is no folder, and is not in the manifest; links too, but not what a process
+        is writing just now.
         """
-        listed = _folders_of(self.manifest.files)
-        for path in self.unlisted():
-            if everything or self._is_left(PurePosixPath(path), listed):
-                self._folder.remove(path)
+        return [
+            path
+            for path in self._folder.files()
+            if path not in (MANIFEST, *self.manifest.files)
+            and not _UNFINISHED.fullmatch(PurePosixPath(path).parts[0])
+            and PurePosixPath(path).name != _OURS
+        ]
+
+    def sweep(self) -> None:
+        """Remove what a run that was cut off left: unfinished files, and those that it had written or was about to
+        remove. Only who holds the lock may call it.
+        """
+        tops = {"assets", "scores", *(component.name for component in self.manifest.components)}
         for path in self._folder.empty():
-            if everything or self._is_left(PurePosixPath(path, "any"), listed):
+            top = PurePosixPath(path).parts[0]
+            if _UNFINISHED.fullmatch(top) or top.partition(".")[0] in tops:
+                self._folder.remove(path)
+        for path in self._folder.files():
+            pure = PurePosixPath(path)
+            if _UNFINISHED.fullmatch(pure.parts[0]):
+                self._folder.remove(path)
+            elif pure.name == _OURS and len(pure.parts) > 1:
+                names = self._folder.read(path).decode(errors="replace").splitlines()
+                ours = {(pure.parent / name).as_posix() for name in names if is_inside(name)}
+                self._remove(ours - self.manifest.files.keys())
                 self._folder.remove(path)
 
-    def _is_left(self, path: PurePosixPath, listed: set[PurePosixPath]) -> bool:
-        top = path.parts[0]
-        if _UNFINISHED.fullmatch(top):
-            return True
-        of_component = top in {component.name for component in self.manifest.components}
-        depth = 2 if of_component else 1 if _SHARED_FOLDERS.fullmatch(top) else 0
-        return 0 < depth < len(path.parts) and PurePosixPath(*path.parts[:depth]) not in listed
+    def sweep_all(self) -> None:
+        """Remove whatever the manifest does not list."""
+        for path in (*self._folder.files(), *self._folder.empty()):
+            if path != MANIFEST and path not in self.manifest.files:
+                self._folder.remove(path)
 
     @contextlib.contextmanager
     def adding(self, folder: str) -> Iterator[Added]:
@@ -214,20 +238,21 @@ class Bundle:
             with storage_errors(self.path):
                 added = Added(self._folder.make(name))
                 yield added
+                files = self._folder.files(name)
+                self._mark(name, files)
                 self._folder.sync(name)
                 added.folder = self._free(folder)
-                for path in self._folder.files(name):
+                for path in files:
                     with self._folder.open(path) as stream:
                         added.files[added.folder + path.removeprefix(name)] = record_of(stream)
-                self._folder.remove(added.folder)
                 self._folder.move(name, added.folder)
         finally:
             self._folder.remove(name)
 
     def _free(self, folder: str) -> str:
-        taken = _folders_of((*self.manifest.files, *(self._passed or ())))
-        names = (folder if n == 1 else f"{folder}.{n}" for n in range(1, 1000))
-        return next(name for name in names if PurePosixPath(name) not in taken)
+        """``folder``, or the first ``folder.2``, ``folder.3``, ... where nothing is."""
+        names = (folder if n == 1 else f"{folder}.{n}" for n in itertools.count(1))
+        return next(name for name in names if not self._folder.has(name))
 
     def commit(self, manifest: Manifest, added: Mapping[str, FileRecord] | None = None) -> None:
         """Make ``manifest`` the bundle's, in one atomic step; files that it no longer points to are removed after."""
@@ -236,8 +261,7 @@ class Bundle:
         kept = manifest.referenced()
         manifest = replace(manifest, files={p: r for p, r in sorted(files.items()) if p in kept})
         if self._passed is None:
-            self._folder.write(MANIFEST, encode_manifest(manifest))
-            self._remove(files.keys() - kept)
+            self._write(manifest, files.keys())
         else:
             self._passed |= files.keys()
         self.manifest = manifest
@@ -253,22 +277,48 @@ class Bundle:
         before, self._passed = self.manifest, set(self.manifest.files)
         try:
             yield
-            self._folder.write(MANIFEST, encode_manifest(self.manifest))
         except BaseException:
-            self.manifest = before
+            self._undo(before)
+            raise
+        try:
+            self._write(self.manifest, self._passed)
+        except StorageError:
+            self._undo(before)
             raise
         finally:
-            passed, self._passed = self._passed, None
-            self._remove(passed - self.manifest.files.keys())
+            self._passed = None
 
-    def _remove(self, paths: set[str]) -> None:
+    def _undo(self, before: Manifest) -> None:
+        self.manifest, passed, self._passed = before, self._passed or set(), None
+        self._remove(passed - before.files.keys())
+        self._unmark(passed)
+
+    def _write(self, manifest: Manifest, files: Collection[str]) -> None:
+        """Write a manifest, and remove those of ``files``, which were listed or added before, that it does not list."""
+        gone = set(files) - manifest.files.keys()
+        with storage_errors(self.path):
+            try:
+                for folder in {PurePosixPath(path).parent for path in gone}:
+                    self._mark(folder.as_posix(), [path for path in gone if PurePosixPath(path).parent == folder])
+                self._folder.write(MANIFEST, encode_manifest(manifest))
+            except BaseException:
+                self._unmark(gone)
+                raise
+        self._remove(gone)
+        self._unmark(files)
+
+    def _unmark(self, files: Collection[str]) -> None:
+        for folder in {PurePosixPath(path).parent for path in files}:
+            self._folder.remove((folder / _OURS).as_posix())
+
+    def _mark(self, folder: str, files: Sequence[str]) -> None:
+        names = [PurePosixPath(path).relative_to(folder).as_posix() for path in files]
+        with contextlib.suppress(FileExistsError, FileNotFoundError, NotADirectoryError):
+            self._folder.add(f"{folder}/{_OURS}", "".join(f"{name}\n" for name in names).encode())
+
+    def _remove(self, paths: Collection[str]) -> None:
         for path in paths:
             self._folder.remove(path)
-
-
-def _folders_of(paths: Iterable[str]) -> set[PurePosixPath]:
-    """The folders of these files, and all above them."""
-    return {folder for path in paths for folder in PurePosixPath(path).parents}
 
 
 def _own_files(manifest: Manifest) -> set[str]:

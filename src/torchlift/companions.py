@@ -12,6 +12,9 @@ from typing import Any
 
 from torchlift.errors import BundleError
 
+_IR_VERSION = b"\x08"
+"""The first byte of an ONNX file: protobuf writes fields in order, and ModelProto's first is ir_version."""
+
 _REMEDY = "Do not use this bundle; ship the model again."
 
 
@@ -20,18 +23,24 @@ def companions(path: str, read: Callable[[str], bytes]) -> set[str]:
     bundle.
 
     ONNX files name those that hold their weights (TensorProto.external_data in onnx.proto), OpenVINO's ``x.xml`` always
-    has ``x.bin``; other formats are single files. Raises BundleError for a model that cannot be read, that reaches out
-    of its folder, or that asks for more than weights.
+    has ``x.bin``; engines and programs are single files. Runtimes look at a file's content and not at its name, so the
+    content must be what the name says. Raises BundleError for a model of another kind, for one that cannot be read,
+    that reaches out of its folder, or that asks for more than weights.
     """
-    reader = {".onnx": _weights_of_onnx, ".xml": _weights_of_openvino}.get(PurePosixPath(path).suffix)
-    folder = PurePosixPath(path).parent
-    return {(folder / name).as_posix() for name in reader(path, read(path))} if reader else set()
+    suffix, folder = PurePosixPath(path).suffix, PurePosixPath(path).parent
+    if suffix in (".engine", ".pt2"):
+        return set()
+    reader = {".onnx": _weights_of_onnx, ".xml": _weights_of_openvino}.get(suffix)
+    if reader is None:
+        raise BundleError(f"{path} is no model of a kind that is known", remedy=_REMEDY)
+    return {(folder / name).as_posix() for name in reader(path, read(path))}
 
 
 def _weights_of_openvino(path: str, data: bytes) -> set[str]:
-    if b"\0" in data or b"<!DOCTYPE" in data or b"<!ENTITY" in data:
+    begins = data.lstrip().startswith((b"<?xml", b"<net"))
+    if not begins or b"\0" in data or b"<!DOCTYPE" in data or b"<!ENTITY" in data:
         raise BundleError(
-            f"{path} is not plain XML in UTF-8: it may hold no document type and no entities", remedy=_REMEDY
+            f"{path} is no graph of OpenVINO in plain XML: it may hold no document type and no entities", remedy=_REMEDY
         )
     return {f"{PurePosixPath(path).stem}.bin"}
 
@@ -40,6 +49,8 @@ def _weights_of_onnx(path: str, data: bytes) -> set[str]:
     import onnx
     from google.protobuf.message import DecodeError
 
+    if not data.startswith(_IR_VERSION):
+        raise BundleError(f"{path} cannot be read as ONNX: it begins with {data[:8]!r}", remedy=_REMEDY)
     try:
         model = onnx.load_model_from_string(data)
     except DecodeError as error:

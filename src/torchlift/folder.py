@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from torchlift.errors import BundleError
-from torchlift.storage import open_regular, replacing_at, storage_errors
+from torchlift.storage import open_regular, replacing_at, storage_errors, sync_descriptor
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _DEEPEST = 32
@@ -58,6 +58,15 @@ class Folder:
         with storage_errors(self.path), self._at(path) as (parent, name), replacing_at(parent, name) as stream:
             stream.write(data)
 
+    def add(self, path: str, data: bytes) -> None:
+        """Write a new file, in a folder that is there; raises FileExistsError where anything has that name."""
+        with self._at(path) as (parent, name):
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+            with os.fdopen(os.open(name, flags, 0o666, dir_fd=parent), "wb") as stream:
+                stream.write(data)
+                stream.flush()
+                os.fsync(stream.fileno())
+
     def make(self, name: str) -> Path:
         """Make a new folder at the top; raises FileExistsError where anything has that name."""
         with self._at(name) as (parent, last):
@@ -68,7 +77,7 @@ class Folder:
         """Move a file or a folder to a name that is free, and make the folders above that."""
         with self._at(source) as (before, old), self._at(target, make=True) as (after, new):
             os.rename(old, new, src_dir_fd=before, dst_dir_fd=after)
-            os.fsync(after)
+            sync_descriptor(after)
 
     def remove(self, path: str) -> None:
         """Remove a file or a folder with all that is in it, and the folders above that are empty then; what is not
@@ -80,10 +89,16 @@ class Folder:
             with contextlib.suppress(OSError), self._at(above.as_posix()) as (parent, name):
                 os.rmdir(name, dir_fd=parent)
 
-    def files(self, below: str = "") -> list[str]:
-        """All that is in the folder, or in one ``below`` it, and is no folder: files, links, whatever else; sorted.
+    def has(self, path: str) -> bool:
+        """Whether anything has that name, be it a link that leads nowhere."""
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError), self._at(path) as (parent, name):
+            os.stat(name, dir_fd=parent, follow_symlinks=False)
+            return True
+        return False
 
-        Raises BundleError where folders are nested more than 32 deep.
+    def files(self, below: str = "") -> list[str]:
+        """All that is in the folder, or in one ``below`` it, and is no folder: files, links, whatever else; sorted. A
+        folder more than 32 deep is told as if it were a file, and not looked into.
         """
         return sorted(f"{path}/{name}" if path else name for path, names in self._walk(below) for name in names)
 
@@ -100,24 +115,22 @@ class Folder:
                 with self.open(f"{folder}/{name}") as stream:
                     os.fsync(stream.fileno())
             with self._entered(folder) as descriptor:
-                os.fsync(descriptor)
+                sync_descriptor(descriptor)
 
     def _walk(self, below: str) -> Iterator[tuple[str, list[str]]]:
         """Each folder, and the names in it of what is no folder."""
         pending = [below]
         while pending:
             path = pending.pop()
-            if len(PurePosixPath(path).parts) > _DEEPEST:
-                raise BundleError(f"{self.path} has folders nested over {_DEEPEST} deep", remedy="Do not use it.")
             names: list[str] = []
-            # A folder may be gone by now: another process may have removed it.
+            # A folder may be gone by now, since another process has removed it, or may not be ours to read.
             with (
-                contextlib.suppress(FileNotFoundError),
+                contextlib.suppress(FileNotFoundError, PermissionError),
                 self._entered(path) as descriptor,
                 os.scandir(descriptor) as entries,
             ):
                 for entry in entries:
-                    if entry.is_dir(follow_symlinks=False):
+                    if entry.is_dir(follow_symlinks=False) and len(PurePosixPath(path).parts) < _DEEPEST:
                         pending.append(f"{path}/{entry.name}" if path else entry.name)
                     else:
                         names.append(entry.name)

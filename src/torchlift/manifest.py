@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import glob
 import inspect
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
@@ -15,6 +17,9 @@ from torchlift.signature import Signature
 
 MANIFEST = "manifest.json"
 MANIFEST_VERSION = 1
+
+_DEEPEST, _LONGEST = 16, 200
+"""Parts of a path in a bundle, and bytes of a part; torchlift itself writes three or four short ones."""
 
 Precision = Literal["fp32", "bf16", "fp16", "int8"]
 
@@ -232,8 +237,8 @@ def _plain(schema: Any) -> Any:
 def read_manifest(folder: Path) -> Manifest:
     """Read and validate manifest.json; raises BundleError, or ManifestVersionError for one from a newer torchlift."""
     if not folder.is_dir():
-        previous = folder.with_name(f".{folder.name}.previous")
-        kept = f"A ship was cut off here; the bundle before it is {previous}." if previous.is_dir() else ""
+        previous = sorted(folder.parent.glob(f".{glob.escape(folder.name)}.previous*"))
+        kept = f"A ship was cut off here; the bundle before it is {previous[-1]}." if previous else ""
         raise BundleError(f"{folder} is not a folder", remedy=kept or "Give the folder that `torchlift ship` wrote.")
     try:
         data = Folder(folder).read(MANIFEST)
@@ -271,17 +276,39 @@ def _check_paths(file: Path, manifest: Manifest) -> None:
     for path in manifest.files:
         if not is_inside(path):
             raise BundleError(f"{file} points outside the bundle: {path!r}", remedy="Do not use this bundle.")
-    used = manifest.referenced() | {path for c in manifest.components for path in (c.model, c.goldens)}
-    used |= {g.model for g in manifest.graphs if not g.failure} | {v.model for v in manifest.variants if not v.failure}
+    folders = {folder.as_posix() for path in manifest.files for folder in PurePosixPath(path).parents}
+    for path in manifest.files:
+        if path in folders or not _is_plain(path):
+            raise BundleError(
+                f"{file} lists {path!r}, which torchlift does not write: hidden, too deep or long, or above another",
+                remedy="Do not use this bundle.",
+            )
     for component in manifest.components:
         if not component.name.isidentifier():
             raise BundleError(
                 f"{file} names a component {component.name!r}, which is not an identifier",
                 remedy="Do not use this bundle.",
             )
+    for variant in manifest.variants:
+        if not re.fullmatch(r"[a-z0-9-]+/[a-z0-9-]*", f"{variant.backend}/{variant.method}"):
+            raise BundleError(f"{file} names a variant {variant.name!r}", remedy="Do not use this bundle.")
+    used = manifest.referenced() | {path for c in manifest.components for path in (c.model, c.goldens)}
+    owners: list[Graph | Variant] = [*manifest.graphs, *manifest.variants]
+    made = [owner for owner in owners if not owner.failure]
+    used |= {owner.model for owner in made}
     unknown = sorted(used - manifest.files.keys())
     if unknown:
         raise BundleError(f"{file} is damaged: no checksum for {unknown[0]!r}", remedy="Ship the model again.")
+    for owner in made:
+        if owner.model not in owner.files:
+            raise BundleError(f"{file} is damaged: {owner.name} lacks its own model", remedy="Ship the model again.")
+
+
+def _is_plain(path: str) -> bool:
+    """Whether a path is short and shallow enough for any disk, and has no hidden part and no manifest in it."""
+    parts = PurePosixPath(path).parts
+    fits = len(parts) <= _DEEPEST and all(len(part.encode()) <= _LONGEST for part in parts)
+    return fits and MANIFEST not in parts and not any(part.startswith(".") for part in parts)
 
 
 def is_inside(path: str) -> bool:

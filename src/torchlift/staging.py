@@ -22,6 +22,8 @@ def locked(target: Path) -> Iterator[None]:
     from filelock import FileLock, Timeout
 
     target = target.resolve()
+    if not target.name:
+        raise BundleError(f"{target} cannot be a bundle", remedy="Name a folder in it.")
     file = target.with_name(f".{target.name}.lock")
     if not file.parent.is_dir():
         raise BundleError(f"{file.parent} is not a folder", remedy="Give the folder that `torchlift ship` wrote.")
@@ -31,6 +33,8 @@ def locked(target: Path) -> Iterator[None]:
             lock.acquire(timeout=0)
     except Timeout:
         raise BundleError(f"{target} is being written by another process", remedy="Wait for it, or stop it.") from None
+    except OSError as error:
+        raise StorageError(f"{file} cannot be locked: {error.strerror}", remedy="Remove that file.") from error
     try:
         yield
     finally:
@@ -103,7 +107,7 @@ def _resume(partial: Path, empty: Manifest) -> Bundle | None:
     with contextlib.suppress(BundleError):
         bundle = Bundle.open(partial)
         if bundle.manifest.key == empty.key:
-            bundle.sweep(everything=True)
+            bundle.sweep_all()
             bundle.commit(replace(bundle.manifest, made_with=empty.made_with))
             return bundle
     return None

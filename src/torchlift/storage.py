@@ -52,17 +52,26 @@ def sync_folder(folder: Path) -> None:
     """Return once the names in a folder are on the disk."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        os.fsync(descriptor)
+        sync_descriptor(descriptor)
     finally:
         os.close(descriptor)
+
+
+def sync_descriptor(folder: int) -> None:
+    """The same of an open folder. Some file systems, of networks for example, do not sync folders: that is no error."""
+    try:
+        os.fsync(folder)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):
+            raise
 
 
 @contextlib.contextmanager
 def replacing(file: Path) -> Iterator[BinaryIO]:
     """A new file to write, which takes the place of ``file`` when the block ends, and is dropped where it raises.
 
-    Two processes may replace one file at a time: each writes a whole one, and the last to end stays. Raises
-    StorageError.
+    Two processes may replace one file at a time: each writes a whole one, and the last to end stays. The folder must be
+    one that can be read, too. Raises StorageError.
     """
     with storage_errors(file.parent):
         parent = os.open(file.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -88,7 +97,7 @@ def replacing_at(parent: int, name: str) -> Iterator[BinaryIO]:
             stream.flush()
             os.fsync(stream.fileno())
             os.replace(temporary, name, src_dir_fd=parent, dst_dir_fd=parent)
-            os.fsync(parent)
+            sync_descriptor(parent)
         except BaseException:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(temporary, dir_fd=parent)
@@ -101,7 +110,8 @@ def _exclusive(parent: int, name: str) -> tuple[BinaryIO, str]:
     while True:
         temporary = f".{name}.{secrets.token_hex(4)}{PARTIAL}"
         stream = os.fdopen(os.open(temporary, flags, 0o666, dir_fd=parent), "w+b")
-        fcntl.flock(stream, fcntl.LOCK_EX)
+        with contextlib.suppress(OSError):  # a file system without locks removes no abandoned files either
+            fcntl.flock(stream, fcntl.LOCK_EX)
         if os.fstat(stream.fileno()).st_nlink:
             return stream, temporary
         stream.close()  # another process took it for abandoned before it was locked

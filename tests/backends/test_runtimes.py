@@ -121,8 +121,8 @@ def test_a_damaged_model_is_named(runtime, tmp_path):
 
 
 def test_a_model_that_is_missing_is_named(runtime, tmp_path):
-    with pytest.raises(BackendError, match=r"cannot load none\.onnx: "):
-        runtime.open(tmp_path / "none.onnx", tiny.SIGNATURE)
+    with pytest.raises(BackendError, match=rf"cannot load none\{runtime.suffix}: "):
+        runtime.open(tmp_path / f"none{runtime.suffix}", tiny.SIGNATURE)
 
 
 def test_a_source_that_it_cannot_build_is_named(runtime, tmp_path):

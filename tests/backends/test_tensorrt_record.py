@@ -296,3 +296,9 @@ def test_a_bundle_that_is_given_relatively_is_named_wholly(engine, monkeypatch):
     with pytest.raises(EngineError) as caught:
         read_record(relative, "10.0.1", H200)
     assert command(caught.value)[0] == engine.parents[2]
+
+
+@pytest.mark.parametrize("graph", ["../../../etc/hostname", "/etc/hostname", "model.onnx", "../../fp16/model.onnx"])
+def test_a_graph_outside_the_component_is_not_read(engine, graph):
+    written(engine, source=graph)
+    assert "outside the component" in refused(engine).message

@@ -392,9 +392,9 @@ def test_a_program_with_patches_agrees(tmp_path, precision):
     )
     rows = {0: torch.export.Dim("batch", min=1, max=16)}
     network = Patches().eval()
-    save_program(torch.export.export(network, (torch.randn(3, 3, 12, 8),), dynamic_shapes=(rows,)), tmp_path / "p")
+    save_program(torch.export.export(network, (torch.randn(3, 3, 12, 8),), dynamic_shapes=(rows,)), tmp_path / "p.pt2")
     right = TorchSession(network, signature)
-    with PYTORCH.open(tmp_path / "p", signature, precision) as session:
+    with PYTORCH.open(tmp_path / "p.pt2", signature, precision) as session:
         for count in (1, 3, 16):
             feeds = {"x": np.random.default_rng(count).standard_normal((count, 3, 12, 8), np.float32)}
             found, wanted = session.run(feeds), right.run(feeds)

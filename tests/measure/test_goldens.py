@@ -8,7 +8,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
-from torchlift.measure.goldens import Golden, blank, cut, load_goldens, save_goldens, telling_order, with_rows
+from torchlift.errors import NoSignalError
+from torchlift.measure.goldens import (
+    Golden,
+    blank,
+    cut,
+    load_goldens,
+    require_signal,
+    save_goldens,
+    telling_order,
+    with_rows,
+)
 from torchlift.signature import CORNERS, Axis, Signature, TensorSpec
 
 TEXT = Signature(
@@ -30,9 +40,10 @@ def test_goldens_come_back_as_they_were_in_the_order_of_the_corners(bundle):
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "bool"])
 def test_every_dtype_of_a_signature_is_kept(tmp_path, dtype):
     array = np.arange(6).reshape(2, 3).astype(dtype)
-    save_goldens(tmp_path / "goldens", [Golden("min", {"a/b": array.T}, {})])
-    ((name, found),) = load_file(tmp_path / "goldens").items()
-    assert name == "min/inputs/a/b"
+    save_goldens(tmp_path / "goldens", [Golden("min", {"a/b": array.T}, {"y": np.ones(1, np.float32)})])
+    tensors = load_file(tmp_path / "goldens")
+    assert tensors.keys() == {"min/inputs/a/b", "min/outputs/y"}
+    found = tensors["min/inputs/a/b"]
     assert found.dtype == dtype
     assert np.array_equal(found, array.T)
 
@@ -136,3 +147,9 @@ def test_blank_inputs_are_zero_where_that_is_within_the_bounds(dtype, bounds, va
     found = blank(signature, {"x": np.ones((3, 2), dtype)})["x"]
     assert (found.dtype, found.shape) == (dtype, (3, 2))
     assert (found == value).all()
+
+
+@pytest.mark.parametrize("outputs", [{}, {"y": np.zeros((2, 0), np.float32)}, {"y": np.zeros((0,), np.int64)}])
+def test_goldens_without_any_answer_prove_nothing(outputs):
+    with pytest.raises(NoSignalError, match="gives no number"):
+        require_signal([Golden("min", {}, outputs)])

@@ -10,7 +10,7 @@ from torchlift.backends import Session, SessionOptions, backend, base
 from torchlift.backends.onnxruntime import OnnxRuntime
 from torchlift.backends.openvino import OpenVino
 from torchlift.bundle import Bundle
-from torchlift.errors import BackendError, BackendUnavailableError, DeviceMemoryError, EngineError
+from torchlift.errors import BackendError, BackendUnavailableError, BundleError, DeviceMemoryError, EngineError
 from torchlift.evidence import Tolerance, now
 from torchlift.machine import this_machine
 from torchlift.manifest import Graph
@@ -242,11 +242,11 @@ def test_what_failed_before_the_end_keeps_the_checks_so_far(answering):
     assert [c.golden for c in proof.checks] == ["min", "opt"]
 
 
-def test_a_variant_whose_file_is_gone_fails(built):
+def test_a_variant_whose_file_is_gone_is_an_error_of_the_bundle_and_no_verdict(built):
     variant = built.manifest.variant("model/onnxruntime/fp32")
     built.file(variant.model).unlink()
-    (failure,) = verify_variant(built, variant).failures
-    assert "model.onnx cannot be read: No such file" in failure
+    with pytest.raises(BundleError, match=r"model\.onnx cannot be read: No such file"):
+        verify_variant(built, variant)
 
 
 def test_progress_takes_a_step_a_golden_and_one_for_the_rows(built):

@@ -23,7 +23,8 @@ from torchlift.signature import Axis, Signature, TensorSpec
 from torchlift.stages import BenchOptions, bench, bench_bundle, bench_component, contenders_of, workloads
 
 H200 = Gpu("NVIDIA H200", "9.0", 150_754_820_096, "580.159.04")
-ON_GPU = Variant("model", "tensorrt", "fp16", "key", "model/tensorrt-fp16/model.engine", form="fp16")
+ENGINE = "model/tensorrt-fp16/model.engine"
+ON_GPU = Variant("model", "tensorrt", "fp16", "key", ENGINE, (ENGINE,), form="fp16")
 
 
 def replayed(proof):

@@ -243,6 +243,9 @@ class Backend(ABC):
     that each is built from; whether this machine runs it is :meth:`supports`.
     """
 
+    suffix: ClassVar[str] = ".onnx"
+    """How the name of a file ends that it opens. Runtimes look at the content instead, and read much else."""
+
     on_request: ClassVar[frozenset[str]] = frozenset()
     """Recipes that are made only when they are named: nobody gains speed by them."""
 
@@ -293,6 +296,14 @@ class Backend(ABC):
         if not state.ok:
             raise BackendUnavailableError(
                 f"the backend {self.name} cannot be used: {state.detail}", remedy=state.remedy
+            )
+
+    def require_kind(self, model: Path) -> None:
+        """Raise BackendError for a file of another kind than the backend builds and opens."""
+        if model.suffix != self.suffix:
+            raise BackendError(
+                f"{self.name} opens no {model.name}, only files that end in {self.suffix}",
+                remedy="Do not use this bundle; ship the model again.",
             )
 
     @abstractmethod

@@ -55,6 +55,7 @@ class OpenVino(Backend):
     """Intel's runtime. What the graph leaves in FP32 is computed in bf16 where the recipe says so, by the same IR."""
 
     name = "openvino"
+    suffix = ".xml"
     recipes: ClassVar[Mapping[str, str]] = {
         "fp32": "fp32",
         "bf16": "fp32",
@@ -142,6 +143,7 @@ class OpenVino(Backend):
 
     def _compiled(self, model: Path, recipe: str, options: SessionOptions, **more: object) -> ov.CompiledModel:
         self.require()
+        self.require_kind(model)
         config = {
             "INFERENCE_PRECISION_HINT": _HINTS[recipe],
             "PERFORMANCE_HINT": "LATENCY",

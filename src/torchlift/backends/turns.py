@@ -12,12 +12,13 @@ class Turns:
 
     A plain lock is often taken again by a thread that calls in a loop, before a thread that waits has woken: of four
     such threads one waited for three times its share. Here the thread that is next waits with a second lock in its
-    hand, and all others, the one that calls in a loop among them, wait for that one.
+    hand, and all others, the one that calls in a loop among them, wait for that one. Like a Lock it may not be entered
+    again by the thread that has it.
     """
 
     def __init__(self) -> None:
         self._next = threading.Lock()
-        self._turn = threading.RLock()
+        self._turn = threading.Lock()
 
     def __enter__(self) -> None:
         with self._next:
@@ -29,7 +30,7 @@ class Turns:
 
 class Company:
     """Many threads at a time, as in ``with company: ...``; in there one may ask to be alone for a while, as in
-    ``with company.alone(): ...``.
+    ``with company.alone(): ...``. A thread that is inside may not enter again.
     """
 
     def __init__(self) -> None:
@@ -53,8 +54,8 @@ class Company:
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:
-        """Wait for all others to leave, and keep them out until the block ends. Only for one that is in the company, by
-        itself or through one that waits for it.
+        """Wait for all others to leave, and keep them out until the block ends. The caller, or the thread that waits
+        for the caller, must be inside ``with company``.
         """
         with self._changed:
             self._wishes += 1

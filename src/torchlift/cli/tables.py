@@ -280,7 +280,7 @@ def operators_line(bundle: Bundle, component: Component) -> str:
     """How many nodes of which operators a component's graph has."""
     from torchlift.graph.inspect import read_facts
 
-    facts = read_facts(bundle.model(component))
+    facts = read_facts(bundle.file(component.model))
     return f"{component.name}: {facts.nodes} nodes: " + ", ".join(f"{n} {op}" for op, n in facts.operators.items())
 
 

@@ -6,7 +6,7 @@ import re
 
 import click
 
-_UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+_UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 """All that a terminal acts upon and does not show, but for newline and tab: the control characters of ASCII and of
 Latin-1, and what reverses the order of the text after it. Besides, what no encoding has: a file's name may be bytes
 that are no text."""

@@ -143,8 +143,15 @@ def _check(file: Path, signature: Signature, golden: Golden) -> None:
 
 
 def require_signal(goldens: Iterable[Golden]) -> None:
-    """Raise NoSignalError where PyTorch's answers are all near zero, NaN or infinite: any comparison would pass."""
+    """Raise NoSignalError where PyTorch's answers are all near zero, NaN or infinite, or where there are none: any
+    comparison would pass.
+    """
     for golden in goldens:
+        if not any(output.size for output in golden.outputs.values()):
+            raise NoSignalError(
+                f"PyTorch gives no number for the golden {golden.name}",
+                remedy="Give samples that the network answers: nothing can be proven without an answer.",
+            )
         for name, output in golden.outputs.items():
             if output.size == 0 or output.dtype.kind not in "fc":
                 continue

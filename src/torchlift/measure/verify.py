@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from torchlift.backends import Session, SessionOptions, backend
 from torchlift.bundle import Bundle
-from torchlift.errors import BackendError, TorchliftError
+from torchlift.errors import BackendError, BundleError, TorchliftError
 from torchlift.evidence import REPLAYED, GoldenCheck, Provenance, Tolerance, Verification, now
 from torchlift.machine import this_machine
 from torchlift.manifest import Component, Graph, Precision, Variant
@@ -108,7 +108,8 @@ def verify_variant(
     it by its precision's tolerance; at goldens that are unlike what it was calibrated on, it must be finite and of the
     right shape. What is compared nowhere else at such sizes is noted.
 
-    A runtime that fails to open or run it is a failed verification, or with ``raising`` its own BackendError.
+    A runtime that fails to open or run it is a failed verification, or with ``raising`` its own BackendError. Raises
+    BundleError where the bundle's files are not what its manifest says.
     """
     options = options or VerifyOptions()
     tolerance = options.tolerance(variant.precision)
@@ -154,6 +155,8 @@ def verify_variant(
             if variant.recipe in runtime.emulates:
                 smallest = next(iter(judged))
                 checks[smallest] += _in_true_half(bundle, variant, judged[smallest])
+        except BundleError:
+            raise  # the state of the folder says nothing about the variant
         except TorchliftError as error:
             if raising and isinstance(error, BackendError):
                 raise

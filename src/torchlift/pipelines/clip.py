@@ -43,7 +43,7 @@ class ClipPipeline(Pipeline):
             self.logit_scale = math.exp(float(bundle.manifest.settings["logit_scale"]))
             vocabulary = bundle.read(bundle.manifest.assets["vocabulary"])
             context = int(bundle.manifest.settings["context_length"])
-        except (KeyError, ValueError, TypeError) as error:
+        except (KeyError, ValueError, TypeError, OverflowError) as error:
             raise BundleError(
                 f"the bundle's settings are not those of Chinese-CLIP: {error}", remedy="Ship the model again."
             ) from error

@@ -10,7 +10,7 @@ import numpy as np
 
 from torchlift.backends import Session
 from torchlift.bundle import Bundle
-from torchlift.errors import InputError, SignatureError
+from torchlift.errors import BundleError, InputError, SignatureError
 from torchlift.pipelines.base import OpenOptions, Pipeline, ends_when_closed
 from torchlift.pipelines.batches import Batch, batch_size, cut, filled, listed, taken
 from torchlift.processing.declared import from_settings
@@ -29,6 +29,8 @@ class TensorPipeline(Pipeline):
         sessions: Mapping[str, Session] | None = None,
     ) -> None:
         super().__init__(bundle, options, progress, sessions)
+        if not bundle.manifest.components:
+            raise BundleError(f"{bundle.path} has no component", remedy="Ship the model again.")
         self.component = bundle.manifest.components[0].name
         self.preprocess, self.postprocess = from_settings(bundle.manifest.settings)
         self._inputs = {spec.name: spec for spec in self.signature.inputs}

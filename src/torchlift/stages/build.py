@@ -8,7 +8,7 @@ from dataclasses import replace
 from torchlift.backends import Compilation, CompileOptions, backend
 from torchlift.backends.pytorch import PROGRAM
 from torchlift.bundle import Bundle, key_of, sha256
-from torchlift.errors import BackendError, StorageError, TorchliftError
+from torchlift.errors import BackendError, BundleError, StorageError, TorchliftError
 from torchlift.machine import installed_version
 from torchlift.manifest import SOURCE_FORM, Component, Graph, Variant, precision_of
 from torchlift.measure.verify import VerifyOptions, proven_here, verify_variant
@@ -79,7 +79,7 @@ def _built(
             opened = runtime.build(bundle.model(source), added.path, component.signature, compilation)
         variant = replace(variant, model=f"{added.folder}/{opened}", files=tuple(added.files))
         bundle.commit(bundle.manifest.with_variant(variant), added.files)
-    except StorageError:
+    except (StorageError, BundleError):
         raise
     except TorchliftError as error:
         said = without_folders(error.message)

@@ -14,7 +14,7 @@ import onnx_ir as ir
 
 from torchlift.backends import backend
 from torchlift.bundle import Bundle, key_of
-from torchlift.errors import InputError, StorageError, TorchliftError
+from torchlift.errors import BundleError, InputError, StorageError, TorchliftError
 from torchlift.evidence import Conversion, Repair
 from torchlift.graph.units import module_of, name_nodes
 from torchlift.machine import installed_version
@@ -83,7 +83,7 @@ def convert_component(
                 make = _remaker(bundle, made, before, settings)
             with progress.stage(f"convert {component.name} to {form}"):
                 put_graph(bundle, graph, make)
-        except StorageError:
+        except (StorageError, BundleError):
             raise
         except TorchliftError as error:
             said = without_folders(error.message)

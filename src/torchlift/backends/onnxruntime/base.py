@@ -121,6 +121,7 @@ class OnnxRuntime(Backend):
         self, model: Path, signature: Signature, recipe: str = "fp32", options: SessionOptions | None = None
     ) -> Session:
         self.require()
+        self.require_kind(model)
         options = options or SessionOptions()
         settings = self._settings(self._threads(options))
         settings.add_session_config_entry("session.force_spinning_stop", "1")
@@ -132,6 +133,7 @@ class OnnxRuntime(Backend):
     ) -> list[LayerTime]:
         """In a process of its own, and without CUDA graphs."""
         self.require()
+        self.require_kind(model)
         providers = self.providers(signature, recipe, SessionOptions(options.threads, options.device))
         traced = Traced(
             str(model.absolute()), providers, self._threads(options), self.opened_at, self.disabled_optimizers, runs

@@ -56,6 +56,7 @@ class _OnGpu(OnnxRuntime):
         self, model: Path, signature: Signature, recipe: str = "fp32", options: SessionOptions | None = None
     ) -> Session:
         self.require()
+        self.require_kind(model)
         options = options or SessionOptions()
         settings = self._settings(self._threads(options))
         settings.add_session_config_entry(RECORDING, "1")

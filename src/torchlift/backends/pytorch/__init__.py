@@ -72,6 +72,7 @@ class PyTorch(Backend):
     """
 
     name = "pytorch"
+    suffix = ".pt2"
     recipes: ClassVar[Mapping[str, str]] = {"fp32": PROGRAM, "bf16": PROGRAM, "fp16": PROGRAM}
     needs = "torch"
     asked_for = True
@@ -115,6 +116,7 @@ class PyTorch(Backend):
         self, model: Path, signature: Signature, recipe: str = "fp32", options: SessionOptions | None = None
     ) -> Session:
         self.require()
+        self.require_kind(model)
         from torchlift.backends.pytorch.program import load_program
         from torchlift.backends.pytorch.rewrites import rewrite_for_gpu
         from torchlift.backends.pytorch.session import open_module

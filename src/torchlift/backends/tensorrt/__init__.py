@@ -37,6 +37,7 @@ class TensorRt(Backend):
     """
 
     name = "tensorrt"
+    suffix = ".engine"
     recipes: ClassVar[Mapping[str, str]] = {
         "fp32": "fp32",
         "fp16": "fp16",
@@ -124,6 +125,7 @@ class TensorRt(Backend):
         from torchlift.backends.tensorrt.record import read_record
 
         self.require()
+        self.require_kind(model)
         record = read_record(model, _release(), _gpu(options.device))
         return self._loaded(model, record, signature, options)
 

@@ -77,6 +77,8 @@ def read_record(engine: Path, version: str, gpu: Gpu) -> EngineRecord:
         record = msgspec.json.decode(file.read_bytes(), type=EngineRecord)
     except (OSError, msgspec.MsgspecError) as error:
         raise EngineError(f"{file} cannot be read: {error}", remedy=_rebuild(engine)) from error
+    if not re.fullmatch(r"\.\./[^/]+/[^/]+", record.source) or record.source.startswith("../../"):
+        raise EngineError(f"{file} names the graph {record.source!r}, outside the component", remedy=_rebuild(engine))
     why = record.misfit(version, gpu)
     if why:
         raise EngineError(f"{engine} does not fit here: {why}", remedy=_rebuild(engine, record))
