@@ -4,7 +4,7 @@ For example ``Folder(Path("clip")).read("image/source/model.onnx")`` opens ``cli
 ``source``, then the file. If any of those below ``clip`` is a symbolic link, that is an error, even one that appeared a
 moment ago. The folder itself may be reached through links: its path is the user's own.
 
-It stands on openat(2) and its kin, so it needs Linux or macOS.
+It stands on openat(2) and its kin, so it needs Linux, or another system that has them.
 """
 
 from __future__ import annotations
