@@ -5,6 +5,7 @@ import os
 import shutil
 
 import pytest
+import staged
 import tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -560,6 +561,12 @@ def in_vain(bundle, job):
     assert "cp -rL" in caught.value.remedy
 
 
+@pytest.fixture
+def unmeasured(monkeypatch):
+    """Times are made up."""
+    monkeypatch.setattr("torchlift.stages.bench.measure_latency", staged.made_up)
+
+
 JOBS = {
     "build": lambda path: build_bundle(path, JobOptions(build=BuildOptions(("openvino",), ("fp32",)))),
     "verify": lambda path: verify_bundle(path, VerifyOptions()),
@@ -593,7 +600,7 @@ def test_no_job_works_in_a_folder_that_a_link_leads_to(built, victim, job):
 
 
 @pytest.mark.parametrize("name", [".manifest.json.partial", ".model.openvino-fp32.partial", "manifest.json"])
-def test_no_job_writes_to_what_a_link_leads_to(bundle, victim, name):
+def test_no_job_writes_to_what_a_link_leads_to(bundle, victim, unmeasured, name):
     content = (bundle.path / MANIFEST).read_bytes()
     (bundle.path / name).unlink(missing_ok=True)
     (bundle.path / name).symlink_to(victim / "file")
@@ -605,7 +612,7 @@ def test_no_job_writes_to_what_a_link_leads_to(bundle, victim, name):
     assert Bundle.open(bundle.path).manifest.choices["model"].variant == "model/openvino/fp32"
 
 
-def test_what_is_left_of_a_folder_that_is_now_a_link_is_not_written_to(bundle, victim):
+def test_what_is_left_of_a_folder_that_is_now_a_link_is_not_written_to(bundle, victim, unmeasured):
     (bundle.path / "model" / "openvino-fp32").symlink_to(victim)
     JOBS["build"](bundle.path)
     assert Bundle.open(bundle.path).manifest.variant("model/openvino/fp32").files
