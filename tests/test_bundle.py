@@ -18,7 +18,6 @@ from torchlift.evidence import Verification as Proof
 from torchlift.machine import Machine, this_machine
 from torchlift.manifest import MANIFEST, Component, FileRecord, Graph, Manifest, Variant, encode_manifest, read_manifest
 from torchlift.measure.verify import VerifyOptions
-from torchlift.progress import Progress
 from torchlift.signature import DTYPES, Axis, Signature, TensorSpec
 from torchlift.stages import BuildOptions, JobOptions, build_bundle, verify_bundle
 
@@ -159,16 +158,8 @@ def test_a_missing_file_is_found(built, mending):
     assert caught.value.remedy == "Copy the bundle again from where it was made, or ship it again."
 
 
-class Notes(Progress):
-    def __init__(self):
-        self.said = []
-
-    def note(self, text):
-        self.said.append(text)
-
-
 def test_to_be_mended_a_bundle_opens_without_the_variants_whose_own_files_are_damaged(built):
-    notes, before = Notes(), built.manifest
+    notes, before = staged.Recorder(), built.manifest
     gone, kept = (tuple(v for v in before.variants if (v.backend == name)) for name in ("openvino", "onnxruntime"))
     choices = {"model": Choice(gone[0].name, "the fastest")}
     built.commit(dataclasses.replace(before, choices=choices))
@@ -177,7 +168,7 @@ def test_to_be_mended_a_bundle_opens_without_the_variants_whose_own_files_are_da
     opened = Bundle.open(built.path, notes, mending=True)
     assert opened.manifest.variants == kept
     assert opened.manifest.choices == {}
-    assert notes.said == [f"{v.name} counts as not built: {gone[0].model} is missing" for v in gone]
+    assert notes.notes == [f"{v.name} counts as not built: {gone[0].model} is missing" for v in gone]
     with pytest.raises(ChecksumError):
         Bundle.open(built.path)
     opened.commit(opened.manifest)
@@ -619,15 +610,15 @@ def test_what_is_left_of_a_folder_that_is_now_a_link_is_not_written_to(bundle, v
 
 
 def test_files_that_the_manifest_does_not_list_are_named_when_a_bundle_is_opened(built):
-    notes = Notes()
+    notes = staged.Recorder()
     Bundle.open(built.path, notes)
-    assert notes.said == []
+    assert notes.notes == []
     (built.path / "numpy.py").write_text("raise SystemExit")
     (built.path / "link").symlink_to("/etc")
     (built.path / ".model.new.01234567.partial").mkdir()
     (built.path / ".model.new.01234567.partial" / "file").write_text("another process is writing it")
     Bundle.open(built.path, notes)
-    (said,) = notes.said
+    (said,) = notes.notes
     assert "numpy.py" in said
     assert "link" in said
     assert "partial" not in said

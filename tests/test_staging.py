@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 import tiny
+from staged import Recorder
 
 from torchlift.bundle import Bundle
 from torchlift.errors import BundleError, StorageError
 from torchlift.manifest import MANIFEST
-from torchlift.progress import Progress
 from torchlift.staging import locked, staging, writing
 
 
@@ -225,14 +225,6 @@ def test_a_resumed_bundle_says_what_it_is_made_with_now(tmp_path):
     assert Bundle.open(tmp_path / "net").manifest.made_with == {"torch": "2"}
 
 
-class Notes(Progress):
-    def __init__(self):
-        self.said = []
-
-    def note(self, text):
-        self.said.append(text)
-
-
 @pytest.fixture
 def stuck(monkeypatch):
     """Folders of these names cannot be removed, as where they belong to somebody else."""
@@ -261,9 +253,9 @@ def test_what_was_there_before_and_cannot_be_removed_is_told_at_the_start_and_is
         (previous / "file").write_text("somebody's")
     before = tiny.contents(tmp_path)[".bundle.previous" + "/file" * (not as_file)]
     for text in ("second", "third"):
-        notes = Notes()
+        notes = Recorder()
         with staging(tmp_path / "bundle", dataclasses.replace(tiny.MANIFEST, key=text), notes) as bundle:
-            assert any(str(previous) in said for said in notes.said), "it is said before the work"
+            assert any(str(previous) in said for said in notes.notes), "it is said before the work"
             write(bundle, text)
         assert labels(tmp_path / "bundle") == text
         assert names(tmp_path) == [".bundle.previous", "bundle"]

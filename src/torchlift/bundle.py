@@ -21,8 +21,6 @@ import contextlib
 import hashlib
 import itertools
 import os
-import re
-import secrets
 from collections.abc import Collection, Container, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -45,13 +43,10 @@ from torchlift.manifest import (
     read_manifest,
 )
 from torchlift.progress import SILENT, Progress
-from torchlift.storage import PARTIAL, storage_errors
+from torchlift.storage import storage_errors, unfinished_name, unfinished_of
 
 SOURCE = "source"
 """The folder of a component that holds its ONNX file and its goldens."""
-
-_UNFINISHED = re.compile(rf"\..*\.[0-9a-f]{{8}}\{PARTIAL}")
-"""Names at the top of a bundle of what is being written."""
 
 _OURS = ".files"
 """A file that is in a folder while its files are about to be listed, or were just taken off the list: it names them. So
@@ -194,8 +189,9 @@ class Bundle:
         return [
             path
             for path in self._folder.files()
-            if path not in (MANIFEST, *self.manifest.files)
-            and not _UNFINISHED.fullmatch(PurePosixPath(path).parts[0])
+            if path != MANIFEST
+            and path not in self.manifest.files
+            and not unfinished_of(PurePosixPath(path).parts[0])
             and PurePosixPath(path).name != _OURS
         ]
 
@@ -206,11 +202,11 @@ class Bundle:
         tops = {"assets", "scores", *(component.name for component in self.manifest.components)}
         for path in self._folder.empty():
             top = PurePosixPath(path).parts[0]
-            if _UNFINISHED.fullmatch(top) or top.partition(".")[0] in tops:
+            if unfinished_of(top) or top.partition(".")[0] in tops:
                 self._folder.remove(path)
         for path in self._folder.files():
             pure = PurePosixPath(path)
-            if _UNFINISHED.fullmatch(pure.parts[0]):
+            if unfinished_of(pure.parts[0]):
                 self._folder.remove(path)
             elif pure.name == _OURS and len(pure.parts) > 1:
                 names = self._folder.read(path).decode(errors="replace").splitlines()
@@ -233,7 +229,7 @@ class Bundle:
         """
         if not is_inside(folder):
             raise BundleError(f"{folder!r} is not within the bundle", remedy="Do not use this bundle.")
-        name = f".{folder.replace('/', '.')}.{secrets.token_hex(4)}{PARTIAL}"
+        name = unfinished_name(folder.replace("/", "."))
         try:
             with storage_errors(self.path):
                 added = Added(self._folder.make(name))

@@ -16,8 +16,7 @@ from typing import BinaryIO
 
 from torchlift.errors import BackendError, StorageError, TorchliftError
 
-PARTIAL = ".partial"
-"""How the name of what is being written ends."""
+_UNFINISHED = re.compile(r"\.(.+)\.[0-9a-f]{8}\.partial", re.DOTALL)
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _SCARCE = 64 << 20
@@ -25,6 +24,17 @@ _SCARCE = 64 << 20
 
 
 _PATH = re.compile(r"(?<![\w.])(?:/[^\s/:'\"<>|]+)+/([^\s/:'\"<>|]+)")
+
+
+def unfinished_name(name: str) -> str:
+    """A name that nothing has, for what is written and will be called ``name``."""
+    return f".{name}.{secrets.token_hex(4)}.partial"
+
+
+def unfinished_of(name: str) -> str:
+    """What the name of something unfinished was made for; empty for any other name."""
+    match = _UNFINISHED.fullmatch(name)
+    return match[1] if match else ""
 
 
 def atomic_write(file: Path, data: bytes) -> None:
@@ -108,7 +118,7 @@ def _exclusive(parent: int, name: str) -> tuple[BinaryIO, str]:
     """A new file to write, locked, and its name."""
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     while True:
-        temporary = f".{name}.{secrets.token_hex(4)}{PARTIAL}"
+        temporary = unfinished_name(name)
         stream = os.fdopen(os.open(temporary, flags, 0o666, dir_fd=parent), "w+b")
         with contextlib.suppress(OSError):  # a file system without locks removes no abandoned files either
             fcntl.flock(stream, fcntl.LOCK_EX)
@@ -120,7 +130,7 @@ def _exclusive(parent: int, name: str) -> tuple[BinaryIO, str]:
 def _remove_abandoned(parent: int, name: str) -> None:
     """Remove the unfinished files of processes that are gone. A pipe or a link of such a name is not opened."""
     for found in os.listdir(parent):
-        if not re.fullmatch(rf"\.{re.escape(name)}\.[0-9a-f]{{8}}\{PARTIAL}", found):
+        if unfinished_of(found) != name:
             continue
         with contextlib.suppress(OSError):  # it is locked, or gone by now, or not ours
             descriptor = os.open(found, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=parent)
