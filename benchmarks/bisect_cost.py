@@ -13,10 +13,11 @@ import onnx_ir as ir
 
 from peers import apart
 from precision_cpu import Subject, drawn, make_variants, opened, subjects
+from torchlift.convert.calibration import CalibrationOptions, Method, collect, ranges_by
 from torchlift.graph.schemes import SCHEMES, observed
 from torchlift.graph.units import name_nodes
-from torchlift.measure.calibration import CalibrationOptions, Method, collect, ranges_by
-from torchlift.stages import ConvertOptions, JobOptions, bisect_bundle
+from torchlift.jobs import JobOptions, bisect_bundle
+from torchlift.stages import ConvertOptions
 
 METHODS: tuple[Method, ...] = ("minmax", "percentile", "entropy")
 

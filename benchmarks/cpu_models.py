@@ -9,9 +9,9 @@ import argparse
 from pathlib import Path
 
 from peers import checkpoint_of, on_same_onnx, print_benchmark, shipped
-from torchlift.measure.latency import LatencyOptions, measure_latency
-from torchlift.ship import peers as torch_peers
+from torchlift.jobs.ship import peers as torch_peers
 from torchlift.stages import BenchOptions, contenders_of, workloads
+from torchlift.timing.latency import LatencyOptions, measure_latency
 
 
 def main() -> None:

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from peers import encode_images, encode_images_singly, photographs, print_benchmark, shipped
-from torchlift.measure.latency import Contender, LatencyOptions, Workload, measure_latency
+from torchlift.timing.latency import Contender, LatencyOptions, Workload, measure_latency
 
 
 def main() -> None:

@@ -37,13 +37,13 @@ from torchlift.evidence import GRAPHED, Benchmark
 from torchlift.interpreter import Interpreter
 from torchlift.machine import gpus
 from torchlift.manifest import Component, Variant
-from torchlift.measure.latency import Contender, LatencyOptions, Workload, measure_latency
-from torchlift.measure.scaling import measure_scaling
 from torchlift.pipelines.texts import SEQUENCE
 from torchlift.progress import Progress
 from torchlift.signature import Axis, Profile, Signature
 from torchlift.stages import BenchOptions, build_variant, contenders_of, convert_component, verify_all, workloads
 from torchlift.stages.samples import goldens_as_samples
+from torchlift.timing.latency import Contender, LatencyOptions, Workload, measure_latency
+from torchlift.timing.scaling import measure_scaling
 
 TEXTS = 1024
 
@@ -107,7 +107,7 @@ def prepare(size: str, work: Path, batch: int) -> None:
     that FP16 needs are of all goldens but the largest, which would take longest.
     """
     from random_checkpoint import write_checkpoint, write_mobilevit
-    from torchlift.ship import export
+    from torchlift.jobs.ship import export
 
     subject = subject_of(size)
     write = write_mobilevit if subject is MOBILEVIT else write_checkpoint
@@ -124,7 +124,7 @@ def prepare(size: str, work: Path, batch: int) -> None:
 def source_of(size: str, work: Path, batch: int) -> Any:
     """The checkpoint, with batches of pictures up to ``batch``."""
     from torchlift.families.base import LoadOptions
-    from torchlift.ship import Source
+    from torchlift.jobs.ship import Source
 
     of = "" if subject_of(size) is MOBILEVIT else "image"
     options = LoadOptions(axes={of: {"batch": Axis("batch", 1, min(8, batch), batch)}})
@@ -181,7 +181,7 @@ def _state(bundle: Bundle, variant: Variant) -> str:
 
 def peers_of(size: str, work: Path, component: str) -> list[Contender]:
     """PyTorch, and ONNX Runtime as it comes."""
-    from torchlift.ship import peers
+    from torchlift.jobs.ship import peers
 
     bundle = Bundle.open(work / size)
     (batch,) = (c.signature.axis("batch").max for c in bundle.manifest.components if c.name != "text")

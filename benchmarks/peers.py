@@ -21,13 +21,13 @@ from torchlift.backends import Session
 from torchlift.bundle import Bundle
 from torchlift.evidence import Benchmark
 from torchlift.interpreter import guarded_children
+from torchlift.jobs.ship import ShipOptions, Source, ship
 from torchlift.manifest import read_manifest
-from torchlift.measure.latency import Contender
 from torchlift.pipelines import OpenOptions, open_bundle
 from torchlift.pipelines.clip import MEAN, STD
-from torchlift.ship import ShipOptions, Source, ship
 from torchlift.signature import Signature
 from torchlift.stages import BenchOptions
+from torchlift.timing.latency import Contender
 
 Feeds = Sequence[Mapping[str, np.ndarray]]
 """Batches: input name -> array."""

@@ -28,15 +28,15 @@ from peers import (
 )
 from torchlift.backends import Session, backend
 from torchlift.bundle import Bundle, key_of
+from torchlift.convert.calibration import CalibrationOptions
+from torchlift.convert.ranges import Feeds
 from torchlift.evidence import Benchmark, GoldenCheck, Interval, Latency
 from torchlift.families.base import LoadOptions
+from torchlift.jobs.ship import Source, export
+from torchlift.jobs.ship import peers as torch_peers
 from torchlift.manifest import Component, Precision, Variant, read_manifest
-from torchlift.measure.calibration import CalibrationOptions
-from torchlift.measure.goldens import load_goldens
-from torchlift.measure.latency import Contender, LatencyOptions, measure_latency
-from torchlift.measure.numerics import TOLERANCES, failures, verify_goldens
-from torchlift.ship import Source, export
-from torchlift.ship import peers as torch_peers
+from torchlift.prove.goldens import load_goldens
+from torchlift.prove.numerics import TOLERANCES, failures, verify_goldens
 from torchlift.signature import Axis
 from torchlift.stages import (
     BenchOptions,
@@ -51,7 +51,8 @@ from torchlift.stages import (
     verify_all,
     workloads,
 )
-from torchlift.stages.samples import Feeds, Samples
+from torchlift.stages.samples import Samples
+from torchlift.timing.latency import Contender, LatencyOptions, measure_latency
 
 BASELINE = "onnxruntime, plain"
 CLIP, MOBILEVIT = "ViT-B-16", "mobilevit-s"

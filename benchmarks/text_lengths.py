@@ -13,8 +13,8 @@ import numpy as np
 
 from captions import CONTEXT, caption_lengths
 from peers import encode_texts, encode_texts_padded, print_benchmark, shipped
-from torchlift.measure.latency import Contender, LatencyOptions, Workload, measure_latency
 from torchlift.pipelines import OpenOptions, open_bundle
+from torchlift.timing.latency import Contender, LatencyOptions, Workload, measure_latency
 
 
 def captions(count: int, seed: int = 0) -> list[str]:

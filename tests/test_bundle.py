@@ -15,11 +15,12 @@ from torchlift.bundle import Bundle, key_of, sha256
 from torchlift.errors import BundleError, ChecksumError, ManifestVersionError
 from torchlift.evidence import Benchmark, Choice, Difference, GoldenCheck, Interval, Latency, Provenance, Tolerance
 from torchlift.evidence import Verification as Proof
+from torchlift.jobs import JobOptions, build_bundle, verify_bundle
 from torchlift.machine import Machine, this_machine
 from torchlift.manifest import MANIFEST, Component, FileRecord, Graph, Manifest, Variant, encode_manifest, read_manifest
-from torchlift.measure.verify import VerifyOptions
+from torchlift.prove.verify import VerifyOptions
 from torchlift.signature import DTYPES, Axis, Signature, TensorSpec
-from torchlift.stages import BuildOptions, JobOptions, build_bundle, verify_bundle
+from torchlift.stages import BuildOptions
 
 numbers = st.floats(allow_nan=False, allow_infinity=False)
 counts = st.integers(0, 2**40)

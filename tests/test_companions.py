@@ -12,7 +12,7 @@ from torchlift.backends import backend
 from torchlift.bundle import Bundle
 from torchlift.companions import companions
 from torchlift.errors import BackendError, BundleError
-from torchlift.measure.verify import verify_variant
+from torchlift.prove.verify import verify_variant
 
 
 def external(location, name="w"):

@@ -27,7 +27,7 @@ from torchlift.export import ExportOptions, _answers, export_component, export_k
 from torchlift.families.base import LoadOptions, Model
 from torchlift.families.module import ModuleFamily
 from torchlift.manifest import Component, Manifest
-from torchlift.measure.goldens import load_goldens
+from torchlift.prove.goldens import load_goldens
 from torchlift.signature import CORNERS, Axis
 
 pytestmark = [

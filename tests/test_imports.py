@@ -8,7 +8,7 @@ import pytest
 import torchlift
 
 ROOT = Path(__file__).parents[1]
-TORCH_SIDE = ("torchlift.families.", "torchlift.export", "torchlift.ship", "torchlift.backends.pytorch")
+TORCH_SIDE = ("torchlift.families.", "torchlift.export", "torchlift.jobs.ship", "torchlift.backends.pytorch")
 TORCH_FREE = [
     name
     for _, name, _ in pkgutil.walk_packages(torchlift.__path__, "torchlift.")
@@ -65,8 +65,8 @@ def test_imports_run_downwards_and_torch_stays_on_its_side():
 
 
 def test_what_serves_imports_without_torch_and_without_any_optional_package(python):
-    served = {"pipelines.clip", "families", "cli.run", "stages", "stages.jobs", "datasets.records", "tasks.retrieval"}
-    made = {"graph.half", "graph.quantize", "graph.fusion", "measure.oracle", "measure.calibration", "measure.nncf"}
+    served = {"pipelines.clip", "families", "cli.run", "stages", "jobs.build", "datasets.records", "tasks.retrieval"}
+    made = {"graph.half", "graph.quantize", "graph.fusion", "prove.half", "convert.calibration", "convert.nncf"}
     assert {f"torchlift.{name}" for name in served | made} <= {*TORCH_FREE}
     done = python(WITHOUT_OPTIONAL_PACKAGES, *TORCH_FREE)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

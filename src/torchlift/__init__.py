@@ -13,18 +13,27 @@ if TYPE_CHECKING:
     from torchlift.archive import unpack as unpack
     from torchlift.backends import CompileOptions as CompileOptions
     from torchlift.bundle import Bundle as Bundle
+    from torchlift.convert.calibration import CalibrationOptions as CalibrationOptions
     from torchlift.datasets import ReadOptions as ReadOptions
-    from torchlift.declare import module as module
+    from torchlift.declare.module import module as module
     from torchlift.errors import TorchliftError as TorchliftError
     from torchlift.evidence import Gate as Gate
     from torchlift.evidence import Tolerance as Tolerance
     from torchlift.export import ExportOptions as ExportOptions
     from torchlift.families.base import LoadOptions as LoadOptions
+    from torchlift.jobs import DataOptions as DataOptions
+    from torchlift.jobs import JobOptions as JobOptions
+    from torchlift.jobs import bench_bundle as bench_bundle
+    from torchlift.jobs import bisect_bundle as bisect_bundle
+    from torchlift.jobs import build_bundle as build_bundle
+    from torchlift.jobs import score_bundle as score_bundle
+    from torchlift.jobs import verify_bundle as verify_bundle
+    from torchlift.jobs.ship import ShipOptions as ShipOptions
+    from torchlift.jobs.ship import Source as Source
+    from torchlift.jobs.ship import export as export_bundle
+    from torchlift.jobs.ship import ship as ship_model
     from torchlift.manifest import Manifest as Manifest
     from torchlift.manifest import Variant as Variant
-    from torchlift.measure.calibration import CalibrationOptions as CalibrationOptions
-    from torchlift.measure.latency import LatencyOptions as LatencyOptions
-    from torchlift.measure.verify import VerifyOptions as VerifyOptions
     from torchlift.pipelines import OpenOptions as OpenOptions
     from torchlift.pipelines import open_bundle as open
     from torchlift.pipelines.clip import ClipPipeline as ClipPipeline
@@ -32,10 +41,7 @@ if TYPE_CHECKING:
     from torchlift.processing.image import ImageInput as ImageInput
     from torchlift.processing.labels import Labels as Labels
     from torchlift.progress import Progress as Progress
-    from torchlift.ship import ShipOptions as ShipOptions
-    from torchlift.ship import Source as Source
-    from torchlift.ship import export as export_bundle
-    from torchlift.ship import ship as ship_model
+    from torchlift.prove.verify import VerifyOptions as VerifyOptions
     from torchlift.signature import Axis as Axis
     from torchlift.signature import Profile as Profile
     from torchlift.signature import Signature as Signature
@@ -44,13 +50,7 @@ if TYPE_CHECKING:
     from torchlift.stages import BuildOptions as BuildOptions
     from torchlift.stages import CalibrationData as CalibrationData
     from torchlift.stages import ConvertOptions as ConvertOptions
-    from torchlift.stages import DataOptions as DataOptions
-    from torchlift.stages import JobOptions as JobOptions
-    from torchlift.stages import bench_bundle as bench_bundle
-    from torchlift.stages import bisect_bundle as bisect_bundle
-    from torchlift.stages import build_bundle as build_bundle
-    from torchlift.stages import score_bundle as score_bundle
-    from torchlift.stages import verify_bundle as verify_bundle
+    from torchlift.timing.latency import LatencyOptions as LatencyOptions
 
 __version__ = "0.1.0"
 
@@ -60,43 +60,43 @@ _NAMES = {
     "BuildOptions": "torchlift.stages",
     "Bundle": "torchlift.bundle",
     "CalibrationData": "torchlift.stages",
-    "CalibrationOptions": "torchlift.measure.calibration",
+    "CalibrationOptions": "torchlift.convert.calibration",
     "ClipPipeline": "torchlift.pipelines.clip",
     "CompileOptions": "torchlift.backends",
     "ConvertOptions": "torchlift.stages",
-    "DataOptions": "torchlift.stages",
+    "DataOptions": "torchlift.jobs",
     "ExportOptions": "torchlift.export",
     "Gate": "torchlift.evidence",
     "ImageInput": "torchlift.processing.image",
-    "JobOptions": "torchlift.stages",
+    "JobOptions": "torchlift.jobs",
     "Labels": "torchlift.processing.labels",
-    "LatencyOptions": "torchlift.measure.latency",
+    "LatencyOptions": "torchlift.timing.latency",
     "LoadOptions": "torchlift.families.base",
     "Manifest": "torchlift.manifest",
     "OpenOptions": "torchlift.pipelines",
     "Profile": "torchlift.signature",
     "Progress": "torchlift.progress",
     "ReadOptions": "torchlift.datasets",
-    "ShipOptions": "torchlift.ship",
+    "ShipOptions": "torchlift.jobs.ship",
     "Signature": "torchlift.signature",
-    "Source": "torchlift.ship",
+    "Source": "torchlift.jobs.ship",
     "TensorPipeline": "torchlift.pipelines.tensors",
     "TensorSpec": "torchlift.signature",
     "Tolerance": "torchlift.evidence",
     "TorchliftError": "torchlift.errors",
     "Variant": "torchlift.manifest",
-    "VerifyOptions": "torchlift.measure.verify",
-    "bench_bundle": "torchlift.stages",
-    "bisect_bundle": "torchlift.stages",
-    "build_bundle": "torchlift.stages",
-    "export_bundle": "torchlift.ship:export",
-    "module": "torchlift.declare",
+    "VerifyOptions": "torchlift.prove.verify",
+    "bench_bundle": "torchlift.jobs",
+    "bisect_bundle": "torchlift.jobs",
+    "build_bundle": "torchlift.jobs",
+    "export_bundle": "torchlift.jobs.ship:export",
+    "module": "torchlift.declare.module",
     "open": "torchlift.pipelines:open_bundle",
     "pack": "torchlift.archive",
-    "score_bundle": "torchlift.stages",
-    "ship_model": "torchlift.ship:ship",
+    "score_bundle": "torchlift.jobs",
+    "ship_model": "torchlift.jobs.ship:ship",
     "unpack": "torchlift.archive",
-    "verify_bundle": "torchlift.stages",
+    "verify_bundle": "torchlift.jobs",
 }
 """Public name -> the module that has it, with the name there where it is another."""
 

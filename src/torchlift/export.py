@@ -24,14 +24,15 @@ from torchlift.errors import BakedInError, ExportError, StorageError, TorchliftE
 from torchlift.evidence import GoldenCheck
 from torchlift.families.base import Model, ModelComponent
 from torchlift.families.tracing import distinct_sizes, example_inputs, explained, is_dynamic, quiet, trace
-from torchlift.graph.edit import ForgetOrigin, NameAxes, save_model
+from torchlift.graph.clean import ForgetOrigin, NameAxes
+from torchlift.graph.files import save_model
 from torchlift.graph.inspect import baked_in, read_facts
 from torchlift.graph.scales import save_scales
 from torchlift.machine import installed_version
 from torchlift.manifest import Component, Graph
-from torchlift.measure.goldens import Golden, load_goldens, require_signal, save_goldens
-from torchlift.measure.numerics import TOLERANCES, failures, verify_goldens
 from torchlift.progress import SILENT, Progress
+from torchlift.prove.goldens import Golden, load_goldens, require_signal, save_goldens
+from torchlift.prove.numerics import TOLERANCES, failures, verify_goldens
 from torchlift.signature import CORNERS, Signature
 from torchlift.storage import require_space, without_folders
 

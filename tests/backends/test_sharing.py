@@ -17,12 +17,12 @@ from torchlift.backends import Session, SessionOptions, backend
 from torchlift.backends.pytorch.program import load_program
 from torchlift.backends.pytorch.session import TorchSession
 from torchlift.errors import BackendError, SignatureError
-from torchlift.graph.edit import save_model
+from torchlift.graph.files import save_model
 from torchlift.graph.half import ToHalf
 from torchlift.graph.quantize import Quantize
 from torchlift.graph.schemes import SCHEMES
 from torchlift.graph.units import name_nodes
-from torchlift.measure.oracle import HalfSession
+from torchlift.prove.half import HalfSession
 
 BUILT = ("onnxruntime", "openvino")
 FORMS = ("fp32", "fp16", *SCHEMES)

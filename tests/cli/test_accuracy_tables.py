@@ -8,11 +8,11 @@ from rich.console import Console
 from torchlift.bundle import Bundle
 from torchlift.cli.accuracy import conversions_table, findings_tables, scores_table, together_line
 from torchlift.cli.tables import manifest_tables
+from torchlift.convert.calibration import UnitNoise
+from torchlift.convert.search import Finding, Search
 from torchlift.evidence import Gate, Interval, KeptNode, Repair
 from torchlift.graph.units import Unit
-from torchlift.measure.bisect import Finding, Search
-from torchlift.measure.calibration import UnitNoise
-from torchlift.stages import BisectReport
+from torchlift.jobs import BisectReport
 
 WIDTHS = [80, 100, 120, 132, 160]
 LAYER = "encoder.layers.{}.attention.output.dense"

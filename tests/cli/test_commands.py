@@ -189,7 +189,7 @@ def test_bench_measures_pytorch_eager_and_compiled(net_copy, net, monkeypatch):
         seen.extend(contender.name for contender in peers("model"))
         return Bundle.open(bundle).manifest
 
-    monkeypatch.setattr("torchlift.stages.bench_bundle", measure)
+    monkeypatch.setattr("torchlift.jobs.bench_bundle", measure)
     assert torchlift("bench", net_copy, "--module", net.source).code == 0
     assert seen == ["pytorch eager"]
     seen.clear()

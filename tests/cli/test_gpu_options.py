@@ -152,7 +152,7 @@ def test_build_tells_the_compiler_and_measures_graphs_where_asked(told, bundle, 
 def test_ship_tells_the_compiler_too(monkeypatch, built_once, tmp_path):
     found = []
     monkeypatch.setattr(
-        "torchlift.ship.ship", lambda source, output, options, progress: found.append(options) or built_once
+        "torchlift.jobs.ship.ship", lambda source, output, options, progress: found.append(options) or built_once
     )
     said = torchlift("ship", "net.py:build", "-o", tmp_path / "net", "--profile", "batch=1:2:3", "--cuda-graph")
     assert said.code == 0, said.err

@@ -8,7 +8,7 @@ from torchlift.errors import ExportError, ModuleSourceError
 from torchlift.export import ExportOptions
 from torchlift.families.base import LoadOptions
 from torchlift.families.module import ModuleFamily
-from torchlift.ship import Source, export
+from torchlift.jobs.ship import Source, export
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),

@@ -13,7 +13,7 @@ from sharing import THREADS, assert_shared, at_once, closed_while_running, in_th
 
 from torchlift.backends import SessionOptions, backend
 from torchlift.errors import ProviderError, SignatureError
-from torchlift.graph.edit import save_model
+from torchlift.graph.files import save_model
 from torchlift.graph.half import ToHalf
 from torchlift.machine import gpus
 from torchlift.signature import Axis, Signature, TensorSpec
@@ -306,7 +306,7 @@ def towers(tmp_path_factory):
 
     from torchlift.bundle import Bundle
     from torchlift.export import ExportOptions
-    from torchlift.ship import Source, export
+    from torchlift.jobs.ship import Source, export
 
     folder = tmp_path_factory.mktemp("towers")
     export(Source("chinese-clip", str(checkpoint(folder))), folder / "clip", ExportOptions())
@@ -316,7 +316,7 @@ def towers(tmp_path_factory):
 @pytest.mark.parametrize("graphs", [False, True])
 @pytest.mark.parametrize("part", ["image", "text"])
 def test_the_towers_of_chinese_clip_hold_their_goldens(towers, tmp_path, part, recipe, graphs):
-    from torchlift.measure.goldens import load_goldens
+    from torchlift.prove.goldens import load_goldens
 
     component = towers.manifest.component(part)
     file = made(tmp_path, onnx.load(towers.file(component.model)), recipe)

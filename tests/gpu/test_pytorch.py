@@ -18,8 +18,8 @@ from torchlift.backends.pytorch.program import load_program, save_program  # noq
 from torchlift.backends.pytorch.session import TorchSession, open_module  # noqa: E402
 from torchlift.backends.staging import PIECE  # noqa: E402
 from torchlift.errors import BackendError, DeviceMemoryError, SignatureError  # noqa: E402
-from torchlift.measure.goldens import Golden  # noqa: E402
-from torchlift.measure.numerics import TOLERANCES, failures, verify_goldens  # noqa: E402
+from torchlift.prove.goldens import Golden  # noqa: E402
+from torchlift.prove.numerics import TOLERANCES, failures, verify_goldens  # noqa: E402
 from torchlift.signature import Axis, Signature, TensorSpec  # noqa: E402
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(gpu_of() is None, reason="torch has no GPU here")]

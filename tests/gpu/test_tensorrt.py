@@ -25,16 +25,17 @@ from torchlift.backends.tensorrt.inspector import read_layers, require_precision
 from torchlift.backends.tensorrt.releases import release_of
 from torchlift.bundle import Bundle
 from torchlift.errors import BackendError, EngineError, ParserError, ProfileError, SignatureError
-from torchlift.graph.edit import save_model
+from torchlift.graph.files import save_model
 from torchlift.graph.half import ToHalf
 from torchlift.graph.quantize import Quantize
 from torchlift.graph.schemes import SCHEMES
 from torchlift.graph.units import name_nodes
+from torchlift.jobs import JobOptions, bench_bundle, build_bundle
 from torchlift.machine import gpus
-from torchlift.measure.latency import LatencyOptions
-from torchlift.measure.numerics import compare
+from torchlift.prove.numerics import compare
 from torchlift.signature import Axis, Profile, Signature, TensorSpec
-from torchlift.stages import BenchOptions, BuildOptions, JobOptions, bench_bundle, build_bundle, layers_of
+from torchlift.stages import BenchOptions, BuildOptions, layers_of
+from torchlift.timing.latency import LatencyOptions
 
 STATE = backend("tensorrt").available()
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not STATE.ok, reason=STATE.detail)]

@@ -9,7 +9,7 @@ import onnxruntime as ort
 import pytest
 from onnx import numpy_helper, parser
 
-from torchlift.graph.edit import save_model
+from torchlift.graph.files import save_model
 from torchlift.graph.fusion import FUSIONS, Fused, fuse, fuse_file
 from torchlift.graph.fusion.attention import FuseAttention
 from torchlift.graph.fusion.operators import FuseGelu, FuseLayerNorm, FuseSkipLayerNorm
@@ -616,7 +616,7 @@ def towers(request, tmp_path_factory):
     from shipped import checkpoint
 
     from torchlift.export import ExportOptions
-    from torchlift.ship import Source, export
+    from torchlift.jobs.ship import Source, export
 
     folder = tmp_path_factory.mktemp("towers")
     options = ExportOptions() if request.param == "dynamo" else ExportOptions(exporter="torchscript", opset=16)

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from torchlift.errors import ConversionError
-from torchlift.graph.edit import save_model
+from torchlift.graph.files import save_model
 from torchlift.graph.half import ToHalf, half_candidates, require_half
 from torchlift.graph.half_rules import LOST_SHARE, misfit
 from torchlift.graph.units import name_nodes
-from torchlift.measure.numerics import compare
+from torchlift.prove.numerics import compare
 
 RNG = np.random.default_rng(0)
 

@@ -20,11 +20,12 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from torchlift.bundle import Bundle
+from torchlift.convert.ranges import ranges_of
 from torchlift.errors import ConversionError
 from torchlift.export import ExportOptions, export_component
 from torchlift.families.base import LoadOptions
 from torchlift.families.module import ModuleFamily
-from torchlift.graph.edit import save_model
+from torchlift.graph.files import save_model
 from torchlift.graph.half import ToHalf
 from torchlift.graph.inspect import read_facts
 from torchlift.graph.lower import Lower, Target, lower_file
@@ -34,7 +35,6 @@ from torchlift.graph.quantize import Quantize
 from torchlift.graph.schemes import SCHEMES, observed
 from torchlift.graph.units import module_of
 from torchlift.manifest import Manifest
-from torchlift.measure.ranges import ranges_of
 from torchlift.signature import Axis
 
 FAMILIES, NETS = Path(__file__).parents[1] / "families", Path(__file__).parents[1] / "ship_helpers" / "nets.py"

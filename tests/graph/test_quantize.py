@@ -15,8 +15,9 @@ from shipped import clip  # noqa: F401
 
 from torchlift.backends import backend
 from torchlift.bundle import Bundle
+from torchlift.convert.ranges import ranges_of
 from torchlift.errors import ConversionError
-from torchlift.graph.edit import save_model
+from torchlift.graph.files import save_model
 from torchlift.graph.half import ToHalf
 from torchlift.graph.inspect import read_facts
 from torchlift.graph.learnt import learnt_ranges
@@ -24,8 +25,7 @@ from torchlift.graph.qdq import LIMITS, Linear, for_activation, for_weight, sign
 from torchlift.graph.quantize import Quantize
 from torchlift.graph.scales import Scales
 from torchlift.graph.schemes import SCHEMES, has_attention, observed, quantizable
-from torchlift.measure.goldens import load_goldens
-from torchlift.measure.ranges import ranges_of
+from torchlift.prove.goldens import load_goldens
 from torchlift.signature import Axis, Signature, TensorSpec
 
 U8S8, S8S8, DYNAMIC, WEIGHTS = (SCHEMES[f"int8-{name}"] for name in ("u8s8", "s8s8", "dynamic", "weights"))

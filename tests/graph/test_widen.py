@@ -4,11 +4,11 @@ import onnx_ir as ir
 import pytest
 from lowering import agrees, feeds_of, graph, lowered, run
 
-from torchlift.graph.edit import infer_types
 from torchlift.graph.half import ToHalf
 from torchlift.graph.lower import Lower, Target
 from torchlift.graph.quantize import Quantize
 from torchlift.graph.schemes import SCHEMES
+from torchlift.graph.types import infer_types
 from torchlift.graph.widen import Widen
 
 RNG = np.random.default_rng(0)

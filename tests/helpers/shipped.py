@@ -14,8 +14,9 @@ import pytest
 from PIL import Image
 
 from torchlift.cli import main
-from torchlift.measure.latency import LatencyOptions
-from torchlift.stages import BenchOptions, BuildOptions, JobOptions, build_bundle
+from torchlift.jobs import JobOptions, build_bundle
+from torchlift.stages import BenchOptions, BuildOptions
+from torchlift.timing.latency import LatencyOptions
 
 QUICK = LatencyOptions(rounds=2, turn_seconds=0.01, max_runs=3, pause_seconds=0)
 
@@ -180,7 +181,7 @@ class Shipped:
 @functools.cache
 def _clip(folder):
     from torchlift.families.base import LoadOptions
-    from torchlift.ship import Source, export
+    from torchlift.jobs.ship import Source, export
     from torchlift.signature import Axis
 
     folder.mkdir()

@@ -7,10 +7,10 @@ from safetensors.numpy import save_file
 
 from torchlift.evidence import Benchmark, DataFacts, Gate, Interval, Latency, Score, Scoring
 from torchlift.machine import this_machine
-from torchlift.measure.latency import LatencyOptions
-from torchlift.measure.verify import provenance
 from torchlift.progress import Progress
+from torchlift.prove.verify import provenance
 from torchlift.stages import BenchOptions
+from torchlift.timing.latency import LatencyOptions
 
 ORT, OV, BF16 = "model/onnxruntime/fp32", "model/openvino/fp32", "model/openvino/bf16"
 QUICK = BenchOptions(latency=LatencyOptions(rounds=2, turn_seconds=0.01, pause_seconds=0))

@@ -9,7 +9,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torchlift.bundle import Bundle
 from torchlift.bundle import record_of as record_of_stream
 from torchlift.manifest import Component, Manifest
-from torchlift.measure.goldens import Golden, save_goldens
+from torchlift.prove.goldens import Golden, save_goldens
 from torchlift.signature import CORNERS, Axis, Signature, TensorSpec
 
 WIDTH, OUTPUTS = 32, 24

@@ -9,7 +9,7 @@ from tiny import put_component
 
 from torchlift.bundle import Bundle
 from torchlift.manifest import Manifest
-from torchlift.measure.goldens import Golden
+from torchlift.prove.goldens import Golden
 from torchlift.signature import CORNERS, Axis, Signature, TensorSpec
 
 WIDTH = 4096

@@ -15,10 +15,10 @@ from torchlift.backends.tensorrt.profiles import best_profile, outside
 from torchlift.bundle import Bundle
 from torchlift.evidence import Choice
 from torchlift.manifest import Component, Manifest
-from torchlift.measure.goldens import Golden, save_goldens
-from torchlift.measure.verify import verify_variant
 from torchlift.pipelines import open_bundle
 from torchlift.progress import Progress
+from torchlift.prove.goldens import Golden, save_goldens
+from torchlift.prove.verify import verify_variant
 from torchlift.signature import CORNERS, Axis, Profile, Signature, TensorSpec
 from torchlift.stages import build_variant
 

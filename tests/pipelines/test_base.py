@@ -12,8 +12,8 @@ from torchlift.backends.onnxruntime import OnnxRuntime
 from torchlift.bundle import Bundle
 from torchlift.errors import BackendUnavailableError, BundleError, EngineError, StorageError, VerificationError
 from torchlift.evidence import REPLAYED, Tolerance
-from torchlift.measure.verify import VerifyOptions, verify_variant
 from torchlift.pipelines import OpenOptions, of_bundle, open_bundle
+from torchlift.prove.verify import VerifyOptions, verify_variant
 from torchlift.stages import build_variant
 from torchlift.staging import locked
 

@@ -15,12 +15,13 @@ from torchlift.backends.onnxruntime import OnnxRuntimeCpu
 from torchlift.bundle import Bundle
 from torchlift.errors import BackendUnavailableError, InputError
 from torchlift.evidence import GRAPHED, REPLAYED, Scaling
+from torchlift.jobs import bench_bundle
 from torchlift.machine import Gpu
 from torchlift.manifest import Variant
-from torchlift.measure.goldens import cut, load_goldens
-from torchlift.measure.scaling import measure_scaling
+from torchlift.prove.goldens import cut, load_goldens
 from torchlift.signature import Axis, Signature, TensorSpec
-from torchlift.stages import BenchOptions, bench, bench_bundle, bench_component, contenders_of, workloads
+from torchlift.stages import BenchOptions, bench, bench_component, contenders_of, workloads
+from torchlift.timing.scaling import measure_scaling
 
 H200 = Gpu("NVIDIA H200", "9.0", 150_754_820_096, "580.159.04")
 ENGINE = "model/tensorrt-fp16/model.engine"

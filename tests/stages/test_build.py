@@ -14,20 +14,11 @@ from torchlift.backends.pytorch import PyTorch
 from torchlift.bundle import Bundle
 from torchlift.errors import BackendError, BackendUnavailableError, ChecksumError, InputError, StorageError
 from torchlift.evidence import Tolerance
+from torchlift.jobs import JobOptions, bench_bundle, build_bundle, verify_bundle
 from torchlift.machine import this_machine
 from torchlift.manifest import Graph, read_manifest
-from torchlift.measure.verify import VerifyOptions, proven_here
-from torchlift.stages import (
-    BuildOptions,
-    ConvertOptions,
-    JobOptions,
-    bench_bundle,
-    bench_component,
-    build_bundle,
-    build_variant,
-    verify_all,
-    verify_bundle,
-)
+from torchlift.prove.verify import VerifyOptions, proven_here
+from torchlift.stages import BuildOptions, ConvertOptions, bench_component, build_variant, verify_all
 
 IMPOSSIBLE = Tolerance(scaled=-1.0, cosine=0.9)
 

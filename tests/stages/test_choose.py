@@ -10,7 +10,7 @@ from torchlift.bundle import Bundle
 from torchlift.errors import BackendUnavailableError
 from torchlift.evidence import GRAPHED, Gate, Interval, Tolerance
 from torchlift.machine import this_machine
-from torchlift.measure.verify import VerifyOptions
+from torchlift.prove.verify import VerifyOptions
 from torchlift.stages import choose, verify_all
 from torchlift.tasks.statistics import paired_drop
 

@@ -11,9 +11,9 @@ from staged import Recorder, component_of
 
 from torchlift.backends import backend
 from torchlift.bundle import Bundle
+from torchlift.convert.calibration import CalibrationOptions
 from torchlift.errors import DataError, InputError, StorageError
 from torchlift.graph.scales import Scales, save_scales
-from torchlift.measure.calibration import CalibrationOptions
 from torchlift.stages import ConvertOptions, convert_component
 from torchlift.stages.convert import kept_nodes
 from torchlift.stages.samples import Samples
@@ -361,6 +361,6 @@ def test_a_graph_that_cannot_be_made_again_stays_as_it_was(colours, monkeypatch)
         raise DataError("the samples are gone", remedy="Give others.")
 
     recorder = Recorder()
-    monkeypatch.setattr("torchlift.stages.forms.calibrate", fail)
+    monkeypatch.setattr("torchlift.convert.forms.calibrate", fail)
     assert convert(colours, ["int8-s8s8"], given("b"), progress=recorder) == made
     assert recorder.notes == ["model/int8-s8s8 stays as it was: the samples are gone"]

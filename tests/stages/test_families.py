@@ -18,26 +18,19 @@ from PIL import Image
 import torchlift
 from torchlift.backends import backend
 from torchlift.bundle import Bundle
+from torchlift.convert.forms import FORMS, GRAPH, FormOptions, converter_of
 from torchlift.datasets import ReadOptions, open_data
 from torchlift.evidence import Gate
 from torchlift.families.base import LoadOptions
 from torchlift.families.mobilevit import MobileViTFamily
-from torchlift.graph.edit import infer_types
+from torchlift.graph.types import infer_types
 from torchlift.graph.units import module_of
-from torchlift.measure.numerics import distance
-from torchlift.measure.oracle import HalfOracle
+from torchlift.jobs import DataOptions, JobOptions, build_bundle
+from torchlift.jobs.ship import ShipOptions, Source, export, ship
 from torchlift.progress import SILENT
-from torchlift.ship import ShipOptions, Source, export, ship
-from torchlift.stages import (
-    BenchOptions,
-    BuildOptions,
-    CalibrationData,
-    ConvertOptions,
-    DataOptions,
-    JobOptions,
-    build_bundle,
-)
-from torchlift.stages.forms import FORMS, GRAPH, FormOptions, converter_of
+from torchlift.prove.half import HalfOracle
+from torchlift.prove.numerics import distance
+from torchlift.stages import BenchOptions, BuildOptions, CalibrationData, ConvertOptions
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),

@@ -8,7 +8,7 @@ from staged import ORT, OV, Recorder, component_of
 
 from torchlift.backends import Backend, LayerTime, backend
 from torchlift.errors import BackendError, BundleError, InputError
-from torchlift.measure.goldens import load_goldens
+from torchlift.prove.goldens import load_goldens
 from torchlift.stages import layers_of
 
 NODES = {"product", "sum", "relu"}

@@ -12,8 +12,9 @@ from torchlift.bundle import Bundle
 from torchlift.datasets import ReadOptions
 from torchlift.errors import InputError
 from torchlift.evidence import Gate
-from torchlift.measure.verify import VerifyOptions
-from torchlift.stages import bisect_bundle, build_bundle, build_variant, convert_component, verify_all
+from torchlift.jobs import bisect_bundle, build_bundle
+from torchlift.prove.verify import VerifyOptions
+from torchlift.stages import build_variant, convert_component, verify_all
 from torchlift.stages.repair import RepairOptions, Trial, Workbench, find_culprits, repair
 from torchlift.stages.samples import Samples
 from torchlift.stages.score import Scorer, score_component

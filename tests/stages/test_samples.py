@@ -4,7 +4,8 @@ import gated
 import pytest
 
 from torchlift.datasets import ReadOptions
-from torchlift.stages import CalibrationData, DataOptions, JobOptions, train_split
+from torchlift.jobs import DataOptions, JobOptions
+from torchlift.stages import CalibrationData, train_split
 
 
 @pytest.fixture

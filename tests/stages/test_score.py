@@ -13,8 +13,9 @@ from torchlift.bundle import Bundle
 from torchlift.datasets import ReadOptions
 from torchlift.errors import InputError
 from torchlift.evidence import Gate
-from torchlift.ship import Source, reference
-from torchlift.stages import build_variant, score_bundle, verify_all
+from torchlift.jobs import score_bundle
+from torchlift.jobs.ship import Source, reference
+from torchlift.stages import build_variant, verify_all
 from torchlift.stages.score import Scorer, record_together, score_component, score_here, score_variant
 from torchlift.tasks import open_task
 

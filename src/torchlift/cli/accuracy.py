@@ -10,12 +10,12 @@ from rich.table import Table
 from rich.text import Text
 
 from torchlift.cli.tables import data_text, gated_metric, size_text
+from torchlift.convert.search import Finding
 from torchlift.errors import some
 from torchlift.evidence import Interval, KeptNode, Score
 from torchlift.graph.units import Unit
+from torchlift.jobs import BisectReport
 from torchlift.manifest import Graph, Manifest
-from torchlift.measure.bisect import Finding
-from torchlift.stages import BisectReport
 
 _SHOWN = 3
 """Kept nodes that are named where there is no room for all."""

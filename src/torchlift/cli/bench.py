@@ -48,7 +48,8 @@ def command(
 ) -> None:
     """Measure the variants in one run, a process each, in interleaved rounds, and choose again."""
     from torchlift.cli.tables import reference_lines
-    from torchlift.stages import BenchOptions, bench_bundle, no_peers
+    from torchlift.jobs import bench_bundle, no_peers
+    from torchlift.stages import BenchOptions
 
     if checkpoint and module_:
         raise click.UsageError("give --checkpoint or --module, not both.")
@@ -90,7 +91,7 @@ def _sizes(bundle: Path, texts: tuple[str, ...]) -> Mapping[str, int]:
 def _peers(bundle: Path, location: str, options: BenchOptions, compiled: bool) -> Any:
     from functools import partial
 
-    from torchlift.ship import peers, source_of
+    from torchlift.jobs.ship import peers, source_of
 
     return partial(
         peers,

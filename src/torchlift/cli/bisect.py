@@ -40,8 +40,9 @@ def command(
     torchlift bisect clip/ --variant image/onnxruntime/int8 --data muge/ --limit 200
     """
     from torchlift.cli.accuracy import findings_tables
-    from torchlift.measure.latency import LatencyOptions
-    from torchlift.stages import BenchOptions, ConvertOptions, JobOptions, bisect_bundle
+    from torchlift.jobs import JobOptions, bisect_bundle
+    from torchlift.stages import BenchOptions, ConvertOptions
+    from torchlift.timing.latency import LatencyOptions
 
     options = JobOptions(
         data=common.parse_data(**data),

@@ -26,7 +26,7 @@ from torchlift.cli import common, display, gpu
 @common.verbose_option
 def command(bundle: Path, as_json: bool, verbose: bool, **given: Any) -> None:
     """Make the variants that this machine runs, verify, score and measure them, and choose; without torch."""
-    from torchlift.stages import JobOptions, build_bundle
+    from torchlift.jobs import JobOptions, build_bundle
 
     compiling = gpu.parse_compile(**{name: given.pop(name) for name in gpu.COMPILE})
     options = JobOptions(compile=compiling, **common.parse_job(bundle=bundle, **given))

@@ -12,12 +12,13 @@ import click
 
 if TYPE_CHECKING:
     from torchlift.evidence import Gate
+    from torchlift.jobs import DataOptions
+    from torchlift.jobs.ship import Source
     from torchlift.manifest import Manifest
-    from torchlift.measure.latency import LatencyOptions
-    from torchlift.measure.verify import VerifyOptions
-    from torchlift.ship import Source
+    from torchlift.prove.verify import VerifyOptions
     from torchlift.signature import Axis
-    from torchlift.stages import ConvertOptions, DataOptions
+    from torchlift.stages import ConvertOptions
+    from torchlift.timing.latency import LatencyOptions
 
 Command = TypeVar("Command", bound=Callable)
 
@@ -161,7 +162,7 @@ def parse_source(
     """What the source options say."""
     from torchlift.families import FAMILIES
     from torchlift.families.base import LoadOptions
-    from torchlift.ship import Source
+    from torchlift.jobs.ship import Source
 
     loading = LoadOptions(axes=_parse_axes(axes), vocabulary=vocabulary, resolution=resolution)
     if ".py:" in model or model.endswith(".py"):
@@ -232,7 +233,8 @@ def parse_data(
 ) -> DataOptions:
     """What the options say of the data to score and to calibrate on."""
     from torchlift.datasets import ReadOptions
-    from torchlift.stages import CalibrationData, DataOptions
+    from torchlift.jobs import DataOptions
+    from torchlift.stages import CalibrationData
 
     samples = ReadOptions(strict=strict, trust_pickle=trust_pickle, prompts=prompts)
     return DataOptions(
@@ -286,7 +288,7 @@ def require_gate(manifest: Manifest) -> None:
 def parse_conversion(
     calibrator: Any, calibration_samples: int, keep: tuple[str, ...], evaluations: int, threads: int
 ) -> ConvertOptions:
-    from torchlift.measure.calibration import CalibrationOptions
+    from torchlift.convert.calibration import CalibrationOptions
     from torchlift.stages import ConvertOptions
 
     calibration = CalibrationOptions(calibrator, calibration_samples)
@@ -325,8 +327,8 @@ def _split(text: str | None) -> tuple[str, ...]:
 
 def parse_tolerances(texts: tuple[str, ...], threads: int = 0) -> VerifyOptions:
     from torchlift.evidence import Tolerance
-    from torchlift.measure.numerics import TOLERANCES
-    from torchlift.measure.verify import VerifyOptions
+    from torchlift.prove.numerics import TOLERANCES
+    from torchlift.prove.verify import VerifyOptions
 
     found: dict[Any, Tolerance] = {}
     for text in texts:
@@ -345,6 +347,6 @@ def parse_tolerances(texts: tuple[str, ...], threads: int = 0) -> VerifyOptions:
 
 
 def latency_options(rounds: int, threads: int) -> LatencyOptions:
-    from torchlift.measure.latency import LatencyOptions
+    from torchlift.timing.latency import LatencyOptions
 
     return LatencyOptions(rounds=rounds, threads=threads)

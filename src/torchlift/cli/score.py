@@ -10,7 +10,7 @@ import click
 from torchlift.cli import common, display
 
 if TYPE_CHECKING:
-    from torchlift.stages import JobOptions
+    from torchlift.jobs import JobOptions
 
 
 @click.command("score", short_help="Score a bundle's variants on the model's own task.")
@@ -54,8 +54,9 @@ def command(
     torchlift score clip/ --data muge/
     """
     from torchlift.cli.accuracy import scores_table
-    from torchlift.measure.latency import LatencyOptions
-    from torchlift.stages import BenchOptions, JobOptions, report_bundle, score_bundle
+    from torchlift.jobs import JobOptions, report_bundle, score_bundle
+    from torchlift.stages import BenchOptions
+    from torchlift.timing.latency import LatencyOptions
 
     if checkpoint and module_:
         raise click.UsageError("give --checkpoint or --module, not both.")
@@ -83,7 +84,7 @@ def command(
 
 def _print_predictions(bundle: Path, file: Path, options: JobOptions, as_json: bool) -> None:
     from torchlift.cli.accuracy import metrics_table
-    from torchlift.stages import score_predictions
+    from torchlift.jobs import score_predictions
 
     with display.progress_display() as progress:
         found = score_predictions(bundle, file, options, progress)
@@ -96,6 +97,6 @@ def _print_predictions(bundle: Path, file: Path, options: JobOptions, as_json: b
 def _references(bundle: Path, location: str, threads: int) -> Any:
     from functools import partial
 
-    from torchlift.ship import reference, source_of
+    from torchlift.jobs.ship import reference, source_of
 
     return partial(reference, source_of(bundle, location), threads)

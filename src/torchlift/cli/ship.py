@@ -45,7 +45,7 @@ def command(
     torchlift ship my_project/net.py:build -o net/
     """
     from torchlift.export import ExportOptions
-    from torchlift.ship import ShipOptions, ship
+    from torchlift.jobs.ship import ShipOptions, ship
 
     source = common.parse_source(**{name: given.pop(name) for name in common.SOURCE})
     compiling = gpu.parse_compile(**{name: given.pop(name) for name in gpu.COMPILE})

@@ -19,7 +19,7 @@ def command(bundle: Path, tolerances: tuple[str, ...], threads: int, as_json: bo
     """Run every variant on this machine at every golden and compare; exits with 1 where one does not agree."""
     from torchlift.cli.tables import verification_table
     from torchlift.errors import VerificationError
-    from torchlift.stages import verify_bundle
+    from torchlift.jobs import verify_bundle
 
     with display.progress_display() as progress:
         manifest = verify_bundle(bundle, common.parse_tolerances(tolerances, threads), progress)

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from torchlift.bundle import key_of, sha256
-from torchlift.declare import ATTRIBUTE, ModuleDeclaration
+from torchlift.declare.module import ATTRIBUTE, ModuleDeclaration
 from torchlift.errors import ModuleSourceError, SignatureError, TorchliftError
 from torchlift.families.base import Family, LoadOptions, Model, ModelComponent
 from torchlift.families.fake_quant import is_fake_quantised, take_scales

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from torchlift.errors import ConversionError
-from torchlift.graph.edit import converted, infer_types
 from torchlift.graph.half_rules import Ports, Rules, misfit, moves, passes_on, reads_any, scale_misfit
+from torchlift.graph.types import converted, infer_types
 from torchlift.graph.units import Unit, name_nodes, require_nodes, units
 
 LEAST_SHARE = 0.1

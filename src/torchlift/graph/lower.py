@@ -10,7 +10,7 @@ import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass, ShapeInferencePass
 
 from torchlift.errors import ConversionError
-from torchlift.graph.edit import infer_types, load_model, save_model
+from torchlift.graph.files import load_model, save_model
 from torchlift.graph.lower_operators import EXPANSIONS
 from torchlift.graph.lower_rules import (
     CHANGES,
@@ -22,6 +22,7 @@ from torchlift.graph.lower_rules import (
 )
 from torchlift.graph.lower_steps import Rule, Steps
 from torchlift.graph.lower_untyped import scaled_scores
+from torchlift.graph.types import infer_types
 from torchlift.graph.units import name_nodes
 from torchlift.graph.widen import Widen
 

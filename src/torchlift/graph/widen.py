@@ -6,8 +6,8 @@ from collections.abc import Iterable
 
 import onnx_ir as ir
 
-from torchlift.graph.edit import converted, infer_types
 from torchlift.graph.lower_steps import FLOAT, HALVES
+from torchlift.graph.types import converted, infer_types
 
 _STATES = frozenset({"dtype", "output_dtype"})
 """Attributes that name the type of an output."""

@@ -15,9 +15,9 @@ from torchlift.backends.turns import GPUS
 from torchlift.bundle import Bundle
 from torchlift.errors import BackendError, BundleError, StorageError, VerificationError
 from torchlift.manifest import Variant, read_manifest
-from torchlift.measure.verify import VerifyOptions, proven_here, verify_variant
 from torchlift.pipelines.batches import Loader
 from torchlift.progress import Progress
+from torchlift.prove.verify import VerifyOptions, proven_here, verify_variant
 from torchlift.staging import locked
 
 Opened = TypeVar("Opened", bound="Pipeline")

@@ -14,12 +14,12 @@ from torchlift.errors import BackendUnavailableError, InputError
 from torchlift.evidence import GRAPHED, Benchmark, Scaling
 from torchlift.machine import this_machine
 from torchlift.manifest import Component, Variant
-from torchlift.measure.goldens import cut, load_goldens
-from torchlift.measure.latency import Contender, LatencyOptions, Workload, measure_latency
-from torchlift.measure.scaling import measure_scaling
-from torchlift.measure.verify import proven_here
 from torchlift.progress import SILENT, Progress
+from torchlift.prove.goldens import cut, load_goldens
+from torchlift.prove.verify import proven_here
 from torchlift.signature import BATCH, Axis, Signature
+from torchlift.timing.latency import Contender, LatencyOptions, Workload, measure_latency
+from torchlift.timing.scaling import measure_scaling
 
 
 @dataclass(frozen=True)

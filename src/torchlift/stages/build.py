@@ -11,8 +11,8 @@ from torchlift.bundle import Bundle, key_of, sha256
 from torchlift.errors import BackendError, BundleError, StorageError, TorchliftError
 from torchlift.machine import installed_version
 from torchlift.manifest import SOURCE_FORM, Component, Graph, Variant, precision_of
-from torchlift.measure.verify import VerifyOptions, proven_here, verify_variant
 from torchlift.progress import SILENT, Progress
+from torchlift.prove.verify import VerifyOptions, proven_here, verify_variant
 from torchlift.storage import require_space, without_folders
 
 _MISSING = {

@@ -14,16 +14,17 @@ import onnx_ir as ir
 
 from torchlift.backends import backend
 from torchlift.bundle import Bundle, key_of
+from torchlift.convert.calibration import CalibrationOptions, count_rows
+from torchlift.convert.forms import FORMS, Converted, Converter, Draw, FormOptions, converter_of
+from torchlift.convert.ranges import Feeds
 from torchlift.errors import BundleError, InputError, StorageError, TorchliftError
 from torchlift.evidence import Conversion, Repair
 from torchlift.graph.units import module_of, name_nodes
 from torchlift.machine import installed_version
 from torchlift.manifest import Component, Graph
-from torchlift.measure.calibration import CalibrationOptions, count_rows
-from torchlift.measure.goldens import GOLDENS, Golden, goldens_of, save_goldens
 from torchlift.progress import SILENT, Progress
-from torchlift.stages.forms import FORMS, Converted, Converter, Draw, FormOptions, converter_of
-from torchlift.stages.samples import Feeds, Samples
+from torchlift.prove.goldens import GOLDENS, Golden, goldens_of, save_goldens
+from torchlift.stages.samples import Samples
 from torchlift.storage import require_space, without_folders
 
 

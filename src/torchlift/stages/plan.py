@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from torchlift.backends import BACKENDS, backend
+from torchlift.convert.forms import FORMS, Integers
+from torchlift.convert.nncf import nncf_available
 from torchlift.errors import BackendUnavailableError, InputError
 from torchlift.manifest import Precision, precision_of
-from torchlift.measure.nncf import nncf_available
-from torchlift.stages.forms import FORMS, Integers
 
 RANKS: dict[Precision, int] = {"fp32": 0, "bf16": 1, "fp16": 2, "int8": 3}
 """From the most precise on; a tie goes to the more precise."""

@@ -10,18 +10,18 @@ from pathlib import Path
 
 from torchlift.backends import BACKENDS, Backend, Session, SessionOptions, backend
 from torchlift.bundle import Bundle
+from torchlift.convert.forms import FORMS, GRAPH, Half, Integers, converter_of
+from torchlift.convert.search import Finding, Search, bisect
 from torchlift.errors import InputError
 from torchlift.evidence import Conversion, Gate, Repair
 from torchlift.graph.units import Unit
 from torchlift.manifest import Graph, Variant
-from torchlift.measure.bisect import Finding, Search, bisect
-from torchlift.measure.numerics import distance
-from torchlift.measure.oracle import HalfSession
-from torchlift.measure.verify import VerifyOptions, judged_goldens, runs_here
 from torchlift.progress import SILENT, Progress
+from torchlift.prove.half import HalfSession
+from torchlift.prove.numerics import distance
+from torchlift.prove.verify import VerifyOptions, judged_goldens, runs_here
 from torchlift.stages.build import build_variant, verify_all
 from torchlift.stages.convert import conversion_of, copy_goldens, put_graph
-from torchlift.stages.forms import FORMS, GRAPH, Half, Integers, converter_of
 from torchlift.stages.score import Scorer, score_variant
 
 _SEARCH_SHARE = 0.75

@@ -10,19 +10,17 @@ import numpy as np
 
 from torchlift.backends import Session
 from torchlift.bundle import Bundle
+from torchlift.convert.ranges import Feeds
 from torchlift.datasets import ReadOptions
 from torchlift.datasets.base import SPLITS
 from torchlift.datasets.retrieval import retrieval_splits
 from torchlift.manifest import Component
-from torchlift.measure.goldens import load_goldens
 from torchlift.progress import SILENT, Progress
+from torchlift.prove.goldens import load_goldens
 from torchlift.signature import Signature
 from torchlift.tasks.feeds import drive
 
 TRAIN = "train"
-
-Feeds = list[dict[str, np.ndarray]]
-"""Batches: input name -> array of the signature's dtype and shape."""
 
 
 @dataclass(frozen=True)

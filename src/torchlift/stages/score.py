@@ -13,10 +13,10 @@ from torchlift.bundle import Bundle
 from torchlift.errors import InputError
 from torchlift.evidence import Interval, Score, Scoring
 from torchlift.manifest import Component, Variant
-from torchlift.measure.numerics import distance
-from torchlift.measure.verify import provenance, runs_here
 from torchlift.pipelines import of_bundle
 from torchlift.progress import SILENT, Named, Progress
+from torchlift.prove.numerics import distance
+from torchlift.prove.verify import provenance, runs_here
 from torchlift.tasks import RetrievalTask, Task
 from torchlift.tasks.statistics import estimate, paired_drop
 
@@ -110,7 +110,7 @@ class Scorer:
         return paired_drop(self.outcomes[metric], outcomes[metric])
 
     def distance(self, component: str, answers: np.ndarray) -> float:
-        """How far answers are from the reference's; see :func:`torchlift.measure.numerics.distance`."""
+        """How far answers are from the reference's; see :func:`torchlift.prove.numerics.distance`."""
         return distance(answers, self._reference[component])
 
     def score(self, variants: Mapping[str, Variant]) -> Score:

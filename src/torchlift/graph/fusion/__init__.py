@@ -9,7 +9,7 @@ from pathlib import Path
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass, ShapeInferencePass
 
-from torchlift.graph.edit import load_model
+from torchlift.graph.files import load_model
 from torchlift.graph.fusion.attention import FuseAttention
 from torchlift.graph.fusion.base import Fusion
 from torchlift.graph.fusion.operators import FuseGelu, FuseLayerNorm, FuseSkipLayerNorm

@@ -1,0 +1,80 @@
+"""Passes that make an exported graph clean: its own names for shapes, and nothing of the machine that made it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import onnx_ir as ir
+
+from torchlift.signature import Signature, TensorSpec
+
+KEPT = frozenset({"pkg.torch.onnx.name_scopes", "pkg.torch.onnx.class_hierarchy"})
+"""The metadata that stays: the module scopes lead from a node to its PyTorch module. All else that exporters write
+(stack traces, dumps of the traced program) holds paths of the exporting machine, or megabytes that nobody reads.
+"""
+
+
+class ForgetOrigin(ir.passes.InPlacePass):
+    """Removes the metadata and the doc strings that the exporter left, except for the module scopes."""
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Returns whether anything was removed."""
+        modified = False
+        for holder in _holders(model):
+            for key in holder.metadata_props.keys() - KEPT:
+                del holder.metadata_props[key]
+                modified = True
+            if holder.doc_string:
+                holder.doc_string = None
+                modified = True
+        return ir.passes.PassResult(model, modified)
+
+
+def _holders(model: ir.Model) -> Iterator[Any]:
+    """All of a model that has metadata: itself, its functions, and graphs at any depth with their nodes and values."""
+    yield model
+    functions = [graph for function in model.functions.values() for graph in (function, *function.subgraphs())]
+    for graph in (*model.graphs(), *functions):
+        yield graph
+        yield from graph.inputs
+        yield from getattr(graph, "initializers", {}).values()
+        for node in graph:
+            yield node
+            yield from node.outputs
+
+
+class NameAxes(ir.passes.InPlacePass):
+    """Gives the symbolic dimensions of inputs and outputs the names of the signature's axes.
+
+    Requires that the graph has the signature's inputs and outputs by name.
+    """
+
+    def __init__(self, signature: Signature) -> None:
+        self._signature = signature
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Returns whether a name changed."""
+        modified = False
+        for specs, values in (
+            (self._signature.inputs, model.graph.inputs),
+            (self._signature.outputs, model.graph.outputs),
+        ):
+            found = {v.name: v for v in values}
+            for spec in specs:
+                if spec.name in found:
+                    modified |= _name(found[spec.name], spec)
+        return ir.passes.PassResult(model, modified)
+
+
+def _name(value: ir.Value, spec: TensorSpec) -> bool:
+    if value.shape is None or len(value.shape) != len(spec.shape):
+        return False
+    dims = [
+        axis if isinstance(axis, str) and isinstance(size, ir.SymbolicDim) else size
+        for axis, size in zip(spec.shape, value.shape, strict=True)
+    ]
+    shape = ir.Shape(dims)
+    modified = shape != value.shape
+    value.shape = shape
+    return modified

@@ -1,0 +1,32 @@
+"""Graphs as files: an ONNX file, and beside it one file with all weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx_ir as ir
+
+from torchlift.errors import ConversionError
+
+WEIGHTS_SUFFIX = ".data"
+
+
+def load_model(file: Path) -> ir.Model:
+    """Read an ONNX file; its weights are read when they are needed.
+
+    Raises ConversionError where a file of weights has several hard links: onnx-ir reads none from such.
+    """
+    model = ir.load(file)
+    tensors = (value.const_value for value in model.graph.initializers.values())
+    for path in {Path(t.path) for t in tensors if isinstance(t, ir.ExternalTensor)}:
+        if path.is_file() and (links := path.stat().st_nlink) > 1:
+            raise ConversionError(
+                f"{path.name} has {links} hard links, and weights are not read from such a file",
+                remedy="Copy the bundle with its contents, as cp -r does, not by links.",
+            )
+    return model
+
+
+def save_model(model: ir.Model, file: Path) -> None:
+    """Write ``file`` and, beside it, all weights in one file with a relative name; any size."""
+    ir.save(model, file, external_data=file.name + WEIGHTS_SUFFIX)

@@ -1,0 +1,25 @@
+"""The jobs: stages put together, one file a command. All but ``ship`` work on a bundle that is there, without torch."""
+
+from torchlift.jobs.bench import bench_and_choose, bench_bundle, no_peers
+from torchlift.jobs.bisect import BisectReport, bisect_bundle
+from torchlift.jobs.build import build_bundle, make_variants, materials_of, verify_bundle
+from torchlift.jobs.options import DataOptions, JobOptions, gate_without_data
+from torchlift.jobs.score import report_bundle, score_bundle, score_predictions
+
+__all__ = [
+    "BisectReport",
+    "DataOptions",
+    "JobOptions",
+    "bench_and_choose",
+    "bench_bundle",
+    "bisect_bundle",
+    "build_bundle",
+    "gate_without_data",
+    "make_variants",
+    "materials_of",
+    "no_peers",
+    "report_bundle",
+    "score_bundle",
+    "score_predictions",
+    "verify_bundle",
+]

@@ -1,0 +1,89 @@
+"""The job that tells which nodes of a variant's graph cost the accuracy, and what to do."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from torchlift.bundle import Bundle
+from torchlift.convert.calibration import UnitNoise, collect, noise_by_unit
+from torchlift.convert.forms import IntegerConverter
+from torchlift.convert.ranges import Feeds
+from torchlift.convert.search import Search
+from torchlift.graph.units import Unit
+from torchlift.jobs.options import JobOptions
+from torchlift.jobs.scoring import metric_to_search, trial_scorer
+from torchlift.manifest import Variant
+from torchlift.progress import SILENT, Progress
+from torchlift.stages.repair import Workbench, find_culprits
+from torchlift.stages.samples import CalibrationData, data_as_samples, goldens_as_samples
+from torchlift.staging import locked
+
+_NOISE_SAMPLES = 32
+"""Samples that the noise of activations is measured on."""
+
+
+@dataclass(frozen=True)
+class BisectReport:
+    """What a search for the costly nodes of a variant found, in ``seconds``. ``measure`` says what the damage is,
+    ``fix`` are options that keep the worst nodes in FP32, ``noise`` is empty but for INT8.
+    """
+
+    variant: str
+    measure: str
+    search: Search[Unit]
+    seconds: float
+    fix: str
+    noise: tuple[UnitNoise, ...] = ()
+
+
+def bisect_bundle(path: Path, name: str, options: JobOptions, progress: Progress = SILENT) -> BisectReport:
+    """Rank the nodes of a variant's graph by what their conversion costs. The bundle is not changed."""
+    with locked(path):
+        bundle = Bundle.open(path, progress)
+        variant = bundle.manifest.variant(name)
+        scorer = trial_scorer(bundle, options, progress)
+        bench = Workbench(bundle, variant, scorer, metric_to_search(bundle, scorer), options.bench.latency.threads)
+        start = time.monotonic()
+        search = find_culprits(bench, options.convert.evaluations, progress)
+        seconds = time.monotonic() - start
+        return BisectReport(
+            name, bench.measure, search, seconds, _fix(variant, search), _noise(bench, options, progress)
+        )
+
+
+def _noise(bench: Workbench, options: JobOptions, progress: Progress) -> tuple[UnitNoise, ...]:
+    """The signal-to-noise of every quantised node, the worst first; nothing for a form without integers."""
+    converter = bench.converter
+    if not isinstance(converter, IntegerConverter):
+        return ()
+    report = converter.report()
+    names = list(dict.fromkeys(unit.activation for unit in report.quantized if unit.input is not None))
+    found = collect(converter.source, names, _few_samples(bench, options, progress), _NOISE_SAMPLES, progress=progress)
+    lines = noise_by_unit(report, found)
+    return tuple(
+        sorted(lines, key=lambda line: min(line.weight, line.weight if line.activation is None else line.activation))
+    )
+
+
+def _few_samples(bench: Workbench, options: JobOptions, progress: Progress) -> Feeds:
+    if options.data.path is None:
+        return goldens_as_samples(bench.bundle).of(bench.component)
+    few = CalibrationData(options.data.path, replace(options.data.read, limit=_NOISE_SAMPLES))
+    return data_as_samples(bench.bundle, few, progress).of(bench.component)
+
+
+def _fix(variant: Variant, search: Search[Unit]) -> str:
+    """Options that keep in FP32 what does half of the damage, by module where a module is one node."""
+    if search.total <= 0:
+        return ""
+    worst: list[Unit] = []
+    found = 0.0
+    for finding in search.findings:
+        if found >= search.total / 2:
+            break
+        worst += finding.items
+        found += finding.damage
+    names = dict.fromkeys(unit.module or unit.node for unit in worst)
+    return " ".join(f"--keep {variant.component}:{name}" for name in names)

@@ -1,0 +1,179 @@
+"""The jobs: stages put together, on a bundle that is being made or one that is there. None needs torch."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+
+from torchlift.backends import backend
+from torchlift.bundle import Bundle
+from torchlift.convert.forms import FORMS
+from torchlift.errors import InputError, StorageError, TorchliftError
+from torchlift.graph.scales import SCALES
+from torchlift.jobs.bench import Peers, bench_and_choose, no_peers
+from torchlift.jobs.options import JobOptions
+from torchlift.jobs.scoring import metric_to_search, on_fewer, open_scorer
+from torchlift.manifest import SOURCE_FORM, Component, Manifest
+from torchlift.progress import SILENT, Progress
+from torchlift.prove.verify import VerifyOptions
+from torchlift.stages.build import build_and_verify, build_variant, verify_all
+from torchlift.stages.convert import convert_component
+from torchlift.stages.plan import Materials, plan
+from torchlift.stages.repair import RepairOptions, repair, tries
+from torchlift.stages.samples import CalibrationData, Samples, data_as_samples, goldens_as_samples
+from torchlift.stages.score import OpenReference, Scorer, score_component
+from torchlift.staging import writing
+from torchlift.storage import without_folders
+
+
+def make_variants(
+    bundle: Bundle,
+    pairs: Sequence[tuple[str, str]],
+    options: JobOptions,
+    progress: Progress = SILENT,
+    *,
+    references: OpenReference | None = None,
+    peers: Peers = no_peers,
+) -> None:
+    """Convert, build, verify, score, mend, measure and choose; ``references`` opens PyTorch where it is at hand."""
+    forms = list(dict.fromkeys(backend(n).recipes[r] for n, r in pairs))
+    _check_kept(bundle, options)
+    _check_profiles(bundle, options)
+    scorer = open_scorer(bundle, options, references, progress)
+    samples = samples_of(bundle, options, progress)
+    for component in bundle.manifest.components:
+        convert_component(bundle, component, forms, samples, options.convert, progress)
+    reserve = _reserve(bundle, pairs)
+    build_and_verify(bundle, pairs, options.verify, progress, options.compile, reserve=reserve)
+    _mark(bundle, {**dict.fromkeys(pairs, False), **dict.fromkeys(reserve, True)})
+    for component in bundle.manifest.components:
+        if scorer is not None:
+            score_component(scorer, component)
+        _mend(bundle, component, scorer, references, options, progress)
+        if scorer is not None:
+            score_component(scorer, component)
+    bench_and_choose(bundle, peers, options.bench, progress, scorer=scorer)
+
+
+def _check_kept(bundle: Bundle, options: JobOptions) -> None:
+    names = [component.name for component in bundle.manifest.components]
+    for text in options.convert.keep:
+        if text.partition(":")[0] not in names:
+            raise InputError(f"--keep {text} names no component", remedy=f"The components are {', '.join(names)}.")
+
+
+def _check_profiles(bundle: Bundle, options: JobOptions) -> None:
+    axes = [
+        (component.name, axis.name) for component in bundle.manifest.components for axis in component.signature.axes
+    ]
+    known = {name: None for component, axis in axes for name in (axis, f"{component}.{axis}")}
+    for name in (name for profile in options.compile.profiles for name in profile.ranges):
+        if name not in known:
+            raise InputError(f"--profile {name} names no axis", remedy=f"The axes are {', '.join(known) or 'none'}.")
+
+
+def _reserve(bundle: Bundle, pairs: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    """What is made besides, to serve where nothing that was asked for holds the gate."""
+    if not bundle.manifest.gate.within or any(recipe == "fp32" for _, recipe in pairs):
+        return []
+    found = (pairs[0][0], "fp32")
+    others = [v for v in bundle.manifest.variants if v.precision == "fp32" and (v.backend, v.recipe) != found]
+    return [] if any(not v.reserve and not v.failure for v in others) else [found]
+
+
+def _mark(bundle: Bundle, marks: Mapping[tuple[str, str], bool]) -> None:
+    """Note which variants, by backend and recipe, are there in reserve."""
+    variants = tuple(replace(v, reserve=marks.get((v.backend, v.recipe), v.reserve)) for v in bundle.manifest.variants)
+    if variants != bundle.manifest.variants:
+        bundle.commit(replace(bundle.manifest, variants=variants))
+
+
+def samples_of(bundle: Bundle, options: JobOptions, progress: Progress) -> Samples:
+    """Where the samples come from that ranges are found on: without calibration data, what FP16 must hold is looked up
+    in the data to score, or in the goldens.
+    """
+    calibration = options.calibration()
+    if calibration is not None:
+        return data_as_samples(bundle, calibration, progress)
+    if options.data.path is not None:
+        limit = min(options.data.read.limit or options.convert.calibration.samples, options.convert.calibration.samples)
+        scored = CalibrationData(options.data.path, replace(options.data.read, limit=limit))
+        return data_as_samples(bundle, scored, progress, given=False)
+    return goldens_as_samples(bundle)
+
+
+def _mend(
+    bundle: Bundle,
+    component: Component,
+    scorer: Scorer | None,
+    references: OpenReference | None,
+    options: JobOptions,
+    progress: Progress,
+) -> None:
+    """Mend each form by the first of its variants whose runtime is here and tries graphs; where that fails at a trial,
+    note it. Then make the variants anew whose runtimes compile what was mended.
+    """
+    settings = RepairOptions(
+        metric_to_search(bundle, scorer), options.convert.evaluations, options.bench.latency.threads
+    )
+    fewer = functools.cache(lambda: on_fewer(scorer, references, options, progress))
+    seen = {SOURCE_FORM}
+    for variant in bundle.manifest.variants_of(component.name):
+        runtime = backend(variant.backend)
+        if variant.form not in seen and not variant.failure and tries(runtime) and runtime.available().ok:
+            seen.add(variant.form)
+            before = bundle.manifest.graph(component.name, variant.form)
+            try:
+                repair(bundle, variant, scorer, fewer, options.verify, settings, progress)
+            except StorageError:
+                raise
+            except (TorchliftError, RuntimeError) as error:
+                said = without_folders(error.message if isinstance(error, TorchliftError) else str(error))
+                progress.note(f"{variant.name} is not mended, since a trial failed: {said}")
+            if bundle.manifest.graph(component.name, variant.form) != before:
+                _compile_again(bundle, component, variant.form, scorer, options, progress)
+
+
+def _compile_again(
+    bundle: Bundle, component: Component, form: str, scorer: Scorer | None, options: JobOptions, progress: Progress
+) -> None:
+    """Make the variants of a form whose graph changed, of runtimes that compile, and prove them."""
+    for variant in bundle.manifest.variants_of(component.name):
+        runtime = backend(variant.backend)
+        if variant.form == form and not tries(runtime) and runtime.available().ok:
+            made = build_variant(bundle, component, variant.backend, variant.recipe, progress, options.compile)
+            verify_all(bundle, [made], options.verify, progress)
+            if scorer is not None:
+                scorer.forget(made)
+
+
+def build_bundle(path: Path, options: JobOptions | None = None, progress: Progress = SILENT) -> Manifest:
+    """Make the variants that this machine runs from a bundle's own graphs, verify, score where there is data, measure,
+    choose. A variant whose own files are damaged counts as not built.
+    """
+    options = options or JobOptions()
+    with writing(path, progress, mending=True) as bundle:
+        pairs = plan(options.build, materials_of(options, bundle.manifest))
+        make_variants(bundle, pairs, options, progress)
+    return bundle.manifest
+
+
+def materials_of(options: JobOptions, manifest: Manifest | None = None) -> Materials:
+    """What there is to make variants from; a bundle may have graphs that were calibrated before."""
+    graphs = {g.form for g in manifest.graphs if not g.failure and g.form in FORMS} if manifest else set()
+    learnt = manifest is not None and any(PurePosixPath(path).name == SCALES for path in manifest.files)
+    return Materials(
+        data=options.data.path is not None or bool(graphs),
+        learnt=learnt,
+        samples=options.calibration() is not None,
+        graphs=frozenset(graphs),
+    )
+
+
+def verify_bundle(path: Path, options: VerifyOptions, progress: Progress = SILENT) -> Manifest:
+    """Verify every variant of a bundle on this machine, whether or not it was before."""
+    with writing(path, progress) as bundle:
+        verify_all(bundle, bundle.manifest.variants, options, progress, again=True)
+    return bundle.manifest

@@ -1,0 +1,110 @@
+"""Opens what variants are judged by: the task on the data of a job, as a scorer, and the gate."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from torchlift.bundle import Bundle
+from torchlift.errors import InputError
+from torchlift.evidence import Gate
+from torchlift.jobs.options import JobOptions, gate_without_data
+from torchlift.progress import Progress
+from torchlift.stages.score import OpenReference, Scorer
+from torchlift.tasks import Task, metric_of, open_task
+
+DEFAULT_DROP = 1.0
+"""Points of a task's primary metric that may be lost where nothing was said."""
+
+_TRIAL_SAMPLES = 256
+"""Samples that a graph is tried on in a search, unless their number is asked for."""
+
+
+def task_of(bundle: Bundle, options: JobOptions, progress: Progress) -> Task | None:
+    """The task of the data to score on; None without data. Raises DataError."""
+    if options.data.path is None:
+        return None
+    return open_task(bundle, options.data.path, options.data.read, progress)
+
+
+def required_task(bundle: Bundle, options: JobOptions, progress: Progress) -> Task:
+    """The same; raises InputError without data."""
+    require_data(options)
+    task = task_of(bundle, options, progress)
+    assert task is not None
+    return task
+
+
+def require_data(options: JobOptions) -> None:
+    """Raise InputError where there is no data to score on."""
+    if options.data.path is None:
+        raise InputError("there is no data to score on", remedy="Give --data.")
+
+
+def open_scorer(
+    bundle: Bundle, options: JobOptions, references: OpenReference | None, progress: Progress
+) -> Scorer | None:
+    """Read the data, ask the reference, and hold the bundle to the gate that is asked for, from now on; where none is,
+    to a drop of ``DEFAULT_DROP`` of the task's primary metric.
+
+    Raises DataError, also for a metric that the task lacks, InputError for a gate without data.
+    """
+    task = task_of(bundle, options, progress)
+    gate = _gate(bundle, options, task)
+    scorer = _scorer(bundle, task, references, options, progress) if task else None
+    if gate != bundle.manifest.gate:
+        bundle.commit(replace(bundle.manifest, gate=gate))
+    return scorer
+
+
+def _gate(bundle: Bundle, options: JobOptions, task: Task | None) -> Gate:
+    before = bundle.manifest.gate
+    gate = options.gate or before
+    if task is None:
+        if gate.within not in ({}, before.within):
+            raise gate_without_data(gate)
+        return replace(gate, within=before.within)
+    gate = replace(gate, within=gate.within or before.within or {task.primary: DEFAULT_DROP})
+    for metric in gate.within:
+        metric_of(task, metric)
+    return gate
+
+
+def plain_scorer(bundle: Bundle, options: JobOptions, references: OpenReference | None, progress: Progress) -> Scorer:
+    """The task on all of the data; the bundle's gate stays as it is. Raises InputError without data."""
+    return _scorer(bundle, required_task(bundle, options, progress), references, options, progress)
+
+
+def on_fewer(
+    scorer: Scorer | None, references: OpenReference | None, options: JobOptions, progress: Progress
+) -> Scorer | None:
+    """The same task on as many samples as a trial is worth, unless their number was asked for."""
+    if scorer is None:
+        return None
+    task = _few(scorer.bundle, scorer.task, options, progress)
+    return scorer if task is scorer.task else _scorer(scorer.bundle, task, references, options, progress)
+
+
+def trial_scorer(bundle: Bundle, options: JobOptions, progress: Progress) -> Scorer | None:
+    """The same without the scorer of a job: only the samples of a trial are asked for. The gate stays as it is."""
+    task = task_of(bundle, options, progress)
+    return _scorer(bundle, _few(bundle, task, options, progress), None, options, progress) if task else None
+
+
+def _few(bundle: Bundle, task: Task, options: JobOptions, progress: Progress) -> Task:
+    path, read = options.data.path, options.data.read
+    if path is None or read.limit or max(task.data.samples.values()) <= _TRIAL_SAMPLES:
+        return task
+    return open_task(bundle, path, replace(read, limit=_TRIAL_SAMPLES), progress)
+
+
+def _scorer(
+    bundle: Bundle, task: Task, references: OpenReference | None, options: JobOptions, progress: Progress
+) -> Scorer:
+    return Scorer(bundle, task, references, options.bench.latency.threads, progress)
+
+
+def metric_to_search(bundle: Bundle, scorer: Scorer | None) -> str:
+    """What the search for culprits looks at: the gate's first metric, else the task's primary."""
+    if scorer is None:
+        return ""
+    return next((metric for metric in bundle.manifest.gate.within if metric in scorer.outcomes), scorer.task.primary)

@@ -1,1 +1,0 @@
-"""Proof and measurement: numerics against PyTorch, latency side by side."""

@@ -1,0 +1,1 @@
+"""Proof: goldens, and how far answers are from PyTorch's."""

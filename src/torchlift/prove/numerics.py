@@ -1,0 +1,154 @@
+"""Whether a variant's answers are PyTorch's: differences at the goldens, and independence of a batch's rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+
+import numpy as np
+
+from torchlift.errors import VerificationError
+from torchlift.evidence import Difference, GoldenCheck, Tolerance
+from torchlift.manifest import Precision
+from torchlift.prove.goldens import Golden
+from torchlift.signature import BATCH, Signature, TensorSpec
+
+TOLERANCES: dict[Precision, Tolerance] = {
+    "fp32": Tolerance(scaled=1e-4, cosine=0.99999),
+    "fp16": Tolerance(scaled=2e-2, cosine=0.999),
+    "bf16": Tolerance(scaled=6e-2, cosine=0.997),
+    "int8": Tolerance(scaled=2e-1, cosine=0.98),
+}
+"""What each precision may differ by default. FP32 kernels differ by the order of their sums, about 1e-6 of the scale;
+TF32 or BF16 passed off as FP32 are off by 1e-3 or more and fail. The steps follow the formats' significands (23, 10 and
+7 bits), with room for a few dozen layers."""
+
+UNBOUNDED = Tolerance(scaled=np.inf, cosine=-1.0)
+"""Anything finite."""
+
+_RELATIVE_FLOOR = 1e-3
+"""Elements smaller than this share of the scale have no meaningful relative difference, and rows shorter than this
+share of the longest no meaningful direction."""
+
+
+def compare(candidate: np.ndarray, reference: np.ndarray) -> Difference:
+    """How ``candidate`` differs from ``reference``: two arrays of one shape, any dtype; see :class:`Difference`.
+    Infinities of one sign agree, a NaN agrees with nothing.
+
+    Raises ValueError where the shapes differ.
+    """
+    if candidate.shape != reference.shape:
+        raise ValueError(f"shapes differ: {candidate.shape} and {reference.shape}")
+    a, b = candidate.astype(np.float64), reference.astype(np.float64)
+    finite = np.isfinite(a) & np.isfinite(b)
+    mismatch = int(np.count_nonzero(~finite & (a != b)))
+    scale = float(np.abs(b[finite]).max(initial=0.0))
+    absolute = np.abs(a[finite] - b[finite])
+    size = np.abs(b[finite])
+    telling = size > _RELATIVE_FLOOR * scale
+    relative = absolute[telling] / size[telling]
+    return Difference(
+        max_abs=_over(np.max, absolute),
+        mean_abs=_over(np.mean, absolute),
+        median_abs=_over(np.median, absolute),
+        max_rel=_over(np.max, relative),
+        mean_rel=_over(np.mean, relative),
+        median_rel=_over(np.median, relative),
+        cosine=_smallest_cosine(np.where(finite, a, 0), np.where(finite, b, 0)),
+        nan=int(np.isnan(a).sum()),
+        inf=int(np.isinf(a).sum()),
+        nonfinite_mismatch=mismatch,
+        scale=scale,
+    )
+
+
+def _over(statistic: Callable[[np.ndarray], float], values: np.ndarray) -> float:
+    return float(statistic(values)) if values.size else 0.0
+
+
+def _smallest_cosine(a: np.ndarray, b: np.ndarray) -> float:
+    """The smallest cosine between rows of ``a`` and ``b`` [rows, ...]; see :class:`Difference`."""
+    rows = len(a) if a.ndim > 1 and a.size > len(a) else 1
+    a, b = a.reshape(rows, -1), b.reshape(rows, -1)
+    lengths = np.linalg.norm(b, axis=1)
+    norms = np.linalg.norm(a, axis=1) * lengths
+    cosines = np.divide(np.einsum("ij,ij->i", a, b), norms, out=np.zeros_like(norms), where=norms > 0)
+    telling = lengths > _RELATIVE_FLOOR * lengths.max()
+    return float(np.clip(cosines[telling], -1, 1).min(initial=1.0))
+
+
+def distance(answers: np.ndarray, reference: np.ndarray) -> float:
+    """1 - the mean cosine of the rows [rows, ...]; a row that is zero or not finite on one side counts as 1."""
+    a, b = (x.reshape(len(x), -1).astype(np.float64) if x.ndim else x.reshape(1, 1) for x in (answers, reference))
+    with np.errstate(all="ignore"):
+        cosines = np.einsum("ij,ij->i", a, b) / (np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1))
+    return 1.0 - float(np.mean(np.where(np.isfinite(cosines), cosines, 0.0)))
+
+
+def verify_goldens(
+    run: Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]], goldens: Iterable[Golden]
+) -> tuple[GoldenCheck, ...]:
+    """Compare every output at every golden. ``run`` maps inputs to outputs by name."""
+    checks = []
+    for golden in goldens:
+        answers = run(golden.inputs)
+        for name, expected in golden.outputs.items():
+            answer = answers[name]
+            if (answer.shape, answer.dtype) != (expected.shape, expected.dtype):
+                raise VerificationError(
+                    f"output {name} is {answer.dtype}{list(answer.shape)} for the golden {golden.name}, "
+                    f"PyTorch's is {expected.dtype}{list(expected.shape)}",
+                    remedy="An axis was turned into a constant, or a type changed, on the way: export again.",
+                )
+            checks.append(GoldenCheck(golden.name, name, compare(answer, expected)))
+    return tuple(checks)
+
+
+def verify_invariance(
+    run: Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]],
+    signature: Signature,
+    golden: Golden,
+    covers: Callable[[Mapping[str, int]], bool] = lambda sizes: True,
+) -> tuple[GoldenCheck, ...]:
+    """Compare the rows of a batch with the same rows in other company: turned round by one, and without the last where
+    so many are admitted and ``covers`` says that they run.
+
+    Returns nothing where the component has no batch axis, or its range admits no second row.
+    """
+    axis = signature.batch
+    sizes = signature.check(golden.inputs)
+    rows = sizes.get(BATCH, 1)
+    if axis is None or rows < 2:
+        return ()
+    together = run(golden.inputs)
+    companies = {"turned": np.roll(np.arange(rows), 1)}
+    if rows - 1 >= axis.min and covers({**sizes, BATCH: rows - 1}):
+        companies["fewer"] = np.arange(rows - 1)
+    checks = []
+    for company, order in companies.items():
+        answers = run({s.name: _take(s, golden.inputs[s.name], order) for s in signature.inputs})
+        for spec in signature.outputs:
+            if spec.batch_position is not None:
+                difference = compare(answers[spec.name], _take(spec, together[spec.name], order))
+                checks.append(GoldenCheck(f"{golden.name}, rows {company}", spec.name, difference))
+    return tuple(checks)
+
+
+def _take(spec: TensorSpec, array: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """The given rows of a tensor; all of it where it has no batch axis."""
+    if spec.batch_position is None:
+        return array
+    return np.require(array.take(rows, axis=spec.batch_position), requirements="C")
+
+
+def failures(checks: Iterable[GoldenCheck], tolerance: Tolerance) -> tuple[str, ...]:
+    """What is out of tolerance, in words; empty where all is well."""
+    said = []
+    for check in checks:
+        d, where = check.difference, f"{check.output} at {check.golden}"
+        if d.nonfinite_mismatch:
+            said.append(f"{where}: {d.nan} NaN, {d.inf} infinite")
+        elif d.max_scaled > tolerance.scaled:
+            said.append(f"{where}: off by {d.max_scaled:.1e} of the scale (at most {tolerance.scaled:.0e})")
+        elif d.cosine < tolerance.cosine:
+            said.append(f"{where}: cosine {d.cosine:.5f} (at least {tolerance.cosine})")
+    return tuple(said)

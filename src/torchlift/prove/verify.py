@@ -1,0 +1,259 @@
+"""Proves a variant on this machine, and tells whether an earlier proof still holds here."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from torchlift.backends import Session, SessionOptions, backend
+from torchlift.bundle import Bundle
+from torchlift.errors import BackendError, BundleError, TorchliftError
+from torchlift.evidence import REPLAYED, GoldenCheck, Provenance, Tolerance, Verification, now
+from torchlift.machine import this_machine
+from torchlift.manifest import Component, Graph, Precision, Variant
+from torchlift.progress import SILENT, Progress
+from torchlift.prove.goldens import (
+    Golden,
+    blank,
+    cut,
+    goldens_of,
+    load_goldens,
+    load_samples,
+    telling_order,
+    with_rows,
+)
+from torchlift.prove.half import HalfSession
+from torchlift.prove.numerics import TOLERANCES, UNBOUNDED, failures, verify_goldens, verify_invariance
+from torchlift.signature import BATCH
+from torchlift.storage import without_folders
+
+
+@dataclass(frozen=True)
+class VerifyOptions:
+    """``tolerances`` replaces the default of a precision; what runs on a GPU is verified on ``device``, its ordinal."""
+
+    tolerances: Mapping[Precision, Tolerance] = field(default_factory=dict)
+    threads: int = 0
+    device: int = 0
+
+    def tolerance(self, precision: Precision) -> Tolerance:
+        return self.tolerances.get(precision, TOLERANCES[precision])
+
+    def as_before(self, variant: Variant) -> VerifyOptions:
+        """The same, with the tolerance that ``variant`` was last held to where none is given for its precision."""
+        if variant.verification is None:
+            return self
+        return replace(self, tolerances={variant.precision: variant.verification.tolerance, **self.tolerances})
+
+
+def provenance(bundle: Bundle, variant: Variant) -> Provenance:
+    """Where a result about ``variant`` that is obtained now holds."""
+    return Provenance(
+        machine=this_machine(),
+        runtime=backend(variant.backend).version(),
+        files=_proven_files(bundle, variant),
+        at=now(),
+    )
+
+
+def _proven_files(bundle: Bundle, variant: Variant) -> dict[str, str]:
+    goldens = (bundle.manifest.component(variant.component).goldens, goldens_of(_graph(bundle, variant)))
+    return bundle.manifest.hashes((*variant.files, *(path for path in goldens if path)))
+
+
+def _graph(bundle: Bundle, variant: Variant) -> Graph | None:
+    return bundle.manifest.graph(variant.component, variant.form)
+
+
+def judged_goldens(bundle: Bundle, variant: Variant) -> dict[str, Golden]:
+    """The goldens at which the variant is held to its tolerance: real samples where its ranges are calibrated, since it
+    need not know what it will never meet; else the component's.
+    """
+    component = bundle.manifest.component(variant.component)
+    return load_samples(bundle, component, _graph(bundle, variant)) or load_goldens(bundle, component)
+
+
+def proven_here(bundle: Bundle, variant: Variant, tolerance: Tolerance | None = None) -> bool:
+    """Whether the variant passed with these files, this runtime's release and this processor, and at ``tolerance``
+    where one is given. What failed is not proven, whatever the reason was: it may be tried again.
+    """
+    proof = variant.verification
+    if variant.failure or proof is None or not proof.passed or tolerance not in (None, proof.tolerance):
+        return False
+    version = backend(variant.backend).version()
+    return proof.provenance.holds(this_machine(), version, _proven_files(bundle, variant))
+
+
+def runs_here(bundle: Bundle, variant: Variant) -> bool:
+    """Whether the variant gave finite answers with these files, this runtime's release and this processor, right or
+    wrong.
+    """
+    proof = variant.verification
+    if variant.failure or proof is None or any(check.difference.nonfinite_mismatch for check in proof.checks):
+        return False
+    version = backend(variant.backend).version()
+    return bool(proof.checks) and proof.provenance.holds(this_machine(), version, _proven_files(bundle, variant))
+
+
+def verify_variant(
+    bundle: Bundle,
+    variant: Variant,
+    options: VerifyOptions | None = None,
+    progress: Progress = SILENT,
+    *,
+    raising: bool = False,
+) -> Verification:
+    """Run the variant at all goldens, at the sizes that it has kernels of its own for and in other company, and judge
+    it by its precision's tolerance; at goldens that are unlike what it was calibrated on, it must be finite and of the
+    right shape. What is compared nowhere else at such sizes is noted.
+
+    A runtime that fails to open or run it is a failed verification, or with ``raising`` its own BackendError. Raises
+    BundleError where the bundle's files are not what its manifest says.
+    """
+    options = options or VerifyOptions()
+    tolerance = options.tolerance(variant.precision)
+    component = bundle.manifest.component(variant.component)
+    drawn, judged = load_goldens(bundle, component), judged_goldens(bundle, variant)
+    goldens, calibrated = {**drawn, **judged}, judged.keys() != drawn.keys()
+    checks: dict[str, tuple[GoldenCheck, ...]] = {}
+    invariance: tuple[GoldenCheck, ...] = ()
+    wrong: tuple[str, ...] = ()
+    runtime = backend(variant.backend)
+    with progress.stage(f"verify {variant.name}", len(goldens) + 1) as stage:
+        try:
+            with _opened(bundle, variant, options) as session:
+                met = []
+                for name, golden in goldens.items():
+                    held = within(session, golden)
+                    checks[name] = verify_goldens(session.run, [held]) if held else ()
+                    met += [component.signature.check(held.inputs)] if held and name in judged else []
+                    stage.advance()
+                samples = _brought(session, judged.values(), met) if calibrated else []
+                met += [component.signature.check(golden.inputs) for golden in samples]
+                others = [sizes for sizes in session.specialised() if sizes not in met]
+                answered = [*_answered(bundle, component, drawn["max"], others)]
+                judged |= {golden.name: golden for golden in (samples if calibrated else answered)}
+                for golden in (*samples, *answered):
+                    goldens[golden.name] = golden
+                    checks[golden.name] = verify_goldens(session.run, [golden])
+                    if golden.name not in judged:
+                        progress.note(
+                            f"{variant.name} is only known to be finite at {golden.name}: its samples cannot be "
+                            "brought to that size"
+                        )
+                for corner in ("opt", "max"):
+                    held = within(session, drawn[corner])
+                    if held and not invariance:
+                        invariance = verify_invariance(session.run, component.signature, held, session.covers)
+                stage.advance()
+            if runtime.replays and runtime.on_gpu():
+                for name, replayed in _replayed(bundle, variant, goldens, options, progress).items():
+                    checks[name] += replayed
+            if not any(checks[name] for name in judged):
+                wrong = ("no golden is within its optimisation profiles: nothing proves it",)
+            if variant.recipe in runtime.emulates:
+                smallest = next(iter(judged))
+                checks[smallest] += _in_true_half(bundle, variant, judged[smallest])
+        except BundleError:
+            raise  # the state of the folder says nothing about the variant
+        except TorchliftError as error:
+            if raising and isinstance(error, BackendError):
+                raise
+            wrong = (without_folders("; ".join(filter(None, (error.message, error.remedy)))),)
+        except Exception as error:
+            wrong = (without_folders(f"{variant.backend} failed: {type(error).__name__}: {error}"),)
+    close = tuple(check for name in judged for check in checks.get(name, ()))
+    finite = tuple(check for name in goldens if name not in judged for check in checks.get(name, ()))
+    wrong += failures(close, tolerance) + failures(finite, UNBOUNDED)
+    wrong += tuple(f"rows depend on their neighbours: {f}" for f in failures(invariance, tolerance))
+    return Verification(provenance(bundle, variant), tolerance, close, invariance, wrong)
+
+
+def _brought(session: Session, samples: Collection[Golden], met: Sequence[Mapping[str, int]]) -> list[Golden]:
+    """The samples with as many rows as what the session has kernels of its own for, the most telling where these are
+    fewer, at sizes that it has not met; the other axes stay.
+    """
+    signature = session.signature
+    batches = [sizes[BATCH] for sizes in session.specialised()] if signature.batch else []
+    found: list[Golden] = []
+    seen = [*met]
+    for batch, sample in itertools.product(batches, samples):
+        golden = with_rows(signature, sample, batch, telling_order(signature, sample))
+        sizes = signature.check(golden.inputs)
+        if sizes not in seen and session.covers(sizes):
+            seen.append(sizes)
+            found.append(golden)
+    return found
+
+
+def _answered(
+    bundle: Bundle, component: Component, largest: Golden, wanted: Sequence[Mapping[str, int]]
+) -> Iterator[Golden]:
+    """The largest golden's inputs cut to each of the sizes, with the answers of the FP32 graph, which are PyTorch's, as
+    the export proved.
+    """
+    if not wanted:
+        return
+    with backend("onnxruntime").open(bundle.model(component), component.signature) as session:
+        for sizes in wanted:
+            inputs = cut(component.signature, largest.inputs, sizes)
+            name = ", ".join(f"{axis} {size}" for axis, size in sizes.items())
+            yield Golden(name, inputs, session.run(inputs))
+
+
+def _opened(bundle: Bundle, variant: Variant, options: VerifyOptions, *, cuda_graph: bool = False) -> Session:
+    signature = bundle.manifest.component(variant.component).signature
+    session = SessionOptions(options.threads, options.device, cuda_graph)
+    return backend(variant.backend).open(bundle.model(variant), signature, variant.recipe, session)
+
+
+def _replayed(
+    bundle: Bundle, variant: Variant, goldens: Mapping[str, Golden], options: VerifyOptions, progress: Progress
+) -> dict[str, tuple[GoldenCheck, ...]]:
+    """What it answers to each golden where it replays CUDA graphs: recorded in a run of all shapes with blank inputs,
+    replayed in a second one; so many shapes at a time as it keeps.
+
+    Nothing where it cannot, which is noted: then it is not measured so either, and not chosen.
+    """
+    found = {}
+    try:
+        with _opened(bundle, variant, options, cuda_graph=True) as session:
+            if not session.records:
+                progress.note(f"{variant.name} replays no CUDA graphs: it computes the size of an output")
+                return {}
+            held = [(name, inside) for name, golden in goldens.items() if (inside := within(session, golden))]
+            for some in (held[i : i + session.records] for i in range(0, len(held), session.records)):
+                for _, golden in some:
+                    session.run(blank(session.signature, golden.inputs))
+                for name, golden in some:
+                    checks = verify_goldens(session.run, [golden])
+                    found[name] = tuple(replace(check, golden=check.golden + REPLAYED) for check in checks)
+    except BackendError as error:
+        progress.note(f"{variant.name} replays no CUDA graphs: {without_folders(error.message)}")
+        return {}
+    return found
+
+
+def within(session: Session, golden: Golden) -> Golden | None:
+    """The golden, or the first of its rows where the session runs no batch so large; None where it runs no part."""
+    signature = session.signature
+    sizes = signature.check(golden.inputs)
+    if session.covers(sizes):
+        return golden
+    if signature.batch is None:
+        return None
+    for batch in range(sizes[BATCH] - 1, 0, -1):
+        if session.covers({**sizes, BATCH: batch}):
+            return with_rows(signature, golden, batch)
+    return None
+
+
+def _in_true_half(bundle: Bundle, variant: Variant, golden: Golden) -> tuple[GoldenCheck, ...]:
+    """What the variant's graph answers where every result is rounded to FP16: GPUs do so, this runtime does not."""
+    graph = _graph(bundle, variant)
+    if graph is None:
+        return ()
+    with HalfSession(bundle.model(graph), bundle.manifest.component(variant.component).signature) as session:
+        checks = verify_goldens(session.run, [golden])
+    return tuple(replace(check, golden=f"{check.golden} in true half precision") for check in checks)

@@ -1,0 +1,245 @@
+"""Latency of several contenders side by side: a process each, in interleaved rounds, on the same inputs."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from torchlift.backends.base import Session
+from torchlift.errors import BackendError, InputError
+from torchlift.evidence import Benchmark, Interval, Latency, now
+from torchlift.interpreter import Interpreter
+from torchlift.machine import this_machine, usable_cores
+from torchlift.progress import SILENT, Progress
+from torchlift.signature import BATCH
+from torchlift.storage import without_folders
+from torchlift.timing.conditions import Watch
+from torchlift.timing.process import Process, crew
+
+_STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131,
+            2.120, 2.110, 2.101, 2.093, 2.086)  # fmt: skip
+"""The 97.5% quantiles of Student's t for 1 to 20 degrees of freedom, from any table."""
+
+_CORES_EACH = 2
+"""Cores that a contender is left while it gets ready, together with others."""
+
+
+@dataclass(frozen=True)
+class Contender:
+    """Something to time. ``open`` is called in the contender's own process, so it must be picklable, and so must
+    ``open_on``, which opens it on a GPU, by ordinal, and is None for what runs on none. ``python`` is where the process
+    runs, where that is not this Python.
+    """
+
+    name: str
+    open: Callable[[], Session]
+    open_on: Callable[[int], Session] | None = None
+    python: Interpreter | None = None
+
+
+@dataclass(frozen=True)
+class Workload:
+    """Inputs to time with, and their axis sizes."""
+
+    sizes: Mapping[str, int]
+    feeds: Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class LatencyOptions:
+    """How long to measure.
+
+    In each of ``rounds`` rounds every contender gets one turn: ``warmups`` calls that are not counted, then as many as
+    fit into ``turn_seconds``, at least ``min_runs`` and at most ``max_runs``. ``pause_seconds`` lets the threads of the
+    contender before come to rest. ``threads`` is only recorded: the contenders' openers set it. ``device`` is
+    the GPU that is watched meanwhile.
+    """
+
+    rounds: int = 10
+    turn_seconds: float = 0.4
+    warmups: int = 1
+    min_runs: int = 1
+    max_runs: int = 50
+    pause_seconds: float = 0.05
+    threads: int = 0
+    device: int = 0
+
+    def __post_init__(self) -> None:
+        if self.rounds < 2:
+            raise InputError(f"{self.rounds} rounds give no interval", remedy="Measure at least 2 rounds.")
+
+
+class Turn(NamedTuple):
+    """Seconds of each call without copies, and of as many with; the second is empty where there is no device."""
+
+    plain: list[float]
+    copied: list[float]
+
+
+def measure_latency(
+    contenders: Sequence[Contender],
+    workloads: Sequence[Workload],
+    *,
+    baseline: str | None = None,
+    options: LatencyOptions | None = None,
+    files: Mapping[str, str] | None = None,
+    progress: Progress = SILENT,
+) -> Benchmark:
+    """Time every contender on every workload. A contender that fails is reported in ``failures``; the others go on.
+
+    Raises BackendError where ``baseline`` is none of the contenders.
+    """
+    options = options or LatencyOptions()
+    if baseline is not None and baseline not in {c.name for c in contenders}:
+        raise BackendError(
+            f"the baseline {baseline!r} is none of the contenders",
+            remedy=f"Choose one of {', '.join(c.name for c in contenders)}.",
+        )
+    failed: dict[str, str] = {}
+    latencies: list[Latency] = []
+    with contextlib.ExitStack() as stack:
+        processes = _start(contenders, stack, failed, progress)
+        runtimes = {name: process.runtime for name, process in processes.items()}
+        watch = Watch(options.device)
+        stack.enter_context(watch.looking())
+        with progress.stage("measure side by side", len(workloads) * options.rounds) as stage:
+            for workload in workloads:
+                times = _interleave(processes, workload, options, failed, stage.advance)
+                latencies += _summaries(times, workload, baseline)
+    return Benchmark(
+        machine=this_machine(),
+        at=now(),
+        threads=options.threads or usable_cores(),
+        rounds=options.rounds,
+        baseline=baseline if baseline in runtimes and baseline not in failed else None,
+        latencies=tuple(latencies),
+        runtimes=runtimes,
+        files=dict(files or {}),
+        failures=failed,
+        conditions=watch.conditions(),
+    )
+
+
+def _start(
+    contenders: Sequence[Contender], stack: contextlib.ExitStack, failed: dict[str, str], progress: Progress
+) -> dict[str, Process]:
+    processes: list[Process] = []
+    openers = []
+    for contender in contenders:
+        try:
+            processes.append(stack.enter_context(Process(contender.name, contender.python)))
+            openers.append(contender.open)
+        except BackendError as error:
+            failed[contender.name] = without_folders(error.message)
+
+    def open_(process: Process, opener: Callable[[], Session]) -> BackendError | None:
+        try:
+            process.open(opener)
+        except BackendError as error:
+            return error
+        return None
+
+    opened = {}
+    with progress.stage("open in a process each", len(processes)) as stage, crew(processes, _at_once()) as threads:
+        for process, refused in zip(processes, threads.map(open_, processes, openers), strict=True):
+            if refused is None:
+                opened[process.name] = process
+            else:
+                failed[process.name] = without_folders(refused.message)
+                process.close()
+            stage.advance()
+    return opened
+
+
+def _at_once() -> int:
+    """How many contenders may get ready at a time: to open and to compile keeps some cores busy."""
+    return max(1, usable_cores() // _CORES_EACH)
+
+
+def _interleave(
+    processes: dict[str, Process],
+    workload: Workload,
+    options: LatencyOptions,
+    failed: dict[str, str],
+    advance: Callable[[], None],
+) -> dict[str, list[Turn]]:
+    """Contender -> the turn of each round; without those that do not run inputs of these sizes."""
+    runs: dict[str, int] = {}
+    times: dict[str, list[Turn]] = {}
+
+    def turn(name: str, method: str, *arguments: object) -> Any:
+        time.sleep(options.pause_seconds)
+        try:
+            return processes[name].ask(method, *arguments)
+        except BackendError as error:
+            failed[name] = without_folders(error.message)
+            processes.pop(name).close()
+            times.pop(name, None)
+            return None
+
+    def load(name: str) -> float | None:
+        seconds: float | None = turn(name, "load", dict(workload.feeds))
+        return seconds
+
+    names = list(processes)
+    with crew([*processes.values()], _at_once()) as threads:
+        for name, seconds in zip(names, threads.map(load, names), strict=True):
+            if seconds is not None:
+                runs[name] = int(np.clip(options.turn_seconds / max(seconds, 1e-6), options.min_runs, options.max_runs))
+                times[name] = []
+    for round_ in range(options.rounds):
+        names = list(times)
+        for name in names[round_ % max(len(names), 1) :] + names[: round_ % max(len(names), 1)]:
+            taken = turn(name, "run", options.warmups, runs[name])
+            if taken is not None:
+                times[name].append(Turn(*taken))
+        advance()
+    return times
+
+
+def _summaries(times: Mapping[str, list[Turn]], workload: Workload, baseline: str | None) -> list[Latency]:
+    summaries = []
+    plain = {name: [turn.plain for turn in turns] for name, turns in times.items()}
+    reference = plain.get(baseline) if baseline else None
+    for name, rounds in plain.items():
+        ms = 1e3 * np.concatenate([np.asarray(r) for r in rounds])
+        median = float(np.median(ms))
+        copied = [seconds for turn in times[name] for seconds in turn.copied]
+        summaries.append(
+            Latency(
+                contender=name,
+                sizes=dict(workload.sizes),
+                runs=len(ms),
+                mean=float(ms.mean()),
+                sd=float(ms.std(ddof=1)) if len(ms) > 1 else 0.0,
+                min=float(ms.min()),
+                max=float(ms.max()),
+                median=median,
+                p95=float(np.percentile(ms, 95)),
+                p99=float(np.percentile(ms, 99)),
+                throughput=1e3 * workload.sizes.get(BATCH, 1) / median,
+                speedup=speedup(reference, rounds) if reference and name != baseline else None,
+                copied=1e3 * float(np.median(copied)) if copied else None,
+            )
+        )
+    return summaries
+
+
+def speedup(baseline: Sequence[Sequence[float]], contender: Sequence[Sequence[float]]) -> Interval:
+    """The geometric mean over the rounds of (baseline's median time / contender's), with its 95% interval: Student's t
+    on the logarithms. Both are round -> times, two rounds at least; pairing by round cancels a machine's drift.
+    """
+    logs = np.log([np.median(b) / np.median(c) for b, c in zip(baseline, contender, strict=True)])
+    half = _student(len(logs) - 1) * logs.std(ddof=1) / np.sqrt(len(logs))
+    low, value, high = np.exp([logs.mean() - half, logs.mean(), logs.mean() + half])
+    return Interval(float(value), float(low), float(high))
+
+
+def _student(freedom: int) -> float:
+    """The 97.5% quantile of Student's t; beyond the table its expansion to the first order."""
+    return _STUDENT[freedom - 1] if freedom <= len(_STUDENT) else 1.96 + 2.4 / freedom

@@ -1,0 +1,75 @@
+"""What several GPUs achieve together: a process each, the same work at the same time."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from functools import partial
+
+from torchlift.errors import BackendError
+from torchlift.evidence import Scaling, Throughput
+from torchlift.progress import SILENT, Progress
+from torchlift.signature import BATCH
+from torchlift.storage import without_folders
+from torchlift.timing.conditions import Watch
+from torchlift.timing.latency import Contender, Workload
+from torchlift.timing.process import Process, crew
+
+_SECONDS = 2.0
+"""How long every process runs, after as long a time that does not count."""
+
+
+def measure_scaling(
+    contenders: Sequence[Contender],
+    workloads: Sequence[Workload],
+    devices: Sequence[int],
+    progress: Progress = SILENT,
+    seconds: float = _SECONDS,
+) -> Scaling:
+    """Samples a second of each contender that runs on a GPU, on the first 1, 2, 4, ... of ``devices`` and on all.
+
+    Inputs lie in the GPUs' memory. A contender that fails is noted and among the failures, one that does not run
+    inputs of the sizes is left out.
+    """
+    able = [c for c in contenders if c.open_on is not None]
+    found: list[Throughput] = []
+    failures: dict[str, str] = {}
+    watch = Watch(*devices)
+    with progress.stage("measure on several GPUs", len(able)) as stage:
+        for contender in able:
+            try:
+                found += _scaled(contender, workloads, devices, seconds, watch)
+            except BackendError as error:
+                failures[contender.name] = without_folders(error.message)
+                progress.note(f"{contender.name} is not measured on several GPUs: {failures[contender.name]}")
+            stage.advance()
+    return Scaling(tuple(found), watch.conditions(), failures)
+
+
+def _scaled(
+    contender: Contender, workloads: Sequence[Workload], devices: Sequence[int], seconds: float, watch: Watch
+) -> list[Throughput]:
+    assert contender.open_on is not None
+    found = []
+    with contextlib.ExitStack() as stack:
+        processes = [stack.enter_context(Process(contender.name, contender.python)) for _ in devices]
+        threads = stack.enter_context(crew(processes, len(devices)))
+        openers = [partial(contender.open_on, device) for device in devices]
+        for _ in threads.map(Process.open, processes, openers):
+            pass
+        for workload in workloads:
+            if None in threads.map(lambda p, w=workload: p.ask("load", dict(w.feeds)), processes):
+                continue
+            for count in counts(len(devices)):
+                for meanwhile in (contextlib.nullcontext(), watch.looking()):
+                    with meanwhile:
+                        rates = [*threads.map(lambda p: p.ask("keep_running", seconds), processes[:count])]
+                samples = workload.sizes.get(BATCH, 1) * sum(rates)
+                found.append(Throughput(contender.name, count, dict(workload.sizes), samples))
+    return found
+
+
+def counts(devices: int) -> list[int]:
+    """How many GPUs to measure on: 1, 2, 4, ... and all."""
+    powers = [1 << n for n in range(devices.bit_length()) if 1 << n <= devices]
+    return [*powers, devices] if devices not in powers else powers

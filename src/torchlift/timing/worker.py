@@ -1,0 +1,97 @@
+"""The process in which one contender is timed: opens its session and does what the other end of the pipe asks.
+
+Started by :mod:`torchlift.timing.process`, as ``python -m torchlift.timing.worker FD`` would be; messages are pickles
+between two processes of one user.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from typing import Any
+
+from torchlift.backends.base import Call, Session
+
+_SOON = 2.0
+"""Seconds; a first run that takes longer is not repeated just to know better how long the next will take."""
+
+
+class Worker:
+    """Answers messages (method name, arguments) until the pipe closes."""
+
+    def __init__(self) -> None:
+        self._session: Session | None = None
+        self._call: Call | None = None
+        self._copying: Call | None = None
+
+    def open(self, opener: Callable[[], Session]) -> str:
+        """Open the session; returns what runs it."""
+        self._session = opener()
+        return self._session.runtime
+
+    def load(self, feeds: dict[str, Any]) -> float | None:
+        """Bind the inputs and run; returns about how many seconds a run takes, of the second one where that is soon.
+
+        None where the session does not run inputs of these sizes, though the signature admits them.
+        """
+        assert self._session is not None
+        self._call = self._copying = None
+        if not self._session.fits(feeds):
+            return None
+        self._call = self._session.prepare(feeds)
+        if self._session.on_device:
+            self._copying = self._session.prepare(feeds, copies=True)
+        first = _seconds(self._call)
+        return first if first > _SOON else _seconds(self._call)
+
+    def run(self, warmups: int, runs: int) -> tuple[list[float], list[float]]:
+        """Seconds of each of ``runs`` calls, after ``warmups`` that are not counted; and of as many with copies,
+        none where there is no device.
+        """
+        assert self._call is not None
+        copied = _times(self._copying, warmups, runs) if self._copying else []
+        return _times(self._call, warmups, runs), copied
+
+    def keep_running(self, seconds: float) -> float:
+        """Run back to back for so long; returns the calls a second."""
+        assert self._call is not None
+        calls, start = 0, time.perf_counter()
+        while (passed := time.perf_counter() - start) < seconds:
+            self._call()
+            calls += 1
+        return calls / passed
+
+
+def _times(call: Call, warmups: int, runs: int) -> list[float]:
+    for _ in range(warmups):
+        call()
+    return [_seconds(call) for _ in range(runs)]
+
+
+def _seconds(call: Call) -> float:
+    start = time.perf_counter()
+    by_device = call()
+    return time.perf_counter() - start if by_device is None else by_device
+
+
+def main(fd: int) -> None:
+    """Answer until the pipe closes. Whatever is raised is an answer too: what a user's network does must not end the
+    process without a word.
+    """
+    pipe = Connection(fd)
+    worker = Worker()
+    while True:
+        try:
+            method, arguments = pipe.recv()
+        except EOFError:
+            return
+        try:
+            pipe.send((True, getattr(worker, method)(*arguments)))
+        except BaseException as error:
+            pipe.send((False, f"{type(error).__name__}: {error}"))
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))
