@@ -10,7 +10,8 @@ import numpy as np
 
 from captions import CONTEXT, caption_lengths
 from torchlift.backends import Call, Session
-from torchlift.pipelines.batches import filled, slices
+from torchlift.pipelines.batches import slices
+from torchlift.pipelines.run import filled
 from torchlift.pipelines.texts import TextBatches
 from torchlift.signature import Signature
 

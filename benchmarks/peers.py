@@ -20,11 +20,11 @@ from rich.table import Table
 from torchlift.backends import Session
 from torchlift.bundle import Bundle
 from torchlift.evidence import Benchmark
+from torchlift.families.chinese_clip.pixels import MEAN, STD
 from torchlift.interpreter import guarded_children
 from torchlift.jobs.ship import ShipOptions, Source, ship
 from torchlift.manifest import read_manifest
 from torchlift.pipelines import OpenOptions, open_bundle
-from torchlift.pipelines.clip import MEAN, STD
 from torchlift.signature import Signature
 from torchlift.stages import BenchOptions
 from torchlift.timing.latency import Contender

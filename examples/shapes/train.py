@@ -22,7 +22,7 @@ from transformers import ChineseCLIPConfig, ChineseCLIPModel
 
 import shapes
 from torchlift.families.chinese_clip.names import to_original
-from torchlift.processing.text import Tokenizer
+from torchlift.processing.wordpiece import WordPieceTokenizer
 
 RESOLUTION, PATCH = 64, 16
 """Sides of the pictures that the model sees, and of the patches it cuts them into, in pixels."""
@@ -88,7 +88,7 @@ def embed_images(model: ChineseCLIPModel, images: Tensor) -> Tensor:
     return functional.normalize(model.visual_projection(class_token), dim=-1)
 
 
-def embed_texts(model: ChineseCLIPModel, tokenizer: Tokenizer, texts: Sequence[str]) -> Tensor:
+def embed_texts(model: ChineseCLIPModel, tokenizer: WordPieceTokenizer, texts: Sequence[str]) -> Tensor:
     """N texts -> unit vectors float32 [N, WIDTH]."""
     ids = torch.from_numpy(tokenizer.encode(texts))
     hidden = model.text_model(ids, attention_mask=(ids != 0).long()).last_hidden_state
@@ -200,7 +200,7 @@ class Trained:
     losses: list[float]
 
 
-def train(plan: Plan, tokenizer: Tokenizer) -> Trained:
+def train(plan: Plan, tokenizer: WordPieceTokenizer) -> Trained:
     """Train on the seen combinations, and print the loss and the accuracy on pictures kept aside as it goes."""
     progress = Progress()
     torch.manual_seed(plan.seed)
@@ -228,7 +228,7 @@ def train(plan: Plan, tokenizer: Tokenizer) -> Trained:
 
 
 def batch_loss(
-    model: ChineseCLIPModel, tokenizer: Tokenizer, album: Album, chosen: np.ndarray, rng: np.random.Generator
+    model: ChineseCLIPModel, tokenizer: WordPieceTokenizer, album: Album, chosen: np.ndarray, rng: np.random.Generator
 ) -> Tensor:
     """The loss on the pictures number ``chosen``, int64 [N], each with a fresh caption."""
     scenes = [album.scenes[i] for i in chosen]
@@ -242,14 +242,14 @@ def batch_loss(
 
 
 @torch.inference_mode()
-def probabilities(model: ChineseCLIPModel, tokenizer: Tokenizer, images: Tensor) -> Tensor:
+def probabilities(model: ChineseCLIPModel, tokenizer: WordPieceTokenizer, images: Tensor) -> Tensor:
     """How likely each of ``shapes.COMBINATIONS`` is on each image: float32 [N, combinations]."""
     prompts = [shapes.prompt(colour, shape) for colour, shape in shapes.COMBINATIONS]
     similarity = embed_images(model, images) @ embed_texts(model, tokenizer, prompts).T
     return (model.logit_scale.exp() * similarity).softmax(1)
 
 
-def accuracy(model: ChineseCLIPModel, tokenizer: Tokenizer, album: Album) -> float:
+def accuracy(model: ChineseCLIPModel, tokenizer: WordPieceTokenizer, album: Album) -> float:
     """The share of pictures whose colour and shape win among all combinations."""
     best = probabilities(model, tokenizer, album.images).argmax(1).tolist()
     wanted = [shapes.COMBINATIONS.index((scene.colour, scene.shape)) for scene in album.scenes]
@@ -270,7 +270,7 @@ def save(model: ChineseCLIPModel, path: Path, step: int) -> None:
     torch.save({"epoch": 1, "step": step, "name": "shapes", "state_dict": state}, path)
 
 
-def show_never_seen(model: ChineseCLIPModel, tokenizer: Tokenizer, path: Path, seed: int) -> None:
+def show_never_seen(model: ChineseCLIPModel, tokenizer: WordPieceTokenizer, path: Path, seed: int) -> None:
     """Draw a combination that training left out, and print what the model takes it for."""
     colour, shape = shapes.UNSEEN[0]
     picture = shapes.draw(shapes.Scene(colour, shape), np.random.default_rng(seed), pixels=256)
@@ -294,7 +294,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     warm_up = min(plan.warm_up, options.steps // 2)
     plan = replace(plan, steps=options.steps, warm_up=warm_up, seed=options.seed)
-    tokenizer = Tokenizer(vocabulary_file())
+    tokenizer = WordPieceTokenizer(vocabulary_file())
     model = train(plan, tokenizer).model
     for what, combinations in (("seen", shapes.SEEN), ("never seen together", shapes.UNSEEN)):
         fresh = Album.draw(540, plan.seed + 2, combinations)

@@ -15,6 +15,11 @@ if TYPE_CHECKING:
     from torchlift.bundle import Bundle as Bundle
     from torchlift.convert.calibration import CalibrationOptions as CalibrationOptions
     from torchlift.datasets import ReadOptions as ReadOptions
+    from torchlift.declare.answers import Embedding as Embedding
+    from torchlift.declare.answers import Labels as Labels
+    from torchlift.declare.inputs import ImageInput as ImageInput
+    from torchlift.declare.inputs import TextInput as TextInput
+    from torchlift.declare.inputs import TextPart as TextPart
     from torchlift.declare.module import module as module
     from torchlift.errors import TorchliftError as TorchliftError
     from torchlift.evidence import Gate as Gate
@@ -36,10 +41,8 @@ if TYPE_CHECKING:
     from torchlift.manifest import Variant as Variant
     from torchlift.pipelines import OpenOptions as OpenOptions
     from torchlift.pipelines import open_bundle as open
-    from torchlift.pipelines.clip import ClipPipeline as ClipPipeline
+    from torchlift.pipelines.dual_encoder import DualEncoder as DualEncoder
     from torchlift.pipelines.tensors import TensorPipeline as TensorPipeline
-    from torchlift.processing.image import ImageInput as ImageInput
-    from torchlift.processing.labels import Labels as Labels
     from torchlift.progress import Progress as Progress
     from torchlift.prove.verify import VerifyOptions as VerifyOptions
     from torchlift.signature import Axis as Axis
@@ -61,15 +64,16 @@ _NAMES = {
     "Bundle": "torchlift.bundle",
     "CalibrationData": "torchlift.stages",
     "CalibrationOptions": "torchlift.convert.calibration",
-    "ClipPipeline": "torchlift.pipelines.clip",
     "CompileOptions": "torchlift.backends",
     "ConvertOptions": "torchlift.stages",
     "DataOptions": "torchlift.jobs",
+    "DualEncoder": "torchlift.pipelines.dual_encoder",
+    "Embedding": "torchlift.declare.answers",
     "ExportOptions": "torchlift.export",
     "Gate": "torchlift.evidence",
-    "ImageInput": "torchlift.processing.image",
+    "ImageInput": "torchlift.declare.inputs",
     "JobOptions": "torchlift.jobs",
-    "Labels": "torchlift.processing.labels",
+    "Labels": "torchlift.declare.answers",
     "LatencyOptions": "torchlift.timing.latency",
     "LoadOptions": "torchlift.families.base",
     "Manifest": "torchlift.manifest",
@@ -83,6 +87,8 @@ _NAMES = {
     "TensorPipeline": "torchlift.pipelines.tensors",
     "TensorSpec": "torchlift.signature",
     "Tolerance": "torchlift.evidence",
+    "TextInput": "torchlift.declare.inputs",
+    "TextPart": "torchlift.declare.inputs",
     "TorchliftError": "torchlift.errors",
     "Variant": "torchlift.manifest",
     "VerifyOptions": "torchlift.prove.verify",

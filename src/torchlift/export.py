@@ -109,6 +109,7 @@ def export_component(
     with progress.stage(f"load {name}"):
         part = model.component(name, attention=options.attention)
     signature, scales, parameters = part.signature, part.scales, sum(p.numel() for p in part.reference.parameters())
+    inputs, answers = dict(part.inputs), dict(part.answers)
     require_space(bundle.path, 4 * parameters * _COPIES[options.exporter])
     goldens = _goldens(part, options.seed, progress)
     with bundle.adding(f"{name}/{SOURCE}") as added:
@@ -129,6 +130,8 @@ def export_component(
         opset=options.version,
         parameters=parameters,
         key=export_key(model, name, options),
+        inputs=inputs,
+        answers=answers,
     )
     bundle.commit(bundle.manifest.with_component(component), added.files)
     return component

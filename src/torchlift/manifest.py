@@ -10,13 +10,17 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, TypeVar
 
-from torchlift.errors import BundleError, ManifestVersionError, SignatureError
+from torchlift.declare.answers import Answer
+from torchlift.declare.check import completed_answers, completed_inputs
+from torchlift.declare.inputs import Input
+from torchlift.errors import BundleError, InputError, ManifestVersionError, SignatureError
 from torchlift.evidence import Benchmark, Choice, Conversion, Gate, Scoring, Verification
 from torchlift.folder import Folder
 from torchlift.signature import Signature
+from torchlift.upgrade import upgraded
 
 MANIFEST = "manifest.json"
-MANIFEST_VERSION = 1
+MANIFEST_VERSION = 2
 
 _DEEPEST, _LONGEST = 16, 200
 """Parts of a path in a bundle, and bytes of a part; torchlift itself writes three or four short ones."""
@@ -44,6 +48,9 @@ class FileRecord:
 class Component:
     """One exportable graph of the model. ``model`` and ``goldens`` are paths within the bundle; ``key`` is the hash of
     everything that the export depended on; ``parameters`` counts the weights.
+
+    ``inputs`` and ``answers`` declare what each input takes and what each output says, by name. What is not declared is
+    an array as it is. Raises SignatureError for a declaration that its tensor does not fit.
     """
 
     name: str
@@ -54,6 +61,12 @@ class Component:
     opset: int
     parameters: int
     key: str
+    inputs: dict[str, Input] = field(default_factory=dict)
+    answers: dict[str, Answer] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "inputs", completed_inputs(self.signature, self.inputs))
+        object.__setattr__(self, "answers", completed_answers(self.signature, self.answers))
 
 
 @dataclass(frozen=True)
@@ -113,14 +126,15 @@ Named = TypeVar("Named", Component, Graph, Variant)
 @dataclass(frozen=True)
 class Manifest:
     """What manifest.json holds. ``key`` is the hash of the model that the bundle was made from; ``settings`` are the
-    family's own (image size, context length, logit scale); ``assets`` maps a role such as ``vocabulary`` to a path
-    within the bundle.
+    family's own, such as the logit scale of CLIP; ``assets`` maps a role such as ``vocabulary`` to a path within the
+    bundle; ``pipeline`` names how the bundle is used.
     """
 
     name: str
     family: str
     key: str
     settings: dict[str, Any]
+    pipeline: str = "tensors"
     assets: dict[str, str] = field(default_factory=dict)
     components: tuple[Component, ...] = ()
     graphs: tuple[Graph, ...] = ()
@@ -263,8 +277,8 @@ def decode_manifest(data: bytes, file: Path) -> Manifest:
                 f"{file} has version {head['version']}; this torchlift reads up to {MANIFEST_VERSION}",
                 remedy="Upgrade it: pip install -U torchlift.",
             )
-        manifest = msgspec.json.decode(data, type=Manifest)
-    except (msgspec.MsgspecError, SignatureError, UnicodeDecodeError, RecursionError) as error:
+        manifest = msgspec.convert(upgraded(head), Manifest)
+    except (msgspec.MsgspecError, SignatureError, InputError, UnicodeDecodeError, RecursionError) as error:
         raise BundleError(
             f"{file} is damaged: {error}", remedy="Copy the bundle again from where it was made."
         ) from error

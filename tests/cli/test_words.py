@@ -18,8 +18,7 @@ from shipped import torchlift
 from torchlift.bundle import Bundle
 from torchlift.cli.display import VisibleConsole, progress_display
 from torchlift.cli.words import visible, visible_json
-from torchlift.processing.declared import to_settings
-from torchlift.processing.labels import Labels
+from torchlift.processing.answers import Labels
 
 HOSTILE = "cat\x1b]52;c;ZXZpbA==\x07\x1b[2J\x1b]8;;http://e.x\x1b\\\r\x08\x7f\x9b31m\x85\u202e"
 SHOWN = r"cat\x1b]52;c;ZXZpbA==\x07\x1b[2J\x1b]8;;http://e.x\x1b\\r\x08\x7f\x9b31m\x85\u202e"
@@ -115,8 +114,9 @@ def hostile(built):
     variants = [replace(v, failure=HOSTILE, verification=None, files=(), model="") for v in manifest.variants[:1]]
     kept = [replace(v, verification=None) for v in manifest.variants[1:]]
     labels = Labels(tuple(f"{HOSTILE}{number}" for number in range(24)))
-    settings = manifest.settings | to_settings({}, {"y": labels})
-    changed = replace(manifest, name=HOSTILE, variants=(*variants, *kept), settings=settings, made_with={"x": HOSTILE})
+    components = (replace(manifest.component("model"), answers={"y": labels}),)
+    said = {"name": HOSTILE, "made_with": {"x": HOSTILE}}
+    changed = replace(manifest, **said, variants=(*variants, *kept), components=components)
     built.commit(changed)
     return Bundle.open(built.path)
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from torchlift.families.base import LoadOptions
 from torchlift.families.mobilevit import MobileViTFamily
-from torchlift.processing.declared import from_settings
+from torchlift.processing.image import prepared
 
 pytest.importorskip("sklearn", reason="the digits are scikit-learn's")
 
@@ -108,11 +108,10 @@ def test_the_file_is_as_the_references_and_holds_the_model(train, written, data)
     model = MobileViTFamily().load(str(written / "digits.pth.tar"), LoadOptions())
     component = model.component("model")
     assert component.signature.inputs[0].shape == ("batch", 3, 64, 64)
-    inputs, outputs = from_settings(model.settings)
-    assert outputs["class"].names == train.NAMES
+    assert component.answers["class"].names == train.NAMES
     picture = written / "val" / str(data[1].labels[0]) / "0000.png"
     expected = train.normalised(torch.from_numpy(data[1].pictures[:1]))
-    np.testing.assert_allclose(inputs["input"](picture), expected[0].numpy(), atol=1e-5)
+    np.testing.assert_allclose(prepared(component.inputs["input"], picture), expected[0].numpy(), atol=1e-5)
     logits = component.reference(expected)
     assert logits.shape == (1, 10)
     assert file["best_acc1"] == pytest.approx(100 * train.accuracy(component.reference, data[1]))

@@ -17,7 +17,7 @@ from transformers import ChineseCLIPModel
 
 from torchlift.families.chinese_clip.names import to_transformers
 from torchlift.processing.image import ImageInput
-from torchlift.processing.text import Tokenizer
+from torchlift.processing.wordpiece import WordPieceTokenizer
 
 STEPS = 80
 FOLDER = Path(__file__).parents[2] / "examples" / "shapes"
@@ -47,7 +47,7 @@ def train(shapes):
 
 @pytest.fixture(scope="module")
 def tokenizer(train):
-    return Tokenizer(train.vocabulary_file())
+    return WordPieceTokenizer(train.vocabulary_file())
 
 
 @pytest.fixture(autouse=True, scope="module")

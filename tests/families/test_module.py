@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from torchlift.declare.answers import Labels
 from torchlift.errors import ModuleSourceError, SignatureError
 from torchlift.families.base import LoadOptions
 from torchlift.families.module import ModuleFamily, _summary
@@ -388,20 +389,26 @@ def test_a_sampler_of_ones_own_draws_the_inputs(load):
 @pytest.mark.parametrize(
     ("more", "message", "remedy"),
     [
-        (", postprocess={'genre': tl.Labels(('a', 'b'))}", "postprocess names 'genre'", "Use one of y."),
-        (", preprocess={'image': tl.ImageInput((8, 8))}", "preprocess names 'image'", "Use one of x."),
+        (
+            ", postprocess={'genre': tl.Labels(('a', 'b'))}",
+            "what is declared does not fit: 'genre' is declared, and there is no such output",
+            "The outputs are y.",
+        ),
+        (
+            ", preprocess={'image': tl.ImageInput((8, 8))}",
+            "what is declared does not fit: 'image' is declared, and there is no such input",
+            "The inputs are x.",
+        ),
     ],
 )
 def test_processing_of_a_tensor_that_there_is_not_is_refused(refused, more, message, remedy):
-    assert refused(declared("lambda x: x", more=more)) == (message, remedy)
+    assert refused(declared("lambda x: x", more=more)) == (f"what is declared does not fit: {message}", remedy)
 
 
-def test_processing_goes_into_the_settings(load):
-    settings = load(declared("lambda x: x", more=", postprocess={'y': tl.Labels(tuple('abcd'), top=2)}")).settings
-    assert settings["outputs"]["y"]["names"] == list("abcd") or tuple(settings["outputs"]["y"]["names"]) == tuple(
-        "abcd"
-    )
-    assert settings["outputs"]["y"]["top"] == 2
+def test_what_is_declared_goes_into_the_component(load):
+    model = load(declared("lambda x: x", more=", postprocess={'y': tl.Labels(tuple('abcd'), top=2)}"))
+    assert model.component("model").answers == {"y": Labels(("a", "b", "c", "d"), top=2)}
+    assert (model.pipeline, model.settings, model.assets) == ("tensors", {}, {})
 
 
 def test_a_network_is_float32_in_eval_mode_and_without_gradients(load):

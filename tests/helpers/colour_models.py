@@ -11,12 +11,11 @@ from PIL import Image
 
 from torchlift.backends import Session
 from torchlift.bundle import Bundle
+from torchlift.declare.answers import Embedding, Labels
+from torchlift.declare.inputs import ImageInput, TextInput
+from torchlift.families.chinese_clip.pixels import MEAN, STD
 from torchlift.manifest import Component, Manifest
-from torchlift.pipelines import of_bundle
-from torchlift.processing.clip import MEAN, STD
-from torchlift.processing.declared import to_settings
-from torchlift.processing.image import ImageInput
-from torchlift.processing.labels import Labels
+from torchlift.pipelines.run import Batching, Loader, run_prepared
 from torchlift.progress import Progress
 from torchlift.signature import Axis, Signature, TensorSpec
 
@@ -106,8 +105,8 @@ def sessions(image=see, text=read):
     return {"image": Numpy(IMAGES, image), "text": Numpy(TEXTS, text)}
 
 
-def _bundle(folder, family, settings, signatures, assets=None):
-    bundle = Bundle.create(folder, Manifest(name="colours", family=family, key="k", settings=settings))
+def _bundle(folder, pipeline, settings, signatures, declared, assets=None):
+    bundle = Bundle.create(folder, Manifest("colours", "module", "k", settings, pipeline))
     for name, signature in signatures.items():
         with bundle.adding(f"{name}/source") as added:
             for file in ("model.onnx", "goldens.safetensors"):
@@ -115,7 +114,9 @@ def _bundle(folder, family, settings, signatures, assets=None):
             for role, data in (assets or {}).items():
                 (added.path / role).write_bytes(data)
         files = {"model": f"{added.folder}/model.onnx", "goldens": f"{added.folder}/goldens.safetensors"}
-        component = Component(name, signature, **files, exporter="dynamo", opset=20, parameters=0, key=name)
+        inputs, answers = declared[name]
+        facts = {"exporter": "dynamo", "opset": 20, "parameters": 0, "key": name}
+        component = Component(name, signature, **files, **facts, inputs=inputs, answers=answers)
         manifest = bundle.manifest.with_component(component)
         for role in assets or {}:
             manifest.assets[role] = f"{added.folder}/{role}"
@@ -127,11 +128,12 @@ def _bundle(folder, family, settings, signatures, assets=None):
 @pytest.fixture
 def clip(tmp_path):
     """A Chinese-CLIP without graphs."""
-    settings = {"resolution": SIDE, "logit_scale": 2.0, "context_length": 12}
     vocabulary = "\n".join(VOCABULARY).encode()
-    return _bundle(
-        tmp_path / "clip", "chinese-clip", settings, {"image": IMAGES, "text": TEXTS}, {"vocabulary": vocabulary}
-    )
+    signatures = {"image": IMAGES, "text": TEXTS}
+    inputs = {"image": {"image": ImageInput((SIDE, SIDE), MEAN, STD)}, "text": {"text": TextInput("vocabulary", 12)}}
+    declared = {n: (inputs[n], {s.output_names[0]: Embedding()}) for n, s in signatures.items()}
+    settings = {"logit_scale": 2.0}
+    return _bundle(tmp_path / "clip", "dual-encoder", settings, signatures, declared, {"vocabulary": vocabulary})
 
 
 @pytest.fixture
@@ -140,13 +142,13 @@ def classifier(tmp_path):
 
     def make(classes, labels=(), preprocess=True):
         signature = Signature(IMAGES.inputs, (TensorSpec("logits", "float32", ("batch", len(classes))),), (BATCH,))
-        settings = to_settings(
+        declared = (
             {"image": ImageInput((SIDE, SIDE), MEAN, STD)} if preprocess else {},
             {"logits": Labels(tuple(labels))} if labels else {},
         )
         known = np.stack([direction(COLOURS[name]) for name in classes])
         session = Numpy(signature, lambda pixels: see(pixels) @ known.T)
-        return _bundle(tmp_path / "classifier", "module", settings, {"model": signature}), session
+        return _bundle(tmp_path / "classifier", "tensors", {}, {"model": signature}, {"model": declared}), session
 
     return make
 
@@ -188,8 +190,13 @@ def write_folders(root, classes, count=2):
 
 def ask(task, bundle, given):
     """The answers of sessions to all components of a task."""
-    with of_bundle(bundle, given) as pipeline:
-        return {component: task.answers(component, pipeline) for component in task.components}
+    with Loader() as loader:
+        outputs = {
+            component: run_prepared(session, samples, Batching(session, session.signature), loader)
+            for component, samples in task.samples.items()
+            for session in [given[component]]
+        }
+    return {component: task.answers(component, found) for component, found in outputs.items()}
 
 
 def scores(task, bundle, given):

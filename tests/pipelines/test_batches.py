@@ -1,23 +1,10 @@
-from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
-from shipped import pictures
 
 from torchlift.errors import InputError
-from torchlift.pipelines.batches import SIXTH, Loader, batch_sizes, cut, filled, listed, slices, taken
-from torchlift.processing.image import ImageInput
+from torchlift.pipelines.batches import SIXTH, batch_size, batch_sizes, cut, slices
 from torchlift.signature import Axis
-
-PREPARED = ImageInput((16, 16))
-
-
-@pytest.fixture
-def loader():
-    loader = Loader()
-    yield loader
-    loader.close()
 
 
 def test_slices_cover_every_row_once():
@@ -64,58 +51,11 @@ def test_rows_that_count_may_be_a_smaller_part_where_single_ones_leave_much_idle
     assert [len(parts) for parts in batches] == [10, 1]
 
 
-@pytest.mark.parametrize("position", [0, 1, 2])
-def test_rows_are_taken_and_filled_up_along_their_dimension(position):
-    array = np.moveaxis(np.arange(24).reshape(4, 2, 3), 0, position)
-    part = taken(array, slice(1, 3), position)
-    np.testing.assert_array_equal(part, array.take([1, 2], position))
-    assert part.flags.c_contiguous
-    np.testing.assert_array_equal(filled(part, 5, position), array.take([1, 2, 2, 2, 2], position))
-    assert filled(part, 1, position) is part
-
-
-def test_a_generator_is_listed():
-    assert listed((n for n in range(3)), "numbers") == [0, 1, 2]
-
-
-@pytest.mark.parametrize("single", ["a.png", b"x", Path("a.png"), np.zeros((4, 4, 3), np.uint8), pictures(1)[0], 7])
-def test_one_in_place_of_a_list_is_refused(single):
-    with pytest.raises(InputError, match=f"one {type(single).__name__} where a list of images is expected") as caught:
-        listed(single, "images")
-    assert caught.value.remedy == "Put it into a list."
-
-
-def test_a_part_of_the_images_is_decoded_each_into_its_row(loader, tmp_path):
-    images = pictures(5)
-    images[3].save(tmp_path / "3.png")
-    rows = loader.decoded(PREPARED, [*images[:3], tmp_path / "3.png", images[4]], slice(1, 5), "image")
-    np.testing.assert_array_equal(rows, [PREPARED(image) for image in images[1:]])
-    assert loader.decoded(PREPARED, images, slice(None), "image").shape == (5, 3, 16, 16)
-
-
-def test_an_error_names_the_image_by_its_place_among_all(loader, tmp_path):
-    good = pictures(1)[0]
-    with pytest.raises(InputError, match="image 3 is not an image"):
-        loader.decoded(PREPARED, [good, good, good, b"hello"], slice(2, 4), "image")
-    with pytest.raises(InputError, match=r"row 1 \(.*no\.png\) does not exist"):
-        loader.decoded(PREPARED, [good, tmp_path / "no.png"], slice(None), "row")
-
-
-@pytest.mark.parametrize("count", [1, 2, 6])
-def test_no_more_than_the_next_part_is_prepared_ahead(loader, count):
-    prepared = []
-    parts = slices(count, 1)
-    for done, part in enumerate(loader.ahead(lambda part: prepared.append(part) or part, parts)):
-        assert part == parts[done]
-        assert len(prepared) <= done + 2
-    assert prepared == parts
-
-
-def test_an_error_while_preparing_reaches_the_caller(loader):
-    def prepare(part):
-        if part.start == 2:
-            raise InputError("row 2")
-        return part
-
-    with pytest.raises(InputError, match="row 2"):
-        list(loader.ahead(prepare, slices(5, 1)))
+@pytest.mark.parametrize("size", [1.5, "8", True, None])
+def test_only_a_whole_number_is_a_batch_size(size):
+    axis = Axis("batch", 1, 4, 8)
+    if size is None:
+        assert batch_size(axis, size) == 4
+        return
+    with pytest.raises(InputError, match=rf"batch size {size!r} is {type(size).__name__}"):
+        batch_size(axis, size)

@@ -10,7 +10,8 @@ from shipped import pictures
 from torchlift.errors import BundleError, InputError, ProfileError, SignatureError
 from torchlift.pipelines import of_bundle, open_bundle
 from torchlift.pipelines.tensors import TensorPipeline
-from torchlift.processing.image import ImageInput
+from torchlift.processing.answers import named
+from torchlift.processing.image import pixels_of
 
 
 @pytest.fixture
@@ -165,12 +166,12 @@ def test_an_array_of_another_rank_is_named(columns, axis):
 
 def test_images_are_decoded_in_threads_two_batches_at_most(network, monkeypatch):
     images = pictures(9)
-    prepare, session = ImageInput.__call__, network.session("model")
+    session = network.session("model")
     run, decoded, batches = session.run, [], []
 
-    def decode(self, source, **options):
+    def decode(declared, source, **options):
         decoded.append(threading.get_ident())
-        return prepare(self, source, **options)
+        return pixels_of(declared, source, **options)
 
     def slow_run(feeds):
         batches.append(len(feeds["image"]))
@@ -178,7 +179,7 @@ def test_images_are_decoded_in_threads_two_batches_at_most(network, monkeypatch)
         assert len(decoded) <= sum(batches) + 2
         return run(feeds)
 
-    monkeypatch.setattr(ImageInput, "__call__", decode)
+    monkeypatch.setattr("torchlift.pipelines.prepare.pixels_of", decode)
     monkeypatch.setattr(session, "run", slow_run)
     assert len(network({"image": images})["logits"]) == 9
     assert batches == [2, 2, 2, 2, 1]
@@ -217,9 +218,9 @@ def test_an_array_takes_the_place_of_declared_images(network):
     ("value", "message"),
     [
         ([], "the batch is empty"),
-        ("cat.png", "one str where a list of images"),
-        (["/nowhere.png"], "image 0 (/nowhere.png) does not exist"),
-        ([*pictures(6), b"no image"], "image 6 is not an image"),
+        ("cat.png", "one str where a list of pictures"),
+        (["/nowhere.png"], "picture 0 (/nowhere.png) does not exist"),
+        ([*pictures(6), b"no image"], "picture 6 is not an image"),
     ],
 )
 def test_images_that_cannot_be_used_are_named(network, value, message):
@@ -229,12 +230,15 @@ def test_images_that_cannot_be_used_are_named(network, value, message):
     assert caught.value.remedy
 
 
-def test_processing_that_cannot_be_read_is_the_bundles_fault(ready):
-    ready.manifest.settings["inputs"] = {"x": {"size": "large"}}
-    ready.commit(ready.manifest)
-    with pytest.raises(BundleError, match="pre- or postprocessing cannot be read") as caught:
+def test_a_declaration_that_cannot_be_read_is_the_bundles_fault(ready):
+    file = ready.path / "manifest.json"
+    text = (
+        file.read_text().replace('{"kind": "array"}', '{"kind": "smell"}').replace('"kind": "array"', '"kind": "smell"')
+    )
+    file.write_text(text)
+    with pytest.raises(BundleError, match=r"manifest.json is damaged: Invalid value 'smell'") as caught:
         open_bundle(ready.path)
-    assert "Ship" in caught.value.remedy
+    assert caught.value.remedy
 
 
 def test_a_module_opens_as_a_tensor_pipeline(pipeline):
@@ -246,7 +250,8 @@ def test_arrays_are_the_outputs_without_postprocessing(network):
     images = pictures(5)
     logits = network.arrays({"image": images}, size=2)["logits"]
     assert logits.shape == (5, 4)
-    assert network({"image": images}, size=2)["logits"] == network.postprocess["logits"](logits)
+    declared = network.bundle.manifest.component("model").answers["logits"]
+    assert network({"image": images}, size=2)["logits"] == named(declared, logits)
 
 
 # engines that run a part of what the signature admits

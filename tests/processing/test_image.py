@@ -2,22 +2,25 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import threading
 import time
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin, features
 
+from torchlift.declare.inputs import ImageInput
 from torchlift.errors import InputError
-from torchlift.processing.image import ImageInput
+from torchlift.processing.image import prepared
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
@@ -77,7 +80,7 @@ def same(actual: np.ndarray, expected: np.ndarray) -> None:
 def test_every_mode_is_bit_exact(mode: str) -> None:
     image = noise(mode)
     assert image.mode == mode
-    same(CLIP(image), plain(noise(mode)))
+    same(prepared(CLIP, image), plain(noise(mode)))
 
 
 FILES: dict[str, Callable[[], bytes]] = {
@@ -109,9 +112,9 @@ def test_every_kind_of_file_is_bit_exact(kind: str, tmp_path: Path) -> None:
     file = tmp_path / "image"
     file.write_bytes(data)
     expected = plain(Image.open(io.BytesIO(data)))
-    same(CLIP(data), expected)
-    same(CLIP(file), expected)
-    same(CLIP(str(file)), expected)
+    same(prepared(CLIP, data), expected)
+    same(prepared(CLIP, file), expected)
+    same(prepared(CLIP, str(file)), expected)
 
 
 @settings(max_examples=150, deadline=None)
@@ -124,7 +127,7 @@ def test_every_kind_of_file_is_bit_exact(kind: str, tmp_path: Path) -> None:
 )
 def test_any_size_is_bit_exact(mode: str, width: int, height: int, size: int, seed: int) -> None:
     image = noise(mode, width, height, seed)
-    same(ImageInput((size, size), MEAN, STD)(image), plain(image, size))
+    same(prepared(ImageInput((size, size), MEAN, STD), image), plain(image, size))
 
 
 def test_equals_torch_for_every_pixel_value() -> None:
@@ -132,36 +135,36 @@ def test_equals_torch_for_every_pixel_value() -> None:
     values = np.arange(256, dtype=np.uint8).repeat(3).reshape(16, 16, 3)
     tensor = torch.from_numpy(values).permute(2, 0, 1).contiguous().to(torch.float32).div(255)
     mean, std = (torch.tensor(v, dtype=torch.float32).view(3, 1, 1) for v in (MEAN, STD))
-    same(ImageInput((16, 16), MEAN, STD)(values), tensor.sub_(mean).div_(std).numpy())
+    same(prepared(ImageInput((16, 16), MEAN, STD), values), tensor.sub_(mean).div_(std).numpy())
 
 
 def test_arrays_equal_images() -> None:
     rgb, grey = np.asarray(noise("RGB")), np.asarray(noise("L"))
-    same(CLIP(rgb), plain(noise("RGB")))
-    same(CLIP(rgb[:, ::-1]), plain(Image.fromarray(np.ascontiguousarray(rgb[:, ::-1]))))
-    same(CLIP(grey), plain(noise("L")))
+    same(prepared(CLIP, rgb), plain(noise("RGB")))
+    same(prepared(CLIP, rgb[:, ::-1]), plain(Image.fromarray(np.ascontiguousarray(rgb[:, ::-1]))))
+    same(prepared(CLIP, grey), plain(noise("L")))
 
 
 def test_height_comes_first() -> None:
-    assert ImageInput((20, 30))(noise("RGB")).shape == (3, 20, 30)
+    assert prepared(ImageInput((20, 30)), noise("RGB")).shape == (3, 20, 30)
 
 
 def test_scales() -> None:
     pixels = np.asarray(noise("RGB", 8, 8))
-    bytes_ = ImageInput((8, 8), scale="byte")(pixels)
+    bytes_ = prepared(ImageInput((8, 8), scale="byte"), pixels)
     np.testing.assert_array_equal(bytes_, pixels.transpose(2, 0, 1).astype(np.float32))
-    unit = ImageInput((8, 8))(pixels)
+    unit = prepared(ImageInput((8, 8)), pixels)
     np.testing.assert_array_equal(unit, bytes_ / np.float32(255))
     assert unit.max() <= 1
-    shifted = ImageInput((8, 8), (1, 2, 3), (2, 2, 2), scale="byte")(pixels)
+    shifted = prepared(ImageInput((8, 8), (1, 2, 3), (2, 2, 2), scale="byte"), pixels)
     np.testing.assert_array_equal(shifted[2], (bytes_[2] - 3) / 2)
 
 
 def test_channels_are_turned_around_after_normalising() -> None:
     picture = noise("RGB")
     plain, turned = ImageInput((20, 30), MEAN, STD), ImageInput((20, 30), MEAN, STD, channels="bgr")
-    np.testing.assert_array_equal(turned(picture), plain(picture)[::-1])
-    blue = ImageInput((2, 2), channels="bgr")(Image.new("RGB", (4, 4), (0, 0, 255)))
+    np.testing.assert_array_equal(prepared(turned, picture), prepared(plain, picture)[::-1])
+    blue = prepared(ImageInput((2, 2), channels="bgr"), Image.new("RGB", (4, 4), (0, 0, 255)))
     assert blue[:, 0, 0].tolist() == [1, 0, 0]
 
 
@@ -169,14 +172,14 @@ def test_channels_are_turned_around_after_normalising() -> None:
 def test_resampling_filters(name: str) -> None:
     image = noise("RGB")
     expected = np.asarray(image.resize((32, 24), getattr(Image.Resampling, name.upper())))
-    actual = ImageInput((24, 32), resample=name, scale="byte")(image)  # type: ignore[arg-type]
+    actual = prepared(ImageInput((24, 32), resample=name, scale="byte"), image)  # type: ignore[arg-type]
     np.testing.assert_array_equal(actual, expected.transpose(2, 0, 1))
 
 
 def test_exif_orientation_is_ignored() -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
-    same(CLIP(encoded(noise("RGB"), "PNG", exif=exif)), plain(noise("RGB")))
+    same(prepared(CLIP, encoded(noise("RGB"), "PNG", exif=exif)), plain(noise("RGB")))
 
 
 def test_of_an_animation_the_first_frame_counts() -> None:
@@ -185,13 +188,13 @@ def test_of_an_animation_the_first_frame_counts() -> None:
     still = Image.open(io.BytesIO(data))
     assert still.n_frames == 2
     still.seek(0)
-    same(CLIP(data), plain(still))
+    same(prepared(CLIP, data), plain(still))
 
 
 @pytest.mark.parametrize("mode", ["P", "RGBA", "LA"])
 def test_convert_first_resizes_the_rgb_image(mode: str) -> None:
     image = noise(mode)
-    same(ImageInput((224, 224), MEAN, STD, convert="first")(image), plain(image.convert("RGB")))
+    same(prepared(ImageInput((224, 224), MEAN, STD, convert="first"), image), plain(image.convert("RGB")))
 
 
 def crop_like_torchvision(image: Image.Image, shorter: int, size: int) -> np.ndarray:
@@ -216,21 +219,21 @@ def crop_like_torchvision(image: Image.Image, shorter: int, size: int) -> np.nda
 def test_crop_equals_torchvision(width: int, height: int, size: int, extra: int | None, mode: str) -> None:
     image = noise(mode, width, height)
     shorter = None if extra is None else size + extra
-    actual = ImageInput((size, size), fit="crop", shorter_side=shorter, scale="byte")(image)
+    actual = prepared(ImageInput((size, size), fit="crop", shorter_side=shorter, scale="byte"), image)
     np.testing.assert_array_equal(actual, crop_like_torchvision(image, shorter or size, size))
 
 
 @given(st.integers(1, 90), st.integers(1, 90), st.integers(1, 40), st.integers(1, 40))
 def test_a_crop_of_any_shape_has_no_border(width: int, height: int, rows: int, columns: int) -> None:
     white = Image.new("L", (width, height), 255)
-    actual = ImageInput((rows, columns), fit="crop")(white)
+    actual = prepared(ImageInput((rows, columns), fit="crop"), white)
     assert actual.shape == (3, rows, columns)
     assert (actual == 1).all()
 
 
 def test_writes_into_out() -> None:
     batch = np.full((4, 3, 224, 224), 7, dtype=np.float32)
-    returned = CLIP(noise("RGB"), out=batch[1])
+    returned = prepared(CLIP, noise("RGB"), out=batch[1])
     assert np.shares_memory(returned, batch)
     same(batch[1], plain(noise("RGB")))
     assert (batch[[0, 2, 3]] == 7).all()
@@ -238,16 +241,16 @@ def test_writes_into_out() -> None:
 
 def test_out_of_another_shape_or_dtype_is_refused() -> None:
     with pytest.raises(InputError, match=r"out is float32\[3, 8, 8\]\n.*float32\[3, 224, 224\]"):
-        CLIP(noise("RGB"), out=np.empty((3, 8, 8), dtype=np.float32))
+        prepared(CLIP, noise("RGB"), out=np.empty((3, 8, 8), dtype=np.float32))
     with pytest.raises(InputError, match=r"out is float64"):
-        CLIP(noise("RGB"), out=np.empty((3, 224, 224)))  # type: ignore[arg-type]
+        prepared(CLIP, noise("RGB"), out=np.empty((3, 224, 224)))  # type: ignore[arg-type]
 
 
 def test_is_safe_in_threads() -> None:
     data = [encoded(noise("RGB", seed=seed), "PNG") for seed in range(24)]
     out = np.empty((24, 3, 224, 224), dtype=np.float32)
     threads = [
-        threading.Thread(target=lambda part=part: [CLIP(data[i], out=out[i]) for i in range(part, 24, 4)])
+        threading.Thread(target=lambda part=part: [prepared(CLIP, data[i], out=out[i]) for i in range(part, 24, 4)])
         for part in range(4)
     ]
     for thread in threads:
@@ -277,7 +280,7 @@ def test_one_image_given_to_several_threads_is_decoded_by_one_at_a_time(
 
     monkeypatch.setattr(PngImagePlugin.PngImageFile, "load", slow_load)
     with Image.open(tmp_path / "a.png") as image, ThreadPoolExecutor(4) as pool:
-        for row in pool.map(CLIP, [image] * 8):
+        for row in pool.map(partial(prepared, CLIP), [image] * 8):
             same(row, plain(noise("RGB")))
 
 
@@ -285,9 +288,9 @@ def test_a_callers_image_stays_open(tmp_path: Path) -> None:
     file = tmp_path / "a.gif"
     noise("P", seed=1).save(file, save_all=True, append_images=[noise("P", seed=2)])
     with Image.open(file) as image:
-        CLIP(image)
+        prepared(CLIP, image)
         image.seek(1)
-        same(CLIP(image), plain(image))
+        same(prepared(CLIP, image), plain(image))
 
 
 def test_files_are_closed(tmp_path: Path) -> None:
@@ -295,20 +298,23 @@ def test_files_are_closed(tmp_path: Path) -> None:
     noise("RGB").save(file)
     with warnings.catch_warnings():
         warnings.simplefilter("error", ResourceWarning)
-        CLIP(file)
+        prepared(CLIP, file)
     file.write_bytes(file.read_bytes()[:300])
     with warnings.catch_warnings():
         warnings.simplefilter("error", ResourceWarning)
         with pytest.raises(InputError):
-            CLIP(file)
+            prepared(CLIP, file)
 
 
 def test_plain_data_makes_it_again() -> None:
     declared = ImageInput((224, 224), MEAN, STD, fit="crop", shorter_side=256)
-    data = asdict(declared)
-    as_json = {key: list(value) if isinstance(value, tuple) else value for key, value in data.items()}
-    assert ImageInput(**as_json) == declared
-    assert hash(ImageInput(**as_json)) == hash(declared)
+    as_json = json.loads(msgspec.json.encode(declared))
+    assert as_json["kind"] == "image"
+    again = msgspec.convert(as_json, ImageInput)
+    assert again == declared
+    assert hash(again) == hash(declared)
+    lists = {name: value for name, value in as_json.items() if name != "kind"}
+    assert ImageInput(**lists) == declared
 
 
 @pytest.mark.parametrize(
@@ -322,9 +328,16 @@ def test_plain_data_makes_it_again() -> None:
         ({"fit": "pad"}, "fit 'pad' is unknown"),
         ({"scale": "half"}, "scale 'half' is unknown"),
         ({"convert": "never"}, "convert 'never' is unknown"),
+        ({"size": (1.5, 224)}, r"size is \(1.5, 224\)"),
+        ({"size": (10**9, 224)}, r"size is \(1000000000, 224\)"),
+        ({"mean": (0.5, float("nan"), 0.5)}, "mean is .*nan"),
+        ({"size": None, "fit": "crop"}, "fit is 'crop' without a size"),
+        ({"stride": 32}, "stride is 32 with fit 'stretch'"),
+        ({"fit": "letterbox", "stride": 30}, "no multiple of the stride 30"),
+        ({"pad": 256}, "pad is 256"),
         ({"channels": "rbg"}, r"channels 'rbg' is unknown\nUse one of rgb, bgr"),
         ({"shorter_side": 256}, r"shorter_side is 256 with fit 'stretch'"),
-        ({"fit": "crop", "shorter_side": 200}, r"shorter_side is 200 .*\n.*at least 224"),
+        ({"fit": "crop", "shorter_side": 200}, r"shorter_side is 200 .*\n.*from 224 to"),
     ],
 )
 def test_unusable_options_are_refused(options: dict, message: str) -> None:
@@ -334,18 +347,18 @@ def test_unusable_options_are_refused(options: dict, message: str) -> None:
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"image .*no\.png does not exist"):
-        CLIP(tmp_path / "no.png")
+        prepared(CLIP, tmp_path / "no.png")
 
 
 def test_a_folder_is_no_image(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=rf"image {tmp_path} cannot be read: Is a directory"):
-        CLIP(tmp_path)
+        prepared(CLIP, tmp_path)
 
 
 @pytest.mark.parametrize("data", [b"", b"hello", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"])
 def test_what_is_no_image(data: bytes) -> None:
     with pytest.raises(InputError, match=r"the image is not an image that Pillow can read\nConvert it"):
-        CLIP(data)
+        prepared(CLIP, data)
 
 
 @pytest.mark.parametrize(
@@ -357,7 +370,7 @@ def test_a_truncated_file_is_an_input_error_at_any_length(kind: str, tmp_path: P
     for length in range(0, len(data) * 3 // 4, max(1, len(data) // 97)):
         file.write_bytes(data[:length])
         with pytest.raises(InputError, match=r"image .*cut (is not an image|cannot be decoded|cannot be read)"):
-            CLIP(file)
+            prepared(CLIP, file)
 
 
 @settings(max_examples=200, deadline=None)
@@ -368,14 +381,14 @@ def test_damaged_bytes_give_an_image_or_an_input_error(kind: str, changes: list[
     for where, value in changes:
         data[int(where * min(len(data) - 1, 200))] = value
     with contextlib.suppress(InputError):
-        assert CLIP(bytes(data)).shape == (3, 224, 224)
+        assert prepared(CLIP, bytes(data)).shape == (3, 224, 224)
 
 
 def test_an_empty_image_is_refused() -> None:
     with pytest.raises(InputError, match="the image is empty: 0 x 5 pixels"):
-        CLIP(Image.new("RGB", (0, 5)))
+        prepared(CLIP, Image.new("RGB", (0, 5)))
     with pytest.raises(InputError, match="the image is empty: 4 x 0 pixels"):
-        CLIP(np.empty((0, 4, 3), dtype=np.uint8))
+        prepared(CLIP, np.empty((0, 4, 3), dtype=np.uint8))
 
 
 @pytest.mark.parametrize("limit", [60 * 47, 1000])
@@ -389,29 +402,29 @@ def test_a_decompression_bomb_is_refused_before_it_is_decoded(
     with warnings.catch_warnings():
         warnings.simplefilter(action, Image.DecompressionBombWarning)  # type: ignore[arg-type]
         with pytest.raises(InputError, match=rf"the image.* has more than {limit:,} pixels\nShrink it"):
-            CLIP(data)
+            prepared(CLIP, data)
 
 
 def test_the_limit_holds_for_images_and_arrays_and_may_be_lifted(monkeypatch: pytest.MonkeyPatch) -> None:
     image = noise("RGB", 60, 50)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 2999)
     with pytest.raises(InputError, match="the image of 60 x 50 has more than 2,999 pixels"):
-        CLIP(image)
+        prepared(CLIP, image)
     with pytest.raises(InputError, match="the image of 60 x 50 has more than 2,999 pixels"):
-        CLIP(np.asarray(image))
+        prepared(CLIP, np.asarray(image))
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
-    same(CLIP(image), plain(image))
+    same(prepared(CLIP, image), plain(image))
 
 
 def test_a_sliver_is_not_blown_up_by_a_crop() -> None:
     with pytest.raises(InputError, match=r"resized so that its shorter side fits, of 224 x 2240000 has more than"):
-        ImageInput((224, 224), fit="crop")(Image.new("L", (1, 10_000)))
+        prepared(ImageInput((224, 224), fit="crop"), Image.new("L", (1, 10_000)))
 
 
 def test_postscript_is_not_run() -> None:
     data = encoded(noise("RGB"), "EPS")
     with pytest.raises(InputError, match="is PostScript, a program, which is not run"):
-        CLIP(data)
+        prepared(CLIP, data)
 
 
 @pytest.mark.parametrize(
@@ -426,21 +439,21 @@ def test_postscript_is_not_run() -> None:
 )
 def test_other_arrays_are_refused(pixels: np.ndarray, what: str) -> None:
     with pytest.raises(InputError, match=rf"the image is an array {what}\nIt must be uint8 \[H, W, 3\]"):
-        CLIP(pixels)
+        prepared(CLIP, pixels)
 
 
 def test_other_types_are_refused() -> None:
     with pytest.raises(InputError, match="the image is NoneType"):
-        CLIP(None)  # type: ignore[arg-type]
+        prepared(CLIP, None)  # type: ignore[arg-type]
 
 
 def test_a_mode_without_a_conversion_is_refused() -> None:
     with pytest.raises(InputError, match="the image has mode La, which cannot be resized and made RGB"):
-        CLIP(Image.new("La", (4, 4)))
+        prepared(CLIP, Image.new("La", (4, 4)))
 
 
 def test_errors_name_the_image_as_they_are_told(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="row 7 is not an image"):
-        CLIP(b"hello", name="row 7")
+        prepared(CLIP, b"hello", name="row 7")
     with pytest.raises(InputError, match=r"row 8 \(.*no\.png\) does not exist"):
-        CLIP(tmp_path / "no.png", name="row 8")
+        prepared(CLIP, tmp_path / "no.png", name="row 8")

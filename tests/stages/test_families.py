@@ -27,6 +27,7 @@ from torchlift.graph.types import infer_types
 from torchlift.graph.units import module_of
 from torchlift.jobs import DataOptions, JobOptions, build_bundle
 from torchlift.jobs.ship import ShipOptions, Source, export, ship
+from torchlift.processing.image import prepared
 from torchlift.progress import SILENT
 from torchlift.prove.half import HalfOracle
 from torchlift.prove.numerics import distance
@@ -189,8 +190,8 @@ class TestMixed:
     def rows(self, digits, shipped_digits):
         """float32 [30, 3, 64, 64] of digits."""
         with torchlift.open(shipped_digits.path) as pipeline:
-            prepare = pipeline.preprocess["input"]
-        return np.stack([prepare(picture) for picture in sorted((digits / "train").glob("*/*.png"))[::40]])
+            declared = pipeline.bundle.manifest.component("model").inputs["input"]
+        return np.stack([prepared(declared, picture) for picture in sorted((digits / "train").glob("*/*.png"))[::40]])
 
     @pytest.fixture
     def make(self, tmp_path):

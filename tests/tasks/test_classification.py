@@ -24,7 +24,7 @@ def test_a_model_that_knows_colours_is_right(classifier, tmp_path, progress):
 def test_answers_are_logits_though_labels_are_declared(classifier, tmp_path):
     bundle, session = classifier(list(SIX.values()), labels=SIX)
     task = open_task(bundle, write_folders(tmp_path / "val", SIX))
-    assert ask(task, bundle, {"model": session})["model"].shape == (12, 6)
+    assert ask(task, bundle, {"model": session})["model"]["answer"].shape == (12, 6)
 
 
 def test_a_session_that_runs_some_batches_alone_is_scored_by_those(classifier, tmp_path):
@@ -115,7 +115,7 @@ def test_a_model_without_declared_images_cannot_classify_them(classifier, tmp_pa
 
 def test_retrieval_data_are_not_for_a_classifier(classifier, tmp_path):
     bundle, _ = classifier(["红", "绿"])
-    with pytest.raises(DataError, match="it is retrieval data, and the model is no CLIP"):
+    with pytest.raises(DataError, match="it is retrieval data, and the model does not encode"):
         open_task(bundle, write_muge(tmp_path / "m", {1: picture("红")}, {5: ("红", [1])}))
 
 
@@ -150,20 +150,20 @@ def test_zero_shot_classes_are_the_mean_of_their_prompts(clip, labelled):
     task = open_task(clip, labelled)
     assert (task.name, task.primary, task.components) == ("zero-shot", "top1", ("image", "text"))
     answers = ask(task, clip, sessions())
-    assert answers["image"].shape == (18, 3)
-    assert answers["text"].shape[0] % 6 == 0
+    assert answers["image"]["answer"].shape == (18, 3)
+    assert answers["text"]["answer"].shape[0] % 6 == 0
     assert scores(task, clip, sessions()) == {"top1": 100.0, "top5": 100.0}
 
 
 def test_each_prompt_counts_alike(clip, labelled):
     task = open_task(clip, labelled)
     answers = ask(task, clip, sessions())
-    prompts = len(answers["text"]) // 6
-    wrong = answers["text"].reshape(6, prompts, 3).copy()
+    prompts = len(answers["text"]["answer"]) // 6
+    wrong = answers["text"]["answer"].reshape(6, prompts, 3).copy()
     wrong[:, 0] *= -0.5 * prompts
-    assert task.outcomes({**answers, "text": wrong.reshape(-1, 3)})["top1"].mean() == 1
+    assert task.outcomes({**answers, "text": {"answer": wrong.reshape(-1, 3)}})["top1"].mean() == 1
     wrong[:, 0] *= 4
-    assert task.outcomes({**answers, "text": wrong.reshape(-1, 3)})["top1"].mean() < 1
+    assert task.outcomes({**answers, "text": {"answer": wrong.reshape(-1, 3)}})["top1"].mean() < 1
 
 
 def test_prompts_that_the_model_cannot_read_are_refused(clip, labelled):

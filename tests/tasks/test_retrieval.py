@@ -7,8 +7,9 @@ from colour_models import COLOURS, TEXTS, Numpy, ask, picture, read, scores, see
 from torchlift.datasets import ReadOptions
 from torchlift.datasets.results import read_features, read_predictions
 from torchlift.errors import DataError
-from torchlift.pipelines import of_bundle
-from torchlift.tasks import Metric, metric_of, open_task
+from torchlift.pipelines.pictures import KeptPictures
+from torchlift.processing.image import pixels_of
+from torchlift.tasks import Metric, metric_of, open_task, samples
 
 BOTH = {"recall@1", "recall@5", "recall@10", "mean_recall"}
 
@@ -26,9 +27,9 @@ def test_a_model_that_knows_colours_finds_all(clip, muge, progress):
 def test_answers_are_a_row_a_sample_in_the_order_of_the_data(clip, muge):
     task = open_task(clip, muge)
     answers = ask(task, clip, sessions())
-    assert {name: rows.shape for name, rows in answers.items()} == {"image": (16, 3), "text": (8, 3)}
-    np.testing.assert_allclose(np.linalg.norm(answers["image"], axis=1), 1, rtol=1e-5)
-    np.testing.assert_allclose(answers["image"][:8], answers["text"], atol=0.1)
+    assert {name: rows["answer"].shape for name, rows in answers.items()} == {"image": (16, 3), "text": (8, 3)}
+    np.testing.assert_allclose(np.linalg.norm(answers["image"]["answer"], axis=1), 1, rtol=1e-5)
+    np.testing.assert_allclose(answers["image"]["answer"][:8], answers["text"]["answer"], atol=0.1)
 
 
 def test_metrics_are_the_mean_of_outcomes_by_query(clip, muge):
@@ -205,7 +206,7 @@ def test_files_of_results_are_read_back_and_give_the_same_outcomes(clip, muge, t
     for side, file in (("text", files[0]), ("image", files[3])):
         ids, features = read_features(file, side)
         assert ids == task.ids[side]
-        np.testing.assert_array_equal(features, answers[side])
+        np.testing.assert_array_equal(features, answers[side]["answer"])
     found = read_predictions(files[1], "text", task.ids["text"], task.ids["image"])
     again = task.outcomes_of("text", found)
     assert {*again} == BOTH
@@ -219,14 +220,16 @@ def test_files_of_results_are_read_back_and_give_the_same_outcomes(clip, muge, t
     assert result["score"] == pytest.approx(100 * outcomes["mean_recall"].mean())
 
 
-def test_only_a_few_batches_of_pictures_are_in_memory_at_once(clip, tmp_path, monkeypatch):
-    images = {i: picture("红", i) for i in range(100)}
-    task = open_task(clip, write_muge(tmp_path / "m", images, {5: ("红", [0])}))
-    with of_bundle(clip, sessions()) as pipeline:
-        chunks, encode = [], pipeline.encode_image
-        monkeypatch.setattr(pipeline, "encode_image", lambda x: chunks.append(len(x)) or encode(x))
-        assert task.answers("image", pipeline).shape == (100, 3)
-    assert chunks == [32, 32, 32, 4]
+def test_each_picture_is_decoded_once_however_many_sessions_answer(clip, muge, monkeypatch):
+    decoded = []
+    monkeypatch.setattr(samples, "pixels_of", lambda *a, **k: decoded.append(k.get("name")) or pixels_of(*a, **k))
+    with KeptPictures() as pictures:
+        task = open_task(clip, muge, pictures=pictures)
+        first, again = (ask(task, clip, sessions()) for _ in range(2))
+        fewer = open_task(clip, muge, ReadOptions(limit=4), pictures=pictures)
+        ask(fewer, clip, sessions())
+    assert sorted(decoded) == sorted(f"image {number}" for number in range(100, 116))
+    np.testing.assert_array_equal(first["image"]["answer"], again["image"]["answer"])
 
 
 def test_a_session_serves_whatever_it_is(clip, muge):

@@ -12,7 +12,7 @@ from torchlift.cli import common, display
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from torchlift.pipelines.clip import ClipPipeline
+    from torchlift.pipelines.dual_encoder import DualEncoder
     from torchlift.pipelines.tensors import TensorPipeline
 
 
@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 @common.bundle_argument
 @click.option("--image", "images", multiple=True, help="An image file (repeatable).")
 @click.option("--text", "texts", multiple=True, help="A text (repeatable).")
-@click.option("--input", "inputs", multiple=True, metavar="NAME=FILE", help="A .npy file, or an image file.")
+@click.option(
+    "--input", "inputs", multiple=True, metavar="NAME=FILE", help="A .npy file, an image file, or a number, by input."
+)
 @click.option("--variant", "variants", multiple=True, help="Another than the chosen, COMPONENT/BACKEND/PRECISION.")
 @common.threads_option
 @click.option("--device", type=click.IntRange(0), default=0, show_default=True, help="The GPU of what runs on one.")
@@ -39,37 +41,37 @@ def command(
 ) -> None:
     """Run a bundle; without torch.
 
-    Chinese-CLIP: images and texts give each text's probability for each image; images or texts alone give features.
-    Any other module: an --input for each input.
+    Of an encoder of images and texts, both give each text's probability for each image; images or texts alone give
+    features. Of any other model, images and texts go to the input that takes them, and an --input to the input that it
+    names.
 
     \b
     torchlift run clip/ --image cat.jpg --text 猫 --text 狗
     torchlift run net/ --input history=history.npy --input ratings=ratings.npy
     """
     from torchlift.pipelines import OpenOptions, open_bundle
-    from torchlift.pipelines.clip import ClipPipeline
+    from torchlift.pipelines.dual_encoder import DualEncoder
 
     chosen = {name.split("/", 1)[0]: name for name in variants}
     with (
         display.progress_display() as progress,
         open_bundle(bundle, OpenOptions(chosen, threads, device), progress) as pipeline,
     ):
-        if isinstance(pipeline, ClipPipeline):
+        if isinstance(pipeline, DualEncoder):
             if inputs:
-                raise click.UsageError("this bundle is Chinese-CLIP: it takes --image and --text, not --input.")
-            answer = _clip(pipeline, tuple(dict.fromkeys(images)), tuple(dict.fromkeys(texts)))
+                raise click.UsageError(
+                    "this bundle encodes images and texts: it takes --image and --text, not --input."
+                )
+            answer = _encoded(pipeline, tuple(dict.fromkeys(images)), tuple(dict.fromkeys(texts)))
         else:
-            if images or texts:
-                names = ", ".join(f"--input {name}=FILE" for name in pipeline.signature.input_names)
-                raise click.UsageError(f"this bundle takes {names}; --image and --text are for Chinese-CLIP.")
-            answer = _tensors(pipeline, inputs)
+            answer = _called(pipeline, images, texts, inputs)
     if as_json:
         display.print_json(answer)
     else:
         _print(answer)
 
 
-def _clip(pipeline: ClipPipeline, images: tuple[str, ...], texts: tuple[str, ...]) -> dict[str, Any]:
+def _encoded(pipeline: DualEncoder, images: tuple[str, ...], texts: tuple[str, ...]) -> dict[str, Any]:
     if not images and not texts:
         raise click.UsageError("give at least one --image or --text.")
     if images and texts:
@@ -82,32 +84,61 @@ def _clip(pipeline: ClipPipeline, images: tuple[str, ...], texts: tuple[str, ...
     return {name: [float(x) for x in row] for name, row in zip(images or texts, features, strict=True)}
 
 
-def _tensors(pipeline: TensorPipeline, inputs: tuple[str, ...]) -> dict[str, Any]:
+def _called(
+    pipeline: TensorPipeline, images: tuple[str, ...], texts: tuple[str, ...], inputs: tuple[str, ...]
+) -> dict[str, Any]:
     import numpy as np
 
-    from torchlift.errors import InputError
+    from torchlift.declare.inputs import ImageInput, TextInput
 
+    preparer = pipeline.preparer(pipeline.component)
+    pictures = preparer.named(ImageInput)
     feeds: dict[str, Any] = {}
+    for option, given, names in (("--image", images, pictures), ("--text", texts, preparer.named(TextInput))):
+        if given and len(names) != 1:
+            raise click.UsageError(f"{option}: {len(names)} inputs of this bundle take such. {_inputs_of(pipeline)}")
+        if given:
+            feeds[names[0]] = [*given]
     for text in inputs:
         name, equals, file = text.partition("=")
         if not equals:
             raise click.UsageError(f"--input {text}: write NAME=FILE.")
-        if not file.endswith(".npy"):
-            if name in pipeline.signature.input_names and name not in pipeline.preprocess:
-                raise click.UsageError(f"--input {text}: {name} is an array, give a .npy file.")
+        if name in pictures and not file.endswith(".npy"):
             if isinstance(feeds.setdefault(name, []), np.ndarray):
                 raise click.UsageError(f"--input {text}: {name} is given as an array already.")
             feeds[name].append(file)
             continue
         if name in feeds:
             raise click.UsageError(f"--input {text}: {name} is given twice.")
+        feeds[name] = _array(text, file, known=name in pipeline.signature.input_names)
+    return {name: a.tolist() if isinstance(a, np.ndarray) else a for name, a in pipeline(feeds).items()}
+
+
+def _inputs_of(pipeline: TensorPipeline) -> str:
+    return f"It takes {', '.join(f'--input {name}=FILE' for name in pipeline.signature.input_names)}."
+
+
+def _array(text: str, file: str, *, known: bool) -> Any:
+    """A .npy file, or a number."""
+    import numpy as np
+
+    from torchlift.errors import InputError
+    from torchlift.storage import open_regular
+
+    if file.endswith(".npy"):
         try:
-            feeds[name] = np.load(file, allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
+            with open_regular(Path(file)) as stream:
+                return np.load(stream, allow_pickle=False)
+        except (OSError, ValueError, EOFError, MemoryError) as error:
             raise InputError(
                 f"{file} is not a readable .npy array: {error}", remedy="Write it with numpy.save."
             ) from error
-    return {name: a.tolist() if isinstance(a, np.ndarray) else a for name, a in pipeline(feeds).items()}
+    try:
+        return int(file) if file.lstrip("+-").isdecimal() and len(file) < 20 else float(file)
+    except ValueError:
+        if known:
+            raise click.UsageError(f"--input {text}: it is an array, give a .npy file or a number.") from None
+        return [file]
 
 
 def _print(answer: dict[str, Any]) -> None:

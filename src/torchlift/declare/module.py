@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
-from torchlift.processing.image import ImageInput
-from torchlift.processing.labels import Labels
+from torchlift.declare.answers import Answer
+from torchlift.declare.inputs import Input
 from torchlift.signature import Axis, TensorSpec
 
 if TYPE_CHECKING:
@@ -25,8 +25,8 @@ class ModuleDeclaration:
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[str, ...]
     axes: tuple[Axis, ...] = ()
-    preprocess: Mapping[str, ImageInput] = field(default_factory=dict)
-    postprocess: Mapping[str, Labels] = field(default_factory=dict)
+    preprocess: Mapping[str, Input] = field(default_factory=dict)
+    postprocess: Mapping[str, Answer] = field(default_factory=dict)
     sample: Callable[[Mapping[str, int], np.random.Generator], dict[str, np.ndarray]] | None = None
 
 
@@ -35,8 +35,8 @@ def module(
     inputs: Sequence[TensorSpec],
     outputs: Sequence[str],
     axes: Sequence[Axis] = (),
-    preprocess: Mapping[str, ImageInput] | None = None,
-    postprocess: Mapping[str, Labels] | None = None,
+    preprocess: Mapping[str, Input] | None = None,
+    postprocess: Mapping[str, Answer] | None = None,
     sample: Callable[[Mapping[str, int], np.random.Generator], dict[str, np.ndarray]] | None = None,
 ) -> Callable[[Builder], Builder]:
     """Declare the nn.Module that the decorated function returns.
@@ -45,8 +45,9 @@ def module(
         inputs: The arguments of ``forward``, in its order: name, dtype, shape with axis names.
         outputs: Names of what ``forward`` returns, a tensor or a tuple; their shapes are found by running it.
         axes: The range of every axis that the inputs name. Rows of an axis called ``batch`` must be independent.
-        preprocess: Input name -> how raw data become that input; it goes into the bundle and needs no torch.
-        postprocess: Output name -> how the output is read.
+        preprocess: Input name -> what it takes: an ImageInput, a TextInput, or a TextPart that follows from a text. It
+            goes into the bundle, with the tokenizer's file, and needs no torch.
+        postprocess: Output name -> what it says: Labels or an Embedding.
         sample: Draws inputs for given axis sizes, where values drawn from each TensorSpec's bounds are not realistic.
     """
     declaration = ModuleDeclaration(

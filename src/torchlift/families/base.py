@@ -11,6 +11,8 @@ from typing import Any, ClassVar
 import numpy as np
 from torch import nn
 
+from torchlift.declare.answers import Answer
+from torchlift.declare.inputs import Input
 from torchlift.errors import SignatureError
 from torchlift.graph.scales import Scales
 from torchlift.signature import Axis, Signature
@@ -61,6 +63,9 @@ class ModelComponent:
     graph that is better to run. Both take the signature's inputs by position and return its outputs, a tensor or a
     tuple of tensors.
 
+    ``inputs`` and ``answers`` declare what each input takes and what each output says, by name; what is not declared is
+    an array as it is.
+
     ``scales`` are what fake quantisation learned, by the path of a module in ``exported``; those of weights hold once
     batch normalisation is folded into them. Empty where the network was trained without.
     """
@@ -70,6 +75,8 @@ class ModelComponent:
     reference: nn.Module
     exported: nn.Module
     sample: Sampler
+    inputs: Mapping[str, Input] = field(default_factory=dict)
+    answers: Mapping[str, Answer] = field(default_factory=dict)
     scales: Mapping[str, Scales] = field(default_factory=dict)
 
 
@@ -77,8 +84,8 @@ class Model(ABC):
     """A model that a family found at a source. Weights are read when a component is asked for, so that two towers need
     not be in memory together.
 
-    ``settings`` and ``assets`` (role -> file name, content) go into the bundle for the pipeline; ``key`` is the hash of
-    everything that the components depend on.
+    ``settings`` and ``assets`` (role -> file name, content) go into the bundle for its ``pipeline``, by name; ``key``
+    is the hash of everything that the components depend on.
     """
 
     name: str
@@ -86,6 +93,7 @@ class Model(ABC):
     settings: Mapping[str, Any]
     assets: Mapping[str, tuple[str, bytes]]
     key: str
+    pipeline: str = "tensors"
     component_names: tuple[str, ...]
 
     @abstractmethod

@@ -17,13 +17,14 @@ import torch
 from torch import nn
 
 from torchlift.bundle import key_of, sha256
+from torchlift.declare.check import completed_answers, completed_inputs
 from torchlift.declare.module import ATTRIBUTE, ModuleDeclaration
 from torchlift.errors import ModuleSourceError, SignatureError, TorchliftError
 from torchlift.families.base import Family, LoadOptions, Model, ModelComponent
 from torchlift.families.fake_quant import is_fake_quantised, take_scales
+from torchlift.families.module_texts import ModuleTexts
 from torchlift.families.tracing import distinct_sizes
 from torchlift.graph.scales import Scales, to_plain
-from torchlift.processing.declared import to_settings
 from torchlift.signature import BATCH, Axis, Signature, TensorSpec
 
 COMPONENT = "model"
@@ -174,8 +175,10 @@ class _UserModel(Model):
 
     def __init__(self, file: Path, function: str, network: nn.Module, declaration: ModuleDeclaration) -> None:
         self.name = f"{file.stem}.{function}"
-        self.assets = {}
-        self.settings = to_settings(declaration.preprocess, declaration.postprocess)
+        self._texts = ModuleTexts.read(file.parent, declaration.preprocess)
+        self.assets = self._texts.assets
+        self.settings = {}
+        declaration = replace(declaration, inputs=tuple(self._texts.bounded(spec) for spec in declaration.inputs))
         Signature(declaration.inputs, (), declaration.axes)  # refuses what cannot be drawn before it is
         self._network = network
         self._declaration = declaration
@@ -193,11 +196,22 @@ class _UserModel(Model):
             declaration.inputs,
             declaration.outputs,
             declaration.axes,
-            self.settings,
+            self._texts.inputs,
+            sorted((role, hashlib.sha256(content).hexdigest()) for role, (_, content) in self.assets.items()),
+            declaration.postprocess,
         )
 
     def component(self, name: str, *, attention: str = "sdpa") -> ModelComponent:
-        return ModelComponent(COMPONENT, self._signature, self._network, self._network, self._sample, self._scales)
+        return ModelComponent(
+            COMPONENT,
+            self._signature,
+            self._network,
+            self._network,
+            self._sample,
+            self._texts.inputs,
+            self._declaration.postprocess,
+            self._scales,
+        )
 
     def _take_scales(self) -> dict[str, Scales]:
         """What fake quantisation left in the network, which becomes a plain one."""
@@ -216,7 +230,9 @@ class _UserModel(Model):
             with _users_code(f"sample= failed at {dict(sizes)}", remedy, passing=(MemoryError,)):
                 drawn = self._declaration.sample(sizes, rng)
                 return {name: np.asarray(array) for name, array in drawn.items()}
-        return {spec.name: _draw(spec, sizes, rng) for spec in self._declaration.inputs}
+        feeds = {spec.name: _draw(spec, sizes, rng) for spec in self._declaration.inputs}
+        self._texts.fill(self._declaration, feeds, rng)
+        return feeds
 
     def _with_outputs(self) -> tuple[Signature, list[tuple[object, ...]]]:
         """The signature, whose outputs two runs tell, and what they answered."""
@@ -253,13 +269,11 @@ class _UserModel(Model):
         return tensors
 
     def _check_processing(self) -> None:
-        for role, declared, known in (
-            ("preprocess", self._declaration.preprocess, self._signature.input_names),
-            ("postprocess", self._declaration.postprocess, self._signature.output_names),
-        ):
-            for name in declared:
-                if name not in known:
-                    raise ModuleSourceError(f"{role} names {name!r}", remedy=f"Use one of {', '.join(known)}.")
+        try:
+            completed_inputs(self._signature, self._texts.inputs)
+            completed_answers(self._signature, self._declaration.postprocess)
+        except SignatureError as error:
+            raise ModuleSourceError(f"what is declared does not fit: {error.message}", remedy=error.remedy) from error
 
 
 def _elsewhere(axes: Iterable[Axis], probe: Mapping[str, int]) -> dict[str, int]:

@@ -16,6 +16,7 @@ from torchlift.jobs.bench import Peers, bench_and_choose, no_peers
 from torchlift.jobs.options import JobOptions
 from torchlift.jobs.scoring import metric_to_search, on_fewer, open_scorer
 from torchlift.manifest import SOURCE_FORM, Component, Manifest
+from torchlift.pipelines.pictures import KeptPictures
 from torchlift.progress import SILENT, Progress
 from torchlift.prove.verify import VerifyOptions
 from torchlift.stages.build import build_and_verify, build_variant, verify_all
@@ -38,11 +39,24 @@ def make_variants(
     peers: Peers = no_peers,
 ) -> None:
     """Convert, build, verify, score, mend, measure and choose; ``references`` opens PyTorch where it is at hand."""
-    forms = list(dict.fromkeys(backend(n).recipes[r] for n, r in pairs))
     _check_kept(bundle, options)
     _check_profiles(bundle, options)
-    scorer = open_scorer(bundle, options, references, progress)
-    samples = samples_of(bundle, options, progress)
+    with KeptPictures() as pictures:
+        _make(bundle, pairs, options, progress, pictures, references, peers)
+
+
+def _make(
+    bundle: Bundle,
+    pairs: Sequence[tuple[str, str]],
+    options: JobOptions,
+    progress: Progress,
+    pictures: KeptPictures,
+    references: OpenReference | None,
+    peers: Peers,
+) -> None:
+    forms = list(dict.fromkeys(backend(n).recipes[r] for n, r in pairs))
+    scorer = open_scorer(bundle, options, references, progress, pictures)
+    samples = samples_of(bundle, options, progress, pictures)
     for component in bundle.manifest.components:
         convert_component(bundle, component, forms, samples, options.convert, progress)
     reserve = _reserve(bundle, pairs)
@@ -51,7 +65,7 @@ def make_variants(
     for component in bundle.manifest.components:
         if scorer is not None:
             score_component(scorer, component)
-        _mend(bundle, component, scorer, references, options, progress)
+        _mend(bundle, component, scorer, references, options, progress, pictures)
         if scorer is not None:
             score_component(scorer, component)
     bench_and_choose(bundle, peers, options.bench, progress, scorer=scorer)
@@ -90,17 +104,19 @@ def _mark(bundle: Bundle, marks: Mapping[tuple[str, str], bool]) -> None:
         bundle.commit(replace(bundle.manifest, variants=variants))
 
 
-def samples_of(bundle: Bundle, options: JobOptions, progress: Progress) -> Samples:
+def samples_of(
+    bundle: Bundle, options: JobOptions, progress: Progress, pictures: KeptPictures | None = None
+) -> Samples:
     """Where the samples come from that ranges are found on: without calibration data, what FP16 must hold is looked up
     in the data to score, or in the goldens.
     """
     calibration = options.calibration()
     if calibration is not None:
-        return data_as_samples(bundle, calibration, progress)
+        return data_as_samples(bundle, calibration, progress, pictures=pictures)
     if options.data.path is not None:
         limit = min(options.data.read.limit or options.convert.calibration.samples, options.convert.calibration.samples)
         scored = CalibrationData(options.data.path, replace(options.data.read, limit=limit))
-        return data_as_samples(bundle, scored, progress, given=False)
+        return data_as_samples(bundle, scored, progress, given=False, pictures=pictures)
     return goldens_as_samples(bundle)
 
 
@@ -111,6 +127,7 @@ def _mend(
     references: OpenReference | None,
     options: JobOptions,
     progress: Progress,
+    pictures: KeptPictures,
 ) -> None:
     """Mend each form by the first of its variants whose runtime is here and tries graphs; where that fails at a trial,
     note it. Then make the variants anew whose runtimes compile what was mended.
@@ -118,7 +135,7 @@ def _mend(
     settings = RepairOptions(
         metric_to_search(bundle, scorer), options.convert.evaluations, options.bench.latency.threads
     )
-    fewer = functools.cache(lambda: on_fewer(scorer, references, options, progress))
+    fewer = functools.cache(lambda: on_fewer(scorer, references, options, progress, pictures))
     seen = {SOURCE_FORM}
     for variant in bundle.manifest.variants_of(component.name):
         runtime = backend(variant.backend)

@@ -17,7 +17,7 @@ from torchlift.prove.verify import proven_here, runs_here
 from torchlift.stages.choose import choose_all
 from torchlift.stages.score import OpenReference, Scorer, score_component
 from torchlift.staging import writing
-from torchlift.tasks import RetrievalTask
+from torchlift.tasks.retrieval import RetrievalTask
 from torchlift.tasks.statistics import estimate
 
 

@@ -8,6 +8,7 @@ from torchlift.bundle import Bundle
 from torchlift.errors import InputError
 from torchlift.evidence import Gate
 from torchlift.jobs.options import JobOptions, gate_without_data
+from torchlift.pipelines.pictures import KeptPictures
 from torchlift.progress import Progress
 from torchlift.stages.score import OpenReference, Scorer
 from torchlift.tasks import Task, metric_of, open_task
@@ -19,11 +20,13 @@ _TRIAL_SAMPLES = 256
 """Samples that a graph is tried on in a search, unless their number is asked for."""
 
 
-def task_of(bundle: Bundle, options: JobOptions, progress: Progress) -> Task | None:
+def task_of(
+    bundle: Bundle, options: JobOptions, progress: Progress, pictures: KeptPictures | None = None
+) -> Task | None:
     """The task of the data to score on; None without data. Raises DataError."""
     if options.data.path is None:
         return None
-    return open_task(bundle, options.data.path, options.data.read, progress)
+    return open_task(bundle, options.data.path, options.data.read, progress, pictures)
 
 
 def required_task(bundle: Bundle, options: JobOptions, progress: Progress) -> Task:
@@ -41,14 +44,18 @@ def require_data(options: JobOptions) -> None:
 
 
 def open_scorer(
-    bundle: Bundle, options: JobOptions, references: OpenReference | None, progress: Progress
+    bundle: Bundle,
+    options: JobOptions,
+    references: OpenReference | None,
+    progress: Progress,
+    pictures: KeptPictures | None = None,
 ) -> Scorer | None:
     """Read the data, ask the reference, and hold the bundle to the gate that is asked for, from now on; where none is,
     to a drop of ``DEFAULT_DROP`` of the task's primary metric.
 
     Raises DataError, also for a metric that the task lacks, InputError for a gate without data.
     """
-    task = task_of(bundle, options, progress)
+    task = task_of(bundle, options, progress, pictures)
     gate = _gate(bundle, options, task)
     scorer = _scorer(bundle, task, references, options, progress) if task else None
     if gate != bundle.manifest.gate:
@@ -75,12 +82,16 @@ def plain_scorer(bundle: Bundle, options: JobOptions, references: OpenReference 
 
 
 def on_fewer(
-    scorer: Scorer | None, references: OpenReference | None, options: JobOptions, progress: Progress
+    scorer: Scorer | None,
+    references: OpenReference | None,
+    options: JobOptions,
+    progress: Progress,
+    pictures: KeptPictures | None = None,
 ) -> Scorer | None:
     """The same task on as many samples as a trial is worth, unless their number was asked for."""
     if scorer is None:
         return None
-    task = _few(scorer.bundle, scorer.task, options, progress)
+    task = _few(scorer.bundle, scorer.task, options, progress, pictures)
     return scorer if task is scorer.task else _scorer(scorer.bundle, task, references, options, progress)
 
 
@@ -90,11 +101,13 @@ def trial_scorer(bundle: Bundle, options: JobOptions, progress: Progress) -> Sco
     return _scorer(bundle, _few(bundle, task, options, progress), None, options, progress) if task else None
 
 
-def _few(bundle: Bundle, task: Task, options: JobOptions, progress: Progress) -> Task:
+def _few(
+    bundle: Bundle, task: Task, options: JobOptions, progress: Progress, pictures: KeptPictures | None = None
+) -> Task:
     path, read = options.data.path, options.data.read
     if path is None or read.limit or max(task.data.samples.values()) <= _TRIAL_SAMPLES:
         return task
-    return open_task(bundle, path, replace(read, limit=_TRIAL_SAMPLES), progress)
+    return open_task(bundle, path, replace(read, limit=_TRIAL_SAMPLES), progress, pictures)
 
 
 def _scorer(

@@ -109,6 +109,7 @@ def _exported(
         family=model.family,
         key=model.key,
         settings=dict(model.settings),
+        pipeline=model.pipeline,
         made_with={name: version for name in _MAKERS if (version := installed_version(name))},
     )
     with staging(output, empty, progress) as bundle:

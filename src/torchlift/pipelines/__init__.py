@@ -1,31 +1,31 @@
-"""A bundle opened for use: images, texts and arrays in, answers out, without torch."""
+"""A bundle opened for use: pictures, texts and arrays in, answers out, without torch."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torchlift.backends import Session
 from torchlift.bundle import Bundle
+from torchlift.errors import BundleError
 from torchlift.pipelines.base import OpenOptions, Pipeline
 from torchlift.progress import SILENT, Progress
 
-if TYPE_CHECKING:
-    from torchlift.pipelines.clip import ClipPipeline
-    from torchlift.pipelines.tensors import TensorPipeline
+__all__ = ["PIPELINES", "OpenOptions", "Pipeline", "of_bundle", "open_bundle"]
 
-__all__ = ["OpenOptions", "Pipeline", "of_bundle", "open_bundle"]
+PIPELINES = {
+    "dual-encoder": "torchlift.pipelines.dual_encoder:DualEncoder",
+    "tensors": "torchlift.pipelines.tensors:TensorPipeline",
+}
+"""What a manifest calls a pipeline -> ``module:class``."""
 
-_PIPELINES = {"chinese-clip": "torchlift.pipelines.clip:ClipPipeline"}
-_DEFAULT = "torchlift.pipelines.tensors:TensorPipeline"
 
-
-def open_bundle(
-    path: str | os.PathLike[str], options: OpenOptions | None = None, progress: Progress = SILENT
-) -> ClipPipeline | TensorPipeline:
-    """Open the bundle at ``path`` for use: a ClipPipeline for Chinese-CLIP, a TensorPipeline for any other module.
+def open_bundle(path: str | os.PathLike[str], options: OpenOptions | None = None, progress: Progress = SILENT) -> Any:
+    """Open the bundle at ``path`` for use, by the pipeline that its manifest names: a
+    :class:`~torchlift.pipelines.dual_encoder.DualEncoder` for pictures and texts in one space, a
+    :class:`~torchlift.pipelines.tensors.TensorPipeline` for a component that is called like a function.
 
     Every file's checksum is compared first. The chosen variants serve; one that was not yet verified on this machine is
     verified now. Raises BundleError, BackendUnavailableError, VerificationError.
@@ -38,11 +38,18 @@ def of_bundle(
     sessions: Mapping[str, Session] | None = None,
     options: OpenOptions | None = None,
     progress: Progress = SILENT,
-) -> ClipPipeline | TensorPipeline:
+) -> Any:
     """The pipeline of an open bundle; ``sessions``, by component, serve instead of variants.
 
-    A session that is given is neither verified nor closed. Raises BundleError.
+    A session that is given is neither verified nor closed. Raises BundleError, also for a pipeline that this torchlift
+    does not know.
     """
-    module, _, name = _PIPELINES.get(bundle.manifest.family, _DEFAULT).partition(":")
-    pipeline: Any = getattr(import_module(module), name)
-    return pipeline(bundle, options or OpenOptions(), progress, sessions)
+    name = bundle.manifest.pipeline
+    if name not in PIPELINES:
+        raise BundleError(
+            f"{bundle.path} has the pipeline {name!r}, which this torchlift does not know",
+            remedy=f"Upgrade it: pip install -U torchlift. It knows {', '.join(PIPELINES)}.",
+        )
+    module, _, attribute = PIPELINES[name].partition(":")
+    pipeline: Pipeline = getattr(import_module(module), attribute)(bundle, options or OpenOptions(), progress, sessions)
+    return pipeline

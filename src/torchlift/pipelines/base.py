@@ -8,14 +8,18 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import CancelledError
 from dataclasses import dataclass, field, replace
 from types import TracebackType
-from typing import Concatenate, ParamSpec, TypeVar
+from typing import ClassVar, Concatenate, ParamSpec, TypeVar
+
+import numpy as np
 
 from torchlift.backends import Session, SessionOptions, backend
 from torchlift.backends.turns import GPUS
 from torchlift.bundle import Bundle
 from torchlift.errors import BackendError, BundleError, StorageError, VerificationError
 from torchlift.manifest import Variant, read_manifest
-from torchlift.pipelines.batches import Loader
+from torchlift.pipelines.columns import Prepared
+from torchlift.pipelines.prepare import Cut, Preparer, preparers
+from torchlift.pipelines.run import Batching, Loader, run_prepared
 from torchlift.progress import Progress
 from torchlift.prove.verify import VerifyOptions, proven_here, verify_variant
 from torchlift.staging import locked
@@ -46,6 +50,9 @@ class Pipeline:
     raises BundleError, also in calls that are under way (:func:`ends_when_closed`).
     """
 
+    together: ClassVar[bool] = False
+    """Whether rows that are given at once are one batch, where the signature admits as many."""
+
     def __init__(
         self,
         bundle: Bundle,
@@ -61,6 +68,8 @@ class Pipeline:
         self._opening = threading.RLock()
         """Held while a session is opened or all are closed, not while one runs."""
 
+        self._preparers = preparers(bundle)
+        self._batchings: dict[tuple[str, int | None], Batching] = {}
         self._loader = Loader()
         self._closed = False
         for component in self._injected:
@@ -109,6 +118,27 @@ class Pipeline:
                     )
                 self._require_open()  # close() waits, and closes what was opened
             return self._sessions[component]
+
+    def preparer(self, component: str) -> Preparer:
+        """What prepares the inputs of a component. Raises BundleError where there is none."""
+        self.bundle.manifest.component(component)
+        return self._preparers[component]
+
+    def run(self, component: str, prepared: Prepared, size: int | None = None) -> dict[str, np.ndarray]:
+        """The outputs of a component for prepared rows, in their order, in batches of at most ``size`` rows."""
+        session = self.session(component)
+        batching = self._batchings.get((component, size))
+        if batching is None:  # several threads may make one at once: they are alike
+            signature = self.bundle.manifest.component(component).signature
+            batching = self._batchings[component, size] = Batching(session, signature, size, together=self.together)
+        return run_prepared(session, prepared, batching, self._loader)
+
+    def _note_cut(self, cut: Cut | None) -> None:
+        """Tell which texts were cut."""
+        if cut is not None:
+            self._progress.note(
+                f"{cut.texts} of {cut.of} texts were cut to {cut.tokens} tokens, the first is text {cut.first}"
+            )
 
     def _require_open(self) -> None:
         if self._closed:

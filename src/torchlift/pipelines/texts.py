@@ -8,8 +8,7 @@ from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from torchlift.backends import Session
-from torchlift.pipelines.batches import Batch, batch_axis, batch_size, first_covered, next_batch
+from torchlift.pipelines.batches import Batch, Coverage, batch_axis, batch_size, first_covered, next_batch
 from torchlift.signature import BATCH, Signature
 
 SEQUENCE = "sequence"
@@ -42,12 +41,12 @@ class TextBatches:
     Threads may share it: once made it does not change.
     """
 
-    def __init__(self, session: Session, signature: Signature, size: int | None = None) -> None:
+    def __init__(self, session: Coverage, signature: Signature, size: int | None = None, axis: str = SEQUENCE) -> None:
         """Ask the session what it covers, which takes longer than one text does. Raises InputError for a ``size``
-        outside the batch axis' range.
+        outside the batch axis' range. ``axis`` is the one that texts are padded along.
         """
         self._session = session
-        self._room = _Room.of(session, signature, size)
+        self._room = _Room.of(session, signature, size, axis)
         self._recorded = _recorded_shapes(session, self._room) if session.records else []
 
     def of(self, lengths: Sequence[int]) -> Iterator[tuple[Batch, int]]:
@@ -69,27 +68,30 @@ def recorded_lengths(longest: int, count: int) -> tuple[int, ...]:
 
 
 class _Room(NamedTuple):
-    """What a batch holds: from ``least`` to ``most`` rows, of at most ``longest`` tokens each, ``tokens`` together."""
+    """What a batch holds: from ``least`` to ``most`` rows, of at most ``longest`` tokens each, ``tokens`` together. The
+    axis of the tokens is called ``name``.
+    """
 
     least: int
     most: int
     longest: int
     tokens: int
+    name: str
 
     @classmethod
-    def of(cls, session: Session, signature: Signature, size: int | None) -> _Room:
-        axis, sequence = batch_axis(signature), signature.axis(SEQUENCE)
+    def of(cls, session: Coverage, signature: Signature, size: int | None, name: str) -> _Room:
+        axis, sequence = batch_axis(signature), signature.axis(name)
         if size is None and session.on_device:
-            longest = {SEQUENCE: sequence.max}
+            longest = {name: sequence.max}
             tokens = max(axis.max * sequence.opt, axis.opt * sequence.max)
             rows = tokens // sequence.max
             most = first_covered(session, range(rows, axis.min - 1, -1), longest) or 0
             if 2 * most < rows:
                 more = first_covered(session, range(rows + 1, axis.max + 1), longest)
                 tokens = more * sequence.max if more else tokens
-            return cls(axis.min, axis.max, sequence.max, tokens)
+            return cls(axis.min, axis.max, sequence.max, tokens, name)
         rows = batch_size(axis, size)
-        return cls(axis.min, rows, sequence.max, rows * sequence.max)
+        return cls(axis.min, rows, sequence.max, rows * sequence.max, name)
 
     def sizes(self, length: int) -> range:
         """The rows that texts padded to ``length`` may be."""
@@ -104,20 +106,20 @@ class _Shape(NamedTuple):
     until: int
 
 
-def _recorded_shapes(session: Session, room: _Room) -> list[tuple[int, int]]:
+def _recorded_shapes(session: Coverage, room: _Room) -> list[tuple[int, int]]:
     """Rows and length: the most rows of each recorded length that the session covers, and the least of the longest."""
     recorded = recorded_lengths(room.longest, max(1, session.records - 1))
     shapes: list[tuple[int, int]] = []
     for first, following in itertools.pairwise((*recorded, room.longest + 1)):
         for length in range(first, following):
-            most = first_covered(session, reversed(room.sizes(length)), {SEQUENCE: length})
+            most = first_covered(session, reversed(room.sizes(length)), {room.name: length})
             if most is not None:
                 shapes.append((most, length))
                 break
     if not shapes:
         return []
     _, longest = shapes[-1]
-    least = first_covered(session, room.sizes(longest), {SEQUENCE: longest})
+    least = first_covered(session, room.sizes(longest), {room.name: longest})
     assert least is not None
     return [*shapes, (least, longest)]
 
@@ -141,13 +143,13 @@ def _cheapest(shapes: Sequence[_Shape], count: int) -> Iterator[tuple[Batch, int
         start = batch.rows.stop
 
 
-def _largest(session: Session, room: _Room, lengths: Sequence[int]) -> Iterator[tuple[Batch, int]]:
+def _largest(session: Coverage, room: _Room, lengths: Sequence[int]) -> Iterator[tuple[Batch, int]]:
     """Batches that are each as large as the session covers and as there is room for."""
 
     @functools.cache
     def padded(rows: int, length: int) -> int | None:
         possible = range(length, min(room.longest, room.tokens // rows) + 1)
-        return next((n for n in possible if session.covers({BATCH: rows, SEQUENCE: n})), None)
+        return next((n for n in possible if session.covers({BATCH: rows, room.name: n})), None)
 
     start = 0
     while start < len(lengths):

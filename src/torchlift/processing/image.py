@@ -1,4 +1,4 @@
-"""Images to the float32 tensor that a vision model takes, bit for bit as Pillow and torchvision make it.
+"""Pictures to the float32 tensor that a vision model takes, bit for bit as Pillow and torchvision make it.
 
 EXIF orientation is ignored, as the training code does; of an animation the first frame is taken.
 """
@@ -9,138 +9,146 @@ import io
 import os
 import threading
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
+from torchlift.declare.inputs import ImageInput
 from torchlift.errors import InputError
 from torchlift.storage import open_regular
-
-Resample = Literal["nearest", "bilinear", "bicubic", "lanczos"]
-Fit = Literal["stretch", "crop"]
-Scale = Literal["unit", "byte"]
-Convert = Literal["last", "first"]
-Channels = Literal["rgb", "bgr"]
 
 ImageSource = str | os.PathLike[str] | bytes | Image.Image | npt.NDArray[np.uint8]
 """A path, the bytes of an image file, a Pillow image, or pixels uint8 [H, W, 3] or [H, W]."""
 
 Floats = npt.NDArray[np.float32]
 
-_CHOICES = {"resample": Resample, "fit": Fit, "scale": Scale, "convert": Convert, "channels": Channels}
-
 _LOCKS = tuple(threading.Lock() for _ in range(61))
 """One of them, by the image's identity, is held while an image of the caller's is decoded: Pillow decodes it in place,
 and two threads may be given the same."""
 
 
-@dataclass(frozen=True)
-class ImageInput:
-    """How an image becomes a model's input; plain data, so that a manifest can hold it.
+Pixels = npt.NDArray[np.uint8]
 
-    - ``size``: (height, width) of the result, in pixels.
-    - ``mean``, ``std``: per channel R, G, B, applied as (x - mean) / std to what ``scale`` gives.
-    - ``fit``: ``stretch`` ignores the aspect; ``crop`` keeps it, covers ``size`` and takes the centre, as torchvision's
-      Resize and CenterCrop do.
-    - ``shorter_side``: with ``crop``, what the shorter side is resized to, in pixels; None just covers ``size``.
-    - ``scale``: ``unit`` divides the pixels by 255; ``byte`` leaves them 0 to 255.
-    - ``convert``: whether the image becomes RGB after resizing (Chinese-CLIP) or before (torchvision's datasets). This
-      changes images with a palette or with transparency.
-    - ``channels``: the order in which the model takes them; ``mean`` and ``std`` are R, G, B in either.
 
-    Raises InputError where a value is not usable.
+def prepared(image: ImageInput, source: ImageSource, *, out: Floats | None = None, name: str = "") -> Floats:
+    """One picture as the model's input: float32 [3, H, W], written into ``out`` where given.
+
+    Raises as :func:`pixels_of` does, and InputError where ``out`` has another shape.
     """
+    return normalized(image, pixels_of(image, source, name=name), out=out)
 
-    size: tuple[int, int]
-    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    std: tuple[float, float, float] = (1.0, 1.0, 1.0)
-    resample: Resample = "bicubic"
-    fit: Fit = "stretch"
-    shorter_side: int | None = None
-    scale: Scale = "unit"
-    convert: Convert = "last"
-    channels: Channels = "rgb"
 
-    def __post_init__(self) -> None:
-        for name, count in (("size", 2), ("mean", 3), ("std", 3)):
-            values = tuple(getattr(self, name))
-            object.__setattr__(self, name, values)
-            if len(values) != count:
-                raise InputError(f"{name} is {values}", remedy=f"It takes {count} numbers.")
-        for name, kind in _CHOICES.items():
-            if getattr(self, name) not in get_args(kind):
-                raise InputError(
-                    f"{name} {getattr(self, name)!r} is unknown", remedy=f"Use one of {', '.join(get_args(kind))}."
-                )
-        if min(self.size) < 1:
-            raise InputError(f"size is {self.size}", remedy="Give height and width, both 1 or more.")
-        if 0 in self.std:
-            raise InputError(f"std is {self.std}", remedy="It divides: no channel may be 0.")
-        if self.shorter_side is not None and (self.fit != "crop" or self.shorter_side < max(self.size)):
-            raise InputError(
-                f"shorter_side is {self.shorter_side} with fit {self.fit!r} and size {self.size}",
-                remedy=f"Use it with fit 'crop' and at least {max(self.size)}.",
-            )
+def pixels_of(image: ImageInput, source: ImageSource, *, name: str = "") -> Pixels:
+    """One picture decoded and resized, uint8 [H, W, 3] in R, G, B: all that takes long.
 
-    def __call__(self, source: ImageSource, *, out: Floats | None = None, name: str = "") -> Floats:
-        """Prepare one image: float32 [3, H, W], written into ``out`` where given.
-
-        ``name`` is what errors call the image; a path is its own name. Raises InputError for a source that is missing,
-        not an image, damaged, empty, of another type, or larger than ``PIL.Image.MAX_IMAGE_PIXELS``. Safe to call
-        from several threads.
-        """
-        out = _output(out, (3, *self.size))
-        what = _describe(source, name)
-        with _open(source, what) as image:
-            _check_size(*image.size, what)
-            try:
-                with _LOCKS[id(source) % len(_LOCKS)] if image is source else nullcontext():
-                    image.load()
-            except Exception as error:  # Pillow's decoders raise a dozen kinds
-                raise InputError(
-                    f"{what} cannot be decoded: {error or type(error).__name__}",
-                    remedy="It is truncated or damaged: copy it again, or leave it out.",
-                ) from error
-            pixels = np.asarray(self._resized_rgb(image, what))
-        order = slice(None, None, -1) if self.channels == "bgr" else slice(None)
-        np.copyto(out, pixels.transpose(2, 0, 1)[order])
-        if self.scale == "unit":
-            out /= np.float32(255)
-        out -= np.array(self.mean[order], dtype=np.float32)[:, None, None]
-        out /= np.array(self.std[order], dtype=np.float32)[:, None, None]
-        return out
-
-    def _resized_rgb(self, image: Image.Image, what: str) -> Image.Image:
+    ``name`` is what errors call the picture; a path is its own name. Raises InputError for a source that is missing,
+    not an image, damaged, empty, of another type, or larger than ``PIL.Image.MAX_IMAGE_PIXELS``. Safe to call from
+    several threads.
+    """
+    what = _describe(source, name)
+    with _open(source, what) as opened:
+        _check_size(*opened.size, what)
         try:
-            if self.convert == "first":
-                image = image.convert("RGB")
-            return self._resized(image, what).convert("RGB")
-        except (ValueError, OSError) as error:
+            with _LOCKS[id(source) % len(_LOCKS)] if opened is source else nullcontext():
+                opened.load()
+        except Exception as error:  # Pillow's decoders raise a dozen kinds
             raise InputError(
-                f"{what} has mode {image.mode}, which cannot be resized and made RGB: {error}",
-                remedy="Convert it to RGB first.",
+                f"{what} cannot be decoded: {error or type(error).__name__}",
+                remedy="It is truncated or damaged: copy it again, or leave it out.",
             ) from error
+        return np.asarray(_resized_rgb(image, opened, what))
 
-    def _resized(self, image: Image.Image, what: str) -> Image.Image:
-        resample = Image.Resampling[self.resample.upper()]
-        height, width = self.size
-        if self.fit == "stretch":
-            return image.resize((width, height), resample)
-        covering = self._covering(*image.size)
-        _check_size(*covering, f"{what}, resized so that its shorter side fits,")
-        left, top = round((covering[0] - width) / 2), round((covering[1] - height) / 2)
-        return image.resize(covering, resample).crop((left, top, left + width, top + height))
 
-    def _covering(self, width: int, height: int) -> tuple[int, int]:
-        """The size (width, height) that an image is resized to before the crop, rounded as torchvision does."""
-        rows, columns = self.size if self.shorter_side is None else (self.shorter_side, self.shorter_side)
-        if width * rows <= height * columns:
-            return columns, int(columns * height / width)
-        return int(rows * width / height), rows
+def size_of(image: ImageInput, source: ImageSource, *, name: str = "") -> tuple[int, int]:
+    """The (height, width) that :func:`pixels_of` gives, from the header alone. Raises InputError as it does."""
+    if image.size is not None and not image.varies:
+        return image.size
+    what = _describe(source, name)
+    with _open(source, what) as opened:
+        _check_size(*opened.size, what)
+        width, height = opened.size
+    return _filled_size(image, *_fitted(image, width, height))
+
+
+def normalized(image: ImageInput, pixels: Pixels, *, out: Floats | None = None) -> Floats:
+    """Pixels uint8 [H, W, 3] as the model takes them: float32 [3, H, W], scaled, normalised, channels in its order."""
+    out = _output(out, (3, *pixels.shape[:2]))
+    order = slice(None, None, -1) if image.channels == "bgr" else slice(None)
+    np.copyto(out, pixels.transpose(2, 0, 1)[order])
+    if image.scale == "unit":
+        out /= np.float32(255)
+    out -= np.array(image.mean[order], dtype=np.float32)[:, None, None]
+    out /= np.array(image.std[order], dtype=np.float32)[:, None, None]
+    return out
+
+
+def _resized_rgb(image: ImageInput, opened: Image.Image, what: str) -> Image.Image:
+    try:
+        if image.convert == "first":
+            opened = opened.convert("RGB")
+        return _filled(image, _resized(image, opened, what).convert("RGB"))
+    except (ValueError, OSError) as error:
+        raise InputError(
+            f"{what} has mode {opened.mode}, which cannot be resized and made RGB: {error}",
+            remedy="Convert it to RGB first.",
+        ) from error
+
+
+def _resized(image: ImageInput, opened: Image.Image, what: str) -> Image.Image:
+    if image.size is None:
+        return opened
+    resample = Image.Resampling[image.resample.upper()]
+    height, width = image.size
+    if image.fit == "stretch":
+        return opened.resize((width, height), resample)
+    if image.fit == "letterbox":
+        rows, columns = _fitted(image, *opened.size)
+        return opened.resize((columns, rows), resample)
+    covering = _covering(image, *opened.size)
+    _check_size(*covering, f"{what}, resized so that its shorter side fits,")
+    left, top = round((covering[0] - width) / 2), round((covering[1] - height) / 2)
+    return opened.resize(covering, resample).crop((left, top, left + width, top + height))
+
+
+def _covering(image: ImageInput, width: int, height: int) -> tuple[int, int]:
+    """The size (width, height) that a picture is resized to before the crop, rounded as torchvision does."""
+    assert image.size is not None
+    rows, columns = image.size if image.shorter_side is None else (image.shorter_side, image.shorter_side)
+    if width * rows <= height * columns:
+        return columns, int(columns * height / width)
+    return int(rows * width / height), rows
+
+
+def _fitted(image: ImageInput, width: int, height: int) -> tuple[int, int]:
+    """The (height, width) of a picture before it is filled up: within ``size`` where there is one, at least one pixel.
+
+    Rounded as YOLOv5's ``letterbox`` does (https://github.com/ultralytics/yolov5, utils/augmentations.py).
+    """
+    if image.size is None:
+        return height, width
+    rows, columns = image.size
+    ratio = min(rows / height, columns / width)
+    return max(1, round(height * ratio)), max(1, round(width * ratio))
+
+
+def _filled_size(image: ImageInput, height: int, width: int) -> tuple[int, int]:
+    """The (height, width) that a fitted picture is filled up to."""
+    if image.stride is not None:
+        return -(-height // image.stride) * image.stride, -(-width // image.stride) * image.stride
+    return image.size if image.fit == "letterbox" and image.size is not None else (height, width)
+
+
+def _filled(image: ImageInput, fitted: Image.Image) -> Image.Image:
+    """A fitted picture in the middle of ``pad``. An odd pixel goes below and to the right, as in YOLOv5."""
+    width, height = fitted.size
+    rows, columns = _filled_size(image, height, width)
+    if (rows, columns) == (height, width):
+        return fitted
+    whole = Image.new("RGB", (columns, rows), (image.pad,) * 3)
+    whole.paste(fitted, ((columns - width) // 2, (rows - height) // 2))
+    return whole
 
 
 def _output(out: Floats | None, shape: tuple[int, ...]) -> Floats:

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-
-from torchlift.backends import Session
 from torchlift.bundle import Bundle
 from torchlift.convert.ranges import Feeds
 from torchlift.datasets import ReadOptions
 from torchlift.datasets.base import SPLITS
 from torchlift.datasets.retrieval import retrieval_splits
 from torchlift.manifest import Component
+from torchlift.pipelines.pictures import KeptPictures
 from torchlift.progress import SILENT, Progress
 from torchlift.prove.goldens import load_goldens
-from torchlift.signature import Signature
-from torchlift.tasks.feeds import drive
+from torchlift.tasks.calibration import calibration_samples
 
 TRAIN = "train"
 
@@ -66,34 +63,18 @@ def goldens_as_samples(bundle: Bundle) -> Samples:
 
 
 def data_as_samples(
-    bundle: Bundle, data: CalibrationData, progress: Progress = SILENT, *, given: bool = True
+    bundle: Bundle,
+    data: CalibrationData,
+    progress: Progress = SILENT,
+    *,
+    given: bool = True,
+    pictures: KeptPictures | None = None,
 ) -> Samples:
     """Samples of a data set, prepared as the pipeline prepares them. Raises DataError where it cannot be read."""
-    run = drive(bundle, data.path, data.read, progress)
+    found = calibration_samples(bundle, data.path, data.read, progress, pictures)
 
     def feeds(component: Component) -> Feeds:
-        recorder = _Recorder(component.signature)
         with progress.stage(f"read samples for {component.name}"):
-            run(component.name, recorder)
-        return recorder.feeds
+            return [*found.feeds(component.name)]
 
-    return Samples(run.name, run.fingerprint, feeds, given, real=True)
-
-
-class _Recorder(Session):
-    """Keeps what it is fed, and answers zeros."""
-
-    def __init__(self, signature: Signature) -> None:
-        super().__init__(signature, "a recorder")
-        self.feeds: Feeds = []
-
-    def _run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        self.feeds.append({name: np.array(array) for name, array in feeds.items()})
-        sizes = self.signature.check(feeds)
-        return {
-            spec.name: np.zeros([sizes.get(d, 1) if isinstance(d, str) else d or 1 for d in spec.shape], spec.dtype)
-            for spec in self.signature.outputs
-        }
-
-    def _prepare(self, feeds: Mapping[str, np.ndarray]) -> Callable[[], None]:
-        raise NotImplementedError("a recorder is not timed")
+    return Samples(found.name, found.fingerprint, feeds, given, real=True)

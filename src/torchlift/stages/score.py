@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -13,11 +14,12 @@ from torchlift.bundle import Bundle
 from torchlift.errors import InputError
 from torchlift.evidence import Interval, Score, Scoring
 from torchlift.manifest import Component, Variant
-from torchlift.pipelines import of_bundle
+from torchlift.pipelines.run import Batching, Loader, run_prepared
 from torchlift.progress import SILENT, Named, Progress
 from torchlift.prove.numerics import distance
 from torchlift.prove.verify import provenance, runs_here
-from torchlift.tasks import RetrievalTask, Task
+from torchlift.tasks import Task
+from torchlift.tasks.base import ANSWER, Answers
 from torchlift.tasks.statistics import estimate, paired_drop
 
 OpenReference = Callable[[str], Session]
@@ -25,9 +27,6 @@ OpenReference = Callable[[str], Session]
 
 PYTORCH = "PyTorch FP32"
 ANSWERS = "answers.safetensors"
-
-Answers = Mapping[str, np.ndarray]
-"""Component name -> its answers over a data set, a row a sample."""
 
 
 class Scorer:
@@ -49,7 +48,7 @@ class Scorer:
         self.task = task
         self._threads = threads
         self._progress = progress
-        self._known: dict[str, np.ndarray] = {}
+        self._known: dict[str, Answers] = {}
         kept = None if references else self._kept()
         if kept is not None:
             self.reference, self._reference = kept
@@ -58,7 +57,7 @@ class Scorer:
             self._reference = self._ask(references or self._source)
         self.outcomes = task.outcomes(self._reference)
 
-    def _kept(self) -> tuple[str, Answers] | None:
+    def _kept(self) -> tuple[str, Mapping[str, Answers]] | None:
         from safetensors.numpy import load
 
         scoring = self.bundle.manifest.scoring
@@ -67,7 +66,7 @@ class Scorer:
             self.task.data.fingerprint,
         ):
             return None
-        return scoring.reference, load(self.bundle.read(scoring.answers))
+        return scoring.reference, _by_component(load(self.bundle.read(scoring.answers)))
 
     def _source(self, component: str) -> Session:
         found = self.bundle.manifest.component(component)
@@ -77,20 +76,23 @@ class Scorer:
     def _options(self) -> SessionOptions:
         return SessionOptions(self._threads)
 
-    def _ask(self, references: OpenReference) -> dict[str, np.ndarray]:
+    def _ask(self, references: OpenReference) -> dict[str, Answers]:
         found = {}
         for component in self.task.components:
             with references(component) as session:
                 found[component] = self.answers(component, session, f"{component} by {self.reference}")
         return found
 
-    def answers(self, component: str, session: Session, said: str = "") -> np.ndarray:
+    def answers(self, component: str, session: Session, said: str = "") -> Answers:
         """What a session answers to all samples of a component; ``said`` names it in the progress, silent without."""
         progress = Named(self._progress, f"score {said}") if said else SILENT
-        with of_bundle(self.bundle, {component: session}, progress=progress) as pipeline:
-            return self.task.answers(component, pipeline, progress)
+        prepared = self.task.samples[component]
+        batching = Batching(session, session.signature)
+        with Loader() as loader, progress.stage("samples", prepared.count) as stage:
+            outputs = run_prepared(session, prepared, batching, loader, stage)
+        return self.task.answers(component, outputs)
 
-    def answers_of(self, variant: Variant) -> np.ndarray:
+    def answers_of(self, variant: Variant) -> Answers:
         """What a variant answers to all samples of its component."""
         if variant.name not in self._known:
             component = self.bundle.manifest.component(variant.component)
@@ -104,14 +106,20 @@ class Scorer:
         """Ask a variant anew: it was built again."""
         self._known.pop(variant.name, None)
 
-    def drop(self, component: str, answers: np.ndarray, metric: str) -> Interval:
+    def drop(self, component: str, answers: Answers, metric: str) -> Interval:
         """Points of ``metric`` lost where ``answers`` of a component replace the reference's."""
         outcomes = self.task.outcomes({**self._reference, component: answers})
         return paired_drop(self.outcomes[metric], outcomes[metric])
 
-    def distance(self, component: str, answers: np.ndarray) -> float:
-        """How far answers are from the reference's; see :func:`torchlift.prove.numerics.distance`."""
-        return distance(answers, self._reference[component])
+    def distance(self, component: str, answers: Answers) -> float:
+        """How far answers are from the reference's; see :func:`torchlift.prove.numerics.distance`. Of several arrays
+        the farthest counts; one that has another number of rows is infinitely far.
+        """
+        reference = self._reference[component]
+        return max(
+            distance(array, reference[name]) if array.shape == reference[name].shape else math.inf
+            for name, array in answers.items()
+        )
 
     def score(self, variants: Mapping[str, Variant]) -> Score:
         """Score variants, by component, with the reference for the components that are not given."""
@@ -128,7 +136,7 @@ class Scorer:
 
     def require_files(self) -> None:
         """Raise InputError for a task that has no files of its own."""
-        if not isinstance(self.task, RetrievalTask):
+        if not self.task.has_files:
             raise InputError(f"{self.task.name} has no files of its own", remedy="Leave --write out, or use --json.")
 
     def save(self, folder: Path, variants: Mapping[str, Variant]) -> None:
@@ -136,7 +144,6 @@ class Scorer:
         none.
         """
         self.require_files()
-        assert isinstance(self.task, RetrievalTask)
         self.task.save(folder, {name: self.answers_of(variant) for name, variant in variants.items()})
 
     def scoring(self) -> Scoring:
@@ -159,11 +166,31 @@ class Scorer:
         from safetensors.numpy import save_file
 
         with self.bundle.adding("scores") as added:
-            save_file(dict(self._reference), added.path / ANSWERS)
+            save_file(_flat(self._reference), added.path / ANSWERS)
             Path(added.path / ANSWERS).chmod(0o644)
         scoring = replace(self.scoring(), answers=f"{added.folder}/{ANSWERS}")
         self.bundle.commit(replace(self.bundle.manifest, scoring=scoring), added.files)
         return scoring
+
+
+def _flat(answers: Mapping[str, Answers]) -> dict[str, np.ndarray]:
+    """Answers by component as the arrays of one file: ``image`` is the only answer of that component, ``image.boxes``
+    one of several.
+    """
+    return {
+        component if name == ANSWER else f"{component}.{name}": np.ascontiguousarray(array)
+        for component, arrays in answers.items()
+        for name, array in arrays.items()
+    }
+
+
+def _by_component(arrays: Mapping[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]:
+    """What :func:`_flat` was given."""
+    found: dict[str, dict[str, np.ndarray]] = {}
+    for path, array in arrays.items():
+        component, _, name = path.partition(".")
+        found.setdefault(component, {})[name or ANSWER] = array
+    return found
 
 
 def score_component(scorer: Scorer, component: Component, *, again: bool = False) -> None:

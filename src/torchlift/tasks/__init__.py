@@ -1,24 +1,29 @@
-"""What a model is for, as metrics on a data set: retrieval, zero-shot classification, classification."""
+"""What a model is for, as metrics on a data set; the registry of tasks."""
 
 from __future__ import annotations
 
 import difflib
 import os
 import re
+from importlib import import_module
+from typing import Any
 
 from torchlift.bundle import Bundle
-from torchlift.datasets import Data, LabelledData, ReadOptions, RetrievalData, ZeroShotData, open_data
+from torchlift.datasets import ReadOptions, open_data
 from torchlift.errors import DataError
-from torchlift.pipelines import of_bundle
-from torchlift.pipelines.clip import ClipPipeline
-from torchlift.pipelines.tensors import TensorPipeline
+from torchlift.pipelines.pictures import KeptPictures
 from torchlift.progress import SILENT, Progress
-from torchlift.tasks.base import Metric, Task, too_small
-from torchlift.tasks.classification import ClassificationTask
-from torchlift.tasks.retrieval import RetrievalTask
-from torchlift.tasks.zero_shot import ZeroShotTask
+from torchlift.tasks.base import Metric, Misfit, Task, too_small
+from torchlift.tasks.samples import Asked
 
-__all__ = ["ClassificationTask", "Metric", "RetrievalTask", "Task", "ZeroShotTask", "metric_of", "open_task"]
+__all__ = ["TASKS", "Metric", "Task", "metric_of", "open_task"]
+
+TASKS = {
+    "retrieval": "torchlift.tasks.retrieval:RetrievalTask",
+    "zero-shot": "torchlift.tasks.zero_shot:ZeroShotTask",
+    "classification": "torchlift.tasks.classification:ClassificationTask",
+}
+"""Name -> ``module:class``. Each class says which data it reads and which models it is for."""
 
 _SPELLINGS = ((r"^(i2t)?(tr|r|rec|recallat|rat)(\d+)$", r"\1recall\3"), (r"^(acc|accuracy|topk)(\d*)$", r"top\2"))
 """Other ways to write a metric, without punctuation, and what they mean."""
@@ -27,21 +32,41 @@ _ALIKE = 0.6
 
 
 def open_task(
-    bundle: Bundle, path: str | os.PathLike[str], options: ReadOptions | None = None, progress: Progress = SILENT
+    bundle: Bundle,
+    path: str | os.PathLike[str],
+    options: ReadOptions | None = None,
+    progress: Progress = SILENT,
+    pictures: KeptPictures | None = None,
 ) -> Task:
-    """The task that the data set at ``path`` is for, on the model in ``bundle``; all images are checked once.
+    """The task that the data set at ``path`` is for, on the model in ``bundle``; all images are decoded once, and kept
+    in ``pictures``.
 
     What is skipped, and which metrics the data are too few for, is noted. Raises DataError where the data cannot be
     read, have no labels, or are not for this model; UnsafeDataError for pickles.
     """
     data = open_data(path, options)
-    with of_bundle(bundle, progress=progress) as pipeline:
-        task = _task(pipeline, data, progress)
+    task = _kind_of(bundle, data).open(Asked.of(bundle, pictures), data, progress)
     if task.data.unusable:
         progress.note(f"{task.data.unusable:,} records of {task.data.name} are skipped: {'; '.join(task.data.skipped)}")
     for reason in task.left_out.values():
         progress.note(f"left out: {reason}")
     return task
+
+
+def _kind_of(bundle: Bundle, data: Any) -> type[Task]:
+    """The task for a kind of data and a model. Raises DataError where there is none."""
+    misfit = Misfit(f"{data.kind} without labels", "They can calibrate; score on labelled data.")
+    for place in TASKS.values():
+        module, _, name = place.partition(":")
+        kind: type[Task] = getattr(import_module(module), name)
+        if issubclass(type(data), kind.reads):
+            found = kind.misfit(bundle.manifest)
+            if found is None:
+                return kind
+            misfit = found
+    raise DataError(
+        f"{data.name} cannot be scored with {bundle.manifest.name}: it is {misfit.reason}", remedy=misfit.remedy
+    )
 
 
 def metric_of(task: Task, name: str) -> Metric:
@@ -71,20 +96,3 @@ def _bare(name: str) -> str:
     for pattern, meaning in _SPELLINGS:
         bare = re.sub(pattern, meaning, bare)
     return bare
-
-
-def _task(pipeline: ClipPipeline | TensorPipeline, data: Data, progress: Progress) -> Task:
-    match pipeline, data:
-        case ClipPipeline(), RetrievalData():
-            return RetrievalTask(pipeline, data, progress)
-        case ClipPipeline(), ZeroShotData():
-            return ZeroShotTask(pipeline, data, progress)
-        case TensorPipeline(), LabelledData():
-            return ClassificationTask(pipeline, data, progress)
-        case ClipPipeline(), LabelledData():
-            reason, remedy = "class folders without label_cn.txt", "Write the folders' labels into it, one a line."
-        case TensorPipeline(), RetrievalData():
-            reason, remedy = "retrieval data, and the model is no CLIP", "Give class folders of images."
-        case _:
-            reason, remedy = f"{data.kind} without labels", "They can calibrate; score on labelled data."
-    raise DataError(f"{data.name} cannot be scored with {pipeline.bundle.manifest.name}: it is {reason}", remedy=remedy)

@@ -1,18 +1,36 @@
-"""What a task is: it asks a pipeline for answers to a data set, and says of each query how well it was answered."""
+"""What a task is: samples that a model is asked about, and how well each query was answered."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 
 from torchlift.errors import DataError
 from torchlift.evidence import DataFacts
-from torchlift.pipelines import Pipeline
-from torchlift.progress import SILENT, Progress
+from torchlift.manifest import Manifest
+from torchlift.pipelines.columns import Prepared
+from torchlift.progress import Progress
+from torchlift.tasks.samples import Asked
+
+Answers = Mapping[str, np.ndarray]
+"""What a component answers to all samples, as named arrays. Most tasks have one, ``ANSWER``, with a row a sample;
+answers of different lengths are one array of all, and another that says where each begins.
+"""
+
+ANSWER = "answer"
+
+
+@dataclass(frozen=True)
+class Misfit:
+    """Why a task is not for a model, in words that follow "it is", and what to do."""
+
+    reason: str
+    remedy: str
 
 
 @dataclass(frozen=True)
@@ -35,8 +53,24 @@ class Task(ABC):
 
     name: ClassVar[str]
     primary: ClassVar[str]
+    reads: ClassVar[type]
+    """The kind of data set that it is for: a class of :mod:`torchlift.datasets`."""
+
     components: tuple[str, ...]
     """The components of the bundle that it asks."""
+
+    samples: Mapping[str, Prepared]
+    """What each of the components is asked, in the data's order."""
+
+    @classmethod
+    @abstractmethod
+    def misfit(cls, manifest: Manifest) -> Misfit | None:
+        """Why it is not for a model; None where it is."""
+
+    @classmethod
+    @abstractmethod
+    def open(cls, asked: Asked, data: Any, progress: Progress) -> Task:
+        """The task on a data set of the kind that it reads. Raises DataError where they do not fit the model."""
 
     def __init__(self, data: DataFacts, candidates: Mapping[Metric, tuple[int, str]]) -> None:
         self.data = data
@@ -55,13 +89,18 @@ class Task(ABC):
         return tuple(metric.name for metric in self.measures)
 
     @abstractmethod
-    def answers(self, component: str, pipeline: Pipeline, progress: Progress = SILENT) -> np.ndarray:
-        """What the pipeline answers to every sample of a component: float [N, ...], a row a sample, in the data's
-        order.
-        """
+    def answers(self, component: str, outputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """What a component's outputs for all samples say, finished as they are declared."""
+
+    has_files: ClassVar[bool] = False
+    """Whether its own scripts have files of answers, which :meth:`save` writes."""
+
+    def save(self, folder: Path, answers: Mapping[str, Answers]) -> list[Path]:
+        """Write answers in the formats of the task's own scripts; returns the files. Raises StorageError."""
+        raise NotImplementedError(f"{self.name} has no files of its own")
 
     @abstractmethod
-    def outcomes(self, answers: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def outcomes(self, answers: Mapping[str, Answers]) -> dict[str, np.ndarray]:
         """Component -> answers to metric -> float64 [queries], each 0..1; the metric is their mean. An answer that is
         not a number is a miss.
         """

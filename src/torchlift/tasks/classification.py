@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
 from torchlift.datasets import LabelledData
+from torchlift.declare.answers import Labels
+from torchlift.declare.inputs import ImageInput
 from torchlift.errors import DataError
-from torchlift.pipelines import Pipeline
-from torchlift.pipelines.tensors import TensorPipeline
-from torchlift.progress import SILENT, Progress
+from torchlift.manifest import Component, Manifest
+from torchlift.progress import Progress
 from torchlift.signature import BATCH
-from torchlift.tasks.base import Metric, Task
+from torchlift.tasks.base import ANSWER, Answers, Metric, Misfit, Task
 from torchlift.tasks.ranking import Relevant, Scores, hits, outranked
-from torchlift.tasks.scan import facts, in_chunks, scan_images
+from torchlift.tasks.samples import Asked, facts, scan_images
 
 KS = (1, 5)
 
@@ -31,45 +31,55 @@ class ClassificationTask(Task):
     name: ClassVar[str] = "classification"
     primary: ClassVar[str] = "top1"
 
-    def __init__(self, pipeline: TensorPipeline, data: LabelledData, progress: Progress = SILENT) -> None:
-        self.components = (pipeline.component,)
-        self._output, self._classes = _logits(pipeline)
-        declared = pipeline.postprocess.get(self._output)
-        numbers = _class_numbers(data, declared.names if declared else (), self._classes, progress)
-        scanned = scan_images(data.images, pipeline.preprocess[image_input(pipeline)], data.skips, progress)
-        self._images = scanned.images
+    reads: ClassVar[type] = LabelledData
+
+    @classmethod
+    def misfit(cls, manifest: Manifest) -> Misfit | None:
+        """It is for models with one component; others are asked by prompts."""
+        if len(manifest.components) == 1:
+            return None
+        return Misfit("class folders without label_cn.txt", "Write the folders' labels into it, one a line.")
+
+    @classmethod
+    def open(cls, asked: Asked, data: LabelledData, progress: Progress) -> ClassificationTask:
+        """Raises DataError where the model has no image input or no logits, and where the classes do not fit."""
+        return cls(asked, data, progress)
+
+    def __init__(self, asked: Asked, data: LabelledData, progress: Progress) -> None:
+        (component,) = asked.manifest.components
+        self.components = (component.name,)
+        self._output, self._classes = _logits(component)
+        declared = component.answers[self._output]
+        labels = declared.names if isinstance(declared, Labels) else ()
+        numbers = _class_numbers(data, labels, self._classes, progress)
+        name = image_input(component)
+        scanned = scan_images(asked, component.name, name, data.images, data.skips, progress)
+        self.samples = {component.name: scanned.prepared}
         self._labels = numbers[data.labels[scanned.positions]]
         identity = [scanned.identity, self._labels.tolist()]
-        counts = {"images": len(self._images), "classes": self._classes}
+        counts = {"images": len(scanned.positions), "classes": self._classes}
         super().__init__(facts(data.name, self.name, counts, identity, data.skips), candidates(self._classes))
 
-    def answers(self, component: str, pipeline: Pipeline, progress: Progress = SILENT) -> np.ndarray:
+    def answers(self, component: str, outputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Logits float [N, classes] of all images."""
-        assert isinstance(pipeline, TensorPipeline)
-        chunks = in_chunks(self._images, partial(tensor_images, pipeline), pipeline.signature, progress)
-        return np.concatenate([chunk[self._output] for chunk in chunks])
+        return {ANSWER: outputs[self._output]}
 
-    def outcomes(self, answers: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        logits = answers[self.components[0]]
+    def outcomes(self, answers: Mapping[str, Answers]) -> dict[str, np.ndarray]:
+        logits = answers[self.components[0]][ANSWER]
         return accuracies(lambda part: logits[part], self._classes, self._labels, self.metrics)
 
 
-def image_input(pipeline: TensorPipeline) -> str:
+def image_input(component: Component) -> str:
     """The only input, which takes images. Raises DataError where it is another."""
-    inputs = pipeline.signature.inputs
-    if len(inputs) != 1 or inputs[0].name not in pipeline.preprocess or inputs[0].batch_position is None:
+    inputs = component.signature.inputs
+    only = inputs[0]
+    if len(inputs) != 1 or not isinstance(component.inputs[only.name], ImageInput) or only.batch_position is None:
         raise DataError(
             f"the model takes {', '.join(f'{spec.name} {spec}' for spec in inputs)}, and no one input that is declared "
             "to be a batch of images",
             remedy="Declare the preprocessing of its image input, or give arrays by input name to calibrate.",
         )
-    return inputs[0].name
-
-
-def tensor_images(pipeline: TensorPipeline, images: list[Any]) -> dict[str, np.ndarray]:
-    """All outputs for some images, in batches of the signature's optimum."""
-    batch = pipeline.signature.batch
-    return pipeline.arrays({image_input(pipeline): images}, size=batch.opt if batch else None)
+    return only.name
 
 
 def accuracies(scores: Scores, classes: int, labels: np.ndarray, metrics: Sequence[str]) -> dict[str, np.ndarray]:
@@ -83,17 +93,17 @@ def candidates(classes: int) -> dict[Metric, tuple[int, str]]:
     return {Metric(f"top{k}", k): (classes, "classes") for k in KS}
 
 
-def _logits(pipeline: TensorPipeline) -> tuple[str, int]:
+def _logits(component: Component) -> tuple[str, int]:
     """The output of logits and the number of classes: that with declared labels, else the only one of that shape."""
     found = {
         spec.name: spec.shape[1]
-        for spec in pipeline.signature.outputs
+        for spec in component.signature.outputs
         if len(spec.shape) == 2 and spec.shape[0] == BATCH and isinstance(spec.shape[1], int)
     }
-    declared = [name for name in found if name in pipeline.postprocess]
+    declared = [name for name in found if isinstance(component.answers[name], Labels)]
     names = declared or [*found]
     if len(names) != 1:
-        outputs = ", ".join(f"{spec.name} {spec}" for spec in pipeline.signature.outputs)
+        outputs = ", ".join(f"{spec.name} {spec}" for spec in component.signature.outputs)
         raise DataError(
             f"which output has the logits? The model gives {outputs}",
             remedy="Declare Labels for the output of shape [batch, classes].",

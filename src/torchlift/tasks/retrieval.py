@@ -12,12 +12,12 @@ import numpy as np
 from torchlift.datasets import RetrievalData
 from torchlift.datasets.results import OTHER, Side, write_features, write_predictions, write_result
 from torchlift.errors import DataError
-from torchlift.pipelines import Pipeline
-from torchlift.pipelines.clip import IMAGE, TEXT, ClipPipeline
-from torchlift.progress import SILENT, Progress
-from torchlift.tasks.base import Metric, Task
+from torchlift.manifest import Manifest
+from torchlift.progress import Progress
+from torchlift.tasks.base import ANSWER, Answers, Metric, Misfit, Task
+from torchlift.tasks.encoders import Encoders, no_encoders
 from torchlift.tasks.ranking import Relevant, hits, outranked, similarities, top
-from torchlift.tasks.scan import clip_features, facts, normalized, scan_images, usable_texts
+from torchlift.tasks.samples import Asked, facts, normalized, scan_images, usable_texts
 
 KS = (1, 5, 10)
 
@@ -52,38 +52,56 @@ class RetrievalTask(Task):
 
     name: ClassVar[str] = "retrieval"
     primary: ClassVar[str] = "recall@1"
-    components = (IMAGE, TEXT)
+    reads: ClassVar[type] = RetrievalData
+    has_files: ClassVar[bool] = True
 
-    def __init__(self, pipeline: ClipPipeline, data: RetrievalData, progress: Progress = SILENT) -> None:
-        scanned = scan_images(data.images, pipeline.image_input, data.skips, progress)
+    @classmethod
+    def misfit(cls, manifest: Manifest) -> Misfit | None:
+        """It is for models that encode pictures and texts into one space."""
+        return no_encoders(manifest, "retrieval data", "Give class folders of images.")
+
+    @classmethod
+    def open(cls, asked: Asked, data: RetrievalData, progress: Progress) -> RetrievalTask:
+        """Raises DataError where no text has an image to find."""
+        return cls(asked, data, progress)
+
+    def __init__(self, asked: Asked, data: RetrievalData, progress: Progress) -> None:
+        self._encoders = encoders = Encoders.of(asked)
+        self.components = encoders.components
+        scanned = scan_images(asked, encoders.image, encoders.image_input, data.images, data.skips, progress)
         texts = [normalized(text.text) for text in data.texts]
-        usable = usable_texts(texts, [f"text {text.id}" for text in data.texts], pipeline, data.skips)
+        names = [f"text {text.id}" for text in data.texts]
+        usable = usable_texts(encoders.preparer_of_texts, encoders.text_input, texts, names, data.skips)
         images_of = _images_of(data, usable, scanned.images.ids)
         self.split = data.split
         self.ids: dict[Side, list[int]] = {
             "text": [data.texts[i].id for i in images_of],
             "image": [int(number) for number in scanned.images.ids],
         }
-        self._images = scanned.images
-        self._texts = [texts[i] for i in images_of]
+        kept = [texts[i] for i in images_of]
+        self.samples = {encoders.image: scanned.prepared, encoders.text: encoders.prepared(kept)}
+        self._component: dict[Side, str] = {"image": encoders.image, "text": encoders.text}
         right = dict(enumerate(images_of.values()))
         self._queries: dict[Side, _Queries] = {"text": _Queries.of(right), "image": _Queries.of(_inverted(right))}
-        identity = [scanned.identity, self.ids["text"], self._texts, [*right.values()]]
-        counts = {"texts": len(self._texts), "images": len(self._images)}
+        identity = [scanned.identity, self.ids["text"], kept, [*right.values()]]
+        counts = {"texts": len(kept), "images": len(scanned.positions)}
         super().__init__(facts(data.name, data.kind, counts, identity, data.skips), _candidates(counts))
 
-    def answers(self, component: str, pipeline: Pipeline, progress: Progress = SILENT) -> np.ndarray:
+    def answers(self, component: str, outputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """L2-normalised features float32 [N, E] of all images or of all texts."""
-        return clip_features(component, pipeline, self._images, self._texts, progress)
+        return self._encoders.answers(component, outputs)
 
-    def outcomes(self, answers: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def outcomes(self, answers: Mapping[str, Answers]) -> dict[str, np.ndarray]:
         found: dict[str, np.ndarray] = {}
         for side, queries in self._queries.items():
-            gallery = answers[OTHER[side]]
-            scores = similarities(answers[side][queries.rows], gallery)
+            gallery = self._features(answers, OTHER[side])
+            scores = similarities(self._features(answers, side)[queries.rows], gallery)
             ranks = outranked(scores, len(gallery), queries.relevant)
             found |= self._named(side, {k: hits(ranks, k) for k in KS})
         return found
+
+    def _features(self, answers: Mapping[str, Answers], side: Side) -> np.ndarray:
+        return answers[self._component[side]][ANSWER]
 
     def outcomes_of(self, side: Side, predictions: Mapping[int, Sequence[int]]) -> dict[str, np.ndarray]:
         """The outcomes of one direction from the best ids of each query: what ``read_predictions`` gives."""
@@ -100,7 +118,7 @@ class RetrievalTask(Task):
         named["mean_recall"] = np.mean([*recalls.values()], axis=0)
         return {name: v for end, v in named.items() if (name := _METRIC[side] + end) in self.metrics}
 
-    def save(self, folder: Path, answers: Mapping[str, np.ndarray]) -> list[Path]:
+    def save(self, folder: Path, answers: Mapping[str, Answers]) -> list[Path]:
         """Write features, the ten best of each query, and the scores, as Chinese-CLIP's scripts write and read them.
 
         In the files of predictions equal scores are in the data's order. A file of scores needs all three recalls.
@@ -109,10 +127,11 @@ class RetrievalTask(Task):
         folder.mkdir(parents=True, exist_ok=True)
         outcomes, files = self.outcomes(answers), []
         for side in self._queries:
-            ids, others, gallery = self.ids[side], self.ids[OTHER[side]], answers[OTHER[side]]
+            ids, others = self.ids[side], self.ids[OTHER[side]]
+            features, gallery = self._features(answers, side), self._features(answers, OTHER[side])
             files.append(folder / f"{self.split}{_FEATURES[side]}")
-            write_features(files[-1], side, ids, answers[side])
-            best = top(similarities(answers[side], gallery), len(ids), len(gallery), max(KS))
+            write_features(files[-1], side, ids, features)
+            best = top(similarities(features, gallery), len(ids), len(gallery), max(KS))
             files.append(folder / f"{self.split}{_FILE[side]}_predictions.jsonl")
             write_predictions(
                 files[-1], side, ((i, [others[c] for c in row]) for i, row in zip(ids, best, strict=True))

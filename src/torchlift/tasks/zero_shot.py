@@ -9,14 +9,14 @@ import numpy as np
 
 from torchlift.datasets import ZeroShotData
 from torchlift.errors import DataError, InputError
-from torchlift.pipelines import Pipeline
-from torchlift.pipelines.clip import IMAGE, TEXT, ClipPipeline
-from torchlift.processing.labels import l2_normalize
-from torchlift.progress import SILENT, Progress
-from torchlift.tasks.base import Task
+from torchlift.manifest import Manifest
+from torchlift.processing.answers import l2_normalize
+from torchlift.progress import Progress
+from torchlift.tasks.base import ANSWER, Answers, Misfit, Task
 from torchlift.tasks.classification import accuracies, candidates
+from torchlift.tasks.encoders import Encoders, no_encoders
 from torchlift.tasks.ranking import similarities
-from torchlift.tasks.scan import clip_features, facts, normalized, scan_images
+from torchlift.tasks.samples import Asked, facts, normalized, scan_images
 
 
 class ZeroShotTask(Task):
@@ -28,13 +28,25 @@ class ZeroShotTask(Task):
 
     name: ClassVar[str] = "zero-shot"
     primary: ClassVar[str] = "top1"
-    components = (IMAGE, TEXT)
+    reads: ClassVar[type] = ZeroShotData
 
-    def __init__(self, pipeline: ClipPipeline, data: ZeroShotData, progress: Progress = SILENT) -> None:
-        self._texts = [normalized(text) for text in data.texts]
+    @classmethod
+    def misfit(cls, manifest: Manifest) -> Misfit | None:
+        """It is for models that encode pictures and texts into one space."""
+        return no_encoders(manifest, "class folders with prompts", "Leave label_cn.txt out, to score by class.")
+
+    @classmethod
+    def open(cls, asked: Asked, data: ZeroShotData, progress: Progress) -> ZeroShotTask:
+        """Raises DataError for a label that cannot be read."""
+        return cls(asked, data, progress)
+
+    def __init__(self, asked: Asked, data: ZeroShotData, progress: Progress) -> None:
+        self._encoders = encoders = Encoders.of(asked)
+        self.components = encoders.components
+        texts = [normalized(text) for text in data.texts]
         self._classes = len(data.captions)
         try:
-            pipeline.tokens(self._texts)
+            prompts = encoders.prepared(texts)
         except InputError as error:
             raise DataError(
                 f"the prompts of {data.name} cannot be used: {error.message}", remedy="Change the label or the prompt."
@@ -42,18 +54,21 @@ class ZeroShotTask(Task):
         twice = sorted({caption for caption in data.captions if data.captions.count(caption) > 1})
         if twice:
             progress.note(f"labels that name several classes, whose images cannot be told apart: {', '.join(twice)}")
-        scanned = scan_images(data.images, pipeline.image_input, data.skips, progress)
-        self._images = scanned.images
+        scanned = scan_images(asked, encoders.image, encoders.image_input, data.images, data.skips, progress)
+        self.samples = {encoders.image: scanned.prepared, encoders.text: prompts}
         self._labels = data.labels[scanned.positions]
-        identity = [scanned.identity, self._labels.tolist(), self._texts]
-        counts = {"images": len(self._images), "classes": self._classes}
+        identity = [scanned.identity, self._labels.tolist(), texts]
+        counts = {"images": len(scanned.positions), "classes": self._classes}
         super().__init__(facts(data.name, data.kind, counts, identity, data.skips), candidates(self._classes))
 
-    def answers(self, component: str, pipeline: Pipeline, progress: Progress = SILENT) -> np.ndarray:
+    def answers(self, component: str, outputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """L2-normalised features float32 [N, E] of all images or of all prompts."""
-        return clip_features(component, pipeline, self._images, self._texts, progress)
+        return self._encoders.answers(component, outputs)
 
-    def outcomes(self, answers: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        prompts = answers[TEXT].reshape(self._classes, -1, answers[TEXT].shape[-1])
+    def outcomes(self, answers: Mapping[str, Answers]) -> dict[str, np.ndarray]:
+        features = answers[self._encoders.text][ANSWER]
+        prompts = features.reshape(self._classes, -1, features.shape[-1])
         classes = l2_normalize(prompts.mean(axis=1))
-        return accuracies(similarities(answers[IMAGE], classes), self._classes, self._labels, self.metrics)
+        return accuracies(
+            similarities(answers[self._encoders.image][ANSWER], classes), self._classes, self._labels, self.metrics
+        )

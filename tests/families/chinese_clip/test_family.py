@@ -6,13 +6,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from torchlift.declare.answers import Embedding
+from torchlift.declare.inputs import ImageInput, TextInput
 from torchlift.errors import SignatureError, SourceError
+from torchlift.families.chinese_clip.pixels import MEAN, STD
 from torchlift.families.chinese_clip.samples import TextSampler
 from torchlift.families.chinese_clip.vocabulary import Vocabulary
 from torchlift.families.samples import PictureSampler
-from torchlift.pipelines import clip as pipeline
-from torchlift.processing import clip
-from torchlift.processing.clip import MEAN, STD
 from torchlift.signature import Axis
 
 
@@ -37,6 +37,16 @@ def test_signatures(write, open_model, vit):
     assert (text.input_names, text.output_names) == (("text",), ("unnorm_text_features",))
     assert text.inputs[0].bounds == (0, 120)
     assert {a.name: str(a) for a in text.axes} == {"batch": "1..8..128", "sequence": "4..16..40"}
+
+
+def test_pictures_and_texts_are_declared_as_of_any_model(write, open_model, vit):
+    model = open_model(write(vit))
+    image, text = (model.component(name) for name in ("image", "text"))
+    assert model.pipeline == "dual-encoder"
+    assert image.inputs == {"image": ImageInput((48, 48), MEAN, STD)}
+    assert text.inputs == {"text": TextInput("vocabulary", 40)}
+    assert image.answers == {"unnorm_image_features": Embedding()}
+    assert text.answers == {"unnorm_text_features": Embedding()}
 
 
 def test_axes_are_as_the_user_said(write, open_model, vit):
@@ -132,10 +142,6 @@ def test_images_lie_in_the_range_of_preprocessing(resolution, batch):
     pixels = image * np.reshape(STD, (3, 1, 1)) + np.reshape(MEAN, (3, 1, 1))
     assert pixels.min() >= -1e-5
     assert pixels.max() <= 1 + 1e-5
-
-
-def test_samples_and_pipeline_prepare_pictures_alike():
-    assert (clip.MEAN, clip.STD) == (pipeline.MEAN, pipeline.STD)
 
 
 def sampler(*entries):

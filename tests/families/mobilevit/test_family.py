@@ -7,20 +7,19 @@ import pytest
 import torch
 from PIL import Image
 
+from torchlift.declare.inputs import ImageInput
 from torchlift.errors import CheckpointError, SignatureError, SourceError, UnsafeCheckpointError
 from torchlift.families import family
 from torchlift.graph.scales import Scales
-from torchlift.processing.declared import from_settings
-from torchlift.processing.image import ImageInput
 from torchlift.signature import Axis
 
 
 def picture_of(model):
-    return from_settings(model.settings)[0]["input"]
+    return model.component("model").inputs["input"]
 
 
 def labels_of(model):
-    return from_settings(model.settings)[1]["class"]
+    return model.component("model").answers["class"]
 
 
 def without(name):

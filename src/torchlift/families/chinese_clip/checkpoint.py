@@ -21,6 +21,7 @@ from torchlift.families.chinese_clip.names import (
     to_transformers,
     without_unused,
 )
+from torchlift.families.chinese_clip.pixels import BICUBIC, MEAN, STD
 from torchlift.families.fake_quant import split_scales
 from torchlift.families.torch_file import is_torchscript, load_torch_file
 from torchlift.families.transformers_folder import (
@@ -33,7 +34,6 @@ from torchlift.families.transformers_folder import (
     read_weights,
 )
 from torchlift.graph.scales import Scales
-from torchlift.processing.clip import BICUBIC, MEAN, STD
 
 EXPECTED = (
     "A Chinese-CLIP source is a clip_cn_*.pt file, a folder saved by transformers, or a hub name such as "

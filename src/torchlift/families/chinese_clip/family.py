@@ -9,12 +9,15 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from torchlift.bundle import key_of, sha256
+from torchlift.declare.answers import Embedding
+from torchlift.declare.inputs import ImageInput, Input, TextInput
 from torchlift.errors import CheckpointError, SignatureError, SourceError
 from torchlift.families.attention import STYLES
 from torchlift.families.base import Family, LoadOptions, Model, ModelComponent, Sampler
 from torchlift.families.chinese_clip.architecture import Architecture, architecture_of
 from torchlift.families.chinese_clip.checkpoint import Checkpoint, check_names, check_preprocessing, open_checkpoint
 from torchlift.families.chinese_clip.exported import exported_of
+from torchlift.families.chinese_clip.pixels import MEAN, STD
 from torchlift.families.chinese_clip.samples import TextSampler
 from torchlift.families.chinese_clip.towers import (
     POSITIONS,
@@ -27,7 +30,6 @@ from torchlift.families.chinese_clip.towers import (
 from torchlift.families.chinese_clip.vocabulary import Vocabulary, find_vocabulary
 from torchlift.families.fake_quant import fold_norms, modules_of
 from torchlift.families.samples import PictureSampler
-from torchlift.processing.clip import MEAN, STD
 from torchlift.signature import Axis, Signature, TensorSpec
 
 CONTEXT_LENGTH = 52
@@ -93,6 +95,8 @@ class ChineseClip(Family):
 class ChineseClipModel(Model):
     """A Chinese-CLIP model on disk, with the components ``image`` and ``text``."""
 
+    pipeline = "dual-encoder"
+
     name: str
     family: str
     settings: Mapping[str, Any]
@@ -135,8 +139,16 @@ class ChineseClipModel(Model):
             reference=tower,
             exported=exported_of(tower, style, self.settings["context_length"]),
             sample=sample,
+            inputs=self._inputs(name),
+            answers={output: Embedding() for output in self.signatures[name].output_names},
             scales=modules_of(tower, fold_norms(tower, self.checkpoint.read_scales())),
         )
+
+    def _inputs(self, name: str) -> dict[str, Input]:
+        side = self.architecture.resolution
+        if name == "image":
+            return {"image": ImageInput((side, side), MEAN, STD)}
+        return {"text": TextInput("vocabulary", self.signatures["text"].axis("sequence").max)}
 
 
 def _at_resolution(stored: Architecture, resolution: int | None) -> Architecture:

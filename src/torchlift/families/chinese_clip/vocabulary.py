@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from torchlift.errors import CheckpointError
-from torchlift.processing.text import END, PAD, START, UNKNOWN
+from torchlift.processing.wordpiece import END, PAD, START, UNKNOWN
 from torchlift.storage import open_regular
 
 FILE_NAME = "vocab.txt"

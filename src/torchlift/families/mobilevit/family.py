@@ -9,6 +9,8 @@ from typing import Any, ClassVar
 import torch
 
 from torchlift.bundle import key_of, sha256
+from torchlift.declare.answers import Labels
+from torchlift.declare.inputs import ImageInput
 from torchlift.errors import CheckpointError, SourceError
 from torchlift.families.attention import STYLES
 from torchlift.families.base import Family, LoadOptions, Model, ModelComponent
@@ -29,9 +31,6 @@ from torchlift.families.mobilevit.transformers_network import TransformersMobile
 from torchlift.families.samples import PictureSampler
 from torchlift.families.transformers_folder import as_float32
 from torchlift.graph.scales import Scales
-from torchlift.processing.declared import to_settings
-from torchlift.processing.image import ImageInput
-from torchlift.processing.labels import Labels
 from torchlift.signature import Axis, Signature, TensorSpec
 
 COMPONENT = "model"
@@ -61,25 +60,27 @@ class MobileViTFamily(Family):
         check_weights(checkpoint, found, shapes)
         classes = shapes["fc.weight" if isinstance(network, MobileViT) else "classifier.weight"][0]
         picture = find_preprocessing(checkpoint.folder, options.resolution)
+        size = picture.size
+        assert size is not None
         labels = Labels(_names(checkpoint, classes), top=min(5, classes))
         signature = Signature(
-            (TensorSpec(INPUT, "float32", ("batch", 3, *picture.size)),),
+            (TensorSpec(INPUT, "float32", ("batch", 3, *size)),),
             (TensorSpec(OUTPUT, "float32", ("batch", classes)),),
             (options.axis(COMPONENT, Axis("batch", 1, 8, 64)),),
         )
-        asked = {"resolution": options.resolution} if options.resolution else {}
-        settings = {**to_settings({INPUT: picture}, {OUTPUT: labels}), **asked}
+        settings = {"resolution": options.resolution} if options.resolution else {}
         config = checkpoint.config if isinstance(checkpoint, TransformersFolder) else None
         return MobileViTModel(
             name=_name(checkpoint, found.shapes),
             family=self.name,
             settings=settings,
             assets={},
-            key=key_of(self.name, [sha256(file) for file in checkpoint.files], config, settings, signature),
+            key=key_of(self.name, [sha256(file) for file in checkpoint.files], config, picture, labels, signature),
             component_names=(COMPONENT,),
             checkpoint=checkpoint,
             signature=signature,
             picture=picture,
+            labels=labels,
         )
 
 
@@ -96,6 +97,13 @@ class MobileViTModel(Model):
     checkpoint: Checkpoint
     signature: Signature
     picture: ImageInput
+    labels: Labels
+
+    @property
+    def resolution(self) -> int:
+        """Pixels of a side of the square pictures."""
+        assert self.picture.size is not None
+        return self.picture.size[0]
 
     def component(self, name: str, *, attention: str = "sdpa") -> ModelComponent:
         """Load the network: ``input`` float32 [batch, 3, R, R] to ``class``, logits float32 [batch, classes]. Raises
@@ -115,7 +123,9 @@ class MobileViTModel(Model):
             signature=self.signature,
             reference=network,
             exported=exported_of(network, style),
-            sample=PictureSampler(INPUT, self.picture.size[0], self.picture.mean, self.picture.std),
+            sample=PictureSampler(INPUT, self.resolution, self.picture.mean, self.picture.std),
+            inputs={INPUT: self.picture},
+            answers={OUTPUT: self.labels},
             scales=modules_of(network, fold_norms(network, _from_stub(found.scales))),
         )
 

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
+from msgspec.structs import replace
 from PIL import Image
 
+from torchlift.declare.inputs import ImageInput, Resample
 from torchlift.errors import CheckpointError, InputError, SourceError
 from torchlift.families.mobilevit.architecture import PATCH, STRIDE
 from torchlift.families.transformers_folder import PREPROCESSING_FILES, read_json
-from torchlift.processing.image import ImageInput, Resample
 
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
@@ -36,10 +36,10 @@ def find_preprocessing(folder: Path, resolution: int | None) -> ImageInput:
     file = next((folder / name for name in PREPROCESSING_FILES if (folder / name).is_file()), None)
     stated = REFERENCE if file is None else _stated(file)
     if resolution is not None:
-        shorter = stated.shorter_side and round(stated.shorter_side * resolution / stated.size[0])
+        shorter = stated.shorter_side and round(stated.shorter_side * resolution / (stated.size or (1,))[0])
         if resolution >= 1:
             stated = replace(stated, size=(resolution, resolution), shorter_side=shorter)
-    size = stated.size if resolution is None else (resolution, resolution)
+    size = (stated.size or (0, 0)) if resolution is None else (resolution, resolution)
     if size[0] != size[1] or size[0] < GRID or size[0] % GRID:
         near = max(1, round(size[0] / GRID)) * GRID
         raise SourceError(

@@ -3,43 +3,22 @@ import pytest
 import tiny
 from colour_models import COLOURS, picture, sessions, write_folders, write_muge
 
-from torchlift.backends import Session
 from torchlift.datasets import ReadOptions
 from torchlift.errors import DataError
-from torchlift.tasks.feeds import drive
+from torchlift.tasks.calibration import calibration_samples
 
 
-class Recorder(Session):
-    """Keeps what it is fed, and answers zeros."""
-
-    def __init__(self, signature):
-        super().__init__(signature, "recorder")
-        self.fed = []
-
-    def _run(self, feeds):
-        self.fed.append({name: array.copy() for name, array in feeds.items()})
-        sizes = self.signature.check(feeds)
-        return {spec.name: np.zeros(spec.shape_at(sizes), spec.dtype) for spec in self.signature.outputs}
-
-    def _prepare(self, feeds):
-        return lambda: None
-
-    def close(self):
-        raise AssertionError("it is the caller's to close")
-
-
-def recorder(bundle, component):
-    return Recorder(bundle.manifest.component(component).signature)
+def fed(found, component, name):
+    """How many rows each batch of an input has."""
+    return [len(feeds[name]) for feeds in found.feeds(component)]
 
 
 def test_retrieval_data_feed_images_and_texts(clip, muge):
-    feeder = drive(clip, muge)
-    assert feeder.said == "16 images and 8 texts of muge/valid"
-    image, text = recorder(clip, "image"), recorder(clip, "text")
-    assert (feeder("image", image), feeder("text", text)) == (16, 8)
-    assert sum(len(feeds["image"]) for feeds in image.fed) == 16
-    assert {len(feeds["image"]) for feeds in image.fed} == {4}, "the optimum of the batch axis"
-    assert sum(len(feeds["text"]) for feeds in text.fed) == 8
+    found = calibration_samples(clip, muge)
+    assert found.said == "16 images and 8 texts of muge/valid"
+    assert (found.count("image"), found.count("text")) == (16, 8)
+    assert fed(found, "image", "image") == [4, 4, 4, 4], "the optimum of the batch axis"
+    assert sum(fed(found, "text", "text")) == 8
 
 
 def test_what_is_fed_is_what_a_task_feeds(clip, muge):
@@ -47,15 +26,16 @@ def test_what_is_fed_is_what_a_task_feeds(clip, muge):
 
     from torchlift.tasks import open_task
 
-    given, image = sessions(), recorder(clip, "image")
+    given = sessions()
     ask(open_task(clip, muge), clip, given)
-    drive(clip, muge)("image", image)
-    for theirs, ours in zip(given["image"].fed, image.fed, strict=True):
+    found = calibration_samples(clip, muge)
+    for theirs, ours in zip(given["image"].fed, found.feeds("image"), strict=True):
         np.testing.assert_array_equal(theirs["image"], ours["image"])
 
 
 def test_a_limit_and_the_content_change_the_fingerprint(clip, muge, tmp_path):
-    feeders = [drive(clip, muge), drive(clip, muge, ReadOptions(limit=4)), drive(clip, tmp_path / "muge")]
+    given = ((muge, None), (muge, ReadOptions(limit=4)), (tmp_path / "muge", None))
+    feeders = [calibration_samples(clip, *each) for each in given]
     assert feeders[1].said == "8 images and 4 texts of muge/valid"
     assert feeders[0].fingerprint == feeders[2].fingerprint != feeders[1].fingerprint
 
@@ -63,16 +43,16 @@ def test_a_limit_and_the_content_change_the_fingerprint(clip, muge, tmp_path):
 def test_a_split_without_answers_can_calibrate(clip, tmp_path):
     images = {i: picture("红", i) for i in range(6)}
     muge = write_muge(tmp_path / "m", images, {i: ("红", []) for i in range(5)}, "test")
-    assert drive(clip, muge).said == "6 images and 5 texts of m/test"
-    assert drive(clip, muge, ReadOptions(limit=2)).said == "2 images and 2 texts of m/test"
+    assert calibration_samples(clip, muge).said == "6 images and 5 texts of m/test"
+    assert calibration_samples(clip, muge, ReadOptions(limit=2)).said == "2 images and 2 texts of m/test"
 
 
 def test_zero_shot_data_feed_images_and_prompts(clip, tmp_path):
     folder = write_folders(tmp_path / "zero", {"0": "红", "1": "绿"})
     (folder / "label_cn.txt").write_text("红\n绿", "utf-8")
-    feeder = drive(clip, folder)
-    assert feeder("image", recorder(clip, "image")) == 4
-    assert feeder("text", recorder(clip, "text")) == len(feeder.parts["text"].identity) > 2
+    feeder = calibration_samples(clip, folder)
+    assert sum(fed(feeder, "image", "image")) == 4
+    assert sum(fed(feeder, "text", "text")) == len(feeder.parts["text"].identity) > 2
 
 
 @pytest.mark.parametrize("labelled", [True, False])
@@ -85,40 +65,38 @@ def test_images_feed_any_model_that_takes_images(clip, classifier, tmp_path, lab
         for i in range(6):
             (folder / f"{i}.png").write_bytes(picture("红", i))
     bundle, _ = classifier(["红", "绿"])
-    session = recorder(bundle, "model")
-    assert drive(bundle, folder)("model", session) == 6
-    assert [len(feeds["image"]) for feeds in session.fed] == [4, 2]
-    assert drive(clip, folder)("image", recorder(clip, "image")) == 6
+    assert fed(calibration_samples(bundle, folder), "model", "image") == [4, 2]
+    assert sum(fed(calibration_samples(clip, folder), "image", "image")) == 6
 
 
 def test_images_that_cannot_be_decoded_are_skipped_and_noted(classifier, tmp_path, progress):
     folder = write_folders(tmp_path / "images", {"0": "红"}, 3)
     (folder / "0" / "0.png").write_bytes(b"no picture")
     bundle, _ = classifier(["红", "绿"])
-    assert drive(bundle, folder, progress=progress)("model", recorder(bundle, "model")) == 2
+    assert calibration_samples(bundle, folder, progress=progress).count("model") == 2
     assert progress.notes[0].startswith("1 records of images are skipped: image 0/0.png is not an image")
     with pytest.raises(DataError, match=r"0/0.png is not an image"):
-        drive(bundle, folder, ReadOptions(strict=True))
+        calibration_samples(bundle, folder, ReadOptions(strict=True))
 
 
 def test_texts_feed_a_text_tower_and_nothing_else(clip, classifier, tmp_path):
     file = tmp_path / "texts.txt"
     file.write_text("\n".join(COLOURS), "utf-8")
-    feeder = drive(clip, file, ReadOptions(limit=5))
-    assert feeder("text", recorder(clip, "text")) == 5
+    feeder = calibration_samples(clip, file, ReadOptions(limit=5))
+    assert sum(fed(feeder, "text", "text")) == 5
     with pytest.raises(DataError, match=r"5 texts of texts.txt: nothing there for the component image") as caught:
-        feeder("image", recorder(clip, "image"))
+        fed(feeder, "image", "image")
     assert "float32[batch, 3, 8, 8]" in caught.value.message
     assert ".npz" in caught.value.remedy
     bundle, _ = classifier(["红", "绿"])
     with pytest.raises(DataError, match=r"texts of texts.txt: nothing there for the component model"):
-        drive(bundle, file)("model", recorder(bundle, "model"))
+        fed(calibration_samples(bundle, file), "model", "image")
 
 
 def test_texts_none_of_which_can_be_used_are_refused(clip, tmp_path):
     (tmp_path / "texts.txt").write_text("\u200b\n", "utf-8")
     with pytest.raises(DataError, match=r"no text of texts.txt can be used: text '\\u200b' is empty"):
-        drive(clip, tmp_path / "texts.txt")
+        calibration_samples(clip, tmp_path / "texts.txt")
 
 
 # Arrays ---------------------------------------------------------------------------------------------------------------
@@ -136,17 +114,17 @@ def saved(tmp_path):
 @pytest.mark.parametrize(("limit", "batches"), [(None, [4, 4, 2]), (3, [3])])
 def test_arrays_feed_the_component_whose_inputs_they_are(bundle, saved, limit, batches):
     x = tiny.sample(10)
-    feeder = drive(bundle, saved(x=x, unused=x), ReadOptions(limit=limit))
-    session = recorder(bundle, "model")
-    assert feeder("model", session) == sum(batches)
-    assert [len(feeds["x"]) for feeds in session.fed] == batches
+    feeder = calibration_samples(bundle, saved(x=x, unused=x), ReadOptions(limit=limit))
+    feeds = [*feeder.feeds("model")]
+    assert [len(batch["x"]) for batch in feeds] == batches
+    assert feeder.count("model") == sum(batches)
     expected = x if limit is None else x[[0, 4, 9]]
-    np.testing.assert_array_equal(np.concatenate([feeds["x"] for feeds in session.fed]), expected)
+    np.testing.assert_array_equal(np.concatenate([batch["x"] for batch in feeds]), expected)
     assert feeder.said == "the arrays x, unused of calibration.npz"
 
 
 def test_the_fingerprint_of_arrays_is_that_of_their_values(bundle, saved):
-    prints = [drive(bundle, saved(x=tiny.sample(4, seed))).fingerprint for seed in (1, 1, 2)]
+    prints = [calibration_samples(bundle, saved(x=tiny.sample(4, seed))).fingerprint for seed in (1, 1, 2)]
     assert prints[0] == prints[1] != prints[2]
 
 
@@ -156,28 +134,28 @@ def test_the_fingerprint_of_arrays_is_that_of_their_values(bundle, saved):
         (np.zeros((4, 31), np.float32), r"x is float32\[4, 31\]"),
         (np.zeros((4, 32)), r"x is float64\[4, 32\]"),
         (np.zeros(32, np.float32), r"x is float32\[32\]"),
-        (np.zeros((0, 32), np.float32), "have x 0 rows"),
+        (np.zeros((0, 32), np.float32), "the batch is empty"),
     ],
 )
 def test_arrays_of_another_shape_or_dtype_are_refused_before_anything_runs(bundle, saved, array, message):
     with pytest.raises(DataError, match=rf"calibration.npz: .*{message}") as caught:
-        drive(bundle, saved(x=array))
+        calibration_samples(bundle, saved(x=array))
     assert caught.value.remedy
 
 
 def test_arrays_without_an_input_of_the_component_are_refused(bundle, saved):
     with pytest.raises(DataError, match=r"array y of calibration.npz: nothing there for the comp") as caught:
-        drive(bundle, saved(y=tiny.sample(4)))("model", recorder(bundle, "model"))
+        fed(calibration_samples(bundle, saved(y=tiny.sample(4))), "model", "x")
     assert "which takes x float32[batch, 32]" in caught.value.message
 
 
 def test_images_do_not_feed_a_model_that_takes_arrays(bundle, tmp_path):
     folder = write_folders(tmp_path / "images", {"0": "红"}, 3)
-    with pytest.raises(DataError, match=r"takes x float32\[batch, 32\], and no one input that is declared"):
-        drive(bundle, folder)
+    with pytest.raises(DataError, match=r"nothing there for the component model, which takes x float32\[batch, 32\]"):
+        fed(calibration_samples(bundle, folder), "model", "x")
 
 
 def test_retrieval_data_feed_the_images_of_a_classifier(classifier, tmp_path):
     bundle, _ = classifier(["红", "绿"])
     muge = write_muge(tmp_path / "m", {1: picture("红"), 2: picture("绿")}, {5: ("红", [1])})
-    assert drive(bundle, muge)("model", recorder(bundle, "model")) == 2
+    assert calibration_samples(bundle, muge).count("model") == 2

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 from tokenizers.models import WordPiece
 
 from torchlift.errors import InputError
+from torchlift.processing.tokens import Tokens
 
 PAD, UNKNOWN, START, END = "[PAD]", "[UNK]", "[CLS]", "[SEP]"
+
+_AROUND = 2
+"""Tokens that are put around a text: [CLS] and [SEP]."""
 
 LONGEST_WORD = 200
 """Characters; a longer word is one [UNK]."""
@@ -31,51 +34,16 @@ _IDEOGRAPHS = (
 )
 
 
-@dataclass(frozen=True)
-class Tokens:
-    """The ids of a batch of texts, [CLS] and [SEP] included, unpadded.
-
-    ``truncated[i]`` tells whether text ``i`` had more tokens than the context holds.
-    """
-
-    ids: list[list[int]]
-    truncated: list[bool]
-    pad: int = 0
-
-    @property
-    def lengths(self) -> list[int]:
-        """The number of ids of each text."""
-        return [len(row) for row in self.ids]
-
-    def padded(self, length: int | None = None) -> npt.NDArray[np.int64]:
-        """The ids as int64 [N, L], padded on the right; L is ``length``, or that of the longest text.
-
-        Raises InputError where a text does not fit into ``length``.
-        """
-        longest = max(self.lengths, default=0)
-        if length is None:
-            length = longest
-        if longest > length:
-            raise InputError(
-                f"text {self.lengths.index(longest)} has {longest} tokens, the length asked for is {length}",
-                remedy=f"Ask for a length of at least {longest}, or make the tokenizer with context_length={length}.",
-            )
-        array = np.full((len(self.ids), length), self.pad, dtype=np.int64)
-        for row, ids in zip(array, self.ids, strict=True):
-            row[: len(ids)] = ids
-        return array
-
-
-class Tokenizer:
+class WordPieceTokenizer:
     """WordPiece over a BERT vocabulary. Safe to share between threads.
 
     ``vocabulary`` holds the bytes of vocab.txt: UTF-8, an entry a line; only a line feed ends an entry, since entries
-    may contain other line separators. ``context_length`` counts [CLS] and [SEP].
+    may contain other line separators. ``context_length`` counts [CLS] and [SEP]. ``lowercase`` also removes accents.
 
     Raises InputError where the vocabulary is not UTF-8 or lacks a special token.
     """
 
-    def __init__(self, vocabulary: bytes, context_length: int = 52) -> None:
+    def __init__(self, vocabulary: bytes, context_length: int = 52, *, lowercase: bool = True) -> None:
         if context_length < 3:
             raise InputError(
                 f"context length {context_length} leaves no room for text",
@@ -83,6 +51,8 @@ class Tokenizer:
             )
         entries = _read_vocabulary(vocabulary)
         self.context_length = context_length
+        self.size = max(entries.values()) + 1
+        self._lowercase = lowercase
         self.pad, self._unknown, self._start, self._end = (entries[t] for t in (PAD, UNKNOWN, START, END))
         self._whole = {entry: index for entry, index in entries.items() if len(entry) <= LONGEST_WORD}
         self._wordpiece = WordPiece(
@@ -98,7 +68,7 @@ class Tokenizer:
             raise InputError(f"the texts are one {type(texts).__name__}, not a sequence", remedy="Pass a list: [text].")
         ids: list[list[int]] = []
         truncated: list[bool] = []
-        room = self.context_length - 2
+        room = self.context_length - _AROUND
         for position, text in enumerate(texts):
             if not isinstance(text, str):
                 raise InputError(
@@ -107,7 +77,7 @@ class Tokenizer:
             tokens = self._tokens(text, room)
             ids.append([self._start, *tokens[:room], self._end])
             truncated.append(len(tokens) > room)
-        return Tokens(ids, truncated, self.pad)
+        return Tokens(ids, truncated, [len(row) == _AROUND for row in ids], self.pad)
 
     def encode(self, texts: Sequence[str], length: int | None = None) -> npt.NDArray[np.int64]:
         """The ids as int64 [N, L], padded on the right with [PAD]; L is ``length``, or that of the longest text."""
@@ -116,7 +86,7 @@ class Tokenizer:
     def _tokens(self, text: str, room: int) -> list[int]:
         """The ids of the text's tokens; more than ``room`` where there are more, but not always all."""
         tokens: list[int] = []
-        for word in split_words(text):
+        for word in split_words(text, lowercase=self._lowercase):
             index = self._whole.get(word)
             if index is not None:
                 tokens.append(index)
@@ -133,14 +103,16 @@ class Tokenizer:
             return [self._unknown]
 
 
-def split_words(text: str) -> list[str]:
+def split_words(text: str, *, lowercase: bool = True) -> list[str]:
     """Clean a text and split it into the words that WordPiece works on.
 
     Each ideograph and each punctuation character is a word of its own. The steps are those of BERT's basic tokenizer:
-    Devlin et al., https://github.com/google-research/bert, tokenization.py, with lower-casing.
+    Devlin et al., https://github.com/google-research/bert, tokenization.py; ``lowercase`` as their do_lower_case.
     """
-    lowered = text.translate(_CLEAN).lower()
-    return unicodedata.normalize("NFD", lowered).translate(_SPLIT).split()
+    clean = text.translate(_CLEAN)
+    if not lowercase:
+        return clean.translate(_PARTED).split()
+    return unicodedata.normalize("NFD", clean.lower()).translate(_SPLIT).split()
 
 
 def _read_vocabulary(vocabulary: bytes) -> dict[str, int]:
@@ -175,10 +147,13 @@ def _cleaned(char: str) -> str:
 
 def _separated(char: str) -> str:
     """What splitting makes of a decomposed character: nothing for a mark, punctuation between spaces."""
-    category = unicodedata.category(char)
-    if category == "Mn":
-        return ""
-    return f" {char} " if category[0] == "P" or ("!" <= char <= "~" and not char.isalnum()) else char
+    return "" if unicodedata.category(char) == "Mn" else _parted(char)
+
+
+def _parted(char: str) -> str:
+    """A punctuation character between spaces; any other as it is."""
+    punctuation = unicodedata.category(char)[0] == "P" or ("!" <= char <= "~" and not char.isalnum())
+    return f" {char} " if punctuation else char
 
 
 class _Table(dict[int, str]):
@@ -201,3 +176,4 @@ class _Table(dict[int, str]):
 
 _CLEAN = _Table(_cleaned)
 _SPLIT = _Table(_separated)
+_PARTED = _Table(_parted)

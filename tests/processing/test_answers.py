@@ -6,8 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from torchlift.declare.answers import Labels
 from torchlift.errors import InputError
-from torchlift.processing.labels import Labels, l2_normalize, sigmoid, softmax
+from torchlift.processing.answers import l2_normalize, named, sigmoid, softmax
 
 NAMES = ("cat", "dog", "fox")
 LOGITS = np.array([[0.0, 2.0, 1.0], [3.0, 3.0, -1.0]], dtype=np.float32)
@@ -17,12 +18,12 @@ ANY_FLOAT32 = hnp.arrays(np.float32, ROWS, elements=st.floats(width=32, allow_na
 
 
 def test_names_the_best_first() -> None:
-    rows = Labels(NAMES, top=2, activation="none")(LOGITS)
+    rows = named(Labels(NAMES, top=2, activation="none"), LOGITS)
     assert rows == [[("dog", 2.0), ("fox", 1.0)], [("cat", 3.0), ("dog", 3.0)]]
 
 
 def test_softmax_scores() -> None:
-    (row,) = Labels(NAMES)(LOGITS[:1])
+    (row,) = named(Labels(NAMES), LOGITS[:1])
     exact = np.exp([2.0, 1.0, 0.0]) / np.exp([2.0, 1.0, 0.0]).sum()
     assert [name for name, _ in row] == ["dog", "fox", "cat"]
     assert [score for _, score in row] == pytest.approx(exact, rel=1e-6)
@@ -30,23 +31,23 @@ def test_softmax_scores() -> None:
 
 
 def test_sigmoid_scores_are_independent() -> None:
-    (row,) = Labels(NAMES, top=1, activation="sigmoid")(LOGITS[:1])
+    (row,) = named(Labels(NAMES, top=1, activation="sigmoid"), LOGITS[:1])
     assert row == [("dog", pytest.approx(1 / (1 + np.exp(-2.0)), rel=1e-6))]
 
 
 def test_equal_scores_are_ordered_by_the_logits_then_by_the_names() -> None:
-    (row,) = Labels(NAMES, activation="sigmoid")(np.array([[100.0, 200.0, 100.0]], dtype=np.float32))
+    (row,) = named(Labels(NAMES, activation="sigmoid"), np.array([[100.0, 200.0, 100.0]], dtype=np.float32))
     assert [name for name, _ in row] == ["dog", "cat", "fox"]
 
 
 def test_many_equal_scores_keep_the_order_of_the_names() -> None:
     names = tuple(f"class {i}" for i in range(1000))
-    (row,) = Labels(names, top=1000)(np.arange(1000, dtype=np.float32)[None] % 2)
+    (row,) = named(Labels(names, top=1000), np.arange(1000, dtype=np.float32)[None] % 2)
     assert [name for name, _ in row] == [*names[1::2], *names[::2]]
 
 
 def test_no_rows() -> None:
-    assert Labels(NAMES)(np.empty((0, 3), dtype=np.float32)) == []
+    assert named(Labels(NAMES), np.empty((0, 3), dtype=np.float32)) == []
 
 
 def test_names_from_a_manifest_may_be_a_list() -> None:
@@ -56,7 +57,7 @@ def test_names_from_a_manifest_may_be_a_list() -> None:
 @pytest.mark.parametrize("shape", [(3,), (1, 2), (1, 4), (1, 3, 1)])
 def test_logits_of_another_shape_are_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(InputError, match=r"logits have shape \[.*\] for 3 label names"):
-        Labels(NAMES)(np.zeros(shape, dtype=np.float32))
+        named(Labels(NAMES), np.zeros(shape, dtype=np.float32))
 
 
 def test_unusable_options_are_refused() -> None:

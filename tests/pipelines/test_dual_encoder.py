@@ -1,5 +1,7 @@
 import io
 import threading
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import PIL.Image
@@ -13,8 +15,8 @@ from torchlift.errors import BatchTooLargeError, BundleError, InputError, Profil
 from torchlift.families.base import LoadOptions
 from torchlift.families.chinese_clip import ChineseClip
 from torchlift.pipelines import of_bundle, open_bundle
-from torchlift.processing.image import ImageInput
-from torchlift.processing.labels import l2_normalize
+from torchlift.processing.answers import l2_normalize
+from torchlift.processing.image import pixels_of
 
 OPT, MAX = 4, 8
 TEXTS = ["一只猫", "狗", "在草地上奔跑的狗和鸟, a dog", "日落", "红色汽车" * 5, "皮卡丘"]
@@ -23,7 +25,7 @@ TEXTS = ["一只猫", "狗", "在草地上奔跑的狗和鸟, a dog", "日落", 
 def one_by_one(pipeline, texts):
     """Normalised features of each text on its own, padded to 52."""
     run = pipeline.session("text").run
-    ids = [pipeline.tokenizer.encode([text], 52) for text in texts]
+    ids = [pipeline.preparer("text").tokenizers["text"].encode([text], 52) for text in texts]
     return l2_normalize(np.concatenate([run({"text": row})["unnorm_text_features"] for row in ids]))
 
 
@@ -97,7 +99,7 @@ def test_image_features_are_those_of_pytorch(opened, clip):
 def test_text_features_are_those_of_pytorch(opened, clip):
     reference = ChineseClip().load(clip.source, LoadOptions()).component("text").reference
     with torch.inference_mode():
-        expected = reference(torch.from_numpy(opened.tokenizer.encode(TEXTS, 52)))
+        expected = reference(torch.from_numpy(opened.preparer("text").tokenizers["text"].encode(TEXTS, 52)))
     np.testing.assert_allclose(opened.encode_text(TEXTS), l2_normalize(expected.numpy()), atol=1e-4)
 
 
@@ -156,20 +158,20 @@ def test_pictures_are_decoded_in_other_threads_while_the_session_works(opened, m
     images = pictures(2 * OPT)
     decoding, deadline = [], 10
     second_batch = threading.Event()
-    prepare, session = ImageInput.__call__, opened.session("image")
+    session = opened.session("image")
     run = session.run
 
-    def decode(self, source, **options):
+    def decode(declared, source, **options):
         decoding.append(threading.get_ident())
         if source is images[OPT]:
             second_batch.set()
-        return prepare(self, source, **options)
+        return pixels_of(declared, source, **options)
 
     def slow_run(feeds):
         assert second_batch.wait(deadline), "the next batch is not prepared while this one runs"
         return run(feeds)
 
-    monkeypatch.setattr(ImageInput, "__call__", decode)
+    monkeypatch.setattr("torchlift.pipelines.prepare.pixels_of", decode)
     monkeypatch.setattr(session, "run", slow_run)
     opened.encode_image(images)
     assert len(decoding) == 2 * OPT
@@ -228,7 +230,7 @@ def test_a_picture_of_too_many_pixels_is_refused(opened, monkeypatch):
         (["猫", " \t\n\u3000"], "text 1 is empty", "white space"),
         (["猫", "\u200b\u200d\ufeff"], "text 1 is empty", "can be seen"),
         (["\x00\x07"], "text 0 is empty", "can be seen"),
-        (["猫" * 10_000], "text 0 has 10,000 characters; at most 4,096", "caption"),
+        (["猫" * 10_000], "text 0 has 10,000 characters; at most 4,096", "part of the text"),
         (["猫", 7], "text 1 is int", "strings"),
         (["猫", None], "text 1 is NoneType", "strings"),
         ([b"cat"], "text 0 is bytes", "strings"),
@@ -281,12 +283,38 @@ def test_both_towers_open_only_when_they_are_needed(clip):
         assert pipeline._sessions.keys() == {"text"}
 
 
-def test_a_bundle_that_lacks_a_setting_of_chinese_clip_is_refused(copied):
-    del copied.manifest.settings["logit_scale"]
-    copied.commit(copied.manifest)
-    with pytest.raises(BundleError, match="settings are not those of Chinese-CLIP: 'logit_scale'") as caught:
+@pytest.mark.parametrize("scale", [None, "much", 1e10, float("nan"), [1]])
+def test_a_scale_that_no_model_has_is_refused(copied, scale):
+    copied.manifest.settings["logit_scale"] = scale
+    with pytest.raises(BundleError, match="the bundle's logit_scale is") as caught:
+        of_bundle(copied)
+    assert "ship it again" in caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("images", "texts", "message"),
+    [
+        ([[1.0]], np.ones((1, 2), np.float32), "image_features is list"),
+        (np.ones((1, 2), np.float32), np.ones(2, np.float32), r"text_features is float32\[2\]"),
+        (np.ones((1, 2), np.float32), np.ones((3, 4), np.float32), "have 2 columns, text_features 4"),
+    ],
+)
+def test_features_that_do_not_fit_are_refused(opened, images, texts, message):
+    with pytest.raises(InputError, match=message):
+        opened.similarity(images, texts)
+
+
+def test_a_bundle_of_one_encoder_is_no_dual_encoder(copied):
+    manifest = replace(copied.manifest, components=copied.manifest.components[:1])
+    with pytest.raises(BundleError, match="has 0 encoders that take a TextInput"):
+        of_bundle(SimpleNamespace(path=copied.path, manifest=manifest, read=copied.read))
+
+
+def test_a_pipeline_that_is_not_known_is_refused(copied):
+    copied.commit(replace(copied.manifest, pipeline="telepathy"))
+    with pytest.raises(BundleError, match="has the pipeline 'telepathy'") as caught:
         open_bundle(copied.path)
-    assert "Ship" in caught.value.remedy
+    assert "pip install -U" in caught.value.remedy
 
 
 # engines that run a part of what the signature admits

@@ -11,7 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from torchlift.errors import InputError
-from torchlift.processing.text import Tokenizer, split_words
+from torchlift.processing.wordpiece import WordPieceTokenizer, split_words
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
 PIECES = [
@@ -85,11 +85,11 @@ def slow_pieces(word: str, ids: dict[str, int]) -> list[int]:
 
 
 @pytest.fixture(scope="module")
-def tokenizer() -> Tokenizer:
-    return Tokenizer(VOCABULARY.encode(), context_length=100_000)
+def tokenizer() -> WordPieceTokenizer:
+    return WordPieceTokenizer(VOCABULARY.encode(), context_length=100_000)
 
 
-ALL = Tokenizer(VOCABULARY.encode(), context_length=100_000)
+ALL = WordPieceTokenizer(VOCABULARY.encode(), context_length=100_000)
 
 ANY = st.characters(codec=None, categories=None)
 TRICKY = st.sampled_from(
@@ -117,7 +117,7 @@ def test_equals_the_published_algorithm_on_any_string(text: str) -> None:
     assert ALL([text]).ids == [[CLS, *slow_tokens(text, IDS), SEP]]
 
 
-def test_every_code_point_alone_and_within_a_word(tokenizer: Tokenizer) -> None:
+def test_every_code_point_alone_and_within_a_word(tokenizer: WordPieceTokenizer) -> None:
     codes = [*range(0x3400), *range(0x3400, 0x110000, 61), *range(0xD7A0, 0xE010), *range(0xF8F0, 0x10000)]
     texts = [text for code in codes for text in (chr(code), f"a{chr(code)}b")]
     differing = [
@@ -166,12 +166,12 @@ def test_words(text: str, words: list[str]) -> None:
         ("\udfff 中", ["[UNK]", "中"]),
     ],
 )
-def test_pieces(tokenizer: Tokenizer, text: str, pieces: list[str]) -> None:
+def test_pieces(tokenizer: WordPieceTokenizer, text: str, pieces: list[str]) -> None:
     assert tokenizer([text]).ids == [[CLS, *(IDS[p] for p in pieces), SEP]]
 
 
 def test_truncates_to_the_context_and_says_so() -> None:
-    tokens = Tokenizer(VOCABULARY.encode(), context_length=5)(["中国鱼", "中国鱼的", "", "unaffables"])
+    tokens = WordPieceTokenizer(VOCABULARY.encode(), context_length=5)(["中国鱼", "中国鱼的", "", "unaffables"])
     assert tokens.truncated == [False, True, False, True]
     assert tokens.lengths == [5, 5, 2, 5]
     assert tokens.ids[1] == [CLS, IDS["中"], IDS["国"], IDS["鱼"], SEP]
@@ -179,10 +179,10 @@ def test_truncates_to_the_context_and_says_so() -> None:
 
 
 def test_a_long_text_is_read_only_as_far_as_needed() -> None:
-    assert Tokenizer(VOCABULARY.encode(), 52)(["中" * 1_000_000]).lengths == [52]
+    assert WordPieceTokenizer(VOCABULARY.encode(), 52)(["中" * 1_000_000]).lengths == [52]
 
 
-def test_encode_pads_to_the_longest_or_to_the_length(tokenizer: Tokenizer) -> None:
+def test_encode_pads_to_the_longest_or_to_the_length(tokenizer: WordPieceTokenizer) -> None:
     batch = tokenizer.encode(["中", "中国鱼"])
     assert batch.dtype == np.int64
     np.testing.assert_array_equal(batch, [[CLS, IDS["中"], SEP, PAD, PAD], [CLS, IDS["中"], IDS["国"], IDS["鱼"], SEP]])
@@ -195,30 +195,30 @@ def test_encode_pads_to_the_longest_or_to_the_length(tokenizer: Tokenizer) -> No
 
 
 def test_pads_with_the_vocabularys_own_pad() -> None:
-    tokenizer = Tokenizer(b"a\n[UNK]\n[CLS]\n[SEP]\n[PAD]\n")
+    tokenizer = WordPieceTokenizer(b"a\n[UNK]\n[CLS]\n[SEP]\n[PAD]\n")
     np.testing.assert_array_equal(tokenizer.encode(["a"], 5), [[2, 0, 3, 4, 4]])
 
 
 @pytest.mark.parametrize("ending", ["\n", ""])
 def test_only_a_line_feed_ends_an_entry(ending: str) -> None:
-    tokenizer = Tokenizer(("\n".join([*SPECIAL, "\u2028", "##\u2028", "\x0b", "a"]) + ending).encode())
+    tokenizer = WordPieceTokenizer(("\n".join([*SPECIAL, "\u2028", "##\u2028", "\x0b", "a"]) + ending).encode())
     assert tokenizer(["a"]).ids == [[CLS, 7, SEP]]
 
 
 def test_carriage_returns_are_not_part_of_entries() -> None:
-    tokenizer = Tokenizer(VOCABULARY.replace("\n", "\r\n").encode())
+    tokenizer = WordPieceTokenizer(VOCABULARY.replace("\n", "\r\n").encode())
     assert tokenizer(["unaffable 中"]).ids == ALL(["unaffable 中"]).ids
 
 
 def test_of_equal_entries_the_last_counts() -> None:
-    tokenizer = Tokenizer(f"{VOCABULARY}中\n".encode())
+    tokenizer = WordPieceTokenizer(f"{VOCABULARY}中\n".encode())
     assert tokenizer(["中"]).ids == [[CLS, len(IDS), SEP]]
 
 
 def test_is_safe_to_share_between_threads() -> None:
     texts = [chr(code) + "unaffables" for code in range(0x4E00, 0x5600)]
     expected = ALL(texts).ids
-    shared = Tokenizer(VOCABULARY.encode())
+    shared = WordPieceTokenizer(VOCABULARY.encode())
     results: list[list[list[int]]] = []
     threads = [threading.Thread(target=lambda: results.append(shared(texts).ids)) for _ in range(4)]
     for thread in threads:
@@ -232,36 +232,36 @@ def test_is_safe_to_share_between_threads() -> None:
 def test_a_vocabulary_without_a_special_token_is_refused(token: str) -> None:
     lines = [entry for entry in [*SPECIAL, "a"] if entry != token]
     with pytest.raises(InputError, match=rf"vocabulary of 4 entries has no \[{token[1:-1]}\]"):
-        Tokenizer("\n".join(lines).encode())
+        WordPieceTokenizer("\n".join(lines).encode())
 
 
 def test_an_empty_vocabulary_is_refused() -> None:
     with pytest.raises(InputError, match=r"has no \[PAD\], \[UNK\], \[CLS\], \[SEP\]"):
-        Tokenizer(b"")
+        WordPieceTokenizer(b"")
 
 
 def test_a_vocabulary_that_is_not_utf8_is_refused() -> None:
     with pytest.raises(InputError, match="not UTF-8: byte 6 is 0xff"):
-        Tokenizer(b"[PAD]\n\xff\n")
+        WordPieceTokenizer(b"[PAD]\n\xff\n")
 
 
 def test_a_context_without_room_is_refused() -> None:
     with pytest.raises(InputError, match="context length 2 leaves no room"):
-        Tokenizer(VOCABULARY.encode(), 2)
+        WordPieceTokenizer(VOCABULARY.encode(), 2)
 
 
-def test_a_length_that_is_too_short_is_refused(tokenizer: Tokenizer) -> None:
+def test_a_length_that_is_too_short_is_refused(tokenizer: WordPieceTokenizer) -> None:
     with pytest.raises(InputError, match="text 1 has 5 tokens, the length asked for is 4"):
         tokenizer.encode(["中", "中国鱼"], 4)
 
 
 @pytest.mark.parametrize(("texts", "kind"), [("中国", "str"), (b"a", "bytes")])
-def test_one_text_in_place_of_a_list_is_refused(tokenizer: Tokenizer, texts: object, kind: str) -> None:
+def test_one_text_in_place_of_a_list_is_refused(tokenizer: WordPieceTokenizer, texts: object, kind: str) -> None:
     with pytest.raises(InputError, match=f"the texts are one {kind}, not a sequence"):
         tokenizer(texts)  # type: ignore[arg-type]
 
 
-def test_what_is_no_text_is_refused(tokenizer: Tokenizer) -> None:
+def test_what_is_no_text_is_refused(tokenizer: WordPieceTokenizer) -> None:
     with pytest.raises(InputError, match="text 1 of the batch is int, not str"):
         tokenizer(["a", 3])  # type: ignore[list-item]
 
@@ -277,7 +277,7 @@ def test_the_released_vocabulary() -> None:
     file = _reference_vocabulary()
     assert file is not None
     vocabulary = file.read_bytes()
-    tokenizer = Tokenizer(vocabulary, 52)
+    tokenizer = WordPieceTokenizer(vocabulary, 52)
     np.testing.assert_array_equal(tokenizer.encode(["皮卡丘"], 6), [[101, 4649, 1305, 687, 102, 0]])
     ids = {entry.strip(): index for index, entry in enumerate(vocabulary.decode().split("\n")[:-1])}
     assert len(vocabulary.decode().split("\n")) == 21129

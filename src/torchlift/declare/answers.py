@@ -1,0 +1,49 @@
+"""What a component gives, output by output: an embedding, labels, or an array as it is. Plain data, in a manifest."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import msgspec
+
+from torchlift.errors import InputError
+
+Activation = Literal["softmax", "sigmoid", "none"]
+
+
+class Embedding(msgspec.Struct, frozen=True, tag_field="kind", tag="embedding"):
+    """A vector a row, float [batch, width], that is compared with others by its direction.
+
+    ``normalize``: each row is scaled to length 1, unless the caller asks for it as it is.
+    """
+
+    normalize: bool = True
+
+
+class Labels(msgspec.Struct, frozen=True, tag_field="kind", tag="labels"):
+    """The logits of a classifier, float [batch, classes], read as the ``top`` best names, scored by ``activation``.
+
+    Raises InputError where a name is missing, ``top`` is below 1 or the activation is unknown.
+    """
+
+    names: tuple[str, ...]
+    top: int = 5
+    activation: Activation = "softmax"
+
+    def __post_init__(self) -> None:
+        msgspec.structs.force_setattr(self, "names", tuple(self.names))
+        if not self.names:
+            raise InputError("there are no label names", remedy="Give a name for each class of the model.")
+        if self.top < 1:
+            raise InputError(f"top is {self.top}", remedy="Ask for 1 label or more.")
+        if self.activation not in get_args(Activation):
+            raise InputError(
+                f"activation {self.activation!r} is unknown", remedy=f"Use one of {', '.join(get_args(Activation))}."
+            )
+
+
+class Raw(msgspec.Struct, frozen=True, tag_field="kind", tag="raw"):
+    """The array as the model gives it."""
+
+
+Answer = Embedding | Labels | Raw

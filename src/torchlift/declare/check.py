@@ -1,0 +1,91 @@
+"""Whether what a component declares fits the tensors of its signature."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torchlift.declare.answers import Answer, Embedding, Labels, Raw
+from torchlift.declare.inputs import ArrayInput, ImageInput, Input, TextInput, TextPart
+from torchlift.errors import SignatureError
+from torchlift.signature import BATCH, Signature, TensorSpec
+
+
+def completed_inputs(signature: Signature, declared: Mapping[str, Input]) -> dict[str, Input]:
+    """A declaration for every input, in the signature's order: what is not declared is an array.
+
+    Raises SignatureError for a name that no input has, and for a declaration that its tensor does not fit.
+    """
+    _require_known("input", declared, signature.input_names)
+    found = {name: declared.get(name, ArrayInput()) for name in signature.input_names}
+    for spec in signature.inputs:
+        _check_input(spec, found)
+    return found
+
+
+def completed_answers(signature: Signature, declared: Mapping[str, Answer]) -> dict[str, Answer]:
+    """A declaration for every output, in the signature's order: what is not declared is given as it is.
+
+    Raises SignatureError for a name that no output has, and for a declaration that its tensor does not fit.
+    """
+    _require_known("output", declared, signature.output_names)
+    found = {name: declared.get(name, Raw()) for name in signature.output_names}
+    for spec in signature.outputs:
+        _check_answer(spec, found[spec.name])
+    return found
+
+
+def _require_known(what: str, declared: Mapping[str, object], known: tuple[str, ...]) -> None:
+    for name in declared:
+        if name not in known:
+            raise SignatureError(
+                f"{name!r} is declared, and there is no such {what}", remedy=f"The {what}s are {', '.join(known)}."
+            )
+
+
+def _check_input(spec: TensorSpec, declared: Mapping[str, Input]) -> None:
+    match declared[spec.name]:
+        case ImageInput() as image:
+            _check_image(spec, image)
+        case TextInput():
+            _check_tokens(spec)
+        case TextPart(of=of):
+            _check_tokens(spec)
+            if not isinstance(declared.get(of), TextInput):
+                raise SignatureError(
+                    f"input {spec.name} follows from {of!r}, which is no text",
+                    remedy="Name an input that is a TextInput.",
+                )
+
+
+def _check_image(spec: TensorSpec, image: ImageInput) -> None:
+    height, width = image.size or (None, None)
+    sides = spec.shape[-2:]
+    free = all(isinstance(side, str) and side != BATCH for side in sides)
+    fits = free if image.varies else sides == (height, width) or free
+    if spec.dtype != "float32" or len(spec.shape) != 4 or spec.shape[1] != 3 or not fits:
+        wanted = "[batch, 3, height, width]" if image.varies else f"[batch, 3, {height}, {width}]"
+        raise SignatureError(
+            f"input {spec.name} is {spec}, and is declared to be pictures", remedy=f"It must be float32{wanted}."
+        )
+
+
+def _check_tokens(spec: TensorSpec) -> None:
+    if spec.dtype not in ("int64", "int32") or len(spec.shape) != 2 or spec.shape[0] != BATCH:
+        raise SignatureError(
+            f"input {spec.name} is {spec}, and is declared to be texts", remedy="It must be int64[batch, tokens]."
+        )
+
+
+def _check_answer(spec: TensorSpec, answer: Answer) -> None:
+    wide = spec.dtype.startswith("float") and len(spec.shape) == 2
+    match answer:
+        case Embedding() if not wide or not isinstance(spec.shape[1], int):
+            raise SignatureError(
+                f"output {spec.name} is {spec}, and is declared to be an embedding",
+                remedy="It must be float32[batch, width], of a width that does not vary.",
+            )
+        case Labels(names=names) if not wide or spec.shape[1] not in (len(names), None):
+            raise SignatureError(
+                f"output {spec.name} is {spec}, and {len(names):,} labels are declared",
+                remedy=f"It must be float32[batch, {len(names)}]: name every class of the model.",
+            )

@@ -1,0 +1,77 @@
+"""Outputs to the answers that a component declares, and the few formulas that this needs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from torchlift.declare.answers import Answer, Embedding, Labels
+from torchlift.errors import InputError
+
+Floats = npt.NDArray[np.floating[Any]]
+
+
+def finished(answer: Answer, values: np.ndarray) -> Any:
+    """What the output of a component says, as it declares it. ``values`` has a row a sample.
+
+    An embedding is float32 [N, E], with rows of length 1 where it says so; labels are a list of (name, score) a row,
+    the best first; a raw array stays as it is. Raises InputError for values that do not fit.
+    """
+    match answer:
+        case Embedding(normalize=normalize):
+            return np.asarray(l2_normalize(values) if normalize else values, np.float32)
+        case Labels():
+            return named(answer, values)
+        case _:
+            return values
+
+
+def named(labels: Labels, logits: npt.ArrayLike) -> list[list[tuple[str, float]]]:
+    """For logits float [N, C], N rows of (name, score), the best first; equal scores keep the order of the names.
+
+    Raises InputError where the shape is not [N, number of names].
+    """
+    logits = _floats(logits)
+    if logits.ndim != 2 or logits.shape[1] != len(labels.names):
+        raise InputError(
+            f"the logits have shape {list(logits.shape)} for {len(labels.names):,} label names",
+            remedy=f"They must be [N, {len(labels.names)}]: give the labels that this model was trained with.",
+        )
+    scores = _ACTIVATIONS[labels.activation](logits)
+    best = np.argsort(-logits, axis=-1, kind="stable")[:, : labels.top]
+    return [[(labels.names[i], float(row[i])) for i in order] for row, order in zip(scores, best, strict=True)]
+
+
+def softmax(x: npt.ArrayLike, axis: int = -1) -> Floats:
+    """exp(x) / sum(exp(x)) along ``axis``, shifted by the maximum so that it cannot overflow; at least float32."""
+    x = _floats(x)
+    exponentials = np.exp(x - x.max(axis=axis, keepdims=True, initial=-np.inf))
+    return exponentials / exponentials.sum(axis=axis, keepdims=True)
+
+
+def sigmoid(x: npt.ArrayLike) -> Floats:
+    """1 / (1 + exp(-x)) without overflow; at least float32."""
+    x = _floats(x)
+    small = np.exp(-np.abs(x))
+    return np.where(x >= 0, 1, small) / (1 + small)
+
+
+def l2_normalize(x: npt.ArrayLike) -> Floats:
+    """Scale the rows of [..., E] to length 1, at least float32; zero rows stay zero.
+
+    Lengths are computed in float64: no float32 row is too long or too short.
+    """
+    x = _floats(x)
+    lengths = np.sqrt(np.einsum("...i,...i->...", x, x, dtype=np.float64))[..., None]
+    return np.divide(x, np.where(lengths == 0, 1, lengths), out=np.empty_like(x), casting="same_kind")
+
+
+def _floats(x: npt.ArrayLike) -> Floats:
+    x = np.asarray(x)
+    return x.astype(np.result_type(x, np.float32), copy=False)
+
+
+_ACTIVATIONS: dict[str, Callable[[Floats], Floats]] = {"softmax": softmax, "sigmoid": sigmoid, "none": lambda x: x}

@@ -1,0 +1,179 @@
+"""Samples of any data set, labelled or not, prepared for the components that take them, as calibration needs it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Any
+
+import numpy as np
+
+from torchlift.bundle import Bundle
+from torchlift.datasets import ArrayData, ReadOptions, Skips, TextData, open_data
+from torchlift.datasets.base import spread
+from torchlift.declare.inputs import ImageInput, TextInput
+from torchlift.errors import DataError, InputError, SignatureError
+from torchlift.manifest import Component, Manifest
+from torchlift.pipelines.columns import ArrayColumn, Prepared
+from torchlift.pipelines.pictures import KeptPictures
+from torchlift.pipelines.run import AnySize, Batching, Loader
+from torchlift.progress import SILENT, Progress
+from torchlift.signature import TensorSpec
+from torchlift.tasks.samples import Asked, facts, normalized, scan_images, usable_texts
+
+
+@dataclass(frozen=True)
+class _Part:
+    """The samples of one component, what they are, and what identifies them."""
+
+    prepared: Prepared
+    what: str
+    identity: Any
+
+    @property
+    def count(self) -> int:
+        return 1 if self.prepared.count is None else self.prepared.count
+
+
+@dataclass(frozen=True)
+class CalibrationSamples:
+    """Samples for the components that take them. ``name`` is the data set's, ``said`` names the samples in words,
+    ``fingerprint`` is a SHA-256 over them.
+    """
+
+    manifest: Manifest
+    name: str
+    said: str
+    fingerprint: str
+    parts: Mapping[str, _Part]
+
+    def count(self, component: str) -> int:
+        """How many samples a component has."""
+        return self._part(component).count
+
+    def feeds(self, component: str) -> Iterator[dict[str, np.ndarray]]:
+        """The samples of a component as feeds, in batches of the signature's optimum. Raises DataError where the data
+        have none for it.
+        """
+        part = self._part(component)
+        signature = self.manifest.component(component).signature
+        with Loader() as loader:
+            yield from loader.feeds(part.prepared, Batching(AnySize(), signature).runs(part.prepared))
+
+    def _part(self, component: str) -> _Part:
+        if component not in self.parts:
+            signature = self.manifest.component(component).signature
+            inputs = ", ".join(f"{spec.name} {spec}" for spec in signature.inputs)
+            raise DataError(
+                f"{self.said}: nothing there for the component {component}, which takes {inputs}",
+                remedy="Give images or texts that the model takes, or a .npz with an array for each input, by name.",
+            )
+        return self.parts[component]
+
+
+def calibration_samples(
+    bundle: Bundle,
+    path: str | os.PathLike[str],
+    options: ReadOptions | None = None,
+    progress: Progress = SILENT,
+    pictures: KeptPictures | None = None,
+) -> CalibrationSamples:
+    """The samples at ``path``, of any data set or arrays by input name, for the components of a bundle.
+
+    Of retrieval and zero-shot data come images and texts. What cannot be read is skipped, and that is noted. Raises
+    DataError where the data cannot be read or do not fit the model.
+    """
+    data = open_data(path, options)
+    if isinstance(data, ArrayData):
+        parts = _of_arrays(bundle, data)
+        said, skips = f"the array{'s' * (len(data.arrays) > 1)} {', '.join(data.arrays)}", Skips()
+    else:
+        asked = Asked.of(bundle, pictures)
+        parts = {**_of_images(asked, data, progress), **_of_texts(asked, data)}
+        said, skips = " and ".join(f"{part.count:,} {part.what}" for part in parts.values()) or data.kind, data.skips
+    counts = {name: part.count for name, part in parts.items()}
+    found = facts(data.name, data.kind, counts, [[name, part.identity] for name, part in parts.items()], skips)
+    if skips.count:
+        progress.note(f"{skips.count:,} records of {data.name} are skipped: {skips}")
+    return CalibrationSamples(bundle.manifest, data.name, f"{said} of {data.name}", found.fingerprint, parts)
+
+
+def _taking(manifest: Manifest, kind: type) -> list[tuple[Component, str]]:
+    """The components that take just one thing, of a kind, with the name of that input."""
+    return [
+        (component, name)
+        for component in manifest.components
+        for name, declared in component.inputs.items()
+        if isinstance(declared, kind)
+    ]
+
+
+def _of_images(asked: Asked, data: Any, progress: Progress) -> dict[str, _Part]:
+    images = getattr(data, "images", None)
+    if images is None:
+        return {}
+    parts = {}
+    for component, name in _taking(asked.manifest, ImageInput):
+        if len(component.signature.inputs) == 1:
+            scanned = scan_images(asked, component.name, name, images, data.skips, progress)
+            parts[component.name] = _Part(scanned.prepared, "images", scanned.identity)
+    return parts
+
+
+def _of_texts(asked: Asked, data: Any) -> dict[str, _Part]:
+    texts = [getattr(text, "text", text) for text in getattr(data, "texts", ())]
+    parts = {}
+    for component, name in _taking(asked.manifest, TextInput) if texts else []:
+        preparer = asked.preparers[component.name]
+        said = list(texts) if isinstance(data, TextData) else [normalized(text) for text in texts]
+        kept = [said[i] for i in usable_texts(preparer, name, said, [f"text {t[:20]!r}" for t in said], data.skips)]
+        if not kept:
+            raise DataError(f"no text of {data.name} can be used: {data.skips}", remedy="Give texts that can be read.")
+        parts[component.name] = _Part(preparer.prepare({name: kept}), "texts", kept)
+    return parts
+
+
+def _of_arrays(bundle: Bundle, data: ArrayData) -> dict[str, _Part]:
+    """A part for each component whose inputs are all there. Raises DataError where an array does not fit its input."""
+    parts = {}
+    for component in bundle.manifest.components:
+        if {*component.signature.input_names} <= {*data.arrays}:
+            arrays = {name: data.arrays[name] for name in component.signature.input_names}
+            prepared = _prepared_arrays(data, component, arrays)
+            hashes = [[name, str(a.dtype), a.shape, sha256(a.tobytes()).hexdigest()] for name, a in arrays.items()]
+            part = _Part(prepared, "rows", None)
+            parts[component.name] = _Part(prepared, "rows", [hashes, part.count])
+    return parts
+
+
+def _prepared_arrays(data: ArrayData, component: Component, arrays: Mapping[str, np.ndarray]) -> Prepared:
+    """Arrays, at most as many rows as the data's limit. Raises DataError where they do not fit."""
+    signature = component.signature
+    for spec in signature.inputs:
+        if arrays[spec.name].ndim != len(spec.shape):
+            raise _unfit(data.name, spec, arrays[spec.name])
+    try:
+        whole = Prepared.of(ArrayColumn(spec, arrays[spec.name]) for spec in signature.inputs)
+    except InputError as error:
+        raise DataError(f"{data.name}: {error.message}", remedy=error.remedy) from error
+    rows = None if whole.count is None else np.array([*spread(whole.count, data.limit)])
+    chosen = Prepared.of(
+        ArrayColumn(
+            spec,
+            a if rows is None or (p := spec.batch_position) is None or len(rows) == whole.count else a.take(rows, p),
+        )
+        for spec, a in ((spec, arrays[spec.name]) for spec in signature.inputs)
+    )
+    try:
+        with Loader() as loader:
+            runs = Batching(AnySize(), signature).runs(chosen)
+            signature.check(next(iter(loader.feeds(chosen, runs[:1]))))
+    except (SignatureError, InputError) as error:
+        raise DataError(f"{data.name}: {error.message}", remedy=error.remedy) from error
+    return chosen
+
+
+def _unfit(name: str, spec: TensorSpec, array: np.ndarray) -> DataError:
+    return DataError(f"{name}: {spec.name} is {array.dtype}{list(array.shape)}", remedy=f"It must be {spec}.")

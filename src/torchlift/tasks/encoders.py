@@ -1,0 +1,61 @@
+"""What retrieval and zero-shot classification share: a model with an encoder of pictures and one of texts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from torchlift.declare.answers import Embedding
+from torchlift.declare.inputs import ImageInput, TextInput
+from torchlift.errors import BundleError
+from torchlift.manifest import Manifest
+from torchlift.pipelines.columns import Prepared
+from torchlift.pipelines.dual_encoder import encoder_of
+from torchlift.pipelines.prepare import Preparer
+from torchlift.processing.answers import finished
+from torchlift.tasks.base import ANSWER, Misfit
+from torchlift.tasks.samples import Asked
+
+
+def no_encoders(manifest: Manifest, data: str, remedy: str) -> Misfit | None:
+    """Why a model cannot be asked about ``data`` that need both encoders; None where it has them."""
+    try:
+        encoder_of(manifest, ImageInput)
+        encoder_of(manifest, TextInput)
+    except BundleError:
+        return Misfit(f"{data}, and the model does not encode pictures and texts into one space", remedy)
+    return None
+
+
+@dataclass(frozen=True)
+class Encoders:
+    """The names of the two components, and of the input of each."""
+
+    image: str
+    image_input: str
+    text: str
+    text_input: str
+    preparer_of_texts: Preparer
+
+    @classmethod
+    def of(cls, asked: Asked) -> Encoders:
+        """Raises BundleError where the model does not have both."""
+        image, image_input = encoder_of(asked.manifest, ImageInput)
+        text, text_input = encoder_of(asked.manifest, TextInput)
+        return cls(image.name, image_input, text.name, text_input, asked.preparers[text.name])
+
+    @property
+    def components(self) -> tuple[str, ...]:
+        """Both components, the one of pictures first."""
+        return self.image, self.text
+
+    def prepared(self, texts: Sequence[str]) -> Prepared:
+        """Texts for the encoder of texts. Raises InputError for one that it does not take."""
+        return self.preparer_of_texts.prepare({self.text_input: texts})
+
+    def answers(self, component: str, outputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The L2-normalised features, float32 [N, E], that a component's only output holds."""
+        (features,) = outputs.values()
+        return {ANSWER: finished(Embedding(), features)}
