@@ -112,8 +112,8 @@ def prepare(size: str, work: Path, batch: int) -> None:
     subject = subject_of(size)
     write = write_mobilevit if subject is MOBILEVIT else write_checkpoint
     write(size, checkpoint_of(size, work))
-    bundle = export(source_of(size, work, batch), work / size, program=True)
-    forms = {backend(name).recipes[recipe] for name, recipes in subject.recipes.items() for recipe in recipes}
+    bundle = export(source_of(size, work, batch), work / size, forms=("program",))
+    forms = {backend(name).recipe(recipe).form.name for name, recipes in subject.recipes.items() for recipe in recipes}
     samples = replace(goldens_as_samples(bundle), given=True)
     few = replace(samples, of=lambda component: samples.of(component)[:-1])
     for component in bundle.manifest.components:

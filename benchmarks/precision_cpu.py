@@ -164,7 +164,7 @@ def make_variants(subject: Subject, count: int) -> None:
     bundle, component = opened(subject)
     pairs = plan(BuildOptions(), Materials(data=True, samples=True))
     samples = Samples("seeded random samples", f"drawn {count}", lambda _: drawn(subject, count), given=True)
-    forms = list(dict.fromkeys(backend(name).recipes[recipe] for name, recipe in pairs))
+    forms = list(dict.fromkeys(backend(name).recipe(recipe).form.name for name, recipe in pairs))
     convert_component(bundle, component, forms, samples, ConvertOptions(CalibrationOptions(samples=count)))
     for name, recipe in pairs:
         build_variant(bundle, component, name, recipe)

@@ -16,7 +16,6 @@ import tiny  # noqa: E402
 
 from torchlift.backends import backend  # noqa: E402
 from torchlift.bundle import Bundle  # noqa: E402
-from torchlift.manifest import SOURCE_FORM  # noqa: E402
 from torchlift.stages import build_variant  # noqa: E402
 
 settings.register_profile("torchlift", deadline=None, max_examples=60)
@@ -36,8 +35,8 @@ def built_once(tmp_path_factory):
     """The tiny bundle with every variant that the runtimes here make of its own graph; not to be changed."""
     bundle = tiny.make_bundle(tmp_path_factory.mktemp("bundles") / "tiny")
     for name in ("onnxruntime", "openvino"):
-        for recipe, form in backend(name).recipes.items():
-            if form == SOURCE_FORM and backend(name).supports(recipe).ok:
+        for recipe in (r.name for r in backend(name).recipes.values() if r.form.is_source):
+            if backend(name).supports(recipe).ok:
                 build_variant(bundle, bundle.manifest.component("model"), name, recipe)
     return bundle
 

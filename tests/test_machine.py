@@ -9,7 +9,8 @@ import pynvml
 import pytest
 
 from torchlift import machine
-from torchlift.machine import Gpu, Machine, gpus, installed_version, nvml_handles, this_machine, usable_cores
+from torchlift.errors import InputError
+from torchlift.machine import Gpu, Machine, RunOn, gpus, installed_version, nvml_handles, this_machine, usable_cores
 
 X86 = """processor\t: 0
 model name\t: AMD EPYC 9R14
@@ -218,3 +219,35 @@ def test_the_gpus_of_this_process_are_those_of_its_machine():
     assert this_machine().gpus == tuple(gpu.name for gpu in gpus())
     if not Path("/dev/nvidiactl").exists():
         assert gpus() == ()
+
+
+# what of the machine a call runs on
+
+
+def test_no_threads_are_every_usable_core():
+    assert RunOn().cores == usable_cores()
+    assert RunOn(threads=3).cores == 3
+
+
+@pytest.mark.parametrize("on", [RunOn(0, 0), RunOn(1024, 1023)])
+def test_numbers_that_machines_have_are_taken(on):
+    assert replace(on) == on
+
+
+@pytest.mark.parametrize("threads", [-1, 1025, 12345678901234567890, 2.0, "4", True, None])
+def test_a_number_of_threads_that_nobody_means_is_an_error_that_names_it_and_the_cores(monkeypatch, threads):
+    monkeypatch.setattr(machine, "usable_cores", lambda: 77)
+    with pytest.raises(InputError) as caught:
+        RunOn(threads=threads)
+    assert repr(threads) in caught.value.message
+    assert "1024" in caught.value.remedy
+    assert "77" in caught.value.remedy
+
+
+@pytest.mark.parametrize("device", [-1, 1024, 12345678901234567890, "0"])
+def test_a_gpu_that_no_machine_has_is_an_error_that_names_it(monkeypatch, device):
+    monkeypatch.setattr(machine, "gpus", lambda: (FOUND[0],) * 5)
+    with pytest.raises(InputError) as caught:
+        RunOn(device=device)
+    assert repr(device) in caught.value.message
+    assert "5" in caught.value.remedy

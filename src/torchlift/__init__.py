@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from torchlift.jobs.ship import Source as Source
     from torchlift.jobs.ship import export as export_bundle
     from torchlift.jobs.ship import ship as ship_model
+    from torchlift.machine import RunOn as RunOn
     from torchlift.manifest import Manifest as Manifest
     from torchlift.manifest import Variant as Variant
     from torchlift.pipelines import OpenOptions as OpenOptions
@@ -51,7 +52,6 @@ if TYPE_CHECKING:
     from torchlift.signature import TensorSpec as TensorSpec
     from torchlift.stages import BenchOptions as BenchOptions
     from torchlift.stages import BuildOptions as BuildOptions
-    from torchlift.stages import CalibrationData as CalibrationData
     from torchlift.stages import ConvertOptions as ConvertOptions
     from torchlift.timing.latency import LatencyOptions as LatencyOptions
 
@@ -62,7 +62,6 @@ _NAMES = {
     "BenchOptions": "torchlift.stages",
     "BuildOptions": "torchlift.stages",
     "Bundle": "torchlift.bundle",
-    "CalibrationData": "torchlift.stages",
     "CalibrationOptions": "torchlift.convert.calibration",
     "CompileOptions": "torchlift.backends",
     "ConvertOptions": "torchlift.stages",
@@ -81,6 +80,7 @@ _NAMES = {
     "Profile": "torchlift.signature",
     "Progress": "torchlift.progress",
     "ReadOptions": "torchlift.datasets",
+    "RunOn": "torchlift.machine",
     "ShipOptions": "torchlift.jobs.ship",
     "Signature": "torchlift.signature",
     "Source": "torchlift.jobs.ship",

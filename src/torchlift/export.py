@@ -15,10 +15,7 @@ import numpy as np
 import onnx_ir as ir
 import torch
 
-from torchlift.backends import Session, backend
-from torchlift.backends.pytorch import PROGRAM
-from torchlift.backends.pytorch.program import load_program, save_program
-from torchlift.backends.pytorch.session import open_module
+from torchlift.backends import Session, module_runtime, reference_runtime
 from torchlift.bundle import SOURCE, Bundle, key_of
 from torchlift.errors import BakedInError, ExportError, StorageError, TorchliftError, VerificationError
 from torchlift.evidence import GoldenCheck
@@ -53,7 +50,8 @@ _MAKERS = ("torchlift", "torch", "onnx-ir", "onnxscript", "transformers")
 _COPIES: dict[Exporter, int] = {"dynamo": 1, "torchscript": 2}
 """How many copies of the weights the disk must hold: TorchScript's exporter writes files of its own first."""
 
-_PROGRAM_FILE = "model.pt2"
+PROGRAM = module_runtime().program
+"""The form that :func:`export_program` writes."""
 
 _NO_MEMORY = re.compile(r"allocat|bad.?alloc|out of memory", re.IGNORECASE)
 """How the runtimes word it, each in another type of exception."""
@@ -144,16 +142,16 @@ def export_program(model: Model, name: str, bundle: Bundle, progress: Progress =
     One that cannot be traced, or that answers otherwise than PyTorch, is kept as a failure.
     """
     component = bundle.manifest.component(name)
-    graph = Graph(name, PROGRAM, key_of(component.key, PROGRAM))
-    there = bundle.manifest.graph(name, PROGRAM)
+    graph = Graph(name, PROGRAM.name, key_of(component.key, PROGRAM.name))
+    there = bundle.manifest.graph(name, PROGRAM.name)
     if there is not None and there.key == graph.key and not there.failure:
         progress.note(f"{graph.name} was exported before: kept")
         return there
     require_space(bundle.path, 4 * component.parameters)
     try:
         with bundle.adding(graph.name) as added:
-            _write_program(model, component, added.path / _PROGRAM_FILE, progress)
-            _prove_program(added.path / _PROGRAM_FILE, bundle, component, progress)
+            _write_program(model, component, added.path / PROGRAM.model, progress)
+            _prove_program(added.path / PROGRAM.model, bundle, component, progress)
     except StorageError:
         raise
     except TorchliftError as error:
@@ -161,9 +159,13 @@ def export_program(model: Model, name: str, bundle: Bundle, progress: Progress =
         progress.note(f"{graph.name} is not there: {graph.failure}")
         bundle.commit(bundle.manifest.with_graph(graph))
         return graph
-    graph = replace(graph, model=f"{added.folder}/{_PROGRAM_FILE}", files=tuple(added.files))
+    graph = replace(graph, model=f"{added.folder}/{PROGRAM.model}", files=tuple(added.files))
     bundle.commit(bundle.manifest.with_graph(graph), added.files)
     return graph
+
+
+EXPORTERS: Mapping[str, Callable[[Model, str, Bundle, Progress], Graph]] = {PROGRAM.name: export_program}
+"""What exports a form besides a component's ONNX graph, by the form's name: of a model, the component of that name."""
 
 
 def _write_program(model: Model, component: Component, file: Path, progress: Progress) -> None:
@@ -173,7 +175,7 @@ def _write_program(model: Model, component: Component, file: Path, progress: Pro
     with progress.stage(f"export {component.name} as a program"), quiet():
         try:
             with torch.no_grad():
-                save_program(trace(part, example_inputs(part)), file)
+                module_runtime().write_program(trace(part, example_inputs(part)), file)
         except (TorchliftError, OSError, KeyboardInterrupt):
             raise
         except BaseException as error:  # a user's network may end in sys.exit
@@ -182,7 +184,7 @@ def _write_program(model: Model, component: Component, file: Path, progress: Pro
 
 def _prove_program(file: Path, bundle: Bundle, component: Component, progress: Progress) -> None:
     gc.collect()
-    with open_module(load_program(file), component.signature) as session:
+    with module_runtime().open_program(file, component.signature) as session:
         _prove_answers(session, [*load_goldens(bundle, component).values()], progress)
 
 
@@ -350,7 +352,7 @@ def _prove(file: Path, signature: Signature, options: ExportOptions, goldens: li
         onnx.checker.check_model(str(file))
     except onnx.checker.ValidationError as error:
         raise ExportError(f"the exported graph is not valid ONNX: {error}", remedy="Try another --opset.") from error
-    with backend("onnxruntime").open(file, signature) as session:
+    with reference_runtime().open(file, signature) as session:
         _prove_answers(session, goldens, progress)
 
 

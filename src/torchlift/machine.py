@@ -1,4 +1,4 @@
-"""What the machine is that a result was obtained on: processor, instructions, cores, memory, system."""
+"""What the machine is that a result was obtained on, and what of it a call runs on."""
 
 from __future__ import annotations
 
@@ -13,12 +13,17 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from torchlift.errors import InputError
+
 _TELLING_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "avx_vnni", "amx_bf16", "amx_int8",
                   "asimd", "asimddp", "bf16", "sve")  # fmt: skip
 
 
 _QUOTA = Path("/sys/fs/cgroup/cpu.max")
 """Microseconds of processor time a period, and the period; ``max`` for no quota."""
+
+_MOST_THREADS, _MOST_GPUS = 1024, 1024
+"""More of them are a slip of the keyboard, and runtimes end the process or never return."""
 
 
 @dataclass(frozen=True)
@@ -128,6 +133,55 @@ def usable_cores() -> int:
         return max(1, min(cores, math.ceil(int(quota) / int(period))))
     except (OSError, ValueError):
         return cores
+
+
+@dataclass(frozen=True)
+class RunOn:
+    """What of the machine a call runs on: ``RunOn(threads=4)``, or ``RunOn(device=1)`` for the second GPU.
+
+    ``threads`` work on one call, 0 means every usable core. ``device`` is the ordinal of a GPU. What runs on the
+    processor does not read it. Raises InputError for other numbers than 0 to 1024 threads, and for a device that is
+    negative or above 1023.
+    """
+
+    threads: int = 0
+    device: int = 0
+
+    def __post_init__(self) -> None:
+        if not _is_within(self.threads, _MOST_THREADS):
+            raise InputError(
+                f"the number of threads is {self.threads!r}",
+                remedy=f"Use 1 to {_MOST_THREADS}, or 0 for every usable core: there are {usable_cores()} here.",
+            )
+        if not _is_within(self.device, _MOST_GPUS - 1):
+            raise InputError(
+                f"the number of the GPU is {self.device!r}",
+                remedy=f"GPUs are counted from 0 on: this process may use {len(gpus())}.",
+            )
+
+    @property
+    def cores(self) -> int:
+        """The number of threads, with 0 replaced by the number of usable cores."""
+        return self.threads or usable_cores()
+
+
+def _is_within(number: object, most: int) -> bool:
+    return type(number) is int and 0 <= number <= most
+
+
+HERE = RunOn()
+"""Every usable core, or the first GPU."""
+
+
+@dataclass(frozen=True)
+class Availability:
+    """Whether something can be used or made here. ``detail`` says which release and device, or why not; ``remedy`` says
+    what to do.
+    """
+
+    ok: bool
+    detail: str = ""
+    remedy: str = ""
 
 
 @functools.cache

@@ -31,11 +31,6 @@ SOURCE_FORM = "fp32"
 """The form of a component's own graph."""
 
 
-def precision_of(recipe: str) -> Precision:
-    """The precision of a recipe or a form: ``int8`` of ``int8-dynamic``."""
-    return recipe.partition("-")[0]  # type: ignore[return-value]
-
-
 @dataclass(frozen=True)
 class FileRecord:
     """``sha256`` in hexadecimal, ``size`` in bytes."""

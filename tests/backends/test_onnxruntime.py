@@ -9,6 +9,7 @@ import tiny
 
 from torchlift.backends import SessionOptions, backend
 from torchlift.errors import BackendError, ProviderError
+from torchlift.machine import RunOn
 from torchlift.signature import Axis, Signature, TensorSpec
 
 
@@ -44,7 +45,7 @@ def test_another_provider_than_the_one_asked_for_is_an_error(model, monkeypatch)
 
 @pytest.mark.parametrize("threads", [1, 2])
 def test_a_session_has_the_threads_that_were_asked_for(model, threads):
-    with backend("onnxruntime").open(model, tiny.SIGNATURE, "fp32", SessionOptions(threads)) as session:
+    with backend("onnxruntime").open(model, tiny.SIGNATURE, "fp32", SessionOptions(RunOn(threads))) as session:
         assert session._session.get_session_options().intra_op_num_threads == threads
 
 

@@ -10,7 +10,7 @@ from torchlift import machine
 from torchlift.backends import Availability, SessionOptions, backend
 from torchlift.backends.onnxruntime import OnnxRuntimeCuda, gpu
 from torchlift.errors import BackendError, BackendUnavailableError
-from torchlift.machine import Gpu
+from torchlift.machine import Gpu, RunOn
 from torchlift.signature import Axis, Signature, TensorSpec
 
 INSTALL_GPU = (
@@ -126,7 +126,7 @@ def test_without_a_gpu_the_version_says_so(monkeypatch):
 
 def test_fp32_is_fp32_on_a_gpu_and_int8_must_be_named():
     runtime = backend("onnxruntime-cuda")
-    assert runtime.providers(tiny.SIGNATURE, "fp32", SessionOptions(device=2)) == [
+    assert runtime.providers(tiny.SIGNATURE, "fp32", SessionOptions(RunOn(device=2))) == [
         ("CUDAExecutionProvider", {"device_id": "2", "use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"})
     ]
     assert runtime.providers(tiny.SIGNATURE, "fp16", SessionOptions(cuda_graph=True)) == [
@@ -135,14 +135,14 @@ def test_fp32_is_fp32_on_a_gpu_and_int8_must_be_named():
             {"device_id": "0", "use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC", "enable_cuda_graph": "1"},
         )
     ]
-    assert set(runtime.recipes) - runtime.on_request == {"fp32", "fp16"}
+    assert {name for name, recipe in runtime.recipes.items() if not recipe.asked_for} == {"fp32", "fp16"}
     assert (runtime.replays, runtime.asked_for) == (True, False)
 
 
 @pytest.mark.parametrize(("recipe", "half"), [("fp32", "0"), ("fp16", "1")])
 def test_tensorrt_is_given_the_ranges_of_the_signature(recipe, half):
     runtime = backend("onnxruntime-tensorrt")
-    first, behind = runtime.providers(TEXT, recipe, SessionOptions(device=1, cuda_graph=True))
+    first, behind = runtime.providers(TEXT, recipe, SessionOptions(RunOn(device=1), cuda_graph=True))
     assert first == (
         "TensorrtExecutionProvider",
         {

@@ -8,7 +8,7 @@ import tiny
 from torchlift.backends import SessionOptions, backend
 from torchlift.backends import openvino as module
 from torchlift.errors import BackendError, ProviderError, SignatureError
-from torchlift.machine import this_machine
+from torchlift.machine import RunOn, this_machine
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def answers(model, precision, x):
 
 def computed(model, precision):
     """The precision that OpenVINO says it computes in."""
-    session = backend("openvino").open(model, tiny.SIGNATURE, precision, SessionOptions(1))
+    session = backend("openvino").open(model, tiny.SIGNATURE, precision, SessionOptions(RunOn(1)))
     compiled, _ = session._opened
     return compiled.get_property("INFERENCE_PRECISION_HINT").to_string(), session.runtime
 
@@ -55,7 +55,7 @@ def test_bf16_computes_in_bf16_and_shows_it(model, bf16):
 
 def test_bf16_serves_from_the_files_of_fp32(built_once, bf16):
     runtime = backend("openvino")
-    assert (runtime.artifact("bf16"), runtime.artifact("fp32")) == ("fp32", "fp32")
+    assert (runtime.recipe("bf16").files, runtime.recipe("fp32").files) == ("fp32", "fp32")
     variants = [built_once.manifest.variant(f"model/openvino/{p}") for p in ("fp32", bf16)]
     assert variants[0].files == variants[1].files
 

@@ -12,7 +12,7 @@ import tiny
 from torchlift.backends import BACKENDS, SessionOptions, backend
 from torchlift.backends.pytorch import PROGRAM, gpu_of, torch_build
 from torchlift.errors import BackendError, BackendUnavailableError, DeviceMemoryError, SignatureError
-from torchlift.machine import Gpu, this_machine
+from torchlift.machine import Gpu, RunOn, this_machine
 from torchlift.signature import Axis, Signature, TensorSpec
 
 torch = pytest.importorskip("torch")
@@ -92,7 +92,7 @@ def test_inputs_that_do_not_fit_are_refused():
 
 
 def test_it_says_what_runs_and_takes_the_threads_that_were_asked_for():
-    session = TorchSession(Network(), TWO, SessionOptions(1))
+    session = TorchSession(Network(), TWO, SessionOptions(RunOn(1)))
     assert session.runtime == f"torch {torch.__version__} eager"
     assert torch.get_num_threads() == 1
 
@@ -156,7 +156,7 @@ print(found.available(), found.version(), [found.supports(r) for r in found.reci
 def test_it_is_the_last_backend_needs_torch_and_is_made_only_where_it_is_named():
     assert [*BACKENDS][-1] == "pytorch"
     assert (PYTORCH.needs, PYTORCH.asked_for, PYTORCH.opens_graphs, PYTORCH.replays) == ("torch", True, True, True)
-    assert {*PYTORCH.recipes.values()} == {PROGRAM}
+    assert {recipe.form for recipe in PYTORCH.recipes.values()} == {PROGRAM}
     assert PYTORCH.precisions == ("fp32", "bf16", "fp16")
 
 
@@ -237,9 +237,9 @@ def test_an_older_gpu_lacks_bf16(machine):
 
 def test_each_gpu_has_an_ordinal(machine):
     machine(H200, replace(H200, name="NVIDIA L4"))
-    assert gpu_of(SessionOptions(device=1)).name == "NVIDIA L4"
+    assert gpu_of(SessionOptions(RunOn(device=1))).name == "NVIDIA L4"
     with pytest.raises(BackendUnavailableError, match="there is no GPU 2") as caught:
-        gpu_of(SessionOptions(device=2))
+        gpu_of(SessionOptions(RunOn(device=2)))
     assert "0..1" in caught.value.remedy
 
 

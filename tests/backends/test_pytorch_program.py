@@ -13,7 +13,7 @@ from torchlift.backends import SessionOptions, backend  # noqa: E402
 from torchlift.backends.pytorch.cast import move  # noqa: E402
 from torchlift.backends.pytorch.program import copy_of, load_program, save_program  # noqa: E402
 from torchlift.backends.pytorch.session import TorchSession  # noqa: E402
-from torchlift.machine import this_machine  # noqa: E402
+from torchlift.machine import RunOn, this_machine  # noqa: E402
 
 CPU = torch.device("cpu")
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
@@ -139,7 +139,7 @@ def test_a_copy_has_code_of_its_own_and_the_same_weights(archive):
 
 
 def test_a_program_is_compiled_by_the_backend(archive):
-    with backend("pytorch").open(archive, programs.SIGNATURE, "fp32", SessionOptions(2)) as session:
+    with backend("pytorch").open(archive, programs.SIGNATURE, "fp32", SessionOptions(RunOn(2))) as session:
         assert session.runtime.startswith(f"torch {torch.__version__} compile")
         assert_answers(session, programs.feeds(4))
         call = session.prepare(programs.feeds(4))

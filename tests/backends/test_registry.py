@@ -1,14 +1,14 @@
 import pickle
+from typing import ClassVar
 
 import numpy as np
 import pytest
 import tiny
 
 from torchlift import backends
-from torchlift.backends import BACKENDS, Availability, Backend, Session, SessionOptions, backend
+from torchlift.backends import BACKENDS, Availability, Backend, Session, backend
+from torchlift.backends.opening import open_file
 from torchlift.errors import BackendUnavailableError, SignatureError
-from torchlift.machine import usable_cores
-from torchlift.stages import open_session
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ def test_what_a_backend_supports_is_said(name):
 def test_one_that_is_not_available_cannot_be_required():
     class Absent(Backend):
         name = "absent"
-        precisions = ()
+        recipes: ClassVar = {}
 
         def available(self):
             return Availability(False, "it is not installed", "pip install absent")
@@ -63,11 +63,6 @@ def test_one_that_is_not_available_cannot_be_required():
     with pytest.raises(BackendUnavailableError, match="the backend absent cannot be used: it is not instal") as caught:
         Absent().require()
     assert caught.value.remedy == "pip install absent"
-
-
-def test_no_threads_are_every_usable_core():
-    assert SessionOptions().cores == usable_cores()
-    assert SessionOptions(threads=3).cores == 3
 
 
 class Recorder(Session):
@@ -97,5 +92,5 @@ def test_a_session_closes_with_its_block():
 
 
 def test_opening_by_name_can_go_to_another_process():
-    assert pickle.loads(pickle.dumps(open_session)) is open_session
+    assert pickle.loads(pickle.dumps(open_file)) is open_file
     assert backends.Session is Session

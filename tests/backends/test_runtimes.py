@@ -12,6 +12,7 @@ from onnx import TensorProto, helper
 
 from torchlift.backends import SessionOptions, backend
 from torchlift.errors import BackendError, BatchTooLargeError, SignatureError
+from torchlift.machine import RunOn
 
 RUNTIMES = ["onnxruntime", "openvino"]
 
@@ -24,7 +25,7 @@ def runtime(request):
 @pytest.fixture
 def opened(runtime, built_once):
     variant = built_once.manifest.variant(f"model/{runtime.name}/fp32")
-    with runtime.open(built_once.file(variant.model), tiny.SIGNATURE, "fp32", SessionOptions(1)) as session:
+    with runtime.open(built_once.file(variant.model), tiny.SIGNATURE, "fp32", SessionOptions(RunOn(1))) as session:
         yield session
 
 

@@ -22,11 +22,12 @@ from torchlift.graph.half import ToHalf
 from torchlift.graph.quantize import Quantize
 from torchlift.graph.schemes import SCHEMES
 from torchlift.graph.units import name_nodes
+from torchlift.machine import RunOn
 from torchlift.prove.half import HalfSession
 
 BUILT = ("onnxruntime", "openvino")
 FORMS = ("fp32", "fp16", *SCHEMES)
-RECIPES = [(name, recipe) for name in BUILT for recipe, form in backend(name).recipes.items() if form in FORMS]
+RECIPES = [(n, recipe) for n in BUILT for recipe, found in backend(n).recipes.items() if found.form.name in FORMS]
 
 SAMPLES = [{"x": tiny.sample(1 + i // THREADS, seed=i)} for i in range(4 * THREADS)]
 """Four batch sizes for each thread."""
@@ -59,7 +60,9 @@ def built(tmp_path_factory):
         runtime = backend(name)
         if not runtime.supports(recipe).ok:
             pytest.skip(runtime.supports(recipe).detail)
-        return runtime.open(build(name, runtime.recipes[recipe]), tiny.SIGNATURE, recipe, SessionOptions(2))
+        return runtime.open(
+            build(name, runtime.recipe(recipe).form.name), tiny.SIGNATURE, recipe, SessionOptions(RunOn(2))
+        )
 
     return opened
 

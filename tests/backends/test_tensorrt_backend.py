@@ -227,7 +227,7 @@ def test_a_gpu_that_is_not_there_is_named(here, device):
 def test_it_compiles_replays_cuda_graphs_and_int8_is_what_its_engines_take():
     runtime = backend("tensorrt")
     assert (runtime.compiles, runtime.replays, runtime.opens_graphs) == (True, True, False)
-    assert runtime.recipes["int8"] == "int8-s8s8"
+    assert runtime.recipe("int8").form.name == "int8-s8s8"
     assert SessionOptions().cuda_graph is False
 
 

@@ -16,6 +16,7 @@ from shipped import MAIN, REFUSE_TORCH, checkpoint, in_process, misused, refused
 from torchlift.backends import backend
 from torchlift.bundle import Bundle
 from torchlift.cli import _COMMANDS
+from torchlift.machine import usable_cores
 from torchlift.manifest import Manifest, encode_manifest
 
 
@@ -75,7 +76,9 @@ def test_a_backend_that_is_not_here_says_what_to_install(bundle):
         (("--batch", "4,0"), ("--batch 4,0", "at least one row")),
         (("--precision", "fp64"), ("--precision fp64", "fp32, fp16, int8, int8-dynamic")),
         (("--rounds", "0"), ("'--rounds'", "0 is not in the range x>=2")),
-        (("--threads", "-1"), ("'--threads'", "x>=0")),
+        (("--threads", "-1"), ("'--threads'", "threads is -1", "1024")),
+        (("--threads", "1025"), ("'--threads'", "threads is 1025", str(usable_cores()))),
+        (("--threads", "12345678901234567890"), ("'--threads'", "threads is 12345678901234567890", "1024")),
         (("--exporter", "magic"), ("'--exporter'", "dynamo")),
         (("--resolution", "64px"), ("'--resolution'", "64px")),
         (("--colour", "red"), ("No such option", "--colour")),

@@ -88,7 +88,8 @@ def test_devices_that_are_not_here_are_wrong_usage(gpus, count, text, beyond):
         (("build", "--workspace", "0"), "Invalid value for '--workspace': 0 is not in the range x>=1."),
         (("build", "--plugin", "none.so"), "Invalid value for '--plugin': File 'none.so' does not exist."),
         (("bench", "--devices", "none"), "--devices none: write all, or numbers of GPUs, for example 0,1."),
-        (("run", "--device", "-1"), "Invalid value for '--device': -1 is not in the range x>=0."),
+        (("run", "--device", "-1"), "Invalid value for '--device': the number of the GPU is -1. GPUs are counted"),
+        (("inspect", "--device", "12345678901234567890"), "Invalid value for '--device': the number of the GPU is 123"),
         (("inspect", "--layers"), "--layers shows one variant's: name it with --variant."),
         (("inspect", "--batch", "2"), "--batch is of --layers."),
         (("inspect", "--device", "0"), "--device is of --layers."),
@@ -125,12 +126,12 @@ def told(monkeypatch, built_once):
     """What the job behind a command is told; nothing is done."""
     found = {}
 
-    def job(path, options, *rest):
-        found.update(path=path, options=options, rest=rest)
+    def job(path, options, *rest, **more):
+        found.update(path=path, options=options, rest=rest, **more)
         return built_once.manifest
 
     for name in ("build_bundle", "bench_bundle"):
-        monkeypatch.setattr(f"torchlift.stages.{name}", job)
+        monkeypatch.setattr(f"torchlift.jobs.{name}", job)
     return found
 
 
@@ -164,18 +165,18 @@ def test_bench_is_told_the_devices_and_whether_graphs_are_measured(told, bundle,
     gpus(4)
     said = torchlift("bench", bundle.path, "--cuda-graph", "--devices", "1,3")
     assert said.code == 0, said.err
-    assert (told["options"].cuda_graph, told["options"].devices) == (True, (1, 3))
+    assert (told["options"].cuda_graph, told["on"].device, told["options"].more_devices) == (True, 1, (3,))
     torchlift("bench", bundle.path, "--devices", "all")
-    assert told["options"].devices == (0, 1, 2, 3)
+    assert (told["on"].device, told["options"].more_devices) == (0, (1, 2, 3))
     torchlift("bench", bundle.path)
-    assert (told["options"].cuda_graph, told["options"].devices) == (False, (0,))
+    assert (told["options"].cuda_graph, told["on"].device, told["options"].more_devices) == (False, 0, ())
 
 
 def test_run_opens_on_the_device_that_is_named(monkeypatch, bundle):
     found = []
 
     def opening(path, options, progress):
-        found.append(options.device)
+        found.append(options.on.device)
         raise click.UsageError("nothing is run here")
 
     monkeypatch.setattr("torchlift.pipelines.open_bundle", opening)

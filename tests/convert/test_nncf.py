@@ -6,15 +6,17 @@ import onnx_ir as ir
 import pytest
 import tiny
 
-from torchlift.backends import backend
+from torchlift.backends import backend, forms, openvino
 from torchlift.convert import nncf as module
-from torchlift.convert.nncf import nncf_available, quantize_with_nncf
+from torchlift.convert.forms import FormOptions, maker_of
+from torchlift.convert.nncf import quantize_with_nncf
 from torchlift.errors import BackendUnavailableError, ConversionError, DataError
 from torchlift.graph.files import save_model
+from torchlift.progress import SILENT
 
 FEEDS = [{"x": tiny.sample(4, seed)} for seed in range(4)]
 
-needs_nncf = pytest.mark.skipif(not nncf_available().ok, reason="nncf or openvino is not installed")
+needs_nncf = pytest.mark.skipif(not forms()["int8-nncf"].available().ok, reason="nncf or openvino is not installed")
 
 
 def quantized_types(file):
@@ -70,10 +72,10 @@ def test_what_nncf_cannot_do_is_told(tmp_path):
 
 
 def test_without_nncf(source, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "installed_version", lambda name: None)
-    assert not nncf_available().ok
+    monkeypatch.setattr(openvino, "installed_version", lambda name: None)
+    assert not forms()["int8-nncf"].available().ok
     with pytest.raises(BackendUnavailableError, match="int8-nncf cannot be made: nncf is not installed") as error:
-        quantize_with_nncf(source, tmp_path, FEEDS)
+        maker_of("int8-nncf").make(source, tmp_path, lambda: FEEDS, FormOptions(), SILENT)
     assert error.value.remedy == "pip install nncf"
 
 

@@ -8,6 +8,7 @@ from torchlift.convert.ranges import Range, Tap, float_tensors, overflowing, ran
 from torchlift.errors import BackendError
 from torchlift.graph.files import save_model
 from torchlift.graph.units import name_nodes
+from torchlift.machine import RunOn
 from torchlift.progress import Progress, Stage
 
 
@@ -33,7 +34,7 @@ def test_a_tap_returns_inputs_inner_tensors_and_outputs_in_the_order_asked(besid
 
 def test_a_tap_leaves_the_file_and_its_folder_alone(beside):
     before = {file.name: file.read_bytes() for file in beside.parent.iterdir()}
-    with Tap(beside, ["sum"], threads=1) as tap:
+    with Tap(beside, ["sum"], RunOn(1)) as tap:
         tap.run({"x": tiny.sample(2)})
     assert {file.name: file.read_bytes() for file in beside.parent.iterdir()} == before
 

@@ -15,7 +15,7 @@ from torchlift.backends import SessionOptions, backend
 from torchlift.errors import ProviderError, SignatureError
 from torchlift.graph.files import save_model
 from torchlift.graph.half import ToHalf
-from torchlift.machine import gpus
+from torchlift.machine import RunOn, gpus
 from torchlift.signature import Axis, Signature, TensorSpec
 
 CUDA = backend("onnxruntime-cuda")
@@ -113,7 +113,9 @@ def test_it_says_which_gpu_and_driver_it_runs_on(model, recipe):
 @pytest.mark.parametrize("graphs", [False, True])
 def test_goldens_hold_on_every_gpu(model, recipe, graphs):
     for device in range(len(gpus())):
-        with CUDA.open(model, tiny.SIGNATURE, recipe, SessionOptions(device=device, cuda_graph=graphs)) as session:
+        with CUDA.open(
+            model, tiny.SIGNATURE, recipe, SessionOptions(RunOn(device=device), cuda_graph=graphs)
+        ) as session:
             for golden in tiny.goldens():
                 for _ in range(3):
                     close(session.run(golden.inputs)["y"], golden.outputs["y"], recipe)

@@ -18,6 +18,7 @@ from torchlift.backends.pytorch.program import load_program, save_program  # noq
 from torchlift.backends.pytorch.session import TorchSession, open_module  # noqa: E402
 from torchlift.backends.staging import PIECE  # noqa: E402
 from torchlift.errors import BackendError, DeviceMemoryError, SignatureError  # noqa: E402
+from torchlift.machine import RunOn  # noqa: E402
 from torchlift.prove.goldens import Golden  # noqa: E402
 from torchlift.prove.numerics import TOLERANCES, failures, verify_goldens  # noqa: E402
 from torchlift.signature import Axis, Signature, TensorSpec  # noqa: E402
@@ -48,7 +49,7 @@ def assert_agrees(session, golden, precision):
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
 def test_a_compiled_program_agrees_with_the_network_on_the_processor_on_every_gpu(archive, goldens, precision):
-    for options in [SessionOptions(device=number) for number in range(torch.cuda.device_count())]:
+    for options in [SessionOptions(RunOn(device=number)) for number in range(torch.cuda.device_count())]:
         with PYTORCH.open(archive, programs.SIGNATURE, precision, options) as session:
             assert session.on_device
             assert f"on {gpu_of(options)}" in session.runtime

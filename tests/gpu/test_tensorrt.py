@@ -31,7 +31,7 @@ from torchlift.graph.quantize import Quantize
 from torchlift.graph.schemes import SCHEMES
 from torchlift.graph.units import name_nodes
 from torchlift.jobs import JobOptions, bench_bundle, build_bundle
-from torchlift.machine import gpus
+from torchlift.machine import RunOn, gpus
 from torchlift.prove.numerics import compare
 from torchlift.signature import Axis, Profile, Signature, TensorSpec
 from torchlift.stages import BenchOptions, BuildOptions, layers_of
@@ -107,7 +107,7 @@ def test_an_engine_that_does_not_compute_in_what_was_asked_for_is_an_error(engin
 @pytest.mark.parametrize("cuda_graph", [False, True])
 def test_shapes_alternate_also_more_than_there_are_graphs_on_every_gpu(engine, cuda_graph):
     for device in range(len(gpus())):
-        with opened(engine, device=device, cuda_graph=cuda_graph, graphs=2) as session:
+        with opened(engine, on=RunOn(device=device), cuda_graph=cuda_graph, graphs=2) as session:
             for rows in (1, 8, 3, 1, 5, 8, 2):
                 x = wide.sample(rows, seed=rows)
                 np.testing.assert_allclose(session.run({"x": x})["y"], wide.answer(x), rtol=1e-3, atol=1e-4)

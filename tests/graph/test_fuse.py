@@ -9,6 +9,7 @@ import onnxruntime as ort
 import pytest
 from onnx import numpy_helper, parser
 
+from torchlift.backends import backend
 from torchlift.graph.files import save_model
 from torchlift.graph.fusion import FUSIONS, Fused, fuse, fuse_file
 from torchlift.graph.fusion.attention import FuseAttention
@@ -420,7 +421,7 @@ def test_projections_of_int8_are_not_joined():
 
 def test_joined_weights_are_not_read(tmp_path):
     save_model(ir.from_proto(graph(ATTENTION)), tmp_path / "net.onnx")
-    made = fuse_file(tmp_path / "net.onnx", "onnxruntime-cuda")
+    made = fuse_file(tmp_path / "net.onnx", "gpu")
     assert made.counts["qkv"] == 1
     assert len(made.graph) < WIDTH * WIDTH * 4
 
@@ -569,7 +570,7 @@ def test_the_new_node_carries_the_module_scopes():
 def test_weights_stay_where_they_are(tmp_path):
     model = ir.from_proto(graph(ATTENTION))
     save_model(model, tmp_path / "net.onnx")
-    made = fuse_file(tmp_path / "net.onnx", "onnxruntime")
+    made = fuse_file(tmp_path / "net.onnx", "processor")
     assert isinstance(made, Fused)
     assert made.counts == {"layer-norm": 0, "gelu": 0, "attention": 1}
     assert len(made.graph) < 3 * WIDTH * WIDTH * 4
@@ -583,15 +584,20 @@ def test_weights_stay_where_they_are(tmp_path):
     assert sorted(file.name for file in tmp_path.iterdir()) == ["net.onnx", "net.onnx.data"]
 
 
-def test_a_graph_without_a_pattern_and_a_backend_without_passes_keep_their_file(tmp_path, source):
-    assert fuse_file(source, "onnxruntime") is None
-    save_model(ir.from_proto(graph(ATTENTION)), tmp_path / "net.onnx")
-    assert fuse_file(tmp_path / "net.onnx", "openvino") is None
+@pytest.mark.parametrize("target", FUSIONS)
+def test_a_graph_without_a_pattern_keeps_its_file(source, target):
+    assert fuse_file(source, target) is None
 
 
-def counts_for(file, backend, feeds, tolerance=1e-5):
-    """Counts above 0 of the backend's passes on a file; asserts the same answers as before, fully optimised."""
-    made = fuse_file(file, backend)
+def test_what_ort_runs_on_decides_what_it_is_given_fused():
+    found = {name: backend(f"onnxruntime{name}").fused_for for name in ("", "-cuda", "-tensorrt")}
+    assert found == {"": "processor", "-cuda": "gpu", "-tensorrt": None}
+    assert {*found.values()} - {None} == {*FUSIONS}
+
+
+def counts_for(file, target, feeds, tolerance=1e-5):
+    """Counts above 0 of the target's passes on a file; asserts the same answers as before, fully optimised."""
+    made = fuse_file(file, target)
     options = ort.SessionOptions()
     options.log_severity_level = 4
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(file.parent))
@@ -627,8 +633,8 @@ def towers(request, tmp_path_factory):
 def test_the_towers_of_chinese_clip(towers):
     folder, exporter = towers
     pictures = [(np.random.default_rng(n).normal(size=(n, 3, 32, 32)).astype(np.float32),) for n in (1, 3)]
-    image = counts_for(folder / "image/source/model.onnx", "onnxruntime", pictures)
-    text = counts_for(folder / "text/source/model.onnx", "onnxruntime", [(tokens(3, 7),), (tokens(1, 12),)])
+    image = counts_for(folder / "image/source/model.onnx", "processor", pictures)
+    text = counts_for(folder / "text/source/model.onnx", "processor", [(tokens(3, 7),), (tokens(1, 12),)])
     written = {"dynamo": [{}, {}], "torchscript": [{"layer-norm": 6}, {"layer-norm": 5, "gelu": 2}]}[exporter]
     assert image == {"attention": 2, **written[0]}
     assert text == {"attention": 2, **written[1]}
@@ -648,12 +654,12 @@ def test_the_towers_as_a_gpu_gets_them(towers, tmp_path, part, half):
     feeds = [
         (tokens(n, 7),) if part == "text" else (draw.normal(size=(n, 3, 32, 32)).astype(np.float32),) for n in (1, 3)
     ]
-    counts = counts_for(file, "onnxruntime-cuda", feeds, 5e-3 if half else 1e-5)
+    counts = counts_for(file, "gpu", feeds, 5e-3 if half else 1e-5)
     assert counts["attention"] == 2
     assert counts.get("patches", 0) == (1 if part == "image" else 0)
     assert counts.get("qkv", 0) == (2 if exporter == "dynamo" else 0)
     assert counts["skip-layer-norm"] == (2 if exporter == "dynamo" else 1)
-    made = ir.from_proto(onnx.load_from_string(fuse_file(file, "onnxruntime-cuda").graph))
+    made = ir.from_proto(onnx.load_from_string(fuse_file(file, "gpu").graph))
     whole = operators(made).count("com.microsoft::Attention")
     assert whole == (1 if exporter == "dynamo" else 0)  # the last layer has one query
     outer = {*made.graph.inputs, *made.graph.outputs}
@@ -726,7 +732,7 @@ def test_blocks_like_those_of_bert_and_mobilevit(tmp_path, kind, style, exporter
         (draw.normal(size=(batch, length, 32)).astype(np.float32), (tokens(batch, length) > 0).astype(np.float32))
         for batch, length in ((2, 9), (1, 4))
     ]
-    counts = counts_for(file, "onnxruntime-cuda", [fed[: len(inputs)] for fed in feeds])
+    counts = counts_for(file, "gpu", [fed[: len(inputs)] for fed in feeds])
     norms, gelus = (2, {"gelu": 1}) if kind == "Bert" else (3, {})
     written = {"layer-norm": norms, **gelus} if exporter == "torchscript" else {}
     assert counts == {"attention": 1, "skip-layer-norm": 2, **written, "qkv": 1}

@@ -10,11 +10,12 @@ from colour_models import clip as clip_without_graphs  # noqa: F401
 from colour_models import muge  # noqa: F401
 
 from torchlift.bundle import Bundle
+from torchlift.convert.calibration import CalibrationOptions
 from torchlift.datasets import ReadOptions
 from torchlift.jobs import DataOptions, JobOptions
 from torchlift.jobs.ship import Source, export
 from torchlift.prove.numerics import TOLERANCES
-from torchlift.stages import BenchOptions, BuildOptions, CalibrationData, ConvertOptions, verify_all
+from torchlift.stages import BenchOptions, BuildOptions, ConvertOptions, verify_all
 from torchlift.timing.latency import LatencyOptions
 
 QUICK = BenchOptions((1,), latency=LatencyOptions(rounds=2, turn_seconds=0.01, max_runs=3, pause_seconds=0))
@@ -84,12 +85,11 @@ def job(pictures):
     """Maker of options for a job on ``pictures`` with ONNX Runtime."""
 
     def make(*precisions, gate=None, calibrated=True, backends=("onnxruntime",), evaluations=40, keep=(), data=True):
-        samples = CalibrationData(pictures, ReadOptions(split="train")) if calibrated else None
-        scored = DataOptions(pictures / "val", ReadOptions(), samples) if data else DataOptions(calibration=samples)
+        samples = CalibrationOptions(path=pictures, read=ReadOptions(split="train")) if calibrated else None
         return JobOptions(
             build=BuildOptions(backends, precisions),
-            data=scored,
-            convert=ConvertOptions(keep=keep, evaluations=evaluations),
+            data=DataOptions(pictures / "val" if data else None),
+            convert=ConvertOptions(samples or CalibrationOptions(), keep=keep, evaluations=evaluations),
             gate=gate,
             bench=QUICK,
         )

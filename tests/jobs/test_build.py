@@ -11,6 +11,7 @@ from torchlift.backends.tensorrt import TensorRt
 from torchlift.bundle import Bundle, sha256
 from torchlift.errors import DataError, InputError
 from torchlift.evidence import Gate
+from torchlift.forms import INT8_U8S8, Recipe, by_name
 from torchlift.graph.scales import Scales, save_scales
 from torchlift.jobs import JobOptions, bench_bundle, bisect_bundle, build_bundle, score_bundle
 from torchlift.jobs.ship import ShipOptions
@@ -73,7 +74,7 @@ def compiler(monkeypatch):
         return runtime.open(model, signature, "int8", options)
 
     monkeypatch.setattr(TensorRt, "available", lambda self: Availability(True, "here"))
-    monkeypatch.setattr(TensorRt, "recipes", {"int8": "int8-u8s8"})
+    monkeypatch.setattr(TensorRt, "recipes", by_name(Recipe("int8", "int8", INT8_U8S8)))
     monkeypatch.setattr(TensorRt, "build", build)
     monkeypatch.setattr(TensorRt, "open", open_)
     return told

@@ -32,7 +32,7 @@ from torchlift.errors import (
 from torchlift.export import ExportOptions
 from torchlift.jobs import JobOptions, build_bundle
 from torchlift.jobs.ship import Peer, ShipOptions, Source, export, open_peer, peers, ship, source_of
-from torchlift.machine import Gpu
+from torchlift.machine import Gpu, RunOn
 from torchlift.pipelines import open_bundle
 from torchlift.progress import Progress
 from torchlift.prove.verify import proven_here
@@ -505,13 +505,13 @@ def test_an_export_has_a_program_where_it_is_asked_for(tiny_source, tmp_path):
         build_bundle(without.path, options)
     (variant,) = Bundle.open(without.path).manifest.variants
     assert "export with --program" in variant.failure
-    bundle = export(tiny_source, tmp_path / "out", ExportOptions("torchscript"), program=True)
+    bundle = export(tiny_source, tmp_path / "out", ExportOptions("torchscript"), forms=("program",))
     assert [g.name for g in bundle.manifest.graphs] == ["model/program"]
     assert bundle.manifest.variants == ()
     recorder = Recorder()
     with pytest.raises(InputError):
         ship(tiny_source, tmp_path / "again", replace(BOTH, bench=OUTSIDE.bench))
-    export(tiny_source, tmp_path / "again", ExportOptions("torchscript"), recorder, program=True)
+    export(tiny_source, tmp_path / "again", ExportOptions("torchscript"), recorder, forms=("program",))
     assert recorder.notes == ["model was exported before: kept", "model/program was exported before: kept"]
 
 
@@ -547,8 +547,7 @@ def test_on_a_gpu_fp16_is_measured_against_pytorch_in_fp16(monkeypatch, tiny_sou
 
     assert [c.name for c in peers(tiny_source, "model", **modes)] == names(CPU_PEERS)
     h200 = Gpu("NVIDIA H200", "9.0", 1, "580")
-    for module in ("torchlift.jobs.ship", "torchlift.backends.pytorch"):
-        monkeypatch.setattr(f"{module}.gpu_of", lambda options=None: h200)
+    monkeypatch.setattr("torchlift.backends.pytorch.gpu_of", lambda options=None: h200)
     found = peers(tiny_source, "model", **modes)
     assert [c.name for c in found] == names(GPU_PEERS)
     assert all(c.open_on is not None for c in found)
@@ -556,13 +555,13 @@ def test_on_a_gpu_fp16_is_measured_against_pytorch_in_fp16(monkeypatch, tiny_sou
 
 
 def test_a_peer_with_graphs_that_records_none_is_an_error(tiny_source):
-    with pytest.raises(BackendError, match="pytorch eager, graphed records none"):
-        open_peer(tiny_source, "model", Peer("pytorch eager, graphed", cuda_graph=True), 1, 0)
+    with pytest.raises(BackendError, match=r"pytorch eager \+ CUDA graph records none"):
+        open_peer(tiny_source, "model", Peer(cuda_graph=True), RunOn(1))
 
 
 def test_a_peer_is_opened_as_its_name_says(tiny_source):
     x = {"x": np.ones((2, 4), np.float32)}
-    for contender in peers(tiny_source, "model", 1, compiled=True):
+    for contender in peers(tiny_source, "model", RunOn(1), compiled=True):
         assert contender.open_on is None, "the processor is not one of several"
         with contender.open() as session:
             assert session.runtime == f"torch {torch.__version__} {contender.name.rpartition(' ')[2]}"

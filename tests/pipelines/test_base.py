@@ -12,6 +12,7 @@ from torchlift.backends.onnxruntime import OnnxRuntime
 from torchlift.bundle import Bundle
 from torchlift.errors import BackendUnavailableError, BundleError, EngineError, StorageError, VerificationError
 from torchlift.evidence import REPLAYED, Tolerance
+from torchlift.machine import RunOn
 from torchlift.pipelines import OpenOptions, of_bundle, open_bundle
 from torchlift.prove.verify import VerifyOptions, verify_variant
 from torchlift.stages import build_variant
@@ -220,9 +221,9 @@ def test_a_variant_is_verified_as_it_is_opened_on_the_device_that_was_named(read
         return opening(self, model, signature, recipe, options)
 
     monkeypatch.setattr(OnnxRuntime, "open", remember)
-    with open_bundle(ready.path, OpenOptions(threads=1, device=2)) as pipeline:
+    with open_bundle(ready.path, OpenOptions(on=RunOn(threads=1, device=2))) as pipeline:
         answer(pipeline)
-    assert told == [SessionOptions(1, 2)] * 2
+    assert told == [SessionOptions(RunOn(1, 2))] * 2
 
 
 def test_a_variant_that_failed_a_stricter_tolerance_is_refused(ready):
@@ -297,17 +298,17 @@ def test_the_chosen_replays_graphs_where_it_was_faster_so_and_proven_so_and_on_t
         told.append(options)
         return opening(self, model, signature, recipe, options)
 
-    with open_bundle(ready.path, OpenOptions({"model": ORT}, threads=1, device=2), progress) as pipeline:
+    with open_bundle(ready.path, OpenOptions({"model": ORT}, RunOn(threads=1, device=2)), progress) as pipeline:
         monkeypatch.setattr(OnnxRuntime, "open", remember)
         answer(pipeline)
-    assert told == [SessionOptions(1, 2, cuda_graph=replays)]
+    assert told == [SessionOptions(RunOn(1, 2), cuda_graph=replays)]
     without = [f"{ORT} runs without CUDA graphs: its verification here replayed none"]
     assert progress.notes == (without if chosen == ORT and graphed and not proven else [])
 
 
 @pytest.mark.parametrize("threads", [1, 3])
 def test_the_number_of_threads_reaches_the_runtime(ready, threads):
-    with open_bundle(ready.path, OpenOptions(threads=threads)) as pipeline:
+    with open_bundle(ready.path, OpenOptions(on=RunOn(threads=threads))) as pipeline:
         options = pipeline.session("model")._session.get_session_options()
         assert options.intra_op_num_threads == threads
 

@@ -12,7 +12,7 @@ from torchlift.backends.openvino import OpenVino
 from torchlift.bundle import Bundle
 from torchlift.errors import BackendError, BackendUnavailableError, BundleError, DeviceMemoryError, EngineError
 from torchlift.evidence import Tolerance, now
-from torchlift.machine import this_machine
+from torchlift.machine import RunOn, this_machine
 from torchlift.manifest import Graph
 from torchlift.progress import Progress, Stage
 from torchlift.prove.goldens import GOLDENS, Golden, load_goldens, save_goldens
@@ -214,8 +214,8 @@ def test_a_variant_is_verified_on_the_device_and_with_the_threads_that_are_named
         return opening(self, model, signature, recipe, options)
 
     monkeypatch.setattr(OnnxRuntime, "open", remember)
-    verify_variant(built, built.manifest.variant("model/onnxruntime/fp32"), VerifyOptions(threads=2, device=3))
-    assert told == [SessionOptions(2, 3)]
+    verify_variant(built, built.manifest.variant("model/onnxruntime/fp32"), on=RunOn(2, 3))
+    assert told == [SessionOptions(RunOn(2, 3))]
 
 
 def test_any_other_failure_names_the_backend(answering):

@@ -16,7 +16,7 @@ from torchlift.bundle import Bundle
 from torchlift.errors import BackendUnavailableError, InputError
 from torchlift.evidence import GRAPHED, REPLAYED, Scaling
 from torchlift.jobs import bench_bundle
-from torchlift.machine import Gpu
+from torchlift.machine import Gpu, RunOn
 from torchlift.manifest import Variant
 from torchlift.prove.goldens import cut, load_goldens
 from torchlift.signature import Axis, Signature, TensorSpec
@@ -122,7 +122,7 @@ def gpu(monkeypatch):
 def opened(monkeypatch):
     """What sessions would be opened with."""
     told = []
-    monkeypatch.setattr(bench, "open_session", lambda *arguments: told.append(arguments))
+    monkeypatch.setattr("torchlift.backends.opening.open_file", lambda *arguments: told.append(arguments))
     return told
 
 
@@ -134,14 +134,14 @@ def engine(proven):
 
 @pytest.mark.parametrize(("graphed", "modes"), [(False, 1), (True, 2)])
 def test_what_replays_graphs_is_measured_both_ways_where_that_is_asked_for(engine, bundle, gpu, opened, graphed, modes):
-    asked = SessionOptions(threads=3, device=1)
+    asked = RunOn(threads=3, device=1)
     found = contenders_of(bundle, engine, asked, graphed=graphed)
     assert [c.name for c in found] == ["model/tensorrt/fp16", f"model/tensorrt/fp16{GRAPHED}"][:modes]
     for contender in found:
         contender.open()
         contender.open_on(5)
-    with_graphs = [asked, replace(asked, cuda_graph=True)][:modes]
-    assert [told[-1] for told in opened] == [o for mode in with_graphs for o in (mode, replace(mode, device=5))]
+    expected = [SessionOptions(on, mode) for mode in (False, True)[:modes] for on in (asked, RunOn(3, 5))]
+    assert [told[-1] for told in opened] == expected
     model = (bundle.path / ON_GPU.model).absolute()
     assert {told[:-1] for told in opened} == {("tensorrt", model, tiny.SIGNATURE, "fp16")}
 
@@ -215,7 +215,7 @@ def test_measuring_both_modes_is_another_benchmark(replaying, unmeasured):
 
 def test_throughput_is_measured_on_several_devices_where_they_are_named(replaying, unmeasured, monkeypatch):
     monkeypatch.setattr(bench, "measure_scaling", partial(measure_scaling, seconds=0.01))
-    options = replace(QUICK, batches=(2,), devices=(0, 1))
+    options = replace(QUICK, batches=(2,), more_devices=(1,))
     found = bench_component(replaying, component_of(replaying), options=options)
     throughputs = found.scaling.throughputs
     assert [(x.contender, x.devices, x.sizes) for x in throughputs] == [(ORT, n, {"batch": 2}) for n in (1, 2)]
@@ -224,7 +224,7 @@ def test_throughput_is_measured_on_several_devices_where_they_are_named(replayin
 
 
 def test_what_failed_on_several_devices_is_measured_again(replaying, unmeasured, monkeypatch):
-    options, told = replace(QUICK, batches=(1,), devices=(0, 1)), []
+    options, told = replace(QUICK, batches=(1,), more_devices=(1,)), []
 
     def fails_first(*_):
         told.append(True)
@@ -245,15 +245,15 @@ def test_one_device_is_no_scaling(replaying, unmeasured, monkeypatch):
 def test_latency_is_measured_on_the_first_device(measurable, monkeypatch, unmeasured):
     told, made = [], contenders_of
 
-    def contenders(bundle, variant, session, **modes):
-        told.append(session.device)
-        return made(bundle, variant, session, **modes)
+    def contenders(bundle, variant, on, **modes):
+        told.append(on.device)
+        return made(bundle, variant, on, **modes)
 
     monkeypatch.setattr(bench, "contenders_of", contenders)
     monkeypatch.setattr(
         bench, "measure_scaling", lambda contenders, work, devices, progress: told.append(devices) or Scaling()
     )
-    bench_component(measurable, component_of(measurable), options=replace(QUICK, devices=(3, 1)))
+    bench_component(measurable, component_of(measurable), options=replace(QUICK, more_devices=(1,)), on=RunOn(device=3))
     assert told == [3, 3, (3, 1)]
 
 

@@ -18,7 +18,8 @@ from PIL import Image
 import torchlift
 from torchlift.backends import backend
 from torchlift.bundle import Bundle
-from torchlift.convert.forms import FORMS, GRAPH, FormOptions, converter_of
+from torchlift.convert.calibration import CalibrationOptions
+from torchlift.convert.forms import GRAPH, FormOptions, converter_of, maker_of
 from torchlift.datasets import ReadOptions, open_data
 from torchlift.evidence import Gate
 from torchlift.families.base import LoadOptions
@@ -27,11 +28,12 @@ from torchlift.graph.types import infer_types
 from torchlift.graph.units import module_of
 from torchlift.jobs import DataOptions, JobOptions, build_bundle
 from torchlift.jobs.ship import ShipOptions, Source, export, ship
+from torchlift.machine import RunOn
 from torchlift.processing.image import prepared
 from torchlift.progress import SILENT
 from torchlift.prove.half import HalfOracle
 from torchlift.prove.numerics import distance
-from torchlift.stages import BenchOptions, BuildOptions, CalibrationData, ConvertOptions
+from torchlift.stages import BenchOptions, BuildOptions, ConvertOptions
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
@@ -79,11 +81,11 @@ def made_up_times():
 
 def job(data, metric, drop, precisions, split="val", calibration="train", kind=JobOptions, **read):
     """A job that scores on one split, and calibrates on 48 samples of another where one is given."""
-    samples = CalibrationData(data, ReadOptions(split=calibration, limit=48)) if calibration else None
+    samples = CalibrationOptions(path=data, read=ReadOptions(split=calibration, limit=48)) if calibration else None
     return kind(
         build=BuildOptions(("onnxruntime",), precisions),
-        data=DataOptions(data, ReadOptions(split=split, **read), samples),
-        convert=ConvertOptions(evaluations=0),
+        data=DataOptions(data, ReadOptions(split=split, **read)),
+        convert=ConvertOptions(samples or CalibrationOptions(), evaluations=0),
         gate=Gate({metric: drop}),
         bench=BenchOptions((1,)),
     )
@@ -201,8 +203,8 @@ class TestMixed:
 
         def make(bundle, feed):
             source = bundle.file(bundle.manifest.component("model").model)
-            options = FormOptions(threads=1)
-            converted = FORMS["int8-s8s8-fp16"].make(source, tmp_path, lambda: [feed], options, SILENT)
+            options = FormOptions(on=RunOn(1))
+            converted = maker_of("int8-s8s8-fp16").make(source, tmp_path, lambda: [feed], options, SILENT)
             (answers,) = HalfOracle(tmp_path / GRAPH).run(feed).values()
             (expected,) = HalfOracle(source).run(feed).values()
             return tmp_path / GRAPH, converted, answers, expected

@@ -8,6 +8,7 @@ from staged import ORT, OV, Recorder, component_of
 
 from torchlift.backends import Backend, LayerTime, backend
 from torchlift.errors import BackendError, BundleError, InputError
+from torchlift.machine import RunOn
 from torchlift.prove.goldens import load_goldens
 from torchlift.stages import layers_of
 
@@ -31,7 +32,7 @@ def fed(monkeypatch):
     found = []
 
     def layers(self, model, signature, feeds, *, recipe, source, options):
-        found.append((model, feeds, recipe, options.device))
+        found.append((model, feeds, recipe, options.on))
         return []
 
     monkeypatch.setattr(type(backend("onnxruntime")), "layers", layers)
@@ -41,9 +42,9 @@ def fed(monkeypatch):
 @pytest.mark.parametrize(("batch", "rows"), [(None, 1), (1, 1), (3, 3), (8, 8)])
 def test_the_batch_is_the_least_or_as_asked_and_its_inputs_the_goldens(built_once, fed, batch, rows):
     progress = Recorder()
-    layers_of(built_once.path, ORT, batch, 1, progress)
-    ((model, feeds, recipe, device),) = fed
-    assert (model, recipe, device) == (built_once.file(built_once.manifest.variant(ORT).model), "fp32", 1)
+    layers_of(built_once.path, ORT, batch, RunOn(device=1), progress)
+    ((model, feeds, recipe, on),) = fed
+    assert (model, recipe, on) == (built_once.file(built_once.manifest.variant(ORT).model), "fp32", RunOn(device=1))
     largest = load_goldens(built_once, component_of(built_once))["max"].inputs["x"]
     np.testing.assert_array_equal(feeds["x"], largest[:rows])
     assert progress.titles[-1] == f"run {ORT} layer by layer"

@@ -124,7 +124,7 @@ def test_samples_without_data_to_score_on_make_nothing_lossy_that_is_not_named()
 
 
 def test_what_gains_no_speed_is_made_only_where_it_is_named():
-    assert "fp16" in backend("onnxruntime").on_request
+    assert backend("onnxruntime").recipe("fp16").asked_for
     assert "fp16" not in recipes(EVERYTHING)
     assert recipes(EVERYTHING, precisions=("fp16",)) == {"fp16"}
     assert recipes(precisions=("fp16", "fp32")) == {"fp16", "fp32"}, "FP16 needs no samples"

@@ -15,7 +15,7 @@ from torchlift.evidence import Gate
 from torchlift.jobs import bisect_bundle, build_bundle
 from torchlift.prove.verify import VerifyOptions
 from torchlift.stages import build_variant, convert_component, verify_all
-from torchlift.stages.repair import RepairOptions, Trial, Workbench, find_culprits, repair
+from torchlift.stages.repair import Trial, Workbench, find_culprits, repair
 from torchlift.stages.samples import Samples
 from torchlift.stages.score import Scorer, score_component
 from torchlift.tasks import open_task
@@ -38,8 +38,7 @@ def made(bundle, form, recipe, feeds):
 def mend(bundle, variant, scorer=None, evaluations=40):
     """The notes of a repair."""
     recorder = Recorder()
-    options = RepairOptions("top1" if scorer else "", evaluations)
-    repair(bundle, variant, scorer, lambda: scorer, VerifyOptions(), options, recorder)
+    repair(bundle, variant, scorer, lambda: scorer, VerifyOptions(), evaluations, recorder)
     assert Bundle.open(bundle.path).manifest == bundle.manifest
     return recorder.notes
 
@@ -197,7 +196,7 @@ def test_where_the_evaluations_are_spent_that_is_noted(broken, pictures):
 
 def test_a_search_ranks_all_nodes_the_worst_first(broken, pictures):
     variant = broken.manifest.variant(INT8)
-    bench = Workbench(broken, variant, scorer_of(broken, pictures), "top1")
+    bench = Workbench(broken, variant, scorer_of(broken, pictures))
     search = find_culprits(bench, 40)
     assert {unit.module for finding in search.findings for unit in finding.items} == {
         "widen",
@@ -211,7 +210,7 @@ def test_a_search_ranks_all_nodes_the_worst_first(broken, pictures):
 
 
 def test_without_data_a_search_goes_by_the_distance_at_the_goldens(broken):
-    bench = Workbench(broken, broken.manifest.variant(INT8), None, "")
+    bench = Workbench(broken, broken.manifest.variant(INT8))
     search = find_culprits(bench, 40)
     assert [unit.module for unit in search.findings[0].items] == ["fragile"]
     assert 0 < search.total < 2
@@ -220,7 +219,7 @@ def test_without_data_a_search_goes_by_the_distance_at_the_goldens(broken):
 
 def test_a_search_leaves_nothing_in_the_bundle(broken):
     before = sorted(broken.path.rglob("*"))
-    find_culprits(Workbench(broken, broken.manifest.variant(INT8), None, ""), 4)
+    find_culprits(Workbench(broken, broken.manifest.variant(INT8)), 4)
     assert sorted(broken.path.rglob("*")) == before
 
 
@@ -239,7 +238,7 @@ def test_a_graph_of_nncf_cannot_be_searched(broken):
     variant = build_variant(broken, component, "openvino", "int8-nncf")
     assert variant.failure == ""
     with pytest.raises(InputError, match="model/openvino/int8-nncf is not converted node by node"):
-        Workbench(broken, variant, None, "")
+        Workbench(broken, variant)
 
 
 @pytest.mark.parametrize("runtime", ["tensorrt", "onnxruntime-tensorrt"])
@@ -265,7 +264,7 @@ def test_where_no_other_has_its_graph_the_command_that_makes_one_is_named(broken
     graph = replace(broken.manifest.graph("model", "int8-u8s8"), form=form)
     broken.commit(replace(broken.manifest, variants=(compiled,)).with_graph(graph))
     with pytest.raises(InputError, match="is not searched") as caught:
-        Workbench(broken, compiled, None, "")
+        Workbench(broken, compiled)
     assert caught.value.remedy == (
         f"Make a variant of the same graph and bisect that: torchlift build {broken.path} {maker}."
     )
@@ -276,7 +275,7 @@ def test_a_program_cannot_be_searched(broken):
     graph = replace(broken.manifest.graph("model", "int8-u8s8"), form="program")
     broken.commit(broken.manifest.with_variant(program).with_graph(graph))
     with pytest.raises(InputError, match="model/pytorch/bf16 is not converted node by node"):
-        Workbench(broken, program, None, "")
+        Workbench(broken, program)
 
 
 def test_a_graph_that_could_not_be_made_cannot_be_searched(colours):
@@ -287,7 +286,7 @@ def test_a_graph_that_could_not_be_made_cannot_be_searched(colours):
     variant = build_variant(colours, component_of(colours), "onnxruntime", "int8")
     assert variant.failure == "no samples"
     with pytest.raises(InputError, match=f"{INT8} is not converted node by node"):
-        Workbench(colours, variant, None, "")
+        Workbench(colours, variant)
 
 
 def test_bisect_changes_nothing_in_a_bundle_that_has_no_gate(colours, job):

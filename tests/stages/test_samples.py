@@ -3,9 +3,10 @@
 import gated
 import pytest
 
+from torchlift.convert.calibration import CalibrationOptions
 from torchlift.datasets import ReadOptions
 from torchlift.jobs import DataOptions, JobOptions
-from torchlift.stages import CalibrationData, train_split
+from torchlift.stages import ConvertOptions, train_split
 
 
 @pytest.fixture
@@ -22,21 +23,24 @@ def splits(tmp_path):
 
 def test_the_split_train_is_what_is_calibrated_on(splits):
     data = splits("train", "val")
-    assert train_split(data, ReadOptions(), "") == CalibrationData(data, ReadOptions(split="train"))
-    assert JobOptions(data=DataOptions(data)).calibration().read.split == "train"
+    assert train_split(data, ReadOptions(), "") == ReadOptions(split="train")
+    found = JobOptions(data=DataOptions(data)).calibration()
+    assert (found.path, found.read.split) == (data, "train")
 
 
 def test_what_is_scored_is_not_calibrated_on(splits):
     data = splits("train")
     assert train_split(data, ReadOptions(), "") is None, "it is the only split, and so the one that is scored"
     assert train_split(data, ReadOptions(), "train") is None
-    assert JobOptions(data=DataOptions(data)).calibration() is None
+    assert JobOptions(data=DataOptions(data)).calibration().path is None
 
 
 def test_of_data_to_calibrate_on_the_split_train_comes_first(splits):
     data = splits("train", "val")
-    given = JobOptions(data=DataOptions(data, calibration=CalibrationData(data, ReadOptions())))
-    assert given.calibration().read.split == "train"
+    found = JobOptions(convert=ConvertOptions(CalibrationOptions("entropy", path=data))).calibration()
+    assert (found.method, found.path, found.read.split) == ("entropy", data, "train")
+    val = JobOptions(convert=ConvertOptions(CalibrationOptions(path=data, read=ReadOptions("val"))))
+    assert val.calibration().read.split == "val"
 
 
 def test_no_more_samples_are_read_than_a_calibration_runs(splits):

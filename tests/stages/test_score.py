@@ -15,6 +15,7 @@ from torchlift.errors import InputError
 from torchlift.evidence import Gate
 from torchlift.jobs import score_bundle
 from torchlift.jobs.ship import Source, reference
+from torchlift.machine import RunOn
 from torchlift.stages import build_variant, verify_all
 from torchlift.stages.score import Scorer, record_together, score_component, score_here, score_variant
 from torchlift.tasks import open_task
@@ -57,7 +58,7 @@ def bundle(proven_colours, tmp_path):
 def pytorch(exported):
     """Opens PyTorch itself."""
     source = Source("module", f"{exported('build').parent / 'colours.py'}:build")
-    return lambda component: reference(source, 1, component)
+    return lambda component: reference(source, RunOn(1), component)
 
 
 def task_of(bundle, pictures, **read):

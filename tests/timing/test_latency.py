@@ -17,10 +17,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from torchlift.backends import SessionOptions
+from torchlift.backends.opening import open_file
 from torchlift.errors import BackendError, InputError
-from torchlift.machine import this_machine, usable_cores
+from torchlift.machine import RunOn, this_machine, usable_cores
 from torchlift.progress import Progress
-from torchlift.stages import open_session
 from torchlift.timing.latency import Contender, LatencyOptions, Workload, measure_latency, speedup
 
 QUICK = LatencyOptions(rounds=4, turn_seconds=0.01, max_runs=5, pause_seconds=0.0)
@@ -79,8 +79,9 @@ def test_contenders_take_turns_and_none_is_always_the_first(tmp_path):
 
 
 def test_threads_are_recorded_as_they_were_asked_for():
-    options = LatencyOptions(rounds=2, max_runs=1, threads=3)
-    assert measure_latency([Contender("quick", contenders.quick)], ROWS[:1], options=options).threads == 3
+    options = LatencyOptions(rounds=2, max_runs=1)
+    quick = [Contender("quick", contenders.quick)]
+    assert measure_latency(quick, ROWS[:1], options=options, on=RunOn(3)).threads == 3
 
 
 @pytest.mark.parametrize(
@@ -126,7 +127,9 @@ def test_an_unknown_baseline_is_refused_with_the_known_ones():
 
 def test_a_real_session_is_measured_in_its_own_process(built):
     variant = built.manifest.variant("model/onnxruntime/fp32")
-    opener = partial(open_session, "onnxruntime", built.file(variant.model), tiny.SIGNATURE, "fp32", SessionOptions(1))
+    opener = partial(
+        open_file, "onnxruntime", built.file(variant.model), tiny.SIGNATURE, "fp32", SessionOptions(RunOn(1))
+    )
     found = measure_latency([Contender(variant.name, opener)], ROWS, options=QUICK)
     assert found.failures == {}
     assert [x.batch for x in found.latencies] == [1, 4]

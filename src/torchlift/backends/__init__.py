@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import difflib
 import functools
+from collections.abc import Mapping
 from importlib import import_module
+from typing import TYPE_CHECKING, cast
 
 from torchlift.backends.base import (
     Arrays,
-    Availability,
     Backend,
     Call,
     Compilation,
@@ -18,6 +19,12 @@ from torchlift.backends.base import (
     SessionOptions,
 )
 from torchlift.errors import BackendUnavailableError
+from torchlift.forms import Form
+from torchlift.machine import Availability
+
+if TYPE_CHECKING:
+    from torchlift.backends.onnxruntime import OnnxRuntimeCpu
+    from torchlift.backends.pytorch import PyTorch
 
 __all__ = [
     "BACKENDS",
@@ -31,6 +38,9 @@ __all__ = [
     "Session",
     "SessionOptions",
     "backend",
+    "forms",
+    "module_runtime",
+    "reference_runtime",
 ]
 
 BACKENDS = {
@@ -56,3 +66,21 @@ def backend(name: str) -> Backend:
     module, _, attribute = BACKENDS[name].partition(":")
     found: Backend = getattr(import_module(module), attribute)()
     return found
+
+
+def reference_runtime() -> OnnxRuntimeCpu:
+    """The runtime that opens an FP32 graph on every machine that has torchlift. An export is proven with it, ranges are
+    found with it, and its answers stand for those of PyTorch where PyTorch is not at hand.
+    """
+    return cast("OnnxRuntimeCpu", backend("onnxruntime"))
+
+
+def module_runtime() -> PyTorch:
+    """The runtime of networks themselves, which are what variants are compared and measured with."""
+    return cast("PyTorch", backend("pytorch"))
+
+
+@functools.cache
+def forms() -> Mapping[str, Form]:
+    """Every form that a backend builds a variant from, by name."""
+    return {r.form.name: r.form for name in BACKENDS for r in backend(name).recipes.values()}

@@ -14,8 +14,9 @@ import numpy as np
 
 from torchlift.backends.turns import Turns
 from torchlift.errors import BackendError, BackendUnavailableError
-from torchlift.machine import gpus, usable_cores
-from torchlift.manifest import Precision, precision_of
+from torchlift.forms import Recipe
+from torchlift.machine import HERE, Availability, RunOn, gpus
+from torchlift.manifest import Precision
 from torchlift.progress import SILENT, Progress
 from torchlift.signature import Axis, Profile, Signature
 
@@ -25,28 +26,14 @@ Held = TypeVar("Held")
 
 
 @dataclass(frozen=True)
-class Availability:
-    """Whether a backend works here. ``detail`` says which release and device, or why not; ``remedy`` what to do."""
-
-    ok: bool
-    detail: str
-    remedy: str = ""
-
-
-@dataclass(frozen=True)
 class SessionOptions:
-    """``threads`` work on one call; 0 is every usable core. A session on a GPU is pinned to ``device``, its ordinal;
-    with ``cuda_graph`` it records each shape once and replays the record, of the last ``graphs`` shapes.
+    """A session on a GPU is pinned to the device of ``on``; with ``cuda_graph`` it records each shape once and replays
+    the record, of the last ``graphs`` shapes.
     """
 
-    threads: int = 0
-    device: int = 0
+    on: RunOn = HERE
     cuda_graph: bool = False
     graphs: int = 8
-
-    @property
-    def cores(self) -> int:
-        return self.threads or usable_cores()
 
     @property
     def records(self) -> int:
@@ -238,16 +225,11 @@ class Backend(ABC):
     """One runtime. Importing the module of a backend must not import the runtime."""
 
     name: ClassVar[str]
-    recipes: ClassVar[Mapping[str, str]]
-    """What the backend can be asked for, a precision or one with a method (int8-dynamic), and the form of the graph
-    that each is built from; whether this machine runs it is :meth:`supports`.
-    """
+    recipes: ClassVar[Mapping[str, Recipe]]
+    """What the backend can be asked for, by name; whether this machine runs it is :meth:`supports`."""
 
     suffix: ClassVar[str] = ".onnx"
     """How the name of a file ends that it opens. Runtimes look at the content instead, and read much else."""
-
-    on_request: ClassVar[frozenset[str]] = frozenset()
-    """Recipes that are made only when they are named: nobody gains speed by them."""
 
     asked_for: ClassVar[bool] = False
     """Whether it makes variants only where the backend itself is named, since they need what a target may lack."""
@@ -269,13 +251,18 @@ class Backend(ABC):
     for_gpus: ClassVar[bool] = False
     """Whether it runs on NVIDIA GPUs only."""
 
-    emulates: ClassVar[frozenset[str]] = frozenset()
-    """Recipes whose FP16 it computes in FP32 in between, so that what that cannot hold does not show."""
-
     @property
     def precisions(self) -> tuple[Precision, ...]:
         """The precisions of the recipes."""
-        return tuple(dict.fromkeys(precision_of(recipe) for recipe in self.recipes))
+        return tuple(dict.fromkeys(recipe.precision for recipe in self.recipes.values()))
+
+    def recipe(self, name: str) -> Recipe:
+        """The recipe of that name. Raises BackendError where the backend has none."""
+        if name not in self.recipes:
+            raise BackendError(
+                f"{self.name} has no recipe {name!r}", remedy=f"Its recipes are {', '.join(self.recipes)}."
+            )
+        return self.recipes[name]
 
     @abstractmethod
     def available(self) -> Availability:
@@ -311,10 +298,6 @@ class Backend(ABC):
         """Name and release, for example ``onnxruntime 1.31.1``, without importing the runtime; of one that is tied to a
         device also that, since what is found or built holds for it alone.
         """
-
-    def artifact(self, recipe: str) -> str:
-        """The recipe whose files serve ``recipe``: variants that only differ at load time share files."""
-        return recipe
 
     @abstractmethod
     def build(self, source: Path, folder: Path, signature: Signature, compilation: Compilation | None = None) -> str:

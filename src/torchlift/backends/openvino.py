@@ -13,7 +13,6 @@ import numpy as np
 
 from torchlift.backends.base import (
     Arrays,
-    Availability,
     Backend,
     Call,
     Compilation,
@@ -22,7 +21,8 @@ from torchlift.backends.base import (
     SessionOptions,
 )
 from torchlift.errors import BackendError, ProviderError
-from torchlift.machine import installed_version, this_machine
+from torchlift.forms import INT8_S8S8, SOURCE, Form, Recipe, by_name
+from torchlift.machine import Availability, installed_version, this_machine
 from torchlift.signature import Signature
 
 if TYPE_CHECKING:
@@ -40,9 +40,6 @@ _HINTS: dict[str, str] = {
 """Recipe -> INFERENCE_PRECISION_HINT, the type of what the graph leaves in floating point. OpenVINO computes in bf16
 wherever the processor can, unless told f32."""
 
-_SHARED = {"bf16": "fp32", "int8-bf16": "int8", "int8-nncf-bf16": "int8-nncf"}
-"""Recipes that are served by the files of another, and differ when they are opened."""
-
 _PRECISIONS = {"f32": "fp32", "bf16": "bf16", "f16": "fp16", "i8": "int8", "u8": "int8", "s8": "int8"}
 """The last part of a kernel's name, such as brgemm_avx512_bf16 -> precision."""
 
@@ -51,19 +48,32 @@ _BF16_INSTRUCTIONS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
 _STARTING = threading.Lock()
 
 
+def _nncf_available() -> Availability:
+    """Whether NNCF is installed and OpenVINO works, of which it needs both."""
+    release = installed_version("nncf")
+    if release is None:
+        return Availability(False, "nncf is not installed", "pip install nncf")
+    state = OpenVino().available()
+    return Availability(True, f"nncf {release}") if state.ok else state
+
+
+INT8_NNCF = Form("int8-nncf", "nncf", model="model.xml", calibrated=True, available=_nncf_available)
+"""OpenVINO's own format, as Intel's NNCF quantises it. It is made whole, never in part."""
+
+
 class OpenVino(Backend):
     """Intel's runtime. What the graph leaves in FP32 is computed in bf16 where the recipe says so, by the same IR."""
 
     name = "openvino"
     suffix = ".xml"
-    recipes: ClassVar[Mapping[str, str]] = {
-        "fp32": "fp32",
-        "bf16": "fp32",
-        "int8": "int8-s8s8",
-        "int8-bf16": "int8-s8s8",
-        "int8-nncf": "int8-nncf",
-        "int8-nncf-bf16": "int8-nncf",
-    }
+    recipes: ClassVar[Mapping[str, Recipe]] = by_name(
+        Recipe("fp32", "fp32", SOURCE),
+        Recipe("bf16", "bf16", SOURCE, shares="fp32"),
+        Recipe("int8", "int8", INT8_S8S8),
+        Recipe("int8-bf16", "int8", INT8_S8S8, shares="int8"),
+        Recipe("int8-nncf", "int8", INT8_NNCF),
+        Recipe("int8-nncf-bf16", "int8", INT8_NNCF, shares="int8-nncf"),
+    )
 
     def available(self) -> Availability:
         remedy = 'pip install "torchlift[openvino]"'
@@ -84,9 +94,6 @@ class OpenVino(Backend):
 
     def version(self) -> str:
         return f"openvino {installed_version('openvino')}"
-
-    def artifact(self, recipe: str) -> str:
-        return _SHARED.get(recipe, recipe)
 
     def build(self, source: Path, folder: Path, signature: Signature, compilation: Compilation | None = None) -> str:
         self.require()
@@ -145,9 +152,9 @@ class OpenVino(Backend):
         self.require()
         self.require_kind(model)
         config = {
-            "INFERENCE_PRECISION_HINT": _HINTS[recipe],
+            "INFERENCE_PRECISION_HINT": _HINTS[self.recipe(recipe).name],
             "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_NUM_THREADS": options.cores,
+            "INFERENCE_NUM_THREADS": options.on.cores,
             **more,
         }
         try:

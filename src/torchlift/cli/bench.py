@@ -12,7 +12,7 @@ from torchlift.cli import common, display, gpu
 from torchlift.cli.words import echo
 
 if TYPE_CHECKING:
-    from torchlift.stages import BenchOptions
+    from torchlift.machine import RunOn
 
 
 @click.command("bench", short_help="Measure a bundle's variants side by side.")
@@ -49,23 +49,23 @@ def command(
     """Measure the variants in one run, a process each, in interleaved rounds, and choose again."""
     from torchlift.cli.tables import reference_lines
     from torchlift.jobs import bench_bundle, no_peers
+    from torchlift.machine import RunOn
     from torchlift.stages import BenchOptions
+    from torchlift.timing.latency import LatencyOptions
 
     if checkpoint and module_:
         raise click.UsageError("give --checkpoint or --module, not both.")
     location = checkpoint or module_
     if compiled and not location:
         raise click.UsageError("--compile measures PyTorch: it needs --checkpoint or --module.")
+    first, *more = gpu.parse_devices(devices)
+    on = RunOn(threads, first)
     options = BenchOptions(
-        common.parse_batches(batches),
-        _sizes(bundle, sizes),
-        common.latency_options(rounds, threads),
-        cuda_graph,
-        gpu.parse_devices(devices),
+        common.parse_batches(batches), _sizes(bundle, sizes), LatencyOptions(rounds), cuda_graph, tuple(more)
     )
-    peers = _peers(bundle, location, options, compiled) if location else no_peers
+    peers = _peers(bundle, location, on, compiled, cuda_graph) if location else no_peers
     with display.progress_display() as progress:
-        manifest = bench_bundle(bundle, options, peers, progress)
+        manifest = bench_bundle(bundle, options, peers, progress, on=on)
     if as_json:
         display.print_json(manifest.benchmarks)
     elif format_ == "reference":
@@ -88,16 +88,9 @@ def _sizes(bundle: Path, texts: tuple[str, ...]) -> Mapping[str, int]:
     return sizes
 
 
-def _peers(bundle: Path, location: str, options: BenchOptions, compiled: bool) -> Any:
+def _peers(bundle: Path, location: str, on: RunOn, compiled: bool, cuda_graph: bool) -> Any:
     from functools import partial
 
     from torchlift.jobs.ship import peers, source_of
 
-    return partial(
-        peers,
-        source_of(bundle, location),
-        threads=options.latency.threads,
-        device=options.devices[0],
-        compiled=compiled,
-        cuda_graph=options.cuda_graph,
-    )
+    return partial(peers, source_of(bundle, location), on=on, compiled=compiled, cuda_graph=cuda_graph)

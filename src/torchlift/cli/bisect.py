@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from torchlift.cli import common, display
+from torchlift.cli import common, display, on
 
 
 @click.command("bisect", short_help="Find the nodes whose precision costs the accuracy.")
@@ -18,7 +18,7 @@ from torchlift.cli import common, display
 @common.data_options
 @common.evaluations_option
 @click.option("--top", type=click.IntRange(1), default=10, show_default=True, help="Print at most this many.")
-@common.threads_option
+@on.threads_option
 @common.json_option
 @common.verbose_option
 def command(
@@ -41,13 +41,13 @@ def command(
     """
     from torchlift.cli.accuracy import findings_tables
     from torchlift.jobs import JobOptions, bisect_bundle
-    from torchlift.stages import BenchOptions, ConvertOptions
-    from torchlift.timing.latency import LatencyOptions
+    from torchlift.machine import RunOn
+    from torchlift.stages import ConvertOptions
 
     options = JobOptions(
         data=common.parse_data(**data),
         convert=ConvertOptions(evaluations=evaluations),
-        bench=BenchOptions(latency=LatencyOptions(threads=threads)),
+        on=RunOn(threads),
     )
     with display.progress_display() as progress:
         found = bisect_bundle(bundle, variant, options, progress)

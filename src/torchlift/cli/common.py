@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from torchlift.cli.defaults import Stated
+from torchlift.cli.on import threads_option
+
 if TYPE_CHECKING:
     from torchlift.evidence import Gate
     from torchlift.jobs import DataOptions
@@ -17,8 +20,6 @@ if TYPE_CHECKING:
     from torchlift.manifest import Manifest
     from torchlift.prove.verify import VerifyOptions
     from torchlift.signature import Axis
-    from torchlift.stages import ConvertOptions
-    from torchlift.timing.latency import LatencyOptions
 
 Command = TypeVar("Command", bound=Callable)
 
@@ -33,9 +34,6 @@ bundle_argument = click.argument("bundle", type=click.Path(path_type=Path))
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 verbose_option = click.option(
     "-v", "--verbose", is_flag=True, is_eager=True, callback=_invoked, help="Print the detail; a traceback on errors."
-)
-threads_option = click.option(
-    "--threads", type=click.IntRange(0), default=0, help="Threads for one call; 0 is every core."
 )
 output_option = click.option(
     "-o", "--output", type=click.Path(path_type=Path), required=True, help="The folder of the bundle."
@@ -124,12 +122,16 @@ calibration_options = options(
     click.option(
         "--calibrator",
         type=click.Choice(["minmax", "entropy", "percentile"]),
-        default="minmax",
+        default=Stated("torchlift.convert.calibration:CalibrationOptions.method"),
         show_default=True,
         help="How ranges are found.",
     ),
     click.option(
-        "--calibration-samples", type=click.IntRange(1), default=256, show_default=True, help="At most this many."
+        "--calibration-samples",
+        type=click.IntRange(1),
+        default=Stated("torchlift.convert.calibration:CalibrationOptions.samples"),
+        show_default=True,
+        help="At most this many.",
     ),
 )
 keep_option = click.option(
@@ -141,13 +143,19 @@ keep_option = click.option(
 evaluations_option = click.option(
     "--evaluations",
     type=click.IntRange(0),
-    default=40,
+    default=Stated("torchlift.stages:ConvertOptions.evaluations"),
     show_default=True,
     help="Graphs that may be tried in the search for what costs the accuracy.",
 )
 bench_options = options(
     click.option("--batch", "batches", help="Comma-separated batches; the first decides. [default: least, optimum]"),
-    click.option("--rounds", type=click.IntRange(2), default=10, show_default=True, help="Interleaved rounds."),
+    click.option(
+        "--rounds",
+        type=click.IntRange(2),
+        default=Stated("torchlift.timing.latency:LatencyOptions.rounds"),
+        show_default=True,
+        help="Interleaved rounds.",
+    ),
     threads_option,
 )
 
@@ -229,17 +237,12 @@ def parse_data(
     prompts: Path | None,
     strict: bool,
     trust_pickle: bool,
-    calibration: Path | None = None,
 ) -> DataOptions:
-    """What the options say of the data to score and to calibrate on."""
+    """What the options say of the data to score on."""
     from torchlift.datasets import ReadOptions
     from torchlift.jobs import DataOptions
-    from torchlift.stages import CalibrationData
 
-    samples = ReadOptions(strict=strict, trust_pickle=trust_pickle, prompts=prompts)
-    return DataOptions(
-        data, replace(samples, split=split, limit=limit), CalibrationData(calibration, samples) if calibration else None
-    )
+    return DataOptions(data, ReadOptions(split, limit, strict, trust_pickle, prompts))
 
 
 def parse_job(
@@ -248,6 +251,7 @@ def parse_job(
     precisions: str | None,
     within: tuple[str, ...],
     objective: Any,
+    calibration: Path | None,
     calibrator: Any,
     calibration_samples: int,
     keep: tuple[str, ...],
@@ -261,15 +265,22 @@ def parse_job(
     **data: Any,
 ) -> dict[str, Any]:
     """What a command that makes variants is told, as the fields of JobOptions; ``bundle`` is the one that is there."""
-    from torchlift.stages import BenchOptions, BuildOptions
+    from torchlift.convert.calibration import CalibrationOptions
+    from torchlift.machine import RunOn
+    from torchlift.stages import BenchOptions, BuildOptions, ConvertOptions
+    from torchlift.timing.latency import LatencyOptions
 
+    scored = parse_data(**data)
+    samples = replace(scored.read, split="", limit=None)
+    calibrating = CalibrationOptions(calibrator, calibration_samples, path=calibration, read=samples)
     return {
         "build": BuildOptions(backends, parse_precisions(precisions)),
-        "data": parse_data(**data),
-        "convert": parse_conversion(calibrator, calibration_samples, keep, evaluations, threads),
-        "verify": parse_tolerances(tolerances, threads),
+        "data": scored,
+        "convert": ConvertOptions(calibrating, parse_keep(keep), evaluations),
+        "verify": parse_tolerances(tolerances),
         "gate": parse_gate(within, objective, bundle),
-        "bench": BenchOptions(parse_batches(batches), latency=latency_options(rounds, threads), cuda_graph=cuda_graph),
+        "bench": BenchOptions(parse_batches(batches), latency=LatencyOptions(rounds), cuda_graph=cuda_graph),
+        "on": RunOn(threads),
     }
 
 
@@ -285,17 +296,11 @@ def require_gate(manifest: Manifest) -> None:
         )
 
 
-def parse_conversion(
-    calibrator: Any, calibration_samples: int, keep: tuple[str, ...], evaluations: int, threads: int
-) -> ConvertOptions:
-    from torchlift.convert.calibration import CalibrationOptions
-    from torchlift.stages import ConvertOptions
-
-    calibration = CalibrationOptions(calibrator, calibration_samples)
-    for text in keep:
+def parse_keep(texts: tuple[str, ...]) -> tuple[str, ...]:
+    for text in texts:
         if not all(text.partition(":")):
             raise click.UsageError(f"--keep {text}: write COMPONENT:NAME, for example image:encoder.layers.11.mlp.")
-    return ConvertOptions(calibration, keep, evaluations, threads)
+    return texts
 
 
 def parse_batches(text: str | None) -> tuple[int, ...]:
@@ -325,7 +330,7 @@ def _split(text: str | None) -> tuple[str, ...]:
     return tuple(part.strip() for part in (text or "").split(",") if part.strip())
 
 
-def parse_tolerances(texts: tuple[str, ...], threads: int = 0) -> VerifyOptions:
+def parse_tolerances(texts: tuple[str, ...]) -> VerifyOptions:
     from torchlift.evidence import Tolerance
     from torchlift.prove.numerics import TOLERANCES
     from torchlift.prove.verify import VerifyOptions
@@ -343,10 +348,4 @@ def parse_tolerances(texts: tuple[str, ...], threads: int = 0) -> VerifyOptions:
                 f"--tolerance {text}: write PRECISION=SCALED[,COSINE], e.g. bf16=0.02,0.999."
             ) from None
         found[name] = Tolerance(scaled, cosine)
-    return VerifyOptions(found, threads)
-
-
-def latency_options(rounds: int, threads: int) -> LatencyOptions:
-    from torchlift.timing.latency import LatencyOptions
-
-    return LatencyOptions(rounds=rounds, threads=threads)
+    return VerifyOptions(found)

@@ -36,7 +36,7 @@ def command(
 
     with display.progress_display() as progress:
         options = ExportOptions(exporter, opset, seed)
-        bundle = export(common.parse_source(**source), output, options, progress, program=program)
+        bundle = export(common.parse_source(**source), output, options, progress, forms=("program",) if program else ())
     if as_json:
         display.print_json(bundle.manifest)
         return

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from torchlift.cli import common, display
+from torchlift.cli import common, display, on
 
 
 @click.command("inspect", short_help="Show what a bundle holds and what is known of it.")
@@ -14,7 +14,7 @@ from torchlift.cli import common, display
 @click.option("--variant", help="Only this variant, with every golden's difference.")
 @click.option("--layers", is_flag=True, help="With --variant: run it, and show what each layer costs and computes in.")
 @click.option("--batch", type=click.IntRange(1), help="With --layers: the batch. [default: the least]")
-@click.option("--device", type=click.IntRange(0), help="With --layers: the GPU of what runs on one. [default: 0]")
+@on.device_option("With --layers: the GPU of what runs on one.")
 @common.json_option
 @common.verbose_option
 def command(
@@ -57,10 +57,11 @@ def command(
 
 def _show_layers(bundle: Path, variant: str, batch: int | None, device: int, as_json: bool) -> None:
     from torchlift.cli.costs import layers_table
+    from torchlift.machine import RunOn
     from torchlift.stages import layers_of
 
     with display.progress_display() as progress:
-        layers = layers_of(bundle, variant, batch, device, progress)
+        layers = layers_of(bundle, variant, batch, RunOn(device=device), progress)
     if as_json:
         display.print_json(layers)
     else:

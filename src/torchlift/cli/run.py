@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from torchlift.cli import common, display
+from torchlift.cli import common, display, on
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     "--input", "inputs", multiple=True, metavar="NAME=FILE", help="A .npy file, an image file, or a number, by input."
 )
 @click.option("--variant", "variants", multiple=True, help="Another than the chosen, COMPONENT/BACKEND/PRECISION.")
-@common.threads_option
-@click.option("--device", type=click.IntRange(0), default=0, show_default=True, help="The GPU of what runs on one.")
+@on.threads_option
+@on.device_option("The GPU of what runs on one.")
 @common.json_option
 @common.verbose_option
 def command(
@@ -35,7 +35,7 @@ def command(
     inputs: tuple[str, ...],
     variants: tuple[str, ...],
     threads: int,
-    device: int,
+    device: int | None,
     as_json: bool,
     verbose: bool,
 ) -> None:
@@ -49,13 +49,14 @@ def command(
     torchlift run clip/ --image cat.jpg --text 猫 --text 狗
     torchlift run net/ --input history=history.npy --input ratings=ratings.npy
     """
+    from torchlift.machine import RunOn
     from torchlift.pipelines import OpenOptions, open_bundle
     from torchlift.pipelines.dual_encoder import DualEncoder
 
     chosen = {name.split("/", 1)[0]: name for name in variants}
     with (
         display.progress_display() as progress,
-        open_bundle(bundle, OpenOptions(chosen, threads, device), progress) as pipeline,
+        open_bundle(bundle, OpenOptions(chosen, RunOn(threads, device or 0)), progress) as pipeline,
     ):
         if isinstance(pipeline, DualEncoder):
             if inputs:

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from torchlift.cli import common, display
+from torchlift.cli import common, display, on
 
 if TYPE_CHECKING:
     from torchlift.jobs import JobOptions
+    from torchlift.machine import RunOn
 
 
 @click.command("score", short_help="Score a bundle's variants on the model's own task.")
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     help="Score this file of predictions, in the format of Chinese-CLIP's scripts, in place of the variants.",
 )
 @click.option("--report", is_flag=True, help="Only print: the bundle's scores, gate and choices stay as they are.")
-@common.threads_option
+@on.threads_option
 @common.json_option
 @common.verbose_option
 def command(
@@ -55,8 +56,7 @@ def command(
     """
     from torchlift.cli.accuracy import scores_table
     from torchlift.jobs import JobOptions, report_bundle, score_bundle
-    from torchlift.stages import BenchOptions
-    from torchlift.timing.latency import LatencyOptions
+    from torchlift.machine import RunOn
 
     if checkpoint and module_:
         raise click.UsageError("give --checkpoint or --module, not both.")
@@ -64,12 +64,12 @@ def command(
     options = JobOptions(
         data=common.parse_data(**data),
         gate=common.parse_gate(within, objective, bundle),
-        bench=BenchOptions(latency=LatencyOptions(threads=threads)),
+        on=RunOn(threads),
     )
     if predictions is not None:
         _print_predictions(bundle, predictions, options, as_json)
         return
-    references = _references(bundle, location, threads) if location else None
+    references = _references(bundle, location, options.on) if location else None
     with display.progress_display() as progress:
         manifest = (report_bundle if report else score_bundle)(bundle, options, references, progress, folder)
     if as_json:
@@ -94,9 +94,9 @@ def _print_predictions(bundle: Path, file: Path, options: JobOptions, as_json: b
         display.console().print(metrics_table(file.name, found))
 
 
-def _references(bundle: Path, location: str, threads: int) -> Any:
+def _references(bundle: Path, location: str, on: RunOn) -> Any:
     from functools import partial
 
     from torchlift.jobs.ship import reference, source_of
 
-    return partial(reference, source_of(bundle, location), threads)
+    return partial(reference, source_of(bundle, location), on)

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import click
 
-from torchlift.cli import common, display
+from torchlift.cli import common, display, on
 
 
 @click.command("verify", short_help="Compare a bundle's variants with PyTorch's answers.")
 @common.bundle_argument
 @common.verify_options
-@common.threads_option
+@on.threads_option
 @common.json_option
 @common.verbose_option
 def command(bundle: Path, tolerances: tuple[str, ...], threads: int, as_json: bool, verbose: bool) -> None:
@@ -20,9 +20,10 @@ def command(bundle: Path, tolerances: tuple[str, ...], threads: int, as_json: bo
     from torchlift.cli.tables import verification_table
     from torchlift.errors import VerificationError
     from torchlift.jobs import verify_bundle
+    from torchlift.machine import RunOn
 
     with display.progress_display() as progress:
-        manifest = verify_bundle(bundle, common.parse_tolerances(tolerances, threads), progress)
+        manifest = verify_bundle(bundle, common.parse_tolerances(tolerances), progress, on=RunOn(threads))
     if as_json:
         display.print_json({v.name: v.verification for v in manifest.variants})
     else:

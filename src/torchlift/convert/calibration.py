@@ -10,10 +10,12 @@ from typing import Literal, get_args
 import numpy as np
 
 from torchlift.convert.ranges import Tap
+from torchlift.datasets import ReadOptions
 from torchlift.errors import DataError
 from torchlift.graph.qdq import Linear, signal_to_noise
 from torchlift.graph.quantize import QuantizeReport
 from torchlift.graph.units import Unit
+from torchlift.machine import HERE, RunOn
 from torchlift.progress import SILENT, Progress
 from torchlift.signature import BATCH, Signature
 
@@ -33,15 +35,21 @@ _LEAST_LIMIT = 1e-30
 
 @dataclass(frozen=True)
 class CalibrationOptions:
-    """``samples`` bounds how many samples are run; ``percentile`` is the share of values in percent that the method of
-    that name covers, for example 99.99 or 99.999.
+    """How INT8 finds its ranges: by which ``method``, on at most how many ``samples``, and where these come from.
+
+    ``path`` is a data set of any kind that the model takes, and ``read`` says which part of it. Without a path it is
+    the split ``train`` of the data to score, where there is one. ``percentile`` is the share of values in percent that
+    the method of that name covers, for example 99.99 or 99.999.
 
     Raises DataError for a method that does not exist and for numbers out of range.
     """
 
     method: Method = "minmax"
-    samples: int = 128
+    samples: int = 256
     percentile: float = 99.99
+    path: Path | None = field(default=None, repr=False)
+    read: ReadOptions = field(default_factory=ReadOptions, repr=False)
+    """Keys of graphs are made of the representation. Where samples come from is no part of it: their content is."""
 
     def __post_init__(self) -> None:
         if self.method not in get_args(Method):
@@ -182,7 +190,7 @@ def collect(
     samples: int,
     *,
     progress: Progress = SILENT,
-    threads: int = 0,
+    on: RunOn = HERE,
 ) -> dict[str, Histogram]:
     """The histograms of tensors of the FP32 graph ``file`` over ``feeds``, until ``samples`` samples were run.
 
@@ -191,7 +199,7 @@ def collect(
     """
     histograms = {name: Histogram() for name in names}
     done = 0
-    with Tap(file, names, threads) as tap, progress.stage("calibrate", samples) as stage:
+    with Tap(file, names, on) as tap, progress.stage("calibrate", samples) as stage:
         for feed in feeds:
             for name, values in tap.run(feed).items():
                 _count(histograms[name], name, values)
@@ -227,11 +235,11 @@ def calibrate(
     options: CalibrationOptions | None = None,
     progress: Progress = SILENT,
     *,
-    threads: int = 0,
+    on: RunOn = HERE,
 ) -> dict[str, tuple[float, float]]:
     """The range of each of ``names``: :func:`collect`, then :func:`ranges_by`."""
     options = options or CalibrationOptions()
-    histograms = collect(file, names, feeds, options.samples, progress=progress, threads=threads)
+    histograms = collect(file, names, feeds, options.samples, progress=progress, on=on)
     return ranges_by(histograms, options)
 
 

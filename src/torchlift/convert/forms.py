@@ -10,11 +10,13 @@ from pathlib import Path
 
 import onnx_ir as ir
 
+from torchlift.backends import forms
 from torchlift.convert.calibration import CalibrationOptions, calibrate
 from torchlift.convert.nncf import quantize_with_nncf
 from torchlift.convert.ranges import Feeds, Range, float_tensors, overflowing, ranges_of
 from torchlift.errors import ConversionError
 from torchlift.evidence import KeptNode
+from torchlift.forms import Form, Way
 from torchlift.graph.files import load_model, save_model
 from torchlift.graph.half import ToHalf, half_candidates, require_half
 from torchlift.graph.learnt import learnt_ranges
@@ -22,6 +24,7 @@ from torchlift.graph.quantize import Quantize, QuantizeReport
 from torchlift.graph.scales import load_scales
 from torchlift.graph.schemes import SCHEMES, observed, quantizable
 from torchlift.graph.units import Unit, name_nodes
+from torchlift.machine import HERE, RunOn
 from torchlift.progress import Progress
 
 Ranges = Mapping[str, tuple[float, float]]
@@ -165,12 +168,20 @@ def _kept(unit: Unit, reason: str) -> KeptNode:
     return KeptNode(unit.node, unit.operator, unit.module, reason)
 
 
-class Form(ABC):
-    """How a form is made from the FP32 graph; ``calibrated`` where its ranges are of samples that a user gives."""
+@dataclass(frozen=True)
+class FormOptions:
+    """How ranges are found, which nodes stay FP32 (with the reason), and what all this runs on."""
 
-    calibrated: bool
-    model = GRAPH
-    """The name of the graph's file."""
+    calibration: CalibrationOptions = field(default_factory=CalibrationOptions)
+    keep: Mapping[str, str] = field(default_factory=dict)
+    on: RunOn = HERE
+
+
+@dataclass(frozen=True)
+class Maker(ABC):
+    """Makes one form from the FP32 graph."""
+
+    form: Form
 
     @abstractmethod
     def make(
@@ -179,24 +190,21 @@ class Form(ABC):
         """Write the graph and all that belongs to it to ``folder``; ``samples`` are drawn only where they are needed,
         and None where a calibrated form has none.
 
-        Raises ConversionError, DataError where samples are needed and not there, and what drawing them raises.
+        Raises ConversionError, DataError where samples are needed and not there, BackendUnavailableError where the form
+        cannot be made here, and what drawing the samples raises.
         """
 
 
-@dataclass(frozen=True)
-class FormOptions:
-    """How ranges are found, and which nodes stay FP32 (with the reason)."""
+class PartMaker(Maker):
+    """Makes a form that is converted node by node, so that any part of it can be made."""
 
-    calibration: CalibrationOptions = field(default_factory=CalibrationOptions)
-    keep: Mapping[str, str] = field(default_factory=dict)
-    threads: int = 0
+    @abstractmethod
+    def converter(self, source: Path, ranges: Ranges, keep: Mapping[str, str]) -> Converter:
+        """What writes the form, whole or in part, with the ranges and the nodes to keep."""
 
 
-@dataclass(frozen=True)
-class Half(Form):
+class Half(PartMaker):
     """FP16, looked up on samples."""
-
-    calibrated: bool = False
 
     def make(
         self, source: Path, folder: Path, samples: Draw | None, options: FormOptions, progress: Progress
@@ -211,24 +219,18 @@ class Half(Form):
 
 def _extremes(source: Path, feeds: Feeds, options: FormOptions, progress: Progress) -> dict[str, Range]:
     """The range of every float tensor."""
-    names = float_tensors(source)
-    return ranges_of(source, feeds, names, threads=options.threads, progress=progress, total=len(feeds))
+    return ranges_of(source, feeds, float_tensors(source), on=options.on, progress=progress, total=len(feeds))
 
 
-@dataclass(frozen=True)
-class Integers(Form):
-    """INT8 by one of our schemes; a network whose training quantised its weights alone gets just that. ``half``: the
-    rest is FP16, but for the nodes whose tensors that cannot hold, which stay FP32 whole.
+class Integers(PartMaker):
+    """INT8 by one of our schemes; a network whose training quantised its weights alone gets just that. Where the form
+    says ``half``, the rest is FP16, but for the nodes whose tensors that cannot hold, which stay FP32 whole.
     """
-
-    scheme: str
-    calibrated: bool = True
-    half: bool = False
 
     def make(
         self, source: Path, folder: Path, samples: Draw | None, options: FormOptions, progress: Progress
     ) -> Converted:
-        if self.half and samples is not None:
+        if self.form.half and samples is not None:
             large = overflowing(_extremes(source, samples(), options, progress), _load(source))
             options = replace(options, keep={**large, **options.keep})
         model, scheme, scales = _load(source), SCHEMES[self._scheme_of(source)], load_scales(source.parent)
@@ -236,51 +238,51 @@ class Integers(Form):
         names = [name for name in observed(model, scheme, options.keep) if name not in learnt]
         if not names or samples is None:
             return self.converter(source, {}, options.keep).write(folder)
-        ranges = calibrate(source, names, samples(), options.calibration, progress=progress, threads=options.threads)
+        ranges = calibrate(source, names, samples(), options.calibration, progress=progress, on=options.on)
         return replace(self.converter(source, ranges, options.keep).write(folder), ranges=options.calibration.method)
 
     def converter(self, source: Path, ranges: Ranges, keep: Mapping[str, str]) -> Converter:
-        kind = MixedConverter if self.half else IntegerConverter
+        kind = MixedConverter if self.form.half else IntegerConverter
         return kind(source, ranges, keep, self._scheme_of(source))
 
     def _scheme_of(self, source: Path) -> str:
         scales = load_scales(source.parent).values()
         weights_only = bool(scales) and all(known.input is None and known.output is None for known in scales)
-        return "int8-weights" if weights_only else self.scheme
+        return "int8-weights" if weights_only else self.form.scheme
 
 
-@dataclass(frozen=True)
-class Nncf(Form):
+class Nncf(Maker):
     """INT8 by Intel's NNCF: OpenVINO's own format, which cannot be made in part."""
-
-    calibrated: bool = True
-    model = "model.xml"
 
     def make(
         self, source: Path, folder: Path, samples: Draw | None, options: FormOptions, progress: Progress
     ) -> Converted:
+        self.form.require()
         quantize_with_nncf(source, folder, samples() if samples else [], keep=options.keep, progress=progress)
         return Converted(0, (), ranges="NNCF")
 
 
-FORMS: dict[str, Form] = {
-    "fp16": Half(),
-    "int8-u8s8": Integers("int8-u8s8"),
-    "int8-s8s8": Integers("int8-s8s8"),
-    "int8-s8s8-fp16": Integers("int8-s8s8", half=True),
-    "int8-dynamic": Integers("int8-dynamic", calibrated=False),
-    "int8-nncf": Nncf(),
-}
-"""By name."""
+_MAKERS: dict[Way, type[Maker]] = {"half": Half, "integers": Integers, "nncf": Nncf}
+
+
+def maker_of(form: str) -> Maker | None:
+    """What makes the form of that name here; None for what the export makes, and for a form that no backend has."""
+    found = forms().get(form)
+    return None if found is None or found.exported else _MAKERS[found.made_by](found)
+
+
+def made_in_parts(form: str) -> bool:
+    """Whether any part of the form can be made, so that its nodes can be searched for what costs the accuracy."""
+    return isinstance(maker_of(form), PartMaker)
 
 
 def converter_of(form: str, source: Path, folder: Path) -> Converter | None:
     """The converter that made the graph in ``folder``, with its ranges and the nodes that it keeps; None for a form
     that cannot be made in part.
     """
-    made = FORMS.get(form)
-    if not isinstance(made, (Half, Integers)):
+    maker = maker_of(form)
+    if not isinstance(maker, PartMaker):
         return None
     settings = json.loads((folder / SETTINGS).read_text())
     ranges = {name: (low, high) for name, (low, high) in settings["ranges"].items()}
-    return made.converter(source, ranges, settings["keep"])
+    return maker.converter(source, ranges, settings["keep"])

@@ -13,12 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx_ir as ir
 
-from torchlift.backends import backend
-from torchlift.backends.base import Availability
-from torchlift.errors import BackendUnavailableError, ConversionError, DataError
+from torchlift.errors import ConversionError, DataError
 from torchlift.graph.schemes import has_attention, is_stem
 from torchlift.graph.units import name_nodes, require_nodes
-from torchlift.machine import installed_version
 from torchlift.progress import SILENT, Progress
 
 if TYPE_CHECKING:
@@ -26,15 +23,6 @@ if TYPE_CHECKING:
 
 _NO_TELEMETRY = "NNCF_CI"
 """Environment variable that must be set when NNCF is imported, so that it sends nothing."""
-
-
-def nncf_available() -> Availability:
-    """Whether NNCF is installed, and OpenVINO works."""
-    release = installed_version("nncf")
-    if release is None:
-        return Availability(False, "nncf is not installed", "pip install nncf")
-    state = backend("openvino").available()
-    return Availability(True, f"nncf {release}") if state.ok else state
 
 
 def quantize_with_nncf(
@@ -51,12 +39,9 @@ def quantize_with_nncf(
     floating point. The nodes named by ``keep`` stay there, and the convolutions that read the graph's inputs. NNCF
     sends no telemetry and prints nothing.
 
-    Raises BackendUnavailableError where nncf or openvino is missing, DataError without feeds, ConversionError for a
-    name in ``keep`` that the graph lacks and where NNCF fails.
+    The caller sees to it that both are here (:meth:`torchlift.forms.Form.require`). Raises DataError without feeds,
+    ConversionError for a name in ``keep`` that the graph lacks and where NNCF fails.
     """
-    state = nncf_available()
-    if not state.ok:
-        raise BackendUnavailableError(f"int8-nncf cannot be made: {state.detail}", remedy=state.remedy)
     if not feeds:
         raise DataError("there are no calibration samples", remedy="Give data that the model will see: --calibration.")
     graph = ir.load(source)

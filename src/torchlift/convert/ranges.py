@@ -11,10 +11,12 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from torchlift.backends import reference_runtime
 from torchlift.errors import BackendError
 from torchlift.graph.files import load_model
 from torchlift.graph.half_rules import HALF_MAX
 from torchlift.graph.types import infer_types
+from torchlift.machine import HERE, RunOn
 from torchlift.progress import SILENT, Progress
 
 Feeds = list[dict[str, np.ndarray]]
@@ -35,8 +37,8 @@ class Tap:
     in memory until ``run`` returns: for many large ones, run small batches.
     """
 
-    def __init__(self, file: Path, names: Sequence[str], threads: int = 0) -> None:
-        """``names`` are values of the graph: inputs, outputs or whatever a node writes. ``threads`` 0 is all cores.
+    def __init__(self, file: Path, names: Sequence[str], on: RunOn = HERE) -> None:
+        """``names`` are values of the graph: inputs, outputs or whatever a node writes.
 
         Raises ValueError for a name that the graph lacks, BackendError where ONNX Runtime cannot load it.
         """
@@ -46,7 +48,7 @@ class Tap:
         written = {name for node in proto.graph.node for name in node.output}
         _require(self.names, {*written, *self._inputs}, file)
         self._written = [name for name in self.names if name in written]
-        self._session: Any = _observe(proto, file, self._written, threads)
+        self._session: Any = _observe(proto, file, self._written, on)
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """The observed tensors by name, in the order of ``names``, for the graph's inputs ``feeds``.
@@ -86,7 +88,7 @@ def ranges_of(
     feeds: Iterable[Mapping[str, np.ndarray]],
     names: Sequence[str] | None = None,
     *,
-    threads: int = 0,
+    on: RunOn = HERE,
     progress: Progress = SILENT,
     total: int | None = None,
 ) -> dict[str, Range]:
@@ -101,7 +103,7 @@ def ranges_of(
     names = float_tensors(file) if names is None else list(dict.fromkeys(names))
     _require(names, {*inputs, *(name for node in proto.graph.node for name in node.output)}, file)
     ends = _add_reductions(proto, names)
-    session = _observe(proto, file, ends, threads)
+    session = _observe(proto, file, ends, on)
     low, high = np.full(len(names), np.inf), np.full(len(names), -np.inf)
     samples = 0
     with progress.stage(f"ranges of {len(names)} tensors", total) as stage:
@@ -184,20 +186,14 @@ def _add_reductions(proto, names: Sequence[str]) -> list[str]:  # type: ignore[n
     return [end for pair in ends.values() for end in pair]
 
 
-def _observe(proto, file: Path, names: Sequence[str], threads: int):  # type: ignore[no-untyped-def]
+def _observe(proto, file: Path, names: Sequence[str], on: RunOn):  # type: ignore[no-untyped-def]
     """A session on ``proto`` with ``names`` as further outputs, which reads the weights beside ``file``."""
-    import onnxruntime as ort
     from onnx import ValueInfoProto
 
     present = {value.name for value in proto.graph.output}
     proto.graph.output.extend(ValueInfoProto(name=name) for name in names if name not in present)
-    options = ort.SessionOptions()
-    options.log_severity_level = 4
-    options.intra_op_num_threads = threads
-    options.execution_order = ort.ExecutionOrder.PRIORITY_BASED  # in the order of the nodes, not from the outputs back
-    options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(file.resolve().parent))
     try:
-        return ort.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        return reference_runtime().open_graph(proto.SerializeToString(), on, weights=file.resolve().parent)
     except Exception as error:
         raise BackendError(
             f"ONNX Runtime cannot observe {file.name}: {error}",

@@ -10,6 +10,9 @@ from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
 
+EVALUATIONS = 40
+"""How often the damage of a set is asked for at most, where nothing else was said."""
+
 _SETTLED = 0.02
 """A set with less than this share of the damage of all items together is not looked into."""
 
@@ -32,7 +35,10 @@ class Search(Generic[Item]):
 
 
 def bisect(
-    items: Sequence[Item], damage: Callable[[Sequence[Item]], float], evaluations: int = 40, total: float | None = None
+    items: Sequence[Item],
+    damage: Callable[[Sequence[Item]], float],
+    evaluations: int = EVALUATIONS,
+    total: float | None = None,
 ) -> Search[Item]:
     """Rank ``items`` by the damage that each does alone.
 

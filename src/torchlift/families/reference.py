@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from torchlift.backends import Session, SessionOptions
+from torchlift.backends import Session, SessionOptions, module_runtime
 from torchlift.families import family
 from torchlift.families.base import LoadOptions
 from torchlift.manifest import Precision
@@ -21,7 +21,6 @@ def open_reference(
     """Load a component from its source and run it by PyTorch, on the GPU where torch has one; can be pickled by name
     into another process.
     """
-    from torchlift.backends.pytorch.session import open_module
-
     part = family(name).load(location, options).component(component)
-    return open_module(part.reference, part.signature, session, precision=precision, compiled=compiled)
+    runtime = module_runtime()
+    return runtime.open_module(part.reference, part.signature, session, precision=precision, compiled=compiled)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from torchlift.bundle import Bundle
+from torchlift.machine import HERE, RunOn
 from torchlift.manifest import Manifest
 from torchlift.progress import SILENT, Progress
 from torchlift.stages.bench import BenchOptions, bench_component, check_sizes
@@ -29,6 +30,7 @@ def bench_and_choose(
     options: BenchOptions,
     progress: Progress = SILENT,
     *,
+    on: RunOn = HERE,
     scorer: Scorer | None = None,
     again: bool = False,
 ) -> None:
@@ -39,14 +41,19 @@ def bench_and_choose(
         check_sizes(component.signature, options)
     with bundle.together():
         for component in bundle.manifest.components:
-            bench_component(bundle, component, peers(component.name), options, progress, again=again)
+            bench_component(bundle, component, peers(component.name), options, progress, on=on, again=again)
         choose_all(bundle, scorer)
 
 
 def bench_bundle(
-    path: Path, options: BenchOptions | None = None, peers: Peers = no_peers, progress: Progress = SILENT
+    path: Path,
+    options: BenchOptions | None = None,
+    peers: Peers = no_peers,
+    progress: Progress = SILENT,
+    *,
+    on: RunOn = HERE,
 ) -> Manifest:
     """Measure a bundle's variants again, and choose again by the bundle's gate."""
     with writing(path, progress) as bundle:
-        bench_and_choose(bundle, peers, options or BenchOptions(), progress, again=True)
+        bench_and_choose(bundle, peers, options or BenchOptions(), progress, on=on, again=True)
     return bundle.manifest

@@ -13,11 +13,11 @@ from torchlift.convert.ranges import Feeds
 from torchlift.convert.search import Search
 from torchlift.graph.units import Unit
 from torchlift.jobs.options import JobOptions
-from torchlift.jobs.scoring import metric_to_search, trial_scorer
+from torchlift.jobs.scoring import trial_scorer
 from torchlift.manifest import Variant
 from torchlift.progress import SILENT, Progress
 from torchlift.stages.repair import Workbench, find_culprits
-from torchlift.stages.samples import CalibrationData, data_as_samples, goldens_as_samples
+from torchlift.stages.samples import data_as_samples, goldens_as_samples
 from torchlift.staging import locked
 
 _NOISE_SAMPLES = 32
@@ -44,7 +44,7 @@ def bisect_bundle(path: Path, name: str, options: JobOptions, progress: Progress
         bundle = Bundle.open(path, progress)
         variant = bundle.manifest.variant(name)
         scorer = trial_scorer(bundle, options, progress)
-        bench = Workbench(bundle, variant, scorer, metric_to_search(bundle, scorer), options.bench.latency.threads)
+        bench = Workbench(bundle, variant, scorer, options.on)
         start = time.monotonic()
         search = find_culprits(bench, options.convert.evaluations, progress)
         seconds = time.monotonic() - start
@@ -60,7 +60,8 @@ def _noise(bench: Workbench, options: JobOptions, progress: Progress) -> tuple[U
         return ()
     report = converter.report()
     names = list(dict.fromkeys(unit.activation for unit in report.quantized if unit.input is not None))
-    found = collect(converter.source, names, _few_samples(bench, options, progress), _NOISE_SAMPLES, progress=progress)
+    samples = _few_samples(bench, options, progress)
+    found = collect(converter.source, names, samples, _NOISE_SAMPLES, progress=progress, on=options.on)
     lines = noise_by_unit(report, found)
     return tuple(
         sorted(lines, key=lambda line: min(line.weight, line.weight if line.activation is None else line.activation))
@@ -70,8 +71,8 @@ def _noise(bench: Workbench, options: JobOptions, progress: Progress) -> tuple[U
 def _few_samples(bench: Workbench, options: JobOptions, progress: Progress) -> Feeds:
     if options.data.path is None:
         return goldens_as_samples(bench.bundle).of(bench.component)
-    few = CalibrationData(options.data.path, replace(options.data.read, limit=_NOISE_SAMPLES))
-    return data_as_samples(bench.bundle, few, progress).of(bench.component)
+    few = replace(options.data.read, limit=_NOISE_SAMPLES)
+    return data_as_samples(bench.bundle, options.data.path, few, progress).of(bench.component)
 
 
 def _fix(variant: Variant, search: Search[Unit]) -> str:

@@ -9,12 +9,13 @@ from pathlib import Path, PurePosixPath
 
 from torchlift.backends import backend
 from torchlift.bundle import Bundle
-from torchlift.convert.forms import FORMS
+from torchlift.convert.forms import maker_of
 from torchlift.errors import InputError, StorageError, TorchliftError
 from torchlift.graph.scales import SCALES
 from torchlift.jobs.bench import Peers, bench_and_choose, no_peers
 from torchlift.jobs.options import JobOptions
-from torchlift.jobs.scoring import metric_to_search, on_fewer, open_scorer
+from torchlift.jobs.scoring import on_fewer, open_scorer
+from torchlift.machine import HERE, RunOn
 from torchlift.manifest import SOURCE_FORM, Component, Manifest
 from torchlift.pipelines.pictures import KeptPictures
 from torchlift.progress import SILENT, Progress
@@ -22,8 +23,8 @@ from torchlift.prove.verify import VerifyOptions
 from torchlift.stages.build import build_and_verify, build_variant, verify_all
 from torchlift.stages.convert import convert_component
 from torchlift.stages.plan import Materials, plan
-from torchlift.stages.repair import RepairOptions, repair, tries
-from torchlift.stages.samples import CalibrationData, Samples, data_as_samples, goldens_as_samples
+from torchlift.stages.repair import repair, tries
+from torchlift.stages.samples import Samples, data_as_samples, goldens_as_samples
 from torchlift.stages.score import OpenReference, Scorer, score_component
 from torchlift.staging import writing
 from torchlift.storage import without_folders
@@ -54,13 +55,13 @@ def _make(
     references: OpenReference | None,
     peers: Peers,
 ) -> None:
-    forms = list(dict.fromkeys(backend(n).recipes[r] for n, r in pairs))
+    forms = list(dict.fromkeys(backend(n).recipe(r).form.name for n, r in pairs))
     scorer = open_scorer(bundle, options, references, progress, pictures)
     samples = samples_of(bundle, options, progress, pictures)
     for component in bundle.manifest.components:
-        convert_component(bundle, component, forms, samples, options.convert, progress)
+        convert_component(bundle, component, forms, samples, options.convert, progress, on=options.on)
     reserve = _reserve(bundle, pairs)
-    build_and_verify(bundle, pairs, options.verify, progress, options.compile, reserve=reserve)
+    build_and_verify(bundle, pairs, options.verify, progress, options.compile, on=options.on, reserve=reserve)
     _mark(bundle, {**dict.fromkeys(pairs, False), **dict.fromkeys(reserve, True)})
     for component in bundle.manifest.components:
         if scorer is not None:
@@ -68,7 +69,7 @@ def _make(
         _mend(bundle, component, scorer, references, options, progress, pictures)
         if scorer is not None:
             score_component(scorer, component)
-    bench_and_choose(bundle, peers, options.bench, progress, scorer=scorer)
+    bench_and_choose(bundle, peers, options.bench, progress, on=options.on, scorer=scorer)
 
 
 def _check_kept(bundle: Bundle, options: JobOptions) -> None:
@@ -111,12 +112,12 @@ def samples_of(
     in the data to score, or in the goldens.
     """
     calibration = options.calibration()
-    if calibration is not None:
-        return data_as_samples(bundle, calibration, progress, pictures=pictures)
+    if calibration.path is not None:
+        return data_as_samples(bundle, calibration.path, calibration.read, progress, pictures=pictures)
     if options.data.path is not None:
-        limit = min(options.data.read.limit or options.convert.calibration.samples, options.convert.calibration.samples)
-        scored = CalibrationData(options.data.path, replace(options.data.read, limit=limit))
-        return data_as_samples(bundle, scored, progress, given=False, pictures=pictures)
+        limit = min(options.data.read.limit or calibration.samples, calibration.samples)
+        read = replace(options.data.read, limit=limit)
+        return data_as_samples(bundle, options.data.path, read, progress, given=False, pictures=pictures)
     return goldens_as_samples(bundle)
 
 
@@ -132,9 +133,6 @@ def _mend(
     """Mend each form by the first of its variants whose runtime is here and tries graphs; where that fails at a trial,
     note it. Then make the variants anew whose runtimes compile what was mended.
     """
-    settings = RepairOptions(
-        metric_to_search(bundle, scorer), options.convert.evaluations, options.bench.latency.threads
-    )
     fewer = functools.cache(lambda: on_fewer(scorer, references, options, progress, pictures))
     seen = {SOURCE_FORM}
     for variant in bundle.manifest.variants_of(component.name):
@@ -143,7 +141,8 @@ def _mend(
             seen.add(variant.form)
             before = bundle.manifest.graph(component.name, variant.form)
             try:
-                repair(bundle, variant, scorer, fewer, options.verify, settings, progress)
+                evaluations = options.convert.evaluations
+                repair(bundle, variant, scorer, fewer, options.verify, evaluations, progress, on=options.on)
             except StorageError:
                 raise
             except (TorchliftError, RuntimeError) as error:
@@ -161,7 +160,7 @@ def _compile_again(
         runtime = backend(variant.backend)
         if variant.form == form and not tries(runtime) and runtime.available().ok:
             made = build_variant(bundle, component, variant.backend, variant.recipe, progress, options.compile)
-            verify_all(bundle, [made], options.verify, progress)
+            verify_all(bundle, [made], options.verify, progress, on=options.on)
             if scorer is not None:
                 scorer.forget(made)
 
@@ -179,18 +178,20 @@ def build_bundle(path: Path, options: JobOptions | None = None, progress: Progre
 
 def materials_of(options: JobOptions, manifest: Manifest | None = None) -> Materials:
     """What there is to make variants from; a bundle may have graphs that were calibrated before."""
-    graphs = {g.form for g in manifest.graphs if not g.failure and g.form in FORMS} if manifest else set()
+    graphs = {g.form for g in manifest.graphs if not g.failure and maker_of(g.form)} if manifest else set()
     learnt = manifest is not None and any(PurePosixPath(path).name == SCALES for path in manifest.files)
     return Materials(
         data=options.data.path is not None or bool(graphs),
         learnt=learnt,
-        samples=options.calibration() is not None,
+        samples=options.calibration().path is not None,
         graphs=frozenset(graphs),
     )
 
 
-def verify_bundle(path: Path, options: VerifyOptions, progress: Progress = SILENT) -> Manifest:
+def verify_bundle(
+    path: Path, options: VerifyOptions | None = None, progress: Progress = SILENT, *, on: RunOn = HERE
+) -> Manifest:
     """Verify every variant of a bundle on this machine, whether or not it was before."""
     with writing(path, progress) as bundle:
-        verify_all(bundle, bundle.manifest.variants, options, progress, again=True)
+        verify_all(bundle, bundle.manifest.variants, options, progress, on=on, again=True)
     return bundle.manifest

@@ -113,11 +113,4 @@ def _few(
 def _scorer(
     bundle: Bundle, task: Task, references: OpenReference | None, options: JobOptions, progress: Progress
 ) -> Scorer:
-    return Scorer(bundle, task, references, options.bench.latency.threads, progress)
-
-
-def metric_to_search(bundle: Bundle, scorer: Scorer | None) -> str:
-    """What the search for culprits looks at: the gate's first metric, else the task's primary."""
-    if scorer is None:
-        return ""
-    return next((metric for metric in bundle.manifest.gate.within if metric in scorer.outcomes), scorer.task.primary)
+    return Scorer(bundle, task, references, options.on, progress)

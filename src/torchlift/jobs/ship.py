@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
-from torchlift.backends import Session, SessionOptions, backend
-from torchlift.backends.pytorch import PROGRAM, gpu_of
+from torchlift.backends import Session, SessionOptions, backend, module_runtime
 from torchlift.bundle import Bundle
-from torchlift.errors import BackendError, CheckpointError
+from torchlift.errors import BackendError, CheckpointError, ExportError
 from torchlift.evidence import GRAPHED, Gate
-from torchlift.export import ExportOptions, export_component, export_key, export_program
+from torchlift.export import EXPORTERS, ExportOptions, export_component, export_key
 from torchlift.families import family
 from torchlift.families.base import LoadOptions, Model
 from torchlift.families.reference import open_reference
 from torchlift.folder import Folder
 from torchlift.jobs import JobOptions, gate_without_data, make_variants, materials_of
-from torchlift.machine import installed_version
+from torchlift.machine import HERE, RunOn, installed_version
 from torchlift.manifest import Manifest, Precision, read_manifest
 from torchlift.progress import SILENT, Progress
 from torchlift.stages import Materials, plan
@@ -60,8 +59,7 @@ def ship(source: Source, output: Path, options: ShipOptions | None = None, progr
     """
     options = options or ShipOptions()
     named = plan(options.build, Materials(data=True, samples=True))  # what is not here is an error before the export
-    threads, device = options.bench.latency.threads, options.bench.devices[0]
-    with _exported(source, output, options.export, progress, program=PROGRAM in _forms(named)) as bundle:
+    with _exported(source, output, options.export, _forms(named), progress) as bundle:
         pairs = plan(options.build, materials_of(options, bundle.manifest))
         _keep_only(bundle, pairs, _forms(pairs))
         make_variants(
@@ -69,15 +67,8 @@ def ship(source: Source, output: Path, options: ShipOptions | None = None, progr
             pairs,
             options,
             progress,
-            references=partial(reference, source, threads),
-            peers=partial(
-                peers,
-                source,
-                threads=threads,
-                device=device,
-                compiled=options.compiled,
-                cuda_graph=options.bench.cuda_graph,
-            ),
+            references=partial(reference, source, options.on),
+            peers=partial(peers, source, on=options.on, compiled=options.compiled, cuda_graph=options.bench.cuda_graph),
         )
     return Bundle(output, bundle.manifest)
 
@@ -88,19 +79,24 @@ def export(
     options: ExportOptions | None = None,
     progress: Progress = SILENT,
     *,
-    program: bool = False,
+    forms: Collection[str] = (),
 ) -> Bundle:
-    """Make a bundle that holds the graphs, the goldens and the assets, and no variant yet; ``program`` adds each
-    component's torch.export program.
+    """Make a bundle that holds the ONNX graphs, the goldens and the assets, and no variant yet. ``forms`` are exported
+    besides: ``("program",)`` adds each component's torch.export program.
+
+    Raises ExportError for a form that no export makes.
     """
-    with _exported(source, output, options or ExportOptions(), progress, program=program) as bundle:
-        _keep_only(bundle, (), {PROGRAM} if program else set())
+    for form in forms:
+        if form not in EXPORTERS:
+            raise ExportError(f"no export makes the form {form!r}", remedy=f"Those are {', '.join(EXPORTERS)}.")
+    with _exported(source, output, options or ExportOptions(), forms, progress) as bundle:
+        _keep_only(bundle, (), forms)
     return Bundle(output, bundle.manifest)
 
 
 @contextmanager
 def _exported(
-    source: Source, output: Path, options: ExportOptions, progress: Progress, *, program: bool
+    source: Source, output: Path, options: ExportOptions, forms: Iterable[str], progress: Progress
 ) -> Iterator[Bundle]:
     with progress.stage(f"read {Path(source.location).name}"):
         model = source.load()
@@ -120,14 +116,14 @@ def _exported(
                 progress.note(f"{name} was exported before: kept")
             else:
                 export_component(model, name, bundle, options, progress)
-            if program:
-                export_program(model, name, bundle, progress)
+            for form in (form for form in EXPORTERS if form in forms):
+                EXPORTERS[form](model, name, bundle, progress)
         yield bundle
 
 
 def _forms(pairs: Sequence[tuple[str, str]]) -> set[str]:
-    """The forms of the graphs that (backend, recipe) pairs are built from."""
-    return {backend(name).recipes[recipe] for name, recipe in pairs}
+    """The forms of the graphs that (backend, recipe) pairs are built from, by name."""
+    return {backend(name).recipe(recipe).form.name for name, recipe in pairs}
 
 
 def _keep_only(bundle: Bundle, pairs: Sequence[tuple[str, str]], forms: Collection[str]) -> None:
@@ -173,30 +169,34 @@ def source_of(bundle: Path, location: str) -> Source:
     return source
 
 
-def reference(source: Source, threads: int, component: str) -> Session:
+def reference(source: Source, on: RunOn, component: str) -> Session:
     """PyTorch itself as a session."""
-    return open_reference(source.family, source.location, source.options, component, SessionOptions(threads))
+    return open_reference(source.family, source.location, source.options, component, SessionOptions(on))
 
 
 @dataclass(frozen=True)
 class Peer:
     """A way of running the network as published by PyTorch itself."""
 
-    name: str
     precision: Precision = "fp32"
     compiled: bool = False
     cuda_graph: bool = False
 
+    @property
+    def name(self) -> str:
+        """What tables call it: ``pytorch compile fp16 + CUDA graph``."""
+        how = "compile" if self.compiled else "eager"
+        precision = "" if self.precision == "fp32" else f" {self.precision}"
+        return f"{module_runtime().name} {how}{precision}{GRAPHED if self.cuda_graph else ''}"
 
-PEERS = (
-    Peer("pytorch eager"),
-    Peer(f"pytorch eager{GRAPHED}", cuda_graph=True),
-    Peer("pytorch compile", compiled=True),
-    Peer(f"pytorch compile{GRAPHED}", compiled=True, cuda_graph=True),
-    Peer("pytorch eager fp16", "fp16"),
-    Peer(f"pytorch eager fp16{GRAPHED}", "fp16", cuda_graph=True),
-    Peer("pytorch compile fp16", "fp16", compiled=True),
-    Peer(f"pytorch compile fp16{GRAPHED}", "fp16", compiled=True, cuda_graph=True),
+
+_PEER_PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16")
+
+PEERS = tuple(
+    Peer(precision, compiled, cuda_graph)
+    for precision in _PEER_PRECISIONS
+    for compiled in (False, True)
+    for cuda_graph in (False, True)
 )
 """The first is what others are measured against. FP16 and CUDA graphs are for GPUs."""
 
@@ -204,28 +204,28 @@ PEERS = (
 def peers(
     source: Source,
     component: str,
-    threads: int = 0,
+    on: RunOn = HERE,
     *,
-    device: int = 0,
     compiled: bool = False,
     cuda_graph: bool = False,
 ) -> list[Contender]:
     """PyTorch itself as contenders, eager FP32 first, on a GPU in FP16 too; ``compiled`` adds torch.compile,
     ``cuda_graph`` on a GPU the replaying of CUDA graphs.
     """
-    runtime, on_gpu = backend("pytorch"), gpu_of() is not None
+    runtime = module_runtime()
+    on_gpu = runtime.on_gpu()
     graphs = cuda_graph and on_gpu
     wanted = [
         peer
         for peer in PEERS
         if runtime.supports(peer.precision).ok and peer.compiled <= compiled and peer.cuda_graph <= graphs
     ]
-    openers = {peer.name: partial(open_peer, source, component, peer, threads) for peer in wanted}
-    return [Contender(name, partial(open_, device), open_ if on_gpu else None) for name, open_ in openers.items()]
+    openers = {peer.name: partial(open_peer, source, component, peer, on) for peer in wanted}
+    return [Contender(name, opener, opener if on_gpu else None) for name, opener in openers.items()]
 
 
-def open_peer(source: Source, component: str, peer: Peer, threads: int, device: int) -> Session:
-    """A peer as a session on the GPU of that ordinal, where torch has one; can be pickled by name.
+def open_peer(source: Source, component: str, peer: Peer, on: RunOn, device: int | None = None) -> Session:
+    """A peer as a session, on another GPU than that of ``on`` where ``device`` names one; can be pickled by name.
 
     Raises BackendError for one with CUDA graphs that records none.
     """
@@ -234,7 +234,7 @@ def open_peer(source: Source, component: str, peer: Peer, threads: int, device: 
         source.location,
         source.options,
         component,
-        SessionOptions(threads, device, peer.cuda_graph),
+        SessionOptions(on if device is None else replace(on, device=device), peer.cuda_graph),
         precision=peer.precision,
         compiled=peer.compiled,
     )

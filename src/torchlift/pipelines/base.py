@@ -13,9 +13,11 @@ from typing import ClassVar, Concatenate, ParamSpec, TypeVar
 import numpy as np
 
 from torchlift.backends import Session, SessionOptions, backend
+from torchlift.backends.opening import open_variant
 from torchlift.backends.turns import GPUS
 from torchlift.bundle import Bundle
 from torchlift.errors import BackendError, BundleError, StorageError, VerificationError
+from torchlift.machine import HERE, RunOn
 from torchlift.manifest import Variant, read_manifest
 from torchlift.pipelines.columns import Prepared
 from torchlift.pipelines.prepare import Cut, Preparer, preparers
@@ -31,13 +33,12 @@ Answer = TypeVar("Answer")
 
 @dataclass(frozen=True)
 class OpenOptions:
-    """``variants`` picks others than the chosen: component -> variant name, or its ``backend/precision``; ``threads``
-    work on one call, 0 is every usable core; ``device`` is the GPU, by ordinal, of what runs on one.
+    """``variants`` picks others than the chosen: component -> variant name, or its ``backend/precision``. ``on`` says
+    how many threads work on one call, and on which GPU what runs on one does.
     """
 
     variants: Mapping[str, str] = field(default_factory=dict)
-    threads: int = 0
-    device: int = 0
+    on: RunOn = HERE
 
 
 class Pipeline:
@@ -108,14 +109,9 @@ class Pipeline:
                 variant = self.variant(component)
                 self._require_unchanged(variant)
                 variant = require_verified(self.bundle, variant, self.options, self._progress)
-                options = SessionOptions(self.options.threads, self.options.device, cuda_graph=self._graphed(variant))
+                options = SessionOptions(self.options.on, cuda_graph=self._graphed(variant))
                 with GPUS:  # no session records a CUDA graph meanwhile
-                    self._sessions[component] = backend(variant.backend).open(
-                        self.bundle.model(variant),
-                        self.bundle.manifest.component(component).signature,
-                        variant.recipe,
-                        options,
-                    )
+                    self._sessions[component] = open_variant(self.bundle, variant, options)
                 self._require_open()  # close() waits, and closes what was opened
             return self._sessions[component]
 
@@ -211,8 +207,7 @@ def require_verified(bundle: Bundle, variant: Variant, options: OpenOptions, pro
         raise VerificationError(f"{variant.name} was not built: {variant.failure}", remedy="Choose another variant.")
     if not proven_here(bundle, variant):
         progress.note(f"{variant.name} was not verified on this machine with these releases: verifying it now")
-        how = replace(_as_before(variant, progress), threads=options.threads, device=options.device)
-        proof = verify_variant(bundle, variant, how, progress, raising=True)
+        proof = verify_variant(bundle, variant, _as_before(variant, progress), progress, on=options.on, raising=True)
         variant = replace(variant, verification=proof)
         try:
             with locked(bundle.path):

@@ -18,11 +18,12 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from torchlift.backends.base import Session
+from torchlift.backends import Session, reference_runtime
 from torchlift.errors import BackendError, ConversionError
 from torchlift.graph.files import load_model
 from torchlift.graph.half_rules import passes_on
 from torchlift.graph.types import infer_types
+from torchlift.machine import HERE, RunOn
 from torchlift.signature import Signature
 
 Arrays = Mapping[str, np.ndarray]
@@ -39,11 +40,11 @@ class HalfOracle:
     Weights are read where they lie, at every run; sessions are made once for all nodes that are alike.
     """
 
-    def __init__(self, model: Path | ir.Model, threads: int = 0) -> None:
-        """``threads`` 0 is all cores. Raises ConversionError for a graph with functions of its own."""
+    def __init__(self, model: Path | ir.Model, on: RunOn = HERE) -> None:
+        """Raises ConversionError for a graph with functions of its own."""
         self._model = model if isinstance(model, ir.Model) else load_model(model)
         infer_types(self._model)
-        self._threads = threads
+        self._on = on
         self._alike: dict[bytes, Any] = {}
         self._sessions: dict[tuple[ir.Node, tuple[np.dtype, ...]], Any] = {}
         self._steps = [_step(node) for node in self._model.graph]
@@ -107,15 +108,8 @@ class HalfOracle:
         return self._sessions[step.node, dtypes]
 
     def _open(self, step: _Step, content: bytes) -> Any:
-        import onnxruntime as ort
-
-        options = ort.SessionOptions()
-        options.log_severity_level = 4
-        options.intra_op_num_threads = self._threads
-        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
-            return ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+            return reference_runtime().open_graph(content, self._on, optimised=False)
         except Exception as error:
             raise BackendError(
                 f"ONNX Runtime cannot load the node {step.node.name} ({step.node.op_type}) by itself: {error}",
@@ -199,9 +193,9 @@ def _captured(node: Any) -> list[str]:
 class HalfSession(Session):
     """The oracle behind the contract of a runtime's session, so that a task or a golden can be run on it."""
 
-    def __init__(self, model: Path | ir.Model, signature: Signature, threads: int = 0) -> None:
+    def __init__(self, model: Path | ir.Model, signature: Signature, on: RunOn = HERE) -> None:
         super().__init__(signature, "half-precision oracle")
-        self._oracle = HalfOracle(model, threads)
+        self._oracle = HalfOracle(model, on)
 
     def _run(self, feeds: Arrays) -> dict[str, np.ndarray]:
         return self._oracle.run(feeds, self.signature.output_names)

@@ -7,10 +7,11 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from torchlift.backends import Session, SessionOptions, backend
+from torchlift.backends.opening import open_source, open_variant
 from torchlift.bundle import Bundle
 from torchlift.errors import BackendError, BundleError, TorchliftError
 from torchlift.evidence import REPLAYED, GoldenCheck, Provenance, Tolerance, Verification, now
-from torchlift.machine import this_machine
+from torchlift.machine import HERE, RunOn, this_machine
 from torchlift.manifest import Component, Graph, Precision, Variant
 from torchlift.progress import SILENT, Progress
 from torchlift.prove.goldens import (
@@ -31,11 +32,9 @@ from torchlift.storage import without_folders
 
 @dataclass(frozen=True)
 class VerifyOptions:
-    """``tolerances`` replaces the default of a precision; what runs on a GPU is verified on ``device``, its ordinal."""
+    """``tolerances`` replaces the default of a precision."""
 
     tolerances: Mapping[Precision, Tolerance] = field(default_factory=dict)
-    threads: int = 0
-    device: int = 0
 
     def tolerance(self, precision: Precision) -> Tolerance:
         return self.tolerances.get(precision, TOLERANCES[precision])
@@ -102,6 +101,7 @@ def verify_variant(
     options: VerifyOptions | None = None,
     progress: Progress = SILENT,
     *,
+    on: RunOn = HERE,
     raising: bool = False,
 ) -> Verification:
     """Run the variant at all goldens, at the sizes that it has kernels of its own for and in other company, and judge
@@ -122,7 +122,7 @@ def verify_variant(
     runtime = backend(variant.backend)
     with progress.stage(f"verify {variant.name}", len(goldens) + 1) as stage:
         try:
-            with _opened(bundle, variant, options) as session:
+            with open_variant(bundle, variant, SessionOptions(on)) as session:
                 met = []
                 for name, golden in goldens.items():
                     held = within(session, golden)
@@ -132,7 +132,7 @@ def verify_variant(
                 samples = _brought(session, judged.values(), met) if calibrated else []
                 met += [component.signature.check(golden.inputs) for golden in samples]
                 others = [sizes for sizes in session.specialised() if sizes not in met]
-                answered = [*_answered(bundle, component, drawn["max"], others)]
+                answered = [*_answered(bundle, component, drawn["max"], others, on)]
                 judged |= {golden.name: golden for golden in (samples if calibrated else answered)}
                 for golden in (*samples, *answered):
                     goldens[golden.name] = golden
@@ -148,13 +148,13 @@ def verify_variant(
                         invariance = verify_invariance(session.run, component.signature, held, session.covers)
                 stage.advance()
             if runtime.replays and runtime.on_gpu():
-                for name, replayed in _replayed(bundle, variant, goldens, options, progress).items():
+                for name, replayed in _replayed(bundle, variant, goldens, on, progress).items():
                     checks[name] += replayed
             if not any(checks[name] for name in judged):
                 wrong = ("no golden is within its optimisation profiles: nothing proves it",)
-            if variant.recipe in runtime.emulates:
+            if runtime.recipe(variant.recipe).emulated:
                 smallest = next(iter(judged))
-                checks[smallest] += _in_true_half(bundle, variant, judged[smallest])
+                checks[smallest] += _in_true_half(bundle, variant, judged[smallest], on)
         except BundleError:
             raise  # the state of the folder says nothing about the variant
         except TorchliftError as error:
@@ -188,28 +188,22 @@ def _brought(session: Session, samples: Collection[Golden], met: Sequence[Mappin
 
 
 def _answered(
-    bundle: Bundle, component: Component, largest: Golden, wanted: Sequence[Mapping[str, int]]
+    bundle: Bundle, component: Component, largest: Golden, wanted: Sequence[Mapping[str, int]], on: RunOn
 ) -> Iterator[Golden]:
     """The largest golden's inputs cut to each of the sizes, with the answers of the FP32 graph, which are PyTorch's, as
     the export proved.
     """
     if not wanted:
         return
-    with backend("onnxruntime").open(bundle.model(component), component.signature) as session:
+    with open_source(bundle, component, on) as session:
         for sizes in wanted:
             inputs = cut(component.signature, largest.inputs, sizes)
             name = ", ".join(f"{axis} {size}" for axis, size in sizes.items())
             yield Golden(name, inputs, session.run(inputs))
 
 
-def _opened(bundle: Bundle, variant: Variant, options: VerifyOptions, *, cuda_graph: bool = False) -> Session:
-    signature = bundle.manifest.component(variant.component).signature
-    session = SessionOptions(options.threads, options.device, cuda_graph)
-    return backend(variant.backend).open(bundle.model(variant), signature, variant.recipe, session)
-
-
 def _replayed(
-    bundle: Bundle, variant: Variant, goldens: Mapping[str, Golden], options: VerifyOptions, progress: Progress
+    bundle: Bundle, variant: Variant, goldens: Mapping[str, Golden], on: RunOn, progress: Progress
 ) -> dict[str, tuple[GoldenCheck, ...]]:
     """What it answers to each golden where it replays CUDA graphs: recorded in a run of all shapes with blank inputs,
     replayed in a second one; so many shapes at a time as it keeps.
@@ -218,7 +212,7 @@ def _replayed(
     """
     found = {}
     try:
-        with _opened(bundle, variant, options, cuda_graph=True) as session:
+        with open_variant(bundle, variant, SessionOptions(on, cuda_graph=True)) as session:
             if not session.records:
                 progress.note(f"{variant.name} replays no CUDA graphs: it computes the size of an output")
                 return {}
@@ -249,11 +243,12 @@ def within(session: Session, golden: Golden) -> Golden | None:
     return None
 
 
-def _in_true_half(bundle: Bundle, variant: Variant, golden: Golden) -> tuple[GoldenCheck, ...]:
+def _in_true_half(bundle: Bundle, variant: Variant, golden: Golden, on: RunOn) -> tuple[GoldenCheck, ...]:
     """What the variant's graph answers where every result is rounded to FP16: GPUs do so, this runtime does not."""
     graph = _graph(bundle, variant)
     if graph is None:
         return ()
-    with HalfSession(bundle.model(graph), bundle.manifest.component(variant.component).signature) as session:
+    signature = bundle.manifest.component(variant.component).signature
+    with HalfSession(bundle.model(graph), signature, on) as session:
         checks = verify_goldens(session.run, [golden])
     return tuple(replace(check, golden=f"{check.golden} in true half precision") for check in checks)

@@ -4,19 +4,18 @@ Each does only what is not yet done. What it finds in the manifest with the same
 keeps.
 """
 
-from torchlift.stages.bench import BenchOptions, bench_component, contenders_of, open_session, workloads
+from torchlift.stages.bench import BenchOptions, bench_component, contenders_of, workloads
 from torchlift.stages.build import build_and_verify, build_variant, verify_all
 from torchlift.stages.choose import choose, choose_all
 from torchlift.stages.convert import ConvertOptions, convert_component
 from torchlift.stages.layers import layers_of
 from torchlift.stages.plan import RANKS, BuildOptions, Materials, plan
-from torchlift.stages.samples import CalibrationData, train_split
+from torchlift.stages.samples import train_split
 
 __all__ = [
     "RANKS",
     "BenchOptions",
     "BuildOptions",
-    "CalibrationData",
     "ConvertOptions",
     "Materials",
     "bench_component",
@@ -27,7 +26,6 @@ __all__ = [
     "contenders_of",
     "convert_component",
     "layers_of",
-    "open_session",
     "plan",
     "train_split",
     "verify_all",

@@ -6,13 +6,13 @@ import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
 
 from torchlift.backends import Session, SessionOptions, backend
+from torchlift.backends.opening import opener_of
 from torchlift.bundle import Bundle, key_of
 from torchlift.errors import BackendUnavailableError, InputError
 from torchlift.evidence import GRAPHED, Benchmark, Scaling
-from torchlift.machine import this_machine
+from torchlift.machine import HERE, RunOn, this_machine
 from torchlift.manifest import Component, Variant
 from torchlift.progress import SILENT, Progress
 from torchlift.prove.goldens import cut, load_goldens
@@ -26,15 +26,15 @@ from torchlift.timing.scaling import measure_scaling
 class BenchOptions:
     """``batches`` are measured in turn, the first decides the choice; none means 1 (or the least that the signature
     admits) and the optimum. ``sizes`` replaces the optimum of other axes. With ``cuda_graph`` every variant that can
-    replay CUDA graphs is measured both ways. ``devices`` are the GPUs, by ordinal, on which throughput is measured too,
-    on one, two, four and so on up to all of them; latency is measured on the first.
+    replay CUDA graphs is measured both ways. ``more_devices`` are further GPUs, by ordinal: throughput is then measured
+    too, on the first one, on two, four and so on up to all of them.
     """
 
     batches: tuple[int, ...] = ()
     sizes: Mapping[str, int] = field(default_factory=dict)
     latency: LatencyOptions = field(default_factory=LatencyOptions)
     cuda_graph: bool = False
-    devices: tuple[int, ...] = (0,)
+    more_devices: tuple[int, ...] = ()
 
 
 def bench_component(
@@ -44,6 +44,7 @@ def bench_component(
     options: BenchOptions | None = None,
     progress: Progress = SILENT,
     *,
+    on: RunOn = HERE,
     again: bool = False,
 ) -> Benchmark:
     """Measure the variants that are proven here side by side, with ``peers``; the first peer is the baseline.
@@ -59,8 +60,7 @@ def bench_component(
             "; ".join([f"no variant of {component.name} is verified on this machine", *reasons]),
             remedy=f"Run `torchlift build {bundle.path}`; `torchlift doctor` says what this machine runs.",
         )
-    session = SessionOptions(options.latency.threads, options.devices[0])
-    offered = [contenders_of(bundle, v, session, graphed=options.cuda_graph, progress=progress) for v in ours]
+    offered = [contenders_of(bundle, v, on, graphed=options.cuda_graph, progress=progress) for v in ours]
     contenders = [*peers, *itertools.chain(*offered)]
     files = bundle.manifest.hashes(tuple(sorted({path for v in ours for path in v.files})))
     key = key_of(
@@ -69,6 +69,7 @@ def bench_component(
         files,
         batches_of(component.signature, options),
         options,
+        on,
         this_machine(),
     )
     measured = bundle.manifest.benchmarks.get(component.name)
@@ -79,12 +80,13 @@ def bench_component(
         contenders,
         found,
         baseline=contenders[0].name,
-        options=replace(options.latency, device=options.devices[0]),
+        options=options.latency,
         files=files,
         progress=progress,
+        on=on,
     )
-    several = len(options.devices) > 1
-    scaling = measure_scaling(contenders, found, options.devices, progress) if several else Scaling()
+    devices = (on.device, *options.more_devices)
+    scaling = measure_scaling(contenders, found, devices, progress) if options.more_devices else Scaling()
     benchmark = replace(benchmark, key=key, scaling=scaling)
     manifest = bundle.manifest
     bundle.commit(replace(manifest, benchmarks={**manifest.benchmarks, component.name: benchmark}))
@@ -101,7 +103,7 @@ def _unproven(variant: Variant) -> str:
 def contenders_of(
     bundle: Bundle,
     variant: Variant,
-    options: SessionOptions | None = None,
+    on: RunOn = HERE,
     *,
     graphed: bool = False,
     progress: Progress = SILENT,
@@ -109,15 +111,12 @@ def contenders_of(
     """A variant as something to time, and with ``graphed`` also as it replays CUDA graphs: only where it was verified
     so, which is noted where it was not.
     """
-    options = options or SessionOptions()
-    signature = bundle.manifest.component(variant.component).signature
-    opener = partial(open_session, variant.backend, bundle.model(variant).absolute(), signature, variant.recipe)
-    runtime = backend(variant.backend)
+    opener, runtime = opener_of(bundle, variant), backend(variant.backend)
     on_gpu = runtime.on_gpu()
-    modes = {variant.name: options}
+    modes = {variant.name: SessionOptions(on)}
     if graphed and on_gpu and runtime.replays:
         if variant.verification is not None and variant.verification.replays:
-            modes[variant.name + GRAPHED] = replace(options, cuda_graph=True)
+            modes[variant.name + GRAPHED] = SessionOptions(on, cuda_graph=True)
         else:
             progress.note(f"{variant.name} is not measured with CUDA graphs: its verification replayed none")
     return [
@@ -127,14 +126,7 @@ def contenders_of(
 
 
 def _on_device(opener: Callable[[SessionOptions], Session], options: SessionOptions, device: int) -> Session:
-    return opener(replace(options, device=device))
-
-
-def open_session(
-    name: str, model: Path, signature: Signature, recipe: str, options: SessionOptions | None = None
-) -> Session:
-    """Open a built file by the backend of that name; can be pickled by name into another process."""
-    return backend(name).open(model, signature, recipe, options)
+    return opener(replace(options, on=replace(options.on, device=device)))
 
 
 def batches_of(signature: Signature, options: BenchOptions) -> tuple[int, ...]:

@@ -5,20 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from torchlift.backends import Compilation, CompileOptions, backend
-from torchlift.backends.pytorch import PROGRAM
+from torchlift.backends import Compilation, CompileOptions, backend, forms
 from torchlift.bundle import Bundle, key_of, sha256
 from torchlift.errors import BackendError, BundleError, StorageError, TorchliftError
-from torchlift.machine import installed_version
-from torchlift.manifest import SOURCE_FORM, Component, Graph, Variant, precision_of
+from torchlift.machine import HERE, RunOn, installed_version
+from torchlift.manifest import SOURCE_FORM, Component, Graph, Variant
 from torchlift.progress import SILENT, Progress
 from torchlift.prove.verify import VerifyOptions, proven_here, verify_variant
 from torchlift.storage import require_space, without_folders
-
-_MISSING = {
-    PROGRAM: "the bundle has no torch.export program; ship it with --backend pytorch, or export with --program",
-}
-"""Why there is no graph of a form that no conversion makes."""
 
 
 def build_variant(
@@ -44,17 +38,15 @@ def _built(
 ) -> tuple[Variant, str]:
     """The variant that the bundle has now, and why it is not the one that was asked for; empty where it is."""
     runtime = backend(name)
-    artifact, form = runtime.artifact(recipe), runtime.recipes[recipe]
-    precision = precision_of(recipe)
-    method = recipe.removeprefix(precision).removeprefix("-")
-    variant = Variant(component.name, name, precision, "", method=method, form=form)
-    source, problem = source_of(bundle, component, form)
+    asked = runtime.recipe(recipe)
+    variant = Variant(component.name, name, asked.precision, "", method=asked.method, form=asked.form.name)
+    source, problem = source_of(bundle, component, variant.form)
     if source is None:
         return _failed(bundle, variant, problem), problem
     hashes = sorted(bundle.manifest.hashes(source.files if isinstance(source, Graph) else (source.model,)).items())
     compilation = compilation_of(bundle, component, name, recipe, compiling, progress)
     heeded = _heeded(compilation) if runtime.compiles else ()
-    key = key_of(installed_version("torchlift"), component.key, hashes, runtime.version(), artifact, *heeded)
+    key = key_of(installed_version("torchlift"), component.key, hashes, runtime.version(), asked.files, *heeded)
     made = {
         v.recipe: v
         for v in bundle.manifest.variants_of(component.name)
@@ -75,7 +67,7 @@ def _built(
     weights = sum(bundle.manifest.files[path].size for path in bundle.manifest.files_of(source))
     try:
         require_space(bundle.path, weights)
-        with progress.stage(f"build {variant.name}"), bundle.adding(f"{component.name}/{name}-{artifact}") as added:
+        with progress.stage(f"build {variant.name}"), bundle.adding(f"{component.name}/{name}-{asked.files}") as added:
             opened = runtime.build(bundle.model(source), added.path, component.signature, compilation)
         variant = replace(variant, model=f"{added.folder}/{opened}", files=tuple(added.files))
         bundle.commit(bundle.manifest.with_variant(variant), added.files)
@@ -128,7 +120,9 @@ def source_of(bundle: Bundle, component: Component, form: str) -> tuple[Componen
         return component, ""
     graph = bundle.manifest.graph(component.name, form)
     if graph is None:
-        return None, _MISSING.get(form, f"the bundle has no graph {component.name}/{form}")
+        known = forms().get(form)
+        said = known.missing if known else ""
+        return None, said or f"the bundle has no graph {component.name}/{form}"
     return (None, graph.failure) if graph.failure else (graph, "")
 
 
@@ -144,6 +138,7 @@ def verify_all(
     options: VerifyOptions | None = None,
     progress: Progress = SILENT,
     *,
+    on: RunOn = HERE,
     again: bool = False,
 ) -> None:
     """Verify each variant that is not yet proven here at the asked tolerance (``again``: each)."""
@@ -157,7 +152,7 @@ def verify_all(
             continue
         if not again and proven_here(bundle, variant, options.tolerance(variant.precision)):
             continue
-        proof = verify_variant(bundle, variant, options, progress)
+        proof = verify_variant(bundle, variant, options, progress, on=on)
         bundle.commit(bundle.manifest.with_variant(replace(variant, verification=proof)))
 
 
@@ -168,6 +163,7 @@ def build_and_verify(
     progress: Progress = SILENT,
     compiling: CompileOptions | None = None,
     *,
+    on: RunOn = HERE,
     reserve: Sequence[tuple[str, str]] = (),
 ) -> None:
     """Make every (backend, recipe) of every component, those in ``reserve`` too, and verify it. Raises BackendError
@@ -179,7 +175,7 @@ def build_and_verify(
             variant, problem = _built(bundle, component, name, recipe, progress, compiling or CompileOptions())
             if problem and (name, recipe) in pairs:
                 problems.setdefault(component.name, []).append(f"{variant.name}: {problem}")
-        verify_all(bundle, bundle.manifest.variants_of(component.name), options, progress)
+        verify_all(bundle, bundle.manifest.variants_of(component.name), options, progress, on=on)
     for said in problems.values():
         if len(said) == len(pairs):
             raise BackendError(

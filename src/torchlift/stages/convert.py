@@ -12,15 +12,17 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
-from torchlift.backends import backend
+from torchlift.backends import forms
+from torchlift.backends.opening import open_source
 from torchlift.bundle import Bundle, key_of
 from torchlift.convert.calibration import CalibrationOptions, count_rows
-from torchlift.convert.forms import FORMS, Converted, Converter, Draw, FormOptions, converter_of
+from torchlift.convert.forms import Converted, Converter, Draw, FormOptions, Maker, converter_of, maker_of
 from torchlift.convert.ranges import Feeds
+from torchlift.convert.search import EVALUATIONS
 from torchlift.errors import BundleError, InputError, StorageError, TorchliftError
 from torchlift.evidence import Conversion, Repair
 from torchlift.graph.units import module_of, name_nodes
-from torchlift.machine import installed_version
+from torchlift.machine import HERE, RunOn, installed_version
 from torchlift.manifest import Component, Graph
 from torchlift.progress import SILENT, Progress
 from torchlift.prove.goldens import GOLDENS, Golden, goldens_of, save_goldens
@@ -38,8 +40,7 @@ class ConvertOptions:
 
     calibration: CalibrationOptions = field(default_factory=CalibrationOptions)
     keep: tuple[str, ...] = ()
-    evaluations: int = 40
-    threads: int = 0
+    evaluations: int = EVALUATIONS
 
     def patterns(self, component: str) -> tuple[str, ...]:
         """The patterns that were given for a component."""
@@ -53,15 +54,17 @@ def convert_component(
     samples: Samples,
     options: ConvertOptions | None = None,
     progress: Progress = SILENT,
+    *,
+    on: RunOn = HERE,
 ) -> None:
     """Make the graphs of ``forms`` that the bundle does not have from the same samples; one that cannot be made is kept
-    as a failure. Forms that are no conversions, the source's and a program, are left to the export.
+    as a failure. Forms that are exported are left to the export.
 
     Raises InputError for a node to keep that is not there.
     """
     options = options or ConvertOptions()
     source = bundle.model(component)
-    settings = FormOptions(options.calibration, kept_nodes(source, options.patterns(component.name)), options.threads)
+    settings = FormOptions(options.calibration, kept_nodes(source, options.patterns(component.name)), on)
     drawn: list[Feeds] = []
 
     def draw() -> Feeds:
@@ -69,14 +72,17 @@ def convert_component(
             drawn.append(samples.of(component))
         return drawn[0]
 
-    for form in (form for form in forms if form in FORMS):
+    for form in forms:
+        maker = maker_of(form)
+        if maker is None:
+            continue
         graph = Graph(component.name, form, _key(component, form, samples, options))
         there = bundle.manifest.graph(component.name, form)
         made = there if there is not None and not there.failure else None
         if made and made.key == graph.key:
             continue
         try:
-            make = _maker(source, component, form, samples, draw, settings, progress)
+            make = _making(bundle, component, maker, samples, draw, settings, progress)
             if made and not samples.given:
                 before = converter_of(form, source, bundle.model(made).parent)
                 if before is None or before.keep.keys() >= settings.keep.keys():
@@ -94,21 +100,22 @@ def convert_component(
                 bundle.commit(bundle.manifest.with_graph(replace(graph, failure=said)))
 
 
-def _maker(
-    source: Path,
+def _making(
+    bundle: Bundle,
     component: Component,
-    form: str,
+    maker: Maker,
     samples: Samples,
     draw: Draw,
     options: FormOptions,
     progress: Progress,
 ) -> Callable[[Path], Conversion]:
-    usable = draw if samples.given or not FORMS[form].calibrated else None
+    calibrated = maker.form.calibrated
+    usable = draw if samples.given or not calibrated else None
 
     def make(folder: Path) -> Conversion:
-        converted = FORMS[form].make(source, folder, usable, options, progress)
-        if FORMS[form].calibrated and samples.real:
-            save_goldens(folder / GOLDENS, [_answered(source, component, draw()[0])])
+        converted = maker.make(bundle.model(component), folder, usable, options, progress)
+        if calibrated and samples.real:
+            save_goldens(folder / GOLDENS, [_answered(bundle, component, draw()[0], options.on)])
         found = converted.ranges
         rows = sum(count_rows(component.signature, feed) for feed in draw()) if found else 0
         return conversion_of(converted, f"{rows} samples of {samples.said}, {found}" if found else "")
@@ -134,9 +141,9 @@ def copy_goldens(bundle: Bundle, graph: Graph | None, folder: Path) -> None:
             shutil.copyfileobj(stream, copy)
 
 
-def _answered(source: Path, component: Component, inputs: Mapping[str, np.ndarray]) -> Golden:
+def _answered(bundle: Bundle, component: Component, inputs: Mapping[str, np.ndarray], on: RunOn) -> Golden:
     """Samples with the answers of the FP32 graph, which are PyTorch's: the export proved it."""
-    with backend("onnxruntime").open(source, component.signature) as session:
+    with open_source(bundle, component, on) as session:
         return Golden("samples", inputs, session.run(inputs))
 
 
@@ -152,7 +159,7 @@ def put_graph(bundle: Bundle, graph: Graph, make: Callable[[Path], Conversion]) 
     require_space(bundle.path, sum(r.size for p, r in bundle.manifest.files.items() if Path(p).parent == folder))
     with bundle.adding(f"{graph.component}/{graph.form}") as added:
         conversion = make(added.path)
-    model = f"{added.folder}/{FORMS[graph.form].model}"
+    model = f"{added.folder}/{forms()[graph.form].model}"
     made = replace(graph, model=model, files=tuple(added.files), conversion=conversion)
     bundle.commit(bundle.manifest.with_graph(made), added.files)
     return made

@@ -7,16 +7,16 @@ from pathlib import Path
 from torchlift.backends import LayerTime, SessionOptions, backend
 from torchlift.bundle import Bundle
 from torchlift.errors import BackendError
+from torchlift.machine import HERE, RunOn
 from torchlift.progress import SILENT, Progress
 from torchlift.stages.bench import BenchOptions, workloads
 from torchlift.stages.build import source_of
 
 
 def layers_of(
-    path: Path, name: str, batch: int | None = None, device: int = 0, progress: Progress = SILENT
+    path: Path, name: str, batch: int | None = None, on: RunOn = HERE, progress: Progress = SILENT
 ) -> list[LayerTime]:
-    """The layers of a variant in the order in which they run, at a batch (None: the least), other axes at the optimum,
-    on the GPU of that ordinal where it runs on one.
+    """The layers of a variant in the order in which they run, at a batch (None: the least), other axes at the optimum.
 
     Raises BundleError for a variant that is not there, BackendError for one that was not built or whose runtime does
     not tell.
@@ -35,5 +35,5 @@ def layers_of(
             work.feeds,
             recipe=variant.recipe,
             source=bundle.model(source) if source else None,
-            options=SessionOptions(device=device),
+            options=SessionOptions(on),
         )

@@ -5,19 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from torchlift.backends import BACKENDS, backend
-from torchlift.convert.forms import FORMS, Integers
-from torchlift.convert.nncf import nncf_available
 from torchlift.errors import BackendUnavailableError, InputError
-from torchlift.manifest import Precision, precision_of
+from torchlift.forms import Form, Recipe
+from torchlift.manifest import Precision
 
 RANKS: dict[Precision, int] = {"fp32": 0, "bf16": 1, "fp16": 2, "int8": 3}
 """From the most precise on; a tie goes to the more precise."""
-
-_NNCF = "int8-nncf"
-
-UNSCORED: tuple[Precision, ...] = ("fp32", "bf16")
-"""The precisions that are made without being named where there is no data: what is lost by the others, only a task
-tells."""
 
 
 @dataclass(frozen=True)
@@ -43,16 +36,14 @@ class Materials:
     learnt: bool = False
     graphs: frozenset[str] = frozenset()
 
-    @property
-    def has_nncf(self) -> bool:
-        """Whether graphs of NNCF are there or can be made."""
-        return _NNCF in self.graphs or nncf_available().ok
+    def suffice(self, form: Form) -> bool:
+        """Whether a graph of the form is there, or all that it is made from."""
+        needs_samples = form.calibrated and not (form.learns and self.learnt)
+        return form.name in self.graphs or self.samples or not needs_samples
 
-    def allow(self, form: str) -> bool:
-        """Whether graphs of a form are there or can be made."""
-        made = FORMS.get(form)
-        needs_samples = made is not None and made.calibrated and not (self.learnt and isinstance(made, Integers))
-        return self.samples or form in self.graphs or not needs_samples
+    def has_maker(self, form: Form) -> bool:
+        """Whether a graph of the form is there, or this machine has what makes one."""
+        return form.name in self.graphs or form.available().ok
 
 
 def plan(options: BuildOptions, materials: Materials | None = None) -> list[tuple[str, str]]:
@@ -71,41 +62,39 @@ def plan(options: BuildOptions, materials: Materials | None = None) -> list[tupl
                 f"no backend here runs {asked}: {'; '.join(details)}",
                 remedy="See `torchlift doctor` for what this machine runs.",
             )
-    pairs = [(n, r) for n in names for r in backend(n).recipes if _wanted(n, r, options, materials)]
+    wanted = [(n, r) for n in names for r in backend(n).recipes.values() if _wanted(n, r, options, materials)]
     for name in options.backends:
-        if not any(n == name for n, _ in pairs):
+        if not any(n == name for n, _ in wanted):
             raise BackendUnavailableError(
                 f"{name} runs none of {', '.join(options.precisions)} here",
                 remedy=f"Its precisions are {', '.join(backend(name).recipes)}.",
             )
-    if any(backend(n).recipes[r] == _NNCF for n, r in pairs) and not materials.has_nncf:
-        state = nncf_available()
-        raise BackendUnavailableError(f"int8-nncf cannot be made: {state.detail}", remedy=state.remedy)
-    _require_samples(pairs, options, materials)
-    return [(n, r) for n, r in pairs if materials.allow(backend(n).recipes[r])]
+    for _, recipe in wanted:
+        if not materials.has_maker(recipe.form):
+            recipe.form.require()
+    _require_samples([recipe for _, recipe in wanted], options, materials)
+    return [(name, recipe.name) for name, recipe in wanted if materials.suffice(recipe.form)]
 
 
 def _recipes_of(name: str, asked: str) -> list[str]:
-    return [r for r in backend(name).recipes if asked in (r, precision_of(r))]
+    return [recipe.name for recipe in backend(name).recipes.values() if recipe.is_meant_by(asked)]
 
 
-def _wanted(name: str, recipe: str, options: BuildOptions, materials: Materials) -> bool:
-    runtime = backend(name)
-    if not runtime.supports(recipe).ok:
+def _wanted(name: str, recipe: Recipe, options: BuildOptions, materials: Materials) -> bool:
+    """Whether a recipe is to be made. One that is named is, also where its form cannot be made: that is an error."""
+    if not backend(name).supports(recipe.name).ok:
         return False
-    if runtime.recipes[recipe] == _NNCF and recipe not in options.precisions and not materials.has_nncf:
+    if recipe.name in options.precisions:
+        return True
+    if recipe.asked_for or not materials.has_maker(recipe.form):
         return False
-    if options.precisions:
-        by_precision = precision_of(recipe) in options.precisions and recipe not in runtime.on_request
-        return recipe in options.precisions or by_precision
-    return recipe not in runtime.on_request and (materials.data or precision_of(recipe) in UNSCORED)
+    return recipe.precision in options.precisions if options.precisions else materials.data or not recipe.lossy
 
 
-def _require_samples(pairs: list[tuple[str, str]], options: BuildOptions, materials: Materials) -> None:
+def _require_samples(recipes: list[Recipe], options: BuildOptions, materials: Materials) -> None:
     for asked in options.precisions:
-        meant = [backend(n).recipes[r] for n, r in pairs if asked in (r, precision_of(r))]
-        calibrated = [form for form in meant if form in FORMS and FORMS[form].calibrated]
-        if calibrated and not any(materials.allow(form) for form in calibrated):
+        calibrated = [recipe.form for recipe in recipes if recipe.is_meant_by(asked) and recipe.form.calibrated]
+        if calibrated and not any(materials.suffice(form) for form in calibrated):
             raise InputError(
                 f"{asked} needs samples to calibrate on, and none are given",
                 remedy="Give --calibration FOLDER with some hundred real inputs, or ask for int8-dynamic, which finds "

@@ -10,11 +10,12 @@ from pathlib import Path
 
 from torchlift.backends import BACKENDS, Backend, Session, SessionOptions, backend
 from torchlift.bundle import Bundle
-from torchlift.convert.forms import FORMS, GRAPH, Half, Integers, converter_of
-from torchlift.convert.search import Finding, Search, bisect
+from torchlift.convert.forms import GRAPH, converter_of, made_in_parts
+from torchlift.convert.search import EVALUATIONS, Finding, Search, bisect
 from torchlift.errors import InputError
 from torchlift.evidence import Conversion, Gate, Repair
 from torchlift.graph.units import Unit
+from torchlift.machine import HERE, RunOn
 from torchlift.manifest import Graph, Variant
 from torchlift.progress import SILENT, Progress
 from torchlift.prove.half import HalfSession
@@ -61,7 +62,7 @@ class Workbench:
     variant without a graph that was converted node by node, or of a runtime that tries none.
     """
 
-    def __init__(self, bundle: Bundle, variant: Variant, scorer: Scorer | None, metric: str, threads: int = 0) -> None:
+    def __init__(self, bundle: Bundle, variant: Variant, scorer: Scorer | None = None, on: RunOn = HERE) -> None:
         self.bundle = bundle
         self.variant = variant
         self.component = bundle.manifest.component(variant.component)
@@ -82,10 +83,10 @@ class Workbench:
         self.graph = graph
         self.converter = converter
         self.runtime = backend(variant.backend)
-        self.emulated = variant.recipe in self.runtime.emulates
+        self.emulated = self.runtime.recipe(variant.recipe).emulated
         self._scorer = None if self.emulated else scorer
-        self._metric = metric
-        self._threads = threads
+        self._metric = metric_to_search(bundle, scorer)
+        self._on = on
 
     @property
     def measure(self) -> str:
@@ -110,12 +111,11 @@ class Workbench:
                 folder.mkdir()
             self.converter.write(graph, keep)
             if self.emulated:
-                yield HalfSession(graph / GRAPH, signature)
+                yield HalfSession(graph / GRAPH, signature, self._on)
                 return
             file = self.runtime.build(graph / GRAPH, built, signature)
-            with self.runtime.open(
-                built / file, signature, self.variant.recipe, SessionOptions(self._threads)
-            ) as session:
+            options = SessionOptions(self._on)
+            with self.runtime.open(built / file, signature, self.variant.recipe, options) as session:
                 yield session
 
     def _judge(self, session: Session) -> Trial:
@@ -144,10 +144,10 @@ def _instead(bundle: Bundle, variant: Variant) -> str:
     if usable:
         return f"Bisect {usable[0]} instead: it has the same graph."
     makers = [
-        f"--backend {name} --precision {recipe}"
+        f"--backend {name} --precision {recipe.name}"
         for name in BACKENDS
-        for recipe, form in backend(name).recipes.items()
-        if form == variant.form and tries(backend(name))
+        for recipe in backend(name).recipes.values()
+        if recipe.form.name == variant.form and tries(backend(name))
     ]
     return f"Make a variant of the same graph and bisect that: torchlift build {bundle.path} {makers[0]}."
 
@@ -164,13 +164,11 @@ def find_culprits(bench: Workbench, evaluations: int, progress: Progress = SILEN
         return bisect(bench.converter.candidates, damage, evaluations)
 
 
-@dataclass(frozen=True)
-class RepairOptions:
-    """``metric`` is the gate's first, or the task's primary; ``evaluations`` bounds the graphs that are tried."""
-
-    metric: str
-    evaluations: int = 40
-    threads: int = 0
+def metric_to_search(bundle: Bundle, scorer: Scorer | None) -> str:
+    """What the search for culprits looks at: the gate's first metric, else the task's primary."""
+    if scorer is None:
+        return ""
+    return next((metric for metric in bundle.manifest.gate.within if metric in scorer.outcomes), scorer.task.primary)
 
 
 def repair(
@@ -179,35 +177,37 @@ def repair(
     scorer: Scorer | None,
     fewer: Callable[[], Scorer | None],
     verify: VerifyOptions,
-    options: RepairOptions,
+    evaluations: int = EVALUATIONS,
     progress: Progress = SILENT,
+    *,
+    on: RunOn = HERE,
 ) -> None:
     """Move the worst nodes of the variant's graph back to FP32, 1, 2, 4, ... sets of them, until it agrees with
-    PyTorch and holds the gate, or half of the graph or the evaluations are spent.
+    PyTorch and holds the gate, or half of the graph is spent, or ``evaluations`` graphs were tried.
 
     What disagrees with PyTorch is searched at the goldens, what breaks the gate on the samples of ``fewer``. The graph
     in the bundle is replaced, and every variant of a runtime that tries graphs; its conversion says what was done.
     """
     before = _problem(bundle, variant, scorer, bundle.manifest.gate)
-    if not before or options.evaluations < 2:
+    if not before or evaluations < 2:
         return
-    bench = Workbench(bundle, variant, fewer() if before.on_task else None, options.metric, options.threads)
-    search = find_culprits(bench, int(_SEARCH_SHARE * options.evaluations), progress)
+    bench = Workbench(bundle, variant, fewer() if before.on_task else None, on)
+    search = find_culprits(bench, int(_SEARCH_SHARE * evaluations), progress)
     spent, count = search.evaluations, 1
-    while spent < options.evaluations:
+    while spent < evaluations:
         worst = search.findings[:count]
         moved = {unit.node: _reason(finding) for finding in worst for unit in finding.items}
         if len(moved) > (1 - _LEAST_SHARE) * len(bench.converter.candidates):
             progress.note(f"{variant.name} is not mended: half of its nodes would have to stay FP32 ({before.said})")
             return
-        problem, spent = _mend(bench, moved, search, scorer, verify, options, spent + 1, progress), spent + 1
+        problem, spent = _mend(bench, moved, search, scorer, verify, spent + 1, progress, on), spent + 1
         if not problem:
             progress.note(f"{variant.name} is mended by FP32 for {', '.join(_names(bench, moved))} ({before.said})")
             return
         if count >= len(search.findings):
             break
         count *= 2
-    progress.note(f"{variant.name} is not mended within {options.evaluations} evaluations ({before.said})")
+    progress.note(f"{variant.name} is not mended within {evaluations} evaluations ({before.said})")
 
 
 def _mend(
@@ -216,9 +216,9 @@ def _mend(
     search: Search[Unit],
     scorer: Scorer | None,
     verify: VerifyOptions,
-    options: RepairOptions,
     spent: int,
     progress: Progress,
+    on: RunOn,
 ) -> _Problem | None:
     """Put the graph with ``moved`` in FP32 into the bundle, and say what is still wrong with the variant."""
     bundle, variant = bench.bundle, bench.variant
@@ -243,7 +243,7 @@ def _mend(
             if scorer is not None:
                 scorer.forget(other)
     of_form = [v for v in bundle.manifest.variants_of(component.name) if v.form == variant.form]
-    verify_all(bundle, [v for v in of_form if tries(backend(v.backend))], verify, progress)
+    verify_all(bundle, [v for v in of_form if tries(backend(v.backend))], verify, progress, on=on)
     problem = _problem(bundle, bundle.manifest.variant(variant.name), scorer, bundle.manifest.gate)
     if not problem:
         _note_held(bundle, graph)
@@ -268,7 +268,7 @@ class _Problem:
 
 def _problem(bundle: Bundle, variant: Variant, scorer: Scorer | None, gate: Gate) -> _Problem | None:
     """Why a variant may not serve, where moving nodes back may help; None where it may serve."""
-    if variant.failure or variant.verification is None or not isinstance(FORMS.get(variant.form), (Half, Integers)):
+    if variant.failure or variant.verification is None or not made_in_parts(variant.form):
         return None
     if not variant.verification.checks:
         return None

@@ -20,16 +20,8 @@ from torchlift.tasks.calibration import calibration_samples
 TRAIN = "train"
 
 
-@dataclass(frozen=True)
-class CalibrationData:
-    """``path`` is a data set of any kind that the model takes, ``read`` says which part of it."""
-
-    path: Path
-    read: ReadOptions
-
-
-def train_split(data: Path | None, read: ReadOptions, scored: str) -> CalibrationData | None:
-    """The split ``train`` of a data set, unless it is not there or is what is scored."""
+def train_split(data: Path | None, read: ReadOptions, scored: str) -> ReadOptions | None:
+    """How to read the split ``train`` of a data set, unless it is not there or is what is scored."""
     if data is None or not data.is_dir() or scored == TRAIN:
         return None
     folder = data / TRAIN
@@ -37,7 +29,7 @@ def train_split(data: Path | None, read: ReadOptions, scored: str) -> Calibratio
     splits = {name for name in SPLITS if (data / name).is_dir()} if has_classes else retrieval_splits(data) - {TRAIN}
     if not (has_classes or TRAIN in retrieval_splits(data)) or not (scored or splits):
         return None
-    return CalibrationData(data, replace(read, split=TRAIN))
+    return replace(read, split=TRAIN)
 
 
 @dataclass(frozen=True)
@@ -64,14 +56,15 @@ def goldens_as_samples(bundle: Bundle) -> Samples:
 
 def data_as_samples(
     bundle: Bundle,
-    data: CalibrationData,
+    path: Path,
+    read: ReadOptions,
     progress: Progress = SILENT,
     *,
     given: bool = True,
     pictures: KeptPictures | None = None,
 ) -> Samples:
     """Samples of a data set, prepared as the pipeline prepares them. Raises DataError where it cannot be read."""
-    found = calibration_samples(bundle, data.path, data.read, progress, pictures)
+    found = calibration_samples(bundle, path, read, progress, pictures)
 
     def feeds(component: Component) -> Feeds:
         with progress.stage(f"read samples for {component.name}"):

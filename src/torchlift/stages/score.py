@@ -9,10 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
-from torchlift.backends import Session, SessionOptions, backend
+from torchlift.backends import Session, SessionOptions
+from torchlift.backends.opening import open_source, open_variant
 from torchlift.bundle import Bundle
 from torchlift.errors import InputError
 from torchlift.evidence import Interval, Score, Scoring
+from torchlift.machine import HERE, RunOn
 from torchlift.manifest import Component, Variant
 from torchlift.pipelines.run import Batching, Loader, run_prepared
 from torchlift.progress import SILENT, Named, Progress
@@ -41,12 +43,12 @@ class Scorer:
         bundle: Bundle,
         task: Task,
         references: OpenReference | None = None,
-        threads: int = 0,
+        on: RunOn = HERE,
         progress: Progress = SILENT,
     ) -> None:
         self.bundle = bundle
         self.task = task
-        self._threads = threads
+        self._on = on
         self._progress = progress
         self._known: dict[str, Answers] = {}
         kept = None if references else self._kept()
@@ -69,12 +71,7 @@ class Scorer:
         return scoring.reference, _by_component(load(self.bundle.read(scoring.answers)))
 
     def _source(self, component: str) -> Session:
-        found = self.bundle.manifest.component(component)
-        return backend("onnxruntime").open(self.bundle.model(found), found.signature, "fp32", self._options)
-
-    @property
-    def _options(self) -> SessionOptions:
-        return SessionOptions(self._threads)
+        return open_source(self.bundle, self.bundle.manifest.component(component), self._on)
 
     def _ask(self, references: OpenReference) -> dict[str, Answers]:
         found = {}
@@ -95,11 +92,8 @@ class Scorer:
     def answers_of(self, variant: Variant) -> Answers:
         """What a variant answers to all samples of its component."""
         if variant.name not in self._known:
-            component = self.bundle.manifest.component(variant.component)
-            with backend(variant.backend).open(
-                self.bundle.model(variant), component.signature, variant.recipe, self._options
-            ) as session:
-                self._known[variant.name] = self.answers(component.name, session, variant.name)
+            with open_variant(self.bundle, variant, SessionOptions(self._on)) as session:
+                self._known[variant.name] = self.answers(variant.component, session, variant.name)
         return self._known[variant.name]
 
     def forget(self, variant: Variant) -> None:

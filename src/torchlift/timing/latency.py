@@ -14,7 +14,7 @@ from torchlift.backends.base import Session
 from torchlift.errors import BackendError, InputError
 from torchlift.evidence import Benchmark, Interval, Latency, now
 from torchlift.interpreter import Interpreter
-from torchlift.machine import this_machine, usable_cores
+from torchlift.machine import HERE, RunOn, this_machine, usable_cores
 from torchlift.progress import SILENT, Progress
 from torchlift.signature import BATCH
 from torchlift.storage import without_folders
@@ -56,8 +56,7 @@ class LatencyOptions:
 
     In each of ``rounds`` rounds every contender gets one turn: ``warmups`` calls that are not counted, then as many as
     fit into ``turn_seconds``, at least ``min_runs`` and at most ``max_runs``. ``pause_seconds`` lets the threads of the
-    contender before come to rest. ``threads`` is only recorded: the contenders' openers set it. ``device`` is
-    the GPU that is watched meanwhile.
+    contender before come to rest.
     """
 
     rounds: int = 10
@@ -66,8 +65,6 @@ class LatencyOptions:
     min_runs: int = 1
     max_runs: int = 50
     pause_seconds: float = 0.05
-    threads: int = 0
-    device: int = 0
 
     def __post_init__(self) -> None:
         if self.rounds < 2:
@@ -89,8 +86,11 @@ def measure_latency(
     options: LatencyOptions | None = None,
     files: Mapping[str, str] | None = None,
     progress: Progress = SILENT,
+    on: RunOn = HERE,
 ) -> Benchmark:
     """Time every contender on every workload. A contender that fails is reported in ``failures``; the others go on.
+
+    The threads of ``on`` are only recorded, since the contenders' openers set them. Its GPU is watched meanwhile.
 
     Raises BackendError where ``baseline`` is none of the contenders.
     """
@@ -105,7 +105,7 @@ def measure_latency(
     with contextlib.ExitStack() as stack:
         processes = _start(contenders, stack, failed, progress)
         runtimes = {name: process.runtime for name, process in processes.items()}
-        watch = Watch(options.device)
+        watch = Watch(on.device)
         stack.enter_context(watch.looking())
         with progress.stage("measure side by side", len(workloads) * options.rounds) as stage:
             for workload in workloads:
@@ -114,7 +114,7 @@ def measure_latency(
     return Benchmark(
         machine=this_machine(),
         at=now(),
-        threads=options.threads or usable_cores(),
+        threads=on.cores,
         rounds=options.rounds,
         baseline=baseline if baseline in runtimes and baseline not in failed else None,
         latencies=tuple(latencies),

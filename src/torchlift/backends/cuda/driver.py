@@ -8,9 +8,8 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
-from torchlift.backends.base import Availability
 from torchlift.errors import BackendError, BackendUnavailableError, DeviceMemoryError
-from torchlift.machine import gpus, installed_version
+from torchlift.machine import Availability, gpus, installed_version
 
 _INSTALL = 'pip install "torchlift[tensorrt]"'
 _OLDEST = 12

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, ClassVar
 
 from torchlift.backends.base import (
     Arrays,
-    Availability,
     Backend,
     Compilation,
     LayerTime,
@@ -19,11 +18,14 @@ from torchlift.backends.onnxruntime.origins import with_origins
 from torchlift.backends.onnxruntime.profile import Traced, layer_times
 from torchlift.backends.onnxruntime.session import OnnxRuntimeSession
 from torchlift.errors import BackendError, ProviderError
-from torchlift.machine import installed_version
+from torchlift.forms import SOURCE, Recipe, by_name
+from torchlift.machine import Availability, installed_version
 from torchlift.signature import Signature
 
 if TYPE_CHECKING:
     import onnxruntime as ort
+
+    from torchlift.graph.fusion import Target
 
 Provider = tuple[str, dict[str, str]]
 """The name of an execution provider, and its options."""
@@ -32,7 +34,7 @@ INSTALL_AGAIN = "pip uninstall onnxruntime onnxruntime-gpu, then pip install onn
 """Where both were installed: they are packages of the same files. What is left runs on the processor too."""
 
 _WEIGHTS = "model.onnx.data"
-_WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
+WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
 _INLINE_BYTES = 1024
 """Initialisers up to this size stay in the graph's own file."""
 
@@ -55,7 +57,10 @@ class OnnxRuntime(Backend):
     remedy: ClassVar[str]
     """How to install it."""
 
-    recipes: ClassVar[Mapping[str, str]] = {"fp32": "fp32"}
+    recipes: ClassVar[Mapping[str, Recipe]] = by_name(Recipe("fp32", "fp32", SOURCE))
+
+    fused_for: ClassVar[Target | None] = None
+    """Whose fusions of :data:`torchlift.graph.fusion.FUSIONS` the graph gets first; none where it is None."""
 
     def available(self) -> Availability:
         if self._installed() is None:
@@ -109,12 +114,14 @@ class OnnxRuntime(Backend):
         """The graph after the fusions that ONNX Runtime lacks, None where there are none; its weights stay where they
         are, and ``options`` says where that is.
         """
+        if self.fused_for is None:
+            return None
         from torchlift.graph.fusion import fuse_file
 
-        fused = fuse_file(source, self.name)
+        fused = fuse_file(source, self.fused_for)
         if fused is None:
             return None
-        options.add_session_config_entry(_WEIGHTS_FOLDER, str(source.parent.absolute()))
+        options.add_session_config_entry(WEIGHTS_FOLDER, str(source.parent.absolute()))
         return fused.graph
 
     def open(
@@ -134,7 +141,7 @@ class OnnxRuntime(Backend):
         """In a process of its own, and without CUDA graphs."""
         self.require()
         self.require_kind(model)
-        providers = self.providers(signature, recipe, SessionOptions(options.threads, options.device))
+        providers = self.providers(signature, recipe, SessionOptions(options.on))
         traced = Traced(
             str(model.absolute()), providers, self._threads(options), self.opened_at, self.disabled_optimizers, runs
         )
@@ -145,7 +152,7 @@ class OnnxRuntime(Backend):
 
     def _threads(self, options: SessionOptions) -> int:
         """How many threads of the host work on one call."""
-        return options.cores
+        return options.on.cores
 
     def _settings(self, threads: int) -> ort.SessionOptions:
         import onnxruntime as ort

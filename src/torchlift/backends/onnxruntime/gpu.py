@@ -9,14 +9,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar
 
-from torchlift.backends.base import Availability, Compilation, Session, SessionOptions
+from torchlift.backends.base import Compilation, Session, SessionOptions
 from torchlift.backends.cuda import Stream, cuda_available
 from torchlift.backends.onnxruntime.base import INSTALL_AGAIN, OnnxRuntime, Provider
 from torchlift.backends.onnxruntime.placement import RECORDING, placements, require_placed
 from torchlift.backends.onnxruntime.session import DeviceSession
 from torchlift.errors import BackendError
-from torchlift.machine import gpus, installed_version
-from torchlift.manifest import precision_of
+from torchlift.forms import FP16, INT8_S8S8_FP16, SOURCE, Recipe, by_name
+from torchlift.machine import Availability, gpus, installed_version
 from torchlift.signature import CORNERS, Signature
 
 _EXTRA = 'pip install "torchlift[cuda]"'
@@ -60,7 +60,7 @@ class _OnGpu(OnnxRuntime):
         options = options or SessionOptions()
         settings = self._settings(self._threads(options))
         settings.add_session_config_entry(RECORDING, "1")
-        stream = Stream(options.device)
+        stream = Stream(options.on.device)
         try:
             providers = self.providers(signature, recipe, options)
             for _, given in providers:
@@ -90,8 +90,12 @@ class OnnxRuntimeCuda(_OnGpu):
     """
 
     name = "onnxruntime-cuda"
-    recipes: ClassVar[Mapping[str, str]] = {"fp32": "fp32", "fp16": "fp16", "int8": "int8-s8s8-fp16"}
-    on_request = frozenset({"int8"})
+    recipes: ClassVar[Mapping[str, Recipe]] = by_name(
+        Recipe("fp32", "fp32", SOURCE),
+        Recipe("fp16", "fp16", FP16),
+        Recipe("int8", "int8", INT8_S8S8_FP16, asked_for=True),
+    )
+    fused_for = "gpu"
     replays = True
     provider = _CUDA
 
@@ -110,7 +114,7 @@ class OnnxRuntimeTensorRt(_OnGpu):
     """
 
     name = "onnxruntime-tensorrt"
-    recipes: ClassVar[Mapping[str, str]] = {"fp32": "fp32", "fp16": "fp16"}
+    recipes: ClassVar[Mapping[str, Recipe]] = by_name(Recipe("fp32", "fp32", SOURCE), Recipe("fp16", "fp16", FP16))
     asked_for = True
     opens_graphs = True
     provider = "TensorrtExecutionProvider"
@@ -125,8 +129,8 @@ class OnnxRuntimeTensorRt(_OnGpu):
 
     def providers(self, signature: Signature, recipe: str, options: SessionOptions) -> list[Provider]:
         engine = {
-            "device_id": str(options.device),
-            "trt_fp16_enable": str(int(precision_of(recipe) == "fp16")),
+            "device_id": str(options.on.device),
+            "trt_fp16_enable": str(int(self.recipe(recipe).precision == "fp16")),
             "trt_engine_cache_enable": "0",
             **_profile(signature),
         }
@@ -137,14 +141,14 @@ class OnnxRuntimeTensorRt(_OnGpu):
         raise BackendError(f"{self.name} opens {source.name} as it is", remedy="Open the graph itself.")
 
     def _graphs(self, options: SessionOptions) -> SessionOptions:
-        return SessionOptions(options.threads, options.device)
+        return SessionOptions(options.on)
 
 
 def _cuda(options: SessionOptions) -> Provider:
     """Kernels of convolutions are cuDNN's own choice: ONNX Runtime's default tries all at every new shape, and on an
     H200 it took slower ones for RN50.
     """
-    given = {"device_id": str(options.device), "use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}
+    given = {"device_id": str(options.on.device), "use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}
     return _CUDA, given | ({"enable_cuda_graph": "1"} if options.cuda_graph else {})
 
 

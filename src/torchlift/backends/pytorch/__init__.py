@@ -8,16 +8,22 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from torchlift.backends.base import Availability, Backend, Compilation, Session, SessionOptions
+from torchlift.backends.base import Backend, Compilation, Session, SessionOptions
 from torchlift.errors import BackendError, BackendUnavailableError
-from torchlift.machine import Gpu, gpus, this_machine
-from torchlift.manifest import Precision, precision_of
+from torchlift.forms import Form, Recipe, by_name
+from torchlift.machine import Availability, Gpu, gpus, this_machine
+from torchlift.manifest import Precision
 from torchlift.signature import Signature
 
-PROGRAM = "program"
-"""The form of a component's torch.export program, which is no conversion of its ONNX graph."""
+PROGRAM = Form(
+    "program",
+    "export",
+    model="model.pt2",
+    missing="the bundle has no torch.export program; ship it with --backend pytorch, or export with --program",
+)
+"""A component's torch.export program, which is no conversion of its ONNX graph. Its target must have torch."""
 
 _CPU_INSTRUCTIONS: dict[Precision, frozenset[str]] = {"bf16": frozenset({"avx512_bf16", "amx_bf16"})}
 """Any of them makes a precision worth its while on a processor."""
@@ -56,7 +62,7 @@ def gpu_of(options: SessionOptions | None = None) -> Gpu | None:
     build, here = torch_build(), gpus()
     if build is None or not build.cuda or not here:
         return None
-    ordinal = options.device if options else 0
+    ordinal = options.on.device if options else 0
     if ordinal >= len(here):
         raise BackendUnavailableError(
             f"there is no GPU {ordinal}", remedy=f"The GPUs are 0..{len(here) - 1}; see CUDA_VISIBLE_DEVICES."
@@ -73,7 +79,12 @@ class PyTorch(Backend):
 
     name = "pytorch"
     suffix = ".pt2"
-    recipes: ClassVar[Mapping[str, str]] = {"fp32": PROGRAM, "bf16": PROGRAM, "fp16": PROGRAM}
+    recipes: ClassVar[Mapping[str, Recipe]] = by_name(
+        Recipe("fp32", "fp32", PROGRAM), Recipe("bf16", "bf16", PROGRAM), Recipe("fp16", "fp16", PROGRAM)
+    )
+    program: ClassVar[Form] = PROGRAM
+    """The form of what :meth:`write_program` writes."""
+
     needs = "torch"
     asked_for = True
     opens_graphs = True
@@ -87,7 +98,9 @@ class PyTorch(Backend):
         return Availability(True, f"{self.version()}{'' if gpu_of() else ', CPU'}")
 
     def supports(self, recipe: str) -> Availability:
-        precision, gpu = precision_of(recipe), gpu_of()
+        if recipe not in self.recipes:
+            return super().supports(recipe)
+        precision, gpu = self.recipe(recipe).precision, gpu_of()
         if gpu is not None and float(gpu.capability) < _CAPABILITIES.get(precision, 0.0):
             return Availability(False, f"{gpu.name} does not compute in {precision}")
         if gpu is None and precision == "fp16":
@@ -126,4 +139,30 @@ class PyTorch(Backend):
             import torchlift.backends.pytorch.kernels  # noqa: F401, registers what attention then calls
 
             rewrite_for_gpu(program)
-        return open_module(program, signature, options, precision=precision_of(recipe), compiled=True)
+        return open_module(program, signature, options, precision=self.recipe(recipe).precision, compiled=True)
+
+    def write_program(self, program: Any, file: Path) -> None:
+        """Write a ``torch.export.ExportedProgram``; see :func:`torchlift.backends.pytorch.program.save_program`."""
+        from torchlift.backends.pytorch.program import save_program
+
+        save_program(program, file)
+
+    def open_program(self, file: Path, signature: Signature) -> Session:
+        """A session of a program as it is, in FP32 and not compiled, to compare it with the network."""
+        from torchlift.backends.pytorch.program import load_program
+
+        return self.open_module(load_program(file), signature)
+
+    def open_module(
+        self,
+        module: Any,
+        signature: Signature,
+        options: SessionOptions | None = None,
+        *,
+        precision: Precision = "fp32",
+        compiled: bool = False,
+    ) -> Session:
+        """A session of a ``torch.nn.Module``; see :func:`torchlift.backends.pytorch.session.open_module`."""
+        from torchlift.backends.pytorch.session import open_module
+
+        return open_module(module, signature, options, precision=precision, compiled=compiled)

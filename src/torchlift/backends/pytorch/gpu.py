@@ -68,7 +68,7 @@ class GpuSession(TorchSession):
             )
         torch.backends.cuda.matmul.allow_tf32 = False
         torch.backends.cudnn.allow_tf32 = False
-        device = torch.device("cuda", options.device)
+        device = torch.device("cuda", options.on.device)
         move(module, device, self._dtype)
         return device
 

@@ -66,7 +66,7 @@ class TorchSession(Session):
     ) -> None:
         options = options or SessionOptions()
         super().__init__(signature, self._describe(options, precision, compiled))
-        torch.set_num_threads(options.cores)
+        torch.set_num_threads(options.on.cores)
         self._dtype = _DTYPES[precision]
         self._dtypes = tuple(getattr(torch, spec.dtype) for spec in signature.outputs)
         self._device = self._place(module.eval(), options)

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from torchlift.backends.base import (
     Arrays,
-    Availability,
     Backend,
     Compilation,
     LayerTime,
@@ -19,7 +18,8 @@ from torchlift.backends.base import (
 from torchlift.backends.cuda import cuda_available, on_device
 from torchlift.bundle import sha256
 from torchlift.errors import BackendError, TorchliftError
-from torchlift.machine import Gpu, gpus, installed_version
+from torchlift.forms import FP16, INT8_S8S8, INT8_S8S8_FP16, SOURCE, Recipe, by_name
+from torchlift.machine import Availability, Gpu, gpus, installed_version
 from torchlift.signature import Axis, Signature
 
 if TYPE_CHECKING:
@@ -38,12 +38,12 @@ class TensorRt(Backend):
 
     name = "tensorrt"
     suffix = ".engine"
-    recipes: ClassVar[Mapping[str, str]] = {
-        "fp32": "fp32",
-        "fp16": "fp16",
-        "int8": "int8-s8s8",
-        "int8-fp16": "int8-s8s8-fp16",
-    }
+    recipes: ClassVar[Mapping[str, Recipe]] = by_name(
+        Recipe("fp32", "fp32", SOURCE),
+        Recipe("fp16", "fp16", FP16),
+        Recipe("int8", "int8", INT8_S8S8),
+        Recipe("int8-fp16", "int8", INT8_S8S8_FP16),
+    )
     compiles = True
     replays = True
     for_gpus = True
@@ -109,10 +109,11 @@ class TensorRt(Backend):
             with self._loaded(folder / ENGINE, record, signature, SessionOptions()) as session:
                 tuned = [{axis.name: axis.opt for axis in ranges} for ranges in built.profiles]
                 layers = [read_layers(session.describe(sizes, index)) for index, sizes in enumerate(tuned)]
-            told = [require_precision(found, compilation.recipe) for found in layers]
+            wanted = self.recipe(compilation.recipe).precision
+            told = [require_precision(found, wanted) for found in layers]
             if not all(told):
                 compilation.progress.note(f"the engine does not tell whether it computes in {compilation.recipe}")
-            if other := next(filter(None, (in_other_types(found, compilation.recipe) for found in layers)), ""):
+            if other := next(filter(None, (in_other_types(found, wanted) for found in layers)), ""):
                 compilation.progress.note(other)
         return ENGINE
 
@@ -126,7 +127,7 @@ class TensorRt(Backend):
 
         self.require()
         self.require_kind(model)
-        record = read_record(model, _release(), _gpu(options.device))
+        record = read_record(model, _release(), _gpu(options.on.device))
         return self._loaded(model, record, signature, options)
 
     def _loaded(self, model: Path, record: EngineRecord, signature: Signature, options: SessionOptions) -> Any:
@@ -138,7 +139,7 @@ class TensorRt(Backend):
         from torchlift.backends.tensorrt.session import TensorRtSession
 
         load_plugins([model.with_name(name) for name in record.plugins])
-        with on_device(options.device):
+        with on_device(options.on.device):
             engines = Engines(
                 model,
                 record,
@@ -146,7 +147,7 @@ class TensorRt(Backend):
                 finish=partial(refit, source=source_of(model, record), version=_release()) if record.stripped else None,
             )
             profiles = [tuple(Axis(name, *ends) for name, ends in ranges.items()) for ranges in record.profiles]
-            said = f"tensorrt {_release()} on {_gpu(options.device).name}"
+            said = f"tensorrt {_release()} on {_gpu(options.on.device).name}"
             return TensorRtSession(engines, signature, said, profiles, options, component_of(model))
 
     def _layers(
@@ -155,7 +156,7 @@ class TensorRt(Backend):
         """A layer stands for a whole subgraph where TensorRT compiled that as one."""
         from torchlift.backends.tensorrt.inspector import nodes_of, read_layers
 
-        with self._open(model, signature, SessionOptions(device=options.device)) as session:
+        with self._open(model, signature, SessionOptions(options.on)) as session:
             milliseconds, texts = session.layer_times(feeds, runs)
             runtime = session.runtime
         known = {layer.name: layer for layer in read_layers(texts)}

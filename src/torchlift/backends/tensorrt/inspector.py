@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from torchlift.errors import BackendError, some
-from torchlift.manifest import precision_of
+from torchlift.manifest import Precision
 
 _TYPES = (
     ("bf16", re.compile(r"BF16|BFloat16", re.IGNORECASE)),
@@ -152,13 +152,12 @@ def _parts(name: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(part for part in parts if part))
 
 
-def require_precision(layers: Sequence[EngineLayer], recipe: str) -> bool:
+def require_precision(layers: Sequence[EngineLayer], wanted: Precision) -> bool:
     """Raise BackendError for an engine that does not compute in what was asked for; returns whether that is told.
 
     FP32 must be in no other type, though it may read integers; FP16 and INT8 must be in it somewhere. A subgraph of
     which only what it writes is told may hold integers, and a product of which nothing is told may be in any.
     """
-    wanted = precision_of(recipe)
     computing = [layer for layer in layers if layer.computes]
     telling = [layer for layer in computing if layer.known]
     silent = any(layer.multiplies and not layer.known for layer in computing)
@@ -175,9 +174,8 @@ def require_precision(layers: Sequence[EngineLayer], recipe: str) -> bool:
     return there
 
 
-def in_other_types(layers: Sequence[EngineLayer], recipe: str) -> str:
+def in_other_types(layers: Sequence[EngineLayer], wanted: Precision) -> str:
     """How many layers compute in another type than was asked for, and which first, in words; empty where none does."""
-    wanted = precision_of(recipe)
     computing = [layer for layer in layers if layer.computes]
     others = [layer for layer in computing if layer.known & _COMPUTED and wanted not in layer.known]
     if not others:

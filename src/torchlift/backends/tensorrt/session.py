@@ -50,12 +50,12 @@ class TensorRtSession(Session):
         self._profiles = profiles
         self._options = options
         self.records = options.records
-        self._stream = Stream(options.device)
+        self._stream = Stream(options.on.device)
         self._lanes: GraphCache[Lane] = GraphCache(options.graphs if options.cuda_graph else max(1, len(profiles)))
         self._lent: Mapping[str, DeviceArray] = {}
         """What the last call was given on the device: kept until the next, since it returned before that was read."""
 
-        self._pinned = {name: Pinned(options.device) for name in (*signature.input_names, *signature.output_names)}
+        self._pinned = {name: Pinned(options.on.device) for name in (*signature.input_names, *signature.output_names)}
 
     def specialised(self) -> tuple[Mapping[str, int], ...]:
         return tuple({axis.name: axis.opt for axis in profile} for profile in self._profiles)
@@ -107,7 +107,7 @@ class TensorRtSession(Session):
 
     def _run(self, feeds: Arrays) -> dict[str, np.ndarray]:
         staged = {}
-        with on_device(self._options.device):
+        with on_device(self._options.on.device):
             lane = self._loaded(feeds)
             lane.launch()
             for spec in self.signature.outputs:
@@ -118,12 +118,12 @@ class TensorRtSession(Session):
 
     def _prepare(self, feeds: Arrays) -> Call:
         arrays = dict(feeds)
-        with on_device(self._options.device):
+        with on_device(self._options.on.device):
             lane, timer = self._held(arrays), Timer(self._stream)
 
         def call() -> float:
             nonlocal lane
-            with on_device(self._options.device):
+            with on_device(self._options.on.device):
                 if lane.holds is not arrays:
                     lane = self._held(arrays)
                 timer.start()
@@ -143,7 +143,7 @@ class TensorRtSession(Session):
         """Of the engine's own dtypes. Inputs are read where they lie, or with a CUDA graph copied on the device to
         where that reads them.
         """
-        with on_device(self._options.device):
+        with on_device(self._options.on.device):
             views = {name: view(tensor, self._stream) for name, tensor in tensors.items()}
             lane = self._lane({name: given.shape for name, given in views.items()})
             for name, given in views.items():
@@ -160,7 +160,12 @@ class TensorRtSession(Session):
             lane.launch()
         return {
             name: DeviceArray(
-                buffer.address, lane.shape_of(name), lane.dtypes[name], self._options.device, buffer.block, self._stream
+                buffer.address,
+                lane.shape_of(name),
+                lane.dtypes[name],
+                self._options.on.device,
+                buffer.block,
+                self._stream,
             )
             for name, buffer in lane.outputs.items()
         }
@@ -170,7 +175,7 @@ class TensorRtSession(Session):
         order in which they run; and the inspector's JSON of each, at these shapes.
         """
         times = profiler()
-        with self._turns, on_device(self._options.device):
+        with self._turns, on_device(self._options.on.device):
             self._require_open()
             lane = self._loaded(feeds)
             lane.enqueue()
@@ -186,12 +191,12 @@ class TensorRtSession(Session):
         best.
         """
         shapes = {spec.name: spec.shape_at(sizes) for spec in self.signature.inputs}
-        with self._turns, on_device(self._options.device):
+        with self._turns, on_device(self._options.on.device):
             self._require_open()
             return self._lane(shapes, profile).describe()
 
     def _close(self) -> None:
-        with on_device(self._options.device):
+        with on_device(self._options.on.device):
             self._stream.drain()
             self._lanes.clear()
             self._lent = {}

@@ -1,10 +1,11 @@
-"""Which operators are fused for which backend before the runtime's own optimiser sees the graph."""
+"""Which operators are fused for which machine before the runtime's own optimiser sees the graph."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass, ShapeInferencePass
@@ -16,18 +17,21 @@ from torchlift.graph.fusion.operators import FuseGelu, FuseLayerNorm, FuseSkipLa
 from torchlift.graph.fusion.patches import FusePatches
 from torchlift.graph.fusion.projections import FuseQkv
 
-FUSIONS: Mapping[str, tuple[type[Fusion], ...]] = {
-    "onnxruntime": (FuseLayerNorm, FuseGelu, FuseAttention),
-    "onnxruntime-cuda": (FusePatches, FuseLayerNorm, FuseGelu, FuseAttention, FuseSkipLayerNorm, FuseQkv),
+Target = Literal["processor", "gpu"]
+"""What ONNX Runtime runs the graph on."""
+
+FUSIONS: Mapping[Target, tuple[type[Fusion], ...]] = {
+    "processor": (FuseLayerNorm, FuseGelu, FuseAttention),
+    "gpu": (FusePatches, FuseLayerNorm, FuseGelu, FuseAttention, FuseSkipLayerNorm, FuseQkv),
 }
-"""Backend -> passes, in this order. ONNX Runtime itself makes QuickGelu (also of SiLU), BiasGelu and the usual forms of
+"""Target -> passes, in this order. ONNX Runtime itself makes QuickGelu (also of SiLU), BiasGelu and the usual forms of
 LayerNormalization and Gelu; these passes add what its patterns miss.
 Fused attention is worth 0.97-1.03 on a processor, and a residual sum in the normalisation costs there. On a GPU query,
 key and value become one product, biases join what reads them, and patches are multiplied.
 
-A backend that is not here gets the graph as it was exported, since it parses standard operators best: OpenVINO makes
-its own attention of MatMul, Softmax and MatMul and its own normalisation and Gelu; TensorRT fuses attention by itself
-and from release 10 reads LayerNormalization; neither knows com.microsoft.
+A runtime that names none of these gets the graph as it was exported, since it parses standard operators best:
+OpenVINO makes its own attention of MatMul, Softmax and MatMul and its own normalisation and Gelu; TensorRT fuses
+attention by itself and from release 10 reads LayerNormalization; neither knows com.microsoft.
 """
 
 
@@ -65,11 +69,8 @@ def _name_sizes(model: ir.Model) -> None:
         ShapeInferencePass(check_type=False, strict_mode=False)(model)
 
 
-def fuse_file(source: Path, backend: str) -> Fused | None:
-    """The ONNX file ``source`` after the backend's fusions; None where nothing was fused."""
-    passes = FUSIONS.get(backend, ())
-    if not passes:
-        return None
+def fuse_file(source: Path, target: Target) -> Fused | None:
+    """The ONNX file ``source`` after the fusions for ``target``; None where nothing was fused."""
     model = load_model(source)
-    counts = fuse(model, passes)
+    counts = fuse(model, FUSIONS[target])
     return Fused(ir.to_proto(model).SerializeToString(), counts) if any(counts.values()) else None

@@ -1,0 +1,36 @@
+"""Opens what a bundle holds as a session: a variant, or the graph that a component was exported to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from torchlift.backends import Session, SessionOptions, backend, reference_runtime
+from torchlift.bundle import Bundle
+from torchlift.machine import HERE, RunOn
+from torchlift.manifest import Component, Variant
+from torchlift.signature import Signature
+
+
+def open_variant(bundle: Bundle, variant: Variant, options: SessionOptions | None = None) -> Session:
+    """A variant in its own runtime. Raises BackendError, BundleError where its files are not those of the manifest."""
+    return opener_of(bundle, variant)(options or SessionOptions())
+
+
+def opener_of(bundle: Bundle, variant: Variant) -> Callable[[SessionOptions], Session]:
+    """What opens a variant later, also in another process: it can be pickled."""
+    signature = bundle.manifest.component(variant.component).signature
+    return partial(open_file, variant.backend, bundle.model(variant).absolute(), signature, variant.recipe)
+
+
+def open_file(
+    name: str, model: Path, signature: Signature, recipe: str, options: SessionOptions | None = None
+) -> Session:
+    """A built file in the backend of that name. Another process can be told to call it, since it can be pickled."""
+    return backend(name).open(model, signature, recipe, options)
+
+
+def open_source(bundle: Bundle, component: Component, on: RunOn = HERE) -> Session:
+    """A component's own FP32 graph, on the processor. Its answers are PyTorch's, as the export proved."""
+    return reference_runtime().open(bundle.model(component), component.signature, options=SessionOptions(on))
