@@ -7,6 +7,7 @@ from typing import Any
 
 import onnx_ir as ir
 
+from torchlift.graph.conditions import Pass
 from torchlift.signature import Signature, TensorSpec
 
 KEPT = frozenset({"pkg.torch.onnx.name_scopes", "pkg.torch.onnx.class_hierarchy"})
@@ -15,7 +16,7 @@ KEPT = frozenset({"pkg.torch.onnx.name_scopes", "pkg.torch.onnx.class_hierarchy"
 """
 
 
-class ForgetOrigin(ir.passes.InPlacePass):
+class ForgetOrigin(Pass):
     """Removes the metadata and the doc strings that the exporter left, except for the module scopes."""
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
@@ -44,10 +45,11 @@ def _holders(model: ir.Model) -> Iterator[Any]:
             yield from node.outputs
 
 
-class NameAxes(ir.passes.InPlacePass):
+class NameAxes(Pass):
     """Gives the symbolic dimensions of inputs and outputs the names of the signature's axes.
 
-    Requires that the graph has the signature's inputs and outputs by name.
+    For example ``x [s77, 32]`` becomes ``x [batch, 32]``. A tensor that the graph lacks is passed over here: the export
+    reports it (:func:`torchlift.graph.inspect.baked_in`).
     """
 
     def __init__(self, signature: Signature) -> None:

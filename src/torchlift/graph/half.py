@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from torchlift.errors import ConversionError
+from torchlift.graph.conditions import Pass, require_opset, require_order
 from torchlift.graph.half_rules import Ports, Rules, misfit, moves, passes_on, reads_any, scale_misfit
 from torchlift.graph.types import converted, infer_types
 from torchlift.graph.units import Unit, name_nodes, require_nodes, units
@@ -83,7 +84,7 @@ def require_half(report: HalfReport, least: float = LEAST_SHARE) -> None:
     )
 
 
-class ToHalf(ir.passes.InPlacePass):
+class ToHalf(Pass):
     """Converts a graph from FP32 to FP16, except for the nodes named in ``keep``.
 
     Requires: a main graph in topological order whose floats are FP32. ``keep`` holds node names as
@@ -97,6 +98,21 @@ class ToHalf(ir.passes.InPlacePass):
 
     def __init__(self, keep: Mapping[str, str] | Collection[str] = ()) -> None:
         self._keep = dict(keep) if isinstance(keep, Mapping) else dict.fromkeys(keep, "was asked to")
+        self._casts: list[ir.Node] = []
+
+    def requires(self, model: ir.Model) -> None:
+        """The standard's opset is known, and the nodes are in order."""
+        require_opset(model)
+        require_order(model)
+
+    def ensures(self, model: ir.Model) -> None:
+        """No tensor is cast to one type twice, and none to the type that it has."""
+        seen: set[tuple[ir.Value, ir.DataType]] = set()
+        for node in self._casts:
+            value, written = node.inputs[0], node.outputs[0]
+            if value.dtype == written.dtype or (value, written.dtype) in seen:
+                raise ir.passes.PostconditionError(f"{node.name} casts {value.name} to {written.dtype} needlessly")
+            seen.add((value, written.dtype))
 
     def call(self, model: ir.Model) -> HalfResult:
         name_nodes(model)
@@ -111,11 +127,11 @@ class ToHalf(ir.passes.InPlacePass):
         computing = [node for node in model.graph if rules.computes(node)]
         weights = [v for v in model.graph.initializers.values() if v.dtype == _FLOAT]
         total = sum(v.const_value.nbytes for v in weights)
-        casts = _Rewriter(model, rules, halves).rewrite()
+        self._casts = _Rewriter(model, rules, halves).rewrite()
         report = HalfReport(
             converted=tuple(units(computing, halves.__contains__)),
             kept=tuple(Kept(units([n], lambda _: True)[0], reasons[n]) for n in computing if n in reasons),
-            casts=casts,
+            casts=len(self._casts),
             weight_bytes=total,
             half_bytes=sum(2 * v.const_value.nbytes for v in weights if v.dtype == _HALF),
         )
@@ -213,10 +229,10 @@ class _Rewriter:
         self._rules = rules
         self._halves = halves
         self._names = set(ir.convenience.create_value_mapping(model.graph))
-        self._casts = 0
+        self._casts: list[ir.Node] = []
 
-    def rewrite(self) -> int:
-        """Returns the number of Casts that were inserted."""
+    def rewrite(self) -> list[ir.Node]:
+        """Returns the Casts that were inserted."""
         graph = self._graph
         written = [*graph.inputs, *(v for node in list(graph) for v in node.outputs)]
         values = dict.fromkeys((*written, *graph.initializers.values()))
@@ -284,7 +300,7 @@ class _Rewriter:
             self._graph.insert_before(self._graph[0], node)
         else:
             self._graph.insert_after(producer, node)
-        self._casts += 1
+        self._casts.append(node)
         return result
 
     def _name(self, wish: str) -> str:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+from torchlift.graph.conditions import standard_opset
+
 HALF_MAX = 65504.0
 """The largest finite number of FP16 (IEEE 754 binary16)."""
 
@@ -77,7 +79,7 @@ class Rules:
     """What can be converted of one graph, as it is before the conversion; requires that values have types."""
 
     def __init__(self, model: ir.Model) -> None:
-        self._opset = model.opset_imports.get("", model.opset_imports.get("ai.onnx", 1))
+        self._opset = standard_opset(model) or 1
         self._sized = _computed_from_sizes(model.graph)
         self._ports: dict[ir.Node, Ports] = {}
         self._refusals: dict[ir.Node, str] = {}

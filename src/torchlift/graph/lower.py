@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass, ShapeInferencePass
 
 from torchlift.errors import ConversionError
+from torchlift.graph.conditions import Pass, require_opset, standard_opset
 from torchlift.graph.files import load_model, save_model
 from torchlift.graph.lower_operators import EXPANSIONS
 from torchlift.graph.lower_rules import (
@@ -20,7 +22,7 @@ from torchlift.graph.lower_rules import (
     weight_as_float,
     whole_shape,
 )
-from torchlift.graph.lower_steps import Rule, Steps
+from torchlift.graph.lower_steps import Rule, Steps, refused
 from torchlift.graph.lower_untyped import scaled_scores
 from torchlift.graph.types import infer_types
 from torchlift.graph.units import name_nodes
@@ -49,7 +51,7 @@ class Target:
     typed: bool = True
 
 
-class Lower(ir.passes.InPlacePass):
+class Lower(Pass):
     """Writes a graph, and the graphs within its nodes, with operators that a :class:`Target` reads.
 
     Requires a valid model. Ensures the same outputs up to rounding, at opset ``target.opset`` or the model's own where
@@ -64,32 +66,45 @@ class Lower(ir.passes.InPlacePass):
 
     def __init__(self, target: Target) -> None:
         self._target = target
+        self._rewritten = False
+
+    def requires(self, model: ir.Model) -> None:
+        """The standard's opset is stated, and the installed onnx knows it."""
+        require_opset(model)
+        _require_known(model)
+
+    def ensures(self, model: ir.Model) -> None:
+        """Where anything was rewritten, each standard node is one that the opset of the target has, with its types."""
+        if not self._rewritten:
+            return
+        opset = _opset(model)
+        if opset > self._target.opset:
+            raise ir.passes.PostconditionError(f"the graph is still of opset {opset}, above {self._target.opset}")
+        misfits = ((node, _misfit(node, opset)) for node in _standard_nodes(model))
+        for node, why in misfits:
+            if why:
+                raise refused(node, opset, why)
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Returns whether anything was rewritten."""
+        self._rewritten = False
         name_nodes(model)
         infer_types(model)
         widened = not self._target.typed and _has_integers(model) and Widen()(model).modified
-        domain = "" if "" in model.opset_imports else "ai.onnx"
-        before = model.opset_imports[domain]
-        _require_known(before)
+        before = _opset(model)
         opset = min(before, self._target.opset)
         names = {*ir.convenience.create_value_mapping(model.graph), *(node.name for node in model.graph.all_nodes())}
-        standard = [node for node in model.graph.all_nodes() if node.domain in _STANDARD]
         rewritten = [
             _rewrite(Steps(node, model.graph, names, opset, typed=self._target.typed), self._rules(node, before))
-            for node in standard
+            for node in list(_standard_nodes(model))
         ]
-        modified = widened or opset < before or any(rewritten)
-        model.opset_imports[domain] = opset
-        if modified:
+        self._rewritten = widened or opset < before or any(rewritten)
+        model.opset_imports["" if "" in model.opset_imports else "ai.onnx"] = opset
+        if self._rewritten:
             model.ir_version = min(model.ir_version, _ir_version(opset))
             RemoveUnusedNodesPass()(model)
             ShapeInferencePass(check_type=False, strict_mode=False)(model)
-            for node in model.graph.all_nodes():
-                if node.domain in _STANDARD and (why := _misfit(node, opset)):
-                    raise Steps(node, model.graph, names, opset).refused(why)
-        return ir.passes.PassResult(model, modified)
+        return ir.passes.PassResult(model, self._rewritten)
 
     def _rules(self, node: ir.Node, before: int) -> Iterator[Rule]:
         """What is to be done with a node of opset ``before``, in this order, until a rule replaces it."""
@@ -131,10 +146,23 @@ def _has_integers(model: ir.Model) -> bool:
     return any(node.op_type == "DequantizeLinear" for node in model.graph)
 
 
-def _require_known(opset: int) -> None:
+def _standard_nodes(model: ir.Model) -> Iterator[ir.Node]:
+    """The nodes of the standard's domain, at any depth."""
+    return (node for node in model.graph.all_nodes() if node.domain in _STANDARD)
+
+
+def _opset(model: ir.Model) -> int:
+    """The opset of the standard that a model imports; ``requires`` has made sure that there is one."""
+    opset = standard_opset(model)
+    assert opset is not None
+    return opset
+
+
+def _require_known(model: ir.Model) -> None:
+    """Raise ConversionError where the installed onnx is older than the graph: it has no schemas to compare with."""
     from onnx import defs
 
-    if opset > (latest := defs.onnx_opset_version()):
+    if (opset := _opset(model)) > (latest := defs.onnx_opset_version()):
         raise ConversionError(
             f"the graph is of opset {opset}, and the installed onnx knows up to {latest}",
             remedy="Install a later release of onnx, or export again with a lower --opset.",
@@ -164,6 +192,7 @@ def _since(operator: str, opset: int) -> int | None:
     return None if schema is None else schema.since_version
 
 
+@functools.cache
 def _schema(operator: str, opset: int):  # type: ignore[no-untyped-def]
     import onnx
 

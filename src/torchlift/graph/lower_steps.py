@@ -19,6 +19,14 @@ AXES_AS_INPUT = 18
 """The opset in which the axes of the reductions (ReduceSum: 13) turned from an attribute into an input."""
 
 
+def refused(node: ir.Node, opset: int, why: str) -> ConversionError:
+    """The error that says why a node cannot be written for a parser of ``opset``."""
+    return ConversionError(
+        f"for a parser of opset {opset}: {unit_of(node)} {why}",
+        remedy=f"Export again with `--exporter torchscript --opset {min(opset, 16)}`, or use another backend.",
+    )
+
+
 class Steps:
     """Writes the nodes that take the place of ``node``, before it, for a parser of ``opset`` and a network that is
     ``typed`` or not; ``names`` are taken.
@@ -38,10 +46,7 @@ class Steps:
 
     def refused(self, why: str) -> ConversionError:
         """The error that says why the node cannot be written."""
-        return ConversionError(
-            f"for a parser of opset {self.opset}: {unit_of(self.node)} {why}",
-            remedy=f"Export again with `--exporter torchscript --opset {min(self.opset, 16)}`, or use another backend.",
-        )
+        return refused(self.node, self.opset, why)
 
     def op(
         self,

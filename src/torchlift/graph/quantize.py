@@ -9,14 +9,27 @@ import numpy as np
 import onnx_ir as ir
 
 from torchlift.errors import ConversionError
+from torchlift.graph.conditions import Pass, require_opset, require_order
 from torchlift.graph.qdq import Linear, for_activation, for_weight, signal_to_noise
-from torchlift.graph.schemes import PRODUCTS, Scheme, attribute, candidates, channel_axis, results, unit_of, work
+from torchlift.graph.schemes import (
+    LEAST_OPSET,
+    PRODUCTS,
+    Scheme,
+    attribute,
+    candidates,
+    channel_axis,
+    results,
+    unit_of,
+    work,
+)
 from torchlift.graph.units import Unit, name_nodes, require_nodes
 
 Ranges = Mapping[str, tuple[float, float]]
 """Tensor name -> the smallest and the largest value that integers shall represent."""
 
 _FLOAT = ir.DataType.FLOAT
+_EIGHT_BITS = frozenset({ir.DataType.INT8, ir.DataType.UINT8})
+_QUANTIZERS = frozenset({"DynamicQuantizeLinear", "QuantizeLinear"})
 
 
 @dataclass(frozen=True)
@@ -53,7 +66,7 @@ class QuantizeResult(ir.passes.PassResult):
     report: QuantizeReport
 
 
-class Quantize(ir.passes.InPlacePass):
+class Quantize(Pass):
     """Quantises the products with a constant weight, except for the nodes named by ``keep``.
 
     Requires: opset 13; a main graph in topological order. ``ranges`` holds those of all tensors that
@@ -77,6 +90,24 @@ class Quantize(ir.passes.InPlacePass):
         self._scheme, self._ranges = scheme, ranges or {}
         self._keep, self._learnt = frozenset(keep), learnt or {}
 
+    def requires(self, model: ir.Model) -> None:
+        """Scales by channel exist at the opset, the nodes are in order, and nothing is quantised yet."""
+        require_opset(model, LEAST_OPSET, needs="scales by channel")
+        require_order(model)
+        _require_floats(model)
+
+    def ensures(self, model: ir.Model) -> None:
+        """A tensor is quantised by one node, and what it became is an 8-bit integer."""
+        seen: set[ir.Value] = set()
+        for node in model.graph:
+            if node.op_type not in _QUANTIZERS:
+                continue
+            if node.inputs[0] in seen:
+                raise ir.passes.PostconditionError(f"{node.inputs[0].name} is quantised twice")
+            if node.outputs[0].dtype not in _EIGHT_BITS:
+                raise ir.passes.PostconditionError(f"{node.name} writes {node.outputs[0].dtype}")
+            seen.add(node.inputs[0])
+
     def call(self, model: ir.Model) -> QuantizeResult:
         name_nodes(model)
         require_nodes(model, self._keep)
@@ -93,6 +124,16 @@ class Quantize(ir.passes.InPlacePass):
             share=share / total if total else 0.0,
         )
         return QuantizeResult(model, modified=bool(chosen), report=report)
+
+
+def _require_floats(model: ir.Model) -> None:
+    """Raise ConversionError where a graph is quantised already: a second pair would cost accuracy and gain nothing."""
+    node = next((node for node in model.graph if node.op_type in _QUANTIZERS), None)
+    if node is not None:
+        raise ConversionError(
+            f"the graph is quantised already: {unit_of(node)}",
+            remedy="Export the network in floating point, or use this graph as it is: FP32 keeps its integers.",
+        )
 
 
 def _activations(nodes: Sequence[ir.Node], scheme: Scheme, ranges: Ranges) -> dict[str, Linear]:

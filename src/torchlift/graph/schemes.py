@@ -9,7 +9,7 @@ from typing import Literal
 
 import onnx_ir as ir
 
-from torchlift.errors import ConversionError
+from torchlift.graph.conditions import require_opset
 from torchlift.graph.qdq import Integer
 from torchlift.graph.units import Unit, module_of, name_nodes
 
@@ -82,11 +82,7 @@ def candidates(model: ir.Model, scheme: Scheme) -> list[ir.Node]:
     """The nodes of :func:`quantizable` themselves."""
     from onnx_ir.passes.common import LiftConstantsToInitializersPass
 
-    opset = model.opset_imports.get("", LEAST_OPSET)
-    if opset < LEAST_OPSET:
-        raise ConversionError(
-            f"opset {opset} has no scales by channel", remedy=f"Export with --opset {LEAST_OPSET} or later."
-        )
+    require_opset(model, LEAST_OPSET, needs="scales by channel")
     name_nodes(model)
     LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     return [node for node in model.graph if _fits(node, scheme) and (scheme.stem or not is_stem(node))]

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 import onnx_ir as ir
 
+from torchlift.graph.conditions import Pass
 from torchlift.graph.lower_steps import FLOAT, HALVES
 from torchlift.graph.types import converted, infer_types
 
@@ -13,7 +14,7 @@ _STATES = frozenset({"dtype", "output_dtype"})
 """Attributes that name the type of an output."""
 
 
-class Widen(ir.passes.InPlacePass):
+class Widen(Pass):
     """Writes what a graph computes in half precision in FP32: what :class:`torchlift.graph.half.ToHalf` did, undone.
 
     Nodes keep their names, and no Cast stays that changes nothing, but one that writes an output. Weights keep the
@@ -21,12 +22,20 @@ class Widen(ir.passes.InPlacePass):
     stays as it is: in inputs, outputs, subgraphs or attributes, or written by a node that reads none and is no Cast.
     """
 
+    def __init__(self) -> None:
+        self._widened = False
+
+    def ensures(self, model: ir.Model) -> None:
+        """Where anything was rewritten, no value in half precision is left."""
+        if self._widened and (left := _halves(model.graph)):
+            raise ir.passes.PostconditionError(f"{left[0].name} is still {left[0].dtype}")
+
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Returns whether anything was rewritten."""
+        self._widened = False
         infer_types(model)
         graph = model.graph
-        inner = [*graph.initializers.values(), *(value for node in graph for value in node.outputs)]
-        halves = [value for value in inner if value.dtype in HALVES]
+        halves = _halves(graph)
         if not halves or not _is_of_casts(graph):
             return ir.passes.PassResult(model, False)
         for value in halves:
@@ -39,7 +48,14 @@ class Widen(ir.passes.InPlacePass):
             if given.dtype == FLOAT and not written.is_graph_output():
                 written.replace_all_uses_with(given)
                 graph.remove(cast, safe=True)
+        self._widened = True
         return ir.passes.PassResult(model, True)
+
+
+def _halves(graph: ir.Graph) -> list[ir.Value]:
+    """The weights and the results of nodes that are in half precision."""
+    inner = (*graph.initializers.values(), *(value for node in graph for value in node.outputs))
+    return [value for value in inner if value.dtype in HALVES]
 
 
 def _is_of_casts(graph: ir.Graph) -> bool:

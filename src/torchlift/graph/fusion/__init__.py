@@ -9,6 +9,7 @@ from pathlib import Path
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass, ShapeInferencePass
 
+from torchlift.graph.conditions import require_order
 from torchlift.graph.files import load_model
 from torchlift.graph.fusion.attention import FuseAttention
 from torchlift.graph.fusion.base import Fusion
@@ -43,8 +44,9 @@ class Fused:
 
 def fuse(model: ir.Model, passes: Sequence[type[Fusion]]) -> dict[str, int]:
     """Run ``passes`` over ``model``, in place, and remove what nothing reads any more; weights are not read. Returns
-    how many occurrences each replaced, by its name.
+    how many occurrences each replaced, by its name. Raises ConversionError for nodes that are not in order.
     """
+    require_order(model)
     _name_sizes(model)
     counts = {}
     for kind in passes:

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 import onnx_ir as ir
 
+from torchlift.graph.conditions import Pass
 from torchlift.graph.fusion.pattern import Found, Pattern, find
 
 CONTRIB = "com.microsoft"
@@ -50,7 +51,7 @@ class Tape:
         return self._graph.initializers[name]
 
 
-class Fusion(ir.passes.InPlacePass):
+class Fusion(Pass):
     """A pass that writes nodes of the main graph with fewer or larger operators.
 
     Requires that values have types and shapes where they can be inferred, as :func:`torchlift.graph.fusion.fuse` sees
@@ -62,6 +63,14 @@ class Fusion(ir.passes.InPlacePass):
     name: ClassVar[str]
     least_opset: ClassVar[int] = 1
     count: int = 0
+
+    def ensures(self, model: ir.Model) -> None:
+        """Where anything was replaced, the model declares the domain of every node."""
+        if not self.count:
+            return
+        for node in model.graph:
+            if node.domain not in model.opset_imports:
+                raise ir.passes.PostconditionError(f"the domain of {node.name}, {node.domain}, is not declared")
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Returns whether anything was replaced."""
