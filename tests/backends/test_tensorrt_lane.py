@@ -308,7 +308,7 @@ def test_sizes_that_no_profile_holds_are_refused_with_what_its_component_is_buil
 def test_a_session_lets_go_of_its_engine_and_memory_when_it_is_closed(opened):
     session, engines = opened(Engine(), cuda_graph=True)
     session.run({"x": tiny.sample(4)})
-    (lane,) = session._lanes._graphs.values()
+    (lane,) = session._lanes._recordings.values()
     session.close()
     assert engines.taken == 0
     assert [buffer.closed for buffer in (*lane.inputs.values(), *lane.outputs.values())] == [True, True]

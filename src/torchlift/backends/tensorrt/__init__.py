@@ -1,4 +1,4 @@
-"""TensorRT: engines that are built where they run, loaded only where they were built for, and read back."""
+"""The backend TensorRT. An engine is built on the machine that runs it, and is loaded on no other."""
 
 from __future__ import annotations
 
@@ -30,10 +30,12 @@ _REMEDY = 'pip install "torchlift[tensorrt]"'
 
 
 class TensorRt(Backend):
-    """NVIDIA's compiler. A network computes in the types that its graph states: from release 10 on TensorRT keeps them,
-    before it is permitted them, and the nodes that the graph leaves in FP32 are bound to that.
+    """NVIDIA's compiler. A network computes in the types that its graph states.
 
-    An engine, and the plug-in libraries beside it, are code: open only what you, or someone whom you trust, built.
+    Release 10 and later keep these types by themselves. Earlier releases choose types: they are given the flags that
+    permit FP16 or INT8, and the nodes that the graph keeps in FP32 are bound to FP32.
+
+    An engine and the plug-in libraries beside it are code. Open only what you, or someone whom you trust, built.
     """
 
     name = "tensorrt"
@@ -130,7 +132,10 @@ class TensorRt(Backend):
         return self._loaded(model, record, signature, options)
 
     def _loaded(self, model: Path, record: EngineRecord, signature: Signature, options: SessionOptions) -> Any:
-        """A session of an engine that fits here; where it was just built, its graph is not yet where it will be."""
+        """A session of an engine that fits this machine.
+
+        It is also used for an engine that was just built and is not yet at its final place in the bundle.
+        """
         from torchlift.backends.tensorrt.builder import load_plugins, refit
         from torchlift.backends.tensorrt.engines import Engines
         from torchlift.backends.tensorrt.record import component_of, source_of
@@ -152,7 +157,7 @@ class TensorRt(Backend):
     def _layers(
         self, model: Path, signature: Signature, feeds: Arrays, recipe: str, options: SessionOptions, runs: int
     ) -> list[LayerTime]:
-        """A layer stands for a whole subgraph where TensorRT compiled that as one."""
+        """The time of each layer. Where TensorRT compiled a subgraph as one layer, that layer stands for all of it."""
         from torchlift.backends.tensorrt.inspector import nodes_of, read_layers
 
         with self._open(model, signature, SessionOptions(device=options.device)) as session:

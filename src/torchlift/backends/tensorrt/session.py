@@ -1,4 +1,4 @@
-"""An engine that is loaded: memory of its own, one stream, and a CUDA graph for each of the last shapes."""
+"""A session of a loaded engine: its own memory, one stream, and recordings (CUDA graphs) of the last shapes."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import numpy as np
 from torchlift.backends.base import Arrays, Call, Session, SessionOptions
 from torchlift.backends.cuda import (
     DeviceArray,
-    GraphCache,
     Pinned,
+    RecordingCache,
     Stream,
     Timer,
     on_device,
@@ -30,7 +30,10 @@ from torchlift.signature import Signature
 
 
 class TensorRtSession(Session):
-    """A deserialised engine. Every shape has a lane of its own with CUDA graphs, else every profile has one."""
+    """Runs a loaded engine.
+
+    Without CUDA graphs there is one lane for each profile. With CUDA graphs there is one for each shape.
+    """
 
     on_device = True
 
@@ -51,9 +54,12 @@ class TensorRtSession(Session):
         self._options = options
         self.records = options.records
         self._stream = Stream(options.device)
-        self._lanes: GraphCache[Lane] = GraphCache(options.graphs if options.cuda_graph else max(1, len(profiles)))
+        self._lanes: RecordingCache[Lane] = RecordingCache(
+            options.graphs if options.cuda_graph else max(1, len(profiles))
+        )
         self._lent: Mapping[str, DeviceArray] = {}
-        """What the last call was given on the device: kept until the next, since it returned before that was read."""
+        """The inputs on the device that the last call was given. The GPU may still read them after that call returned.
+        """
 
         self._pinned = {name: Pinned(options.device) for name in (*signature.input_names, *signature.output_names)}
 
@@ -64,8 +70,10 @@ class TensorRtSession(Session):
         return best_profile(self._profiles, sizes) is not None
 
     def _lane(self, shapes: Mapping[str, tuple[int, ...]], profile: int | None = None) -> Lane:
-        """A lane that is ready for inputs of these shapes, of a given profile or of that which serves them best; what
-        it held counts no more. Raises SignatureError, ProfileError where no profile holds them.
+        """A lane that is ready for inputs of these shapes. Its inputs hold no known values any more.
+
+        It is of the given profile, else of the one that serves these shapes best. Raises SignatureError for shapes that
+        the signature does not allow, ProfileError for shapes that no profile covers.
         """
         sizes = self.signature.check_shapes(shapes)
         profile = best_profile(self._profiles, sizes) if profile is None else profile
@@ -74,7 +82,7 @@ class TensorRtSession(Session):
         key = (profile, *sizes.values()) if self._options.cuda_graph else profile
         lane = self._lanes.get(key)
         if lane is None:
-            self._stream.synchronize()  # what is dropped may still run
+            self._stream.synchronize()  # a lane that is dropped may still be running
             self._lanes.make_room()
             lane = self._made(profile, shapes)
             self._lanes.put(key, lane)
@@ -84,7 +92,7 @@ class TensorRtSession(Session):
         return lane
 
     def _made(self, profile: int, shapes: Mapping[str, tuple[int, ...]]) -> Lane:
-        """A new lane; with CUDA graphs it has recorded these shapes."""
+        """A new lane of a profile. With CUDA graphs, a run of these shapes is recorded in it."""
         lane = Lane(self._engines, profile, self._stream)
         if self._options.cuda_graph:
             try:
@@ -97,7 +105,7 @@ class TensorRtSession(Session):
         return lane
 
     def _loaded(self, feeds: Arrays) -> Lane:
-        """The lane for ``feeds``, with them in its memory."""
+        """The lane for ``feeds``. Copies of them to its memory are under way on the stream."""
         lane = self._lane({name: array.shape for name, array in feeds.items()})
         for name, array in feeds.items():
             staged = self._pinned[name].array(array.shape, lane.dtypes[name])
@@ -133,15 +141,16 @@ class TensorRtSession(Session):
         return call
 
     def _held(self, feeds: Arrays) -> Lane:
-        """As :meth:`_loaded`, and the copies are done."""
+        """The lane for ``feeds``, once their copies are done."""
         lane = self._loaded(feeds)
         self._stream.synchronize()
         lane.holds = feeds
         return lane
 
     def _run_on_device(self, tensors: Mapping[str, Any]) -> dict[str, DeviceArray]:
-        """Of the engine's own dtypes. Inputs are read where they lie, or with a CUDA graph copied on the device to
-        where that reads them.
+        """Run tensors on the device, which must have the dtypes of the engine.
+
+        Inputs are read where they lie. A recording reads fixed addresses, so with CUDA graphs they are copied there.
         """
         with on_device(self._options.device):
             views = {name: view(tensor, self._stream) for name, tensor in tensors.items()}
@@ -166,8 +175,10 @@ class TensorRtSession(Session):
         }
 
     def layer_times(self, feeds: Arrays, runs: int) -> tuple[dict[str, list[float]], list[str]]:
-        """Run ``feeds`` as often as asked, after one run that does not count: layer -> milliseconds of each run, in the
-        order in which they run; and the inspector's JSON of each, at these shapes.
+        """Time each layer in ``runs`` runs of ``feeds``, after one run that does not count.
+
+        Returns layer -> milliseconds of each run, with layers in the order in which they run, and TensorRT's
+        description of each layer at these shapes, as JSON.
         """
         times = profiler()
         with self._turns, on_device(self._options.device):
@@ -182,8 +193,9 @@ class TensorRtSession(Session):
             return times.milliseconds, lane.describe()
 
     def describe(self, sizes: Mapping[str, int], profile: int | None = None) -> list[str]:
-        """The inspector's JSON of each layer for axes of these sizes, of a given profile or of that which serves them
-        best.
+        """TensorRT's description of each layer, as JSON, for axes of these sizes.
+
+        It is of the given profile, else of the one that serves these sizes best.
         """
         shapes = {spec.name: spec.shape_at(sizes) for spec in self.signature.inputs}
         with self._turns, on_device(self._options.device):
