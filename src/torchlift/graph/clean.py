@@ -1,4 +1,4 @@
-"""Passes that make an exported graph clean: its own names for shapes, and nothing of the machine that made it."""
+"""Passes that clean an exported graph: they remove traces of the exporting machine, and name the axes."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from torchlift.graph.conditions import Pass
 from torchlift.signature import Signature, TensorSpec
 
 KEPT = frozenset({"pkg.torch.onnx.name_scopes", "pkg.torch.onnx.class_hierarchy"})
-"""The metadata that stays: the module scopes lead from a node to its PyTorch module. All else that exporters write
-(stack traces, dumps of the traced program) holds paths of the exporting machine, or megabytes that nobody reads.
+"""The keys of the metadata that stays: it names the PyTorch module of a node. Exporters also write stack traces and
+dumps of the traced program. These hold paths of the exporting machine and are large, so they are removed.
 """
 
 
 class ForgetOrigin(Pass):
-    """Removes the metadata and the doc strings that the exporter left, except for the module scopes."""
+    """Removes the metadata and doc strings of the exporter, except for the names of modules (``KEPT``)."""
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Returns whether anything was removed."""
@@ -33,7 +33,7 @@ class ForgetOrigin(Pass):
 
 
 def _holders(model: ir.Model) -> Iterator[Any]:
-    """All of a model that has metadata: itself, its functions, and graphs at any depth with their nodes and values."""
+    """Everything in a model that can have metadata: the model, its functions, all graphs, their nodes and values."""
     yield model
     functions = [graph for function in model.functions.values() for graph in (function, *function.subgraphs())]
     for graph in (*model.graphs(), *functions):

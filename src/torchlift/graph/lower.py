@@ -1,4 +1,4 @@
-"""A graph written with the older operators of an older opset, in place, for parsers that know no newer ones."""
+"""Writes a graph with the operators of an older opset, for a parser that knows no newer ones."""
 
 from __future__ import annotations
 
@@ -31,18 +31,22 @@ from torchlift.graph.widen import Widen
 _STANDARD = frozenset({"", "ai.onnx"})
 
 _WHOLE_STANDARD = 17
-"""Parsers of an older opset (TensorRT 8.5) build no comparison of integers, no part of a shape, and no convolution that
-leaves the size of its kernel to a weight that is computed, though their standard has all three."""
+"""A parser of an older opset, such as that of TensorRT 8.5, fails at three things that its opset has: comparisons of
+integers, Shape of some axes only, and a convolution without the size of its kernel whose weight is computed."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """What a parser reads: opset at most ``opset``; ``unknown`` are operators that it lacks though the opset has them;
-    ``integer_weights`` says whether it reads DequantizeLinear of a constant (else weights are a float constant,
-    QuantizeLinear and DequantizeLinear, and biases a float constant). A ``typed`` network computes in the types that
-    the graph states; for one that chooses itself, what the standard computes in float32 inside of a normalisation is
-    not written out, some patterns are written as it computes them fast (lower_untyped.py), and a graph with integers
-    states no half precision: TensorRT 8.5 takes the Casts beside them into kernels that are wrong.
+    """What a parser reads.
+
+    - ``opset``: the newest opset that it knows.
+    - ``unknown``: operators of that opset that it does not know.
+    - ``integer_weights``: it reads DequantizeLinear of an integer constant. Otherwise a weight is written as a float
+      constant, QuantizeLinear and DequantizeLinear, and a bias as a float constant.
+    - ``typed``: the compiler computes in the types that the graph states. Otherwise it chooses types itself. Then the
+      float32 inside of a normalisation is not written out, some patterns are written in the form that is fast there
+      (lower_untyped.py), and a quantised graph is written without half precision: with the Casts of such a graph
+      TensorRT 8.5 builds kernels that compute wrong answers.
     """
 
     opset: int
@@ -54,14 +58,16 @@ class Target:
 class Lower(Pass):
     """Writes a graph, and the graphs within its nodes, with operators that a :class:`Target` reads.
 
-    Requires a valid model. Ensures the same outputs up to rounding, at opset ``target.opset`` or the model's own where
-    that is older; inputs and outputs, and the names, types and shapes of all values that stay, but for half precision
-    beside integers, which becomes FP32 where a network is not typed. The node that writes a value of the original keeps
-    the name of the original node, those before it are called ``NODE.STEP``, and all carry its metadata. Nodes of other
-    domains stay as they are. Only small constants are read; the float weights of ``integer_weights=False`` are computed
-    when they are written, one at a time.
+    - The outputs stay the same up to rounding. The opset becomes ``target.opset``, or stays if it is older.
+    - Values that stay keep their names, types and shapes. The one exception: where a network is not typed, half
+      precision beside integers becomes FP32.
+    - A node may be written as several. The last of them keeps its name, the others are called ``NODE.STEP``, and all
+      have its metadata.
+    - Nodes of other domains stay as they are.
+    - Only small constants are read. Float weights for ``integer_weights=False`` are computed when they are written, one
+      at a time.
 
-    Raises ConversionError for what has no rule, naming a node; the model is then half rewritten, and of no use.
+    Raises ConversionError, which names the node, where there is no rule. The model is then partly rewritten: drop it.
     """
 
     def __init__(self, target: Target) -> None:
@@ -69,12 +75,12 @@ class Lower(Pass):
         self._rewritten = False
 
     def requires(self, model: ir.Model) -> None:
-        """The standard's opset is stated, and the installed onnx knows it."""
+        """The model states its opset, and the installed onnx knows that opset."""
         require_opset(model)
         _require_known(model)
 
     def ensures(self, model: ir.Model) -> None:
-        """Where anything was rewritten, each standard node is one that the opset of the target has, with its types."""
+        """Where anything was rewritten, the target's opset has each node of the standard, with its types."""
         if not self._rewritten:
             return
         opset = _opset(model)
@@ -107,7 +113,7 @@ class Lower(Pass):
         return ir.passes.PassResult(model, self._rewritten)
 
     def _rules(self, node: ir.Node, before: int) -> Iterator[Rule]:
-        """What is to be done with a node of opset ``before``, in this order, until a rule replaces it."""
+        """The rules to apply to a node of opset ``before``, in this order, until one replaces it."""
         target, operator = self._target, node.op_type
         if operator == "MatMul" and not target.typed:
             yield scaled_scores
@@ -131,8 +137,10 @@ class Lower(Pass):
 
 
 def lower_file(source: Path, folder: Path, target: Target) -> Path:
-    """Write the ONNX file ``source`` as ``target`` reads it to ``folder``/model.onnx, with its weights beside it, and
-    return that file. ``folder`` exists, and is not the one of ``source``. Raises what :class:`Lower` raises.
+    """Lower the ONNX file ``source`` for ``target``, write it to ``folder``/model.onnx, and return that file.
+
+    Its weights are written beside it. ``folder`` must exist, and must not be the folder of ``source``. Raises
+    ConversionError as :class:`Lower` does.
     """
     model = load_model(source)
     Lower(target)(model)
@@ -142,7 +150,7 @@ def lower_file(source: Path, folder: Path, target: Target) -> Path:
 
 
 def _has_integers(model: ir.Model) -> bool:
-    """Whether a graph was quantised."""
+    """Whether a graph is quantised."""
     return any(node.op_type == "DequantizeLinear" for node in model.graph)
 
 
@@ -187,7 +195,7 @@ def _unwritable(why: str) -> Rule:
 
 
 def _since(operator: str, opset: int) -> int | None:
-    """The opset in which the operator, as it is at ``opset``, came; None where there is none yet."""
+    """The opset that introduced the version of an operator that ``opset`` has. None where it has no such operator."""
     schema = _schema(operator, opset)
     return None if schema is None else schema.since_version
 
@@ -203,14 +211,14 @@ def _schema(operator: str, opset: int):  # type: ignore[no-untyped-def]
 
 
 def _ir_version(opset: int) -> int:
-    """The version of the file format that ``opset`` came with: parsers of that age may know no later one."""
+    """The version of the file format that came with ``opset``. A parser of that time may know no later one."""
     from onnx import helper
 
     return helper.find_min_ir_version_for([helper.make_opsetid("", opset)], ignore_unknown=True)
 
 
 def _misfit(node: ir.Node, opset: int) -> str:
-    """What the standard at ``opset`` does not allow of a node, in words; "" where all is well."""
+    """Why the standard at ``opset`` does not allow a node, in words; "" where it does."""
     schema = _schema(node.op_type, opset)
     if schema is None:
         return "is no operator of that opset"

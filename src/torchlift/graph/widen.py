@@ -1,4 +1,4 @@
-"""Half precision within a graph back to FP32, for compilers that choose types themselves."""
+"""Writes a graph in half precision as FP32 again, for compilers that choose types themselves."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ from torchlift.graph.lower_steps import FLOAT, HALVES
 from torchlift.graph.types import converted, infer_types
 
 _STATES = frozenset({"dtype", "output_dtype"})
-"""Attributes that name the type of an output."""
+"""Attributes that state the type of an output."""
 
 
 class Widen(Pass):
-    """Writes what a graph computes in half precision in FP32: what :class:`torchlift.graph.half.ToHalf` did, undone.
+    """Undoes :class:`torchlift.graph.half.ToHalf`: whatever a graph computes in half precision becomes FP32.
 
-    Nodes keep their names, and no Cast stays that changes nothing, but one that writes an output. Weights keep the
-    values that half precision gave them; each is computed when it is written. A graph with half precision of its own
-    stays as it is: in inputs, outputs, subgraphs or attributes, or written by a node that reads none and is no Cast.
+    - Nodes keep their names. Casts that no longer change a type are removed, except for those that write an output.
+    - Weights keep the rounded values that they had in half precision. Each is converted when it is written.
+    - A graph that has half precision for other reasons stays as it is. That is one with half precision in inputs,
+      outputs, subgraphs or attributes, or in the result of a node that reads none and is no Cast.
     """
 
     def __init__(self) -> None:
@@ -59,7 +60,7 @@ def _halves(graph: ir.Graph) -> list[ir.Value]:
 
 
 def _is_of_casts(graph: ir.Graph) -> bool:
-    """Whether all half precision comes from Casts and weights, and ends within the graph."""
+    """Whether all half precision starts at Casts and weights of the main graph, and ends before its outputs."""
     own = set(graph)
     writers = [node for node in graph.all_nodes() if _any_half(node.outputs)]
     return not _any_half((*graph.inputs, *graph.outputs)) and all(
