@@ -147,7 +147,7 @@ def is_stem(node: ir.Node) -> bool:
 
 
 def has_attention(model: ir.Model) -> bool:
-    """Whether a graph has an Attention, or a MatMul that reads a Softmax (a Cast, mask or Reshape may stand between)."""
+    """Whether a graph has an Attention, or a MatMul that reads a Softmax, with or without a mask between them."""
     for node in model.graph:
         if node.op_type in ("Attention", "MultiHeadAttention"):
             return True
