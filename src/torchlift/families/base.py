@@ -1,4 +1,4 @@
-"""What a family of models must know: how to read one, prepare its inputs, and hand out its components one by one."""
+"""The contract of a family: it reads a model from its source, and hands out its components one by one."""
 
 from __future__ import annotations
 
@@ -18,13 +18,15 @@ from torchlift.graph.scales import Scales
 from torchlift.signature import Axis, Signature
 
 Sampler = Callable[[Mapping[str, int], np.random.Generator], dict[str, np.ndarray]]
-"""Draws realistic inputs for given axis sizes: input name -> array of the signature's dtype and shape."""
+"""Draws realistic inputs for given sizes of the axes: input name -> array of the signature's dtype and shape."""
 
 
 @dataclass(frozen=True)
 class LoadOptions:
-    """What a user may say about a source. ``axes`` replaces ranges by component: {"image": {"batch": Axis(...)}}; the
-    key "" holds for every component. ``vocabulary`` names a vocab.txt; ``resolution`` is a new image size in pixels.
+    """What a user may state about a source.
+
+    ``axes`` replaces ranges of axes by component: {"image": {"batch": Axis(...)}}. The key "" is for every component.
+    ``vocabulary`` is the path of a vocab.txt. ``resolution`` is another size of images, in pixels.
     """
 
     axes: Mapping[str, Mapping[str, Axis]] = field(default_factory=dict)
@@ -32,14 +34,17 @@ class LoadOptions:
     resolution: int | None = None
 
     def axis(self, component: str, default: Axis) -> Axis:
-        """The range of an axis: as the user said for the component, else for all, else ``default``."""
+        """The range of an axis: that of the user for the component, else that for all components, else ``default``."""
         for scope in (component, ""):
             if default.name in self.axes.get(scope, {}):
                 return self.axes[scope][default.name]
         return default
 
     def check_axes(self, known: Mapping[str, Sequence[str]]) -> None:
-        """Raise SignatureError for a component or an axis that the model (component -> its axes) does not have."""
+        """Raise SignatureError for a component or an axis that the model does not have.
+
+        ``known``: component -> its axes.
+        """
         everywhere = tuple(dict.fromkeys(name for names in known.values() for name in names))
         for scope, axes in self.axes.items():
             if scope and scope not in known:
