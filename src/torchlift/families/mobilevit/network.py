@@ -166,7 +166,7 @@ class MobileViT(nn.Module):
 
 
 def to_tokens(x: Tensor) -> Tensor:
-    """Split a map [batch, width, H, W] into sequences [batch, 4, H * W / 4, width], one for each position in a patch."""
+    """Split a map [batch, width, H, W] into one sequence for each position in a patch: [batch, 4, H * W / 4, width]."""
     width, rows, columns = x.shape[1], x.shape[2] // PATCH, x.shape[3] // PATCH
     split = x.reshape(-1, width, rows, PATCH, columns, PATCH)
     return split.permute(0, 3, 5, 2, 4, 1).reshape(-1, PATCH * PATCH, rows * columns, width)
