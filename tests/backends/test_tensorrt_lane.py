@@ -258,8 +258,10 @@ def test_a_prepared_call_runs_its_own_inputs_whatever_ran_meanwhile(opened, othe
 
 
 def test_a_prepared_call_copies_its_inputs_once_where_nothing_else_runs(opened, monkeypatch):
-    copies, load = [], module.TensorRtSession._loaded
-    monkeypatch.setattr(module.TensorRtSession, "_loaded", lambda self, feeds: copies.append(1) or load(self, feeds))
+    copies, load = [], module.TensorRtSession._lane_being_filled
+    monkeypatch.setattr(
+        module.TensorRtSession, "_lane_being_filled", lambda self, feeds: copies.append(1) or load(self, feeds)
+    )
     session, _ = opened(Engine())
     call = session.prepare({"x": tiny.sample(4)})
     for _ in range(3):
@@ -316,12 +318,12 @@ def test_a_session_lets_go_of_its_engine_and_memory_when_it_is_closed(opened):
 
 def test_a_graph_is_recorded_alone(opened, monkeypatch):
     alone, record = [], lane.Lane.record
-    monkeypatch.setattr(lane.Lane, "record", lambda self: alone.append(GPUS._taken) or record(self))
+    monkeypatch.setattr(lane.Lane, "record", lambda self: alone.append(GPUS._someone_alone) or record(self))
     session, _ = opened(Engine(), cuda_graph=True)
     for rows in (4, 2, 4):
         session.run({"x": tiny.sample(rows)})
     assert alone == [True, True]
-    assert not GPUS._taken
+    assert not GPUS._someone_alone
 
 
 def test_a_closed_session_says_so(opened):

@@ -39,20 +39,20 @@ class Company:
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._present = 0
-        self._wishes = 0
+        self._want_alone = 0
         """How many threads are alone or wait to be alone. While there are any, no thread may enter."""
 
-        self._taken = False
+        self._someone_alone = False
 
     def __enter__(self) -> None:
         with self._changed:
-            self._changed.wait_for(lambda: not self._wishes)
+            self._changed.wait_for(lambda: not self._want_alone)
             self._present += 1
 
     def __exit__(self, *raised: object) -> None:
         with self._changed:
             self._present -= 1
-            if self._wishes:
+            if self._want_alone:
                 self._changed.notify_all()
 
     @contextlib.contextmanager
@@ -62,24 +62,24 @@ class Company:
         The caller must be inside ``with company``, or a thread that is inside must be waiting for the caller.
         """
         with self._changed:
-            self._wishes += 1
+            self._want_alone += 1
             self._present -= 1  # else two threads that both want to be alone would wait for each other
             self._changed.notify_all()
             try:
-                self._changed.wait_for(lambda: not self._taken and not self._present)
-                self._taken = True
+                self._changed.wait_for(lambda: not self._someone_alone and not self._present)
+                self._someone_alone = True
             except BaseException:
-                self._back()
+                self._rejoin()
                 raise
         try:
             yield
         finally:
             with self._changed:
-                self._taken = False
-                self._back()
+                self._someone_alone = False
+                self._rejoin()
 
-    def _back(self) -> None:
-        self._wishes -= 1
+    def _rejoin(self) -> None:
+        self._want_alone -= 1
         self._present += 1
         self._changed.notify_all()
 

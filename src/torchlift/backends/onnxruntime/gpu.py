@@ -70,13 +70,14 @@ class _OnGpu(OnnxRuntime):
             session = self._session(model, settings, providers)
             require_placed(placements(session), model, (self.provider, *self.behind))
             return DeviceSession(
-                session, signature, f"{self.version()}, {self.provider}", stream, self._graphs(options)
+                session, signature, f"{self.version()}, {self.provider}", stream, self._own_options(options)
             )
         except BaseException:
             stream.close()
             raise
 
-    def _graphs(self, options: SessionOptions) -> SessionOptions:
+    def _own_options(self, options: SessionOptions) -> SessionOptions:
+        """The options that this provider honours: one that records no CUDA graphs drops the wish for them."""
         return options
 
     def _threads(self, options: SessionOptions) -> int:
@@ -134,13 +135,13 @@ class OnnxRuntimeTensorRt(_OnGpu):
             "trt_engine_cache_enable": "0",
             **_profile(signature),
         }
-        return [(self.provider, engine), _cuda(self._graphs(options))]
+        return [(self.provider, engine), _cuda(self._own_options(options))]
 
     def build(self, source: Path, folder: Path, signature: Signature, compilation: Compilation | None = None) -> str:
         """Raises BackendError: this backend opens the graph itself, and builds nothing."""
         raise BackendError(f"{self.name} opens {source.name} as it is", remedy="Open the graph itself.")
 
-    def _graphs(self, options: SessionOptions) -> SessionOptions:
+    def _own_options(self, options: SessionOptions) -> SessionOptions:
         return SessionOptions(options.threads, options.device)
 
 

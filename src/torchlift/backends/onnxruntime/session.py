@@ -145,32 +145,32 @@ class DeviceSession(Session):
         self._options = options or SessionOptions()
         self.records = 0 if signature.computes_sizes else self._options.records
         self._pinned: dict[str, Pinned] = {}
-        self._lent: Mapping[str, DeviceArray] = {}
+        self._read_by_gpu: Mapping[str, DeviceArray] = {}
         """The inputs on the device that the last call was given. The GPU may still read them after that call returned.
         """
 
         self._recorded: dict[tuple, _Bound] = {}
         self._others: OrderedDict[tuple, _Bound] = OrderedDict()
-        self._first: threading.Thread | None = None
+        self._first_thread: threading.Thread | None = None
         """The first thread that ran the session."""
 
-        self._own: ThreadPoolExecutor | None = None
+        self._own_thread: ThreadPoolExecutor | None = None
         """The session's own thread. It is started when a second thread runs a session that records."""
 
     def _run_on_device(self, tensors: Mapping[str, Any]) -> dict[str, DeviceArray]:
         """Run tensors on the device, which must have the signature's dtypes. They are copied to the bound memory."""
         with on_device(self._stream.device):  # in the caller's thread: DLPack waits for that thread's current stream
             arrays = {name: view(tensor, self._stream) for name, tensor in tensors.items()}
-        return self._in_one_thread(lambda: self._run_there(arrays))
+        return self._in_one_thread(lambda: self._run_arrays(arrays))
 
-    def _run_there(self, arrays: Mapping[str, Any]) -> dict[str, DeviceArray]:
+    def _run_arrays(self, arrays: Mapping[str, Any]) -> dict[str, DeviceArray]:
         self.signature.check(arrays)
         bound = self._bound(arrays)
         bound.holds = None
         for name, array in arrays.items():
             within_device(array.address, bound.inputs[name].address, array.nbytes, self._stream)
-        self._lent = arrays
-        self._go(bound)
+        self._read_by_gpu = arrays
+        self._launch(bound)
         return {spec.name: self._written(bound, spec) for spec in self.signature.outputs}
 
     def _run(self, feeds: Arrays) -> dict[str, np.ndarray]:
@@ -180,7 +180,7 @@ class DeviceSession(Session):
         bound = self._bound(feeds)
         self._load(bound, feeds)
         bound.holds = None
-        self._go(bound)
+        self._launch(bound)
         staged = {spec.name: self._fetch(bound, spec) for spec in self.signature.outputs}
         self._stream.synchronize()
         return {name: array.copy() for name, array in staged.items()}
@@ -196,7 +196,7 @@ class DeviceSession(Session):
                 self._load(bound, arrays)
                 stream.synchronize()
             timer.start()
-            self._go(bound)
+            self._launch(bound)
             return timer.stop()
 
         return lambda: self._in_one_thread(timed)
@@ -208,18 +208,19 @@ class DeviceSession(Session):
         thread of its own, records there anew, and does all further work in it.
         """
         here = threading.current_thread()
-        self._first = self._first or here
-        if self.records and self._own is None and here is not self._first:
-            self._own = ThreadPoolExecutor(1, thread_name_prefix="onnxruntime")
+        self._first_thread = self._first_thread or here
+        if self.records and self._own_thread is None and here is not self._first_thread:
+            self._own_thread = ThreadPoolExecutor(1, thread_name_prefix="onnxruntime")
             for bound in self._recorded.values():
                 bound.records = True
-        return self._there(work) if self._own is None else self._own.submit(self._there, work).result()
+        return self._on_gpu(work) if self._own_thread is None else self._own_thread.submit(self._on_gpu, work).result()
 
-    def _there(self, work: Callable[[], Result]) -> Result:
+    def _on_gpu(self, work: Callable[[], Result]) -> Result:
+        """Do ``work`` in this thread, with the GPU as the current one."""
         with on_device(self._stream.device):
             return work()
 
-    def _go(self, bound: _Bound) -> None:
+    def _launch(self, bound: _Bound) -> None:
         """Give the work to the stream."""
         try:
             with GPUS.alone() if bound.records else nullcontext():
@@ -308,14 +309,14 @@ class DeviceSession(Session):
         return how
 
     def _close(self) -> None:
-        if self._own is not None:
-            self._own.shutdown()
+        if self._own_thread is not None:
+            self._own_thread.shutdown()
         with on_device(self._stream.device):
             self._stream.drain()
             self._recorded.clear()
             self._others.clear()
             self._pinned.clear()
-            self._lent = {}
+            self._read_by_gpu = {}
             self._session = None
             self._timer.close()
             self._stream.close()

@@ -52,7 +52,7 @@ class GpuSession(TorchSession):
         self.records = options.records
         self._recordings: OrderedDict[tuple[torch.Size, ...], Recording] = OrderedDict()
         self._pinned: dict[int, Tensor] = {}
-        self._lent: Mapping[str, Tensor] = {}
+        self._read_by_gpu: Mapping[str, Tensor] = {}
         """The inputs on the device that the last call was given. The GPU may still read them after that call returned.
         """
 
@@ -84,7 +84,7 @@ class GpuSession(TorchSession):
             lent = {name: self._shared(name, tensor) for name, tensor in tensors.items()}
             self.signature.check_shapes({name: tuple(tensor.shape) for name, tensor in lent.items()})
             inputs = tuple(self._of_dtype(spec, lent[spec.name]) for spec in self.signature.inputs)
-            self._lent = lent
+            self._read_by_gpu = lent
             if self.records:
                 outputs = self._record(inputs).replay()
             else:
@@ -194,7 +194,7 @@ class GpuSession(TorchSession):
         super()._close()
         self._recordings.clear()
         self._pinned.clear()
-        self._lent = {}
+        self._read_by_gpu = {}
         gc.collect()  # compiled functions refer to each other in cycles
         torch.cuda.empty_cache()
 

@@ -108,7 +108,7 @@ class TensorRt(Backend):
         )
         record.write(folder)
         if not options.stripped:
-            with self._loaded(folder / ENGINE, record, signature, SessionOptions()) as session:
+            with self._session_of(folder / ENGINE, record, signature, SessionOptions()) as session:
                 tuned = [{axis.name: axis.opt for axis in ranges} for ranges in built.profiles]
                 layers = [read_layers(session.describe(sizes, index)) for index, sizes in enumerate(tuned)]
             told = [require_precision(found, compilation.recipe) for found in layers]
@@ -129,9 +129,9 @@ class TensorRt(Backend):
         self.require()
         self.require_kind(model)
         record = read_record(model, _release(), _gpu(options.device))
-        return self._loaded(model, record, signature, options)
+        return self._session_of(model, record, signature, options)
 
-    def _loaded(self, model: Path, record: EngineRecord, signature: Signature, options: SessionOptions) -> Any:
+    def _session_of(self, model: Path, record: EngineRecord, signature: Signature, options: SessionOptions) -> Any:
         """A session of an engine that fits this machine.
 
         It is also used for an engine that was just built and is not yet at its final place in the bundle.

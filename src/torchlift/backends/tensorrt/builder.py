@@ -54,8 +54,8 @@ def build_engine(source: Path, signature: Signature, compilation: Compilation, v
         parser = trt.OnnxParser(network, logger())
         _parse(parser, _lowered(source, Path(folder), release, parser), version)
         config = _config(builder, release, compilation)
-        kept = set() if release.typed else _kept(source, compilation.recipe)
-        _keep(network, config, kept)
+        kept = set() if release.typed else _nodes_kept_in_fp32(source, compilation.recipe)
+        _bind_to_fp32(network, config, kept)
         for profile in profiles:
             _add_profile(builder, config, network, signature, profile)
         with _cached(config, compilation.timing_cache), _watched(config, compilation.progress):
@@ -125,7 +125,7 @@ def _config(builder: Any, release: Release, compilation: Compilation) -> Any:
     return config
 
 
-def _kept(source: Path, recipe: str) -> set[str]:
+def _nodes_kept_in_fp32(source: Path, recipe: str) -> set[str]:
     """The nodes that a conversion to FP16 kept in FP32, since FP16 does not hold their numbers."""
     if "FP16" not in FLAGS[recipe]:
         return set()
@@ -138,7 +138,7 @@ def _kept(source: Path, recipe: str) -> set[str]:
     }
 
 
-def _keep(network: Any, config: Any, nodes: Collection[str]) -> None:
+def _bind_to_fp32(network: Any, config: Any, nodes: Collection[str]) -> None:
     """Bind the layers that were made of ``nodes`` to FP32."""
     import tensorrt as trt
 
@@ -148,13 +148,13 @@ def _keep(network: Any, config: Any, nodes: Collection[str]) -> None:
     for index in range(network.num_layers):
         layer = network.get_layer(index)
         outputs = [layer.get_output(number) for number in range(layer.num_outputs)]
-        if _is_of(layer.name, nodes) and all(tensor.dtype == trt.float32 for tensor in outputs):
+        if _is_made_of(layer.name, nodes) and all(tensor.dtype == trt.float32 for tensor in outputs):
             layer.precision = trt.float32
             for number in range(layer.num_outputs):
                 layer.set_output_type(number, trt.float32)
 
 
-def _is_of(layer: str, nodes: Collection[str]) -> bool:
+def _is_made_of(layer: str, nodes: Collection[str]) -> bool:
     """Whether a layer was made of one of the nodes, or of a step of one: lowering calls steps ``NODE.STEP``."""
     return layer in nodes or layer.rpartition(".")[0] in nodes
 

@@ -57,7 +57,7 @@ class TensorRtSession(Session):
         self._lanes: RecordingCache[Lane] = RecordingCache(
             options.graphs if options.cuda_graph else max(1, len(profiles))
         )
-        self._lent: Mapping[str, DeviceArray] = {}
+        self._read_by_gpu: Mapping[str, DeviceArray] = {}
         """The inputs on the device that the last call was given. The GPU may still read them after that call returned.
         """
 
@@ -84,14 +84,14 @@ class TensorRtSession(Session):
         if lane is None:
             self._stream.synchronize()  # a lane that is dropped may still be running
             self._lanes.make_room()
-            lane = self._made(profile, shapes)
+            lane = self._new_lane(profile, shapes)
             self._lanes.put(key, lane)
         lane.holds = None
         if not self._options.cuda_graph:
             lane.shape(shapes)
         return lane
 
-    def _made(self, profile: int, shapes: Mapping[str, tuple[int, ...]]) -> Lane:
+    def _new_lane(self, profile: int, shapes: Mapping[str, tuple[int, ...]]) -> Lane:
         """A new lane of a profile. With CUDA graphs, a run of these shapes is recorded in it."""
         lane = Lane(self._engines, profile, self._stream)
         if self._options.cuda_graph:
@@ -104,7 +104,7 @@ class TensorRtSession(Session):
                 raise
         return lane
 
-    def _loaded(self, feeds: Arrays) -> Lane:
+    def _lane_being_filled(self, feeds: Arrays) -> Lane:
         """The lane for ``feeds``. Copies of them to its memory are under way on the stream."""
         lane = self._lane({name: array.shape for name, array in feeds.items()})
         for name, array in feeds.items():
@@ -116,7 +116,7 @@ class TensorRtSession(Session):
     def _run(self, feeds: Arrays) -> dict[str, np.ndarray]:
         staged = {}
         with on_device(self._options.device):
-            lane = self._loaded(feeds)
+            lane = self._lane_being_filled(feeds)
             lane.launch()
             for spec in self.signature.outputs:
                 staged[spec.name] = self._pinned[spec.name].array(lane.shape_of(spec.name), lane.dtypes[spec.name])
@@ -127,22 +127,22 @@ class TensorRtSession(Session):
     def _prepare(self, feeds: Arrays) -> Call:
         arrays = dict(feeds)
         with on_device(self._options.device):
-            lane, timer = self._held(arrays), Timer(self._stream)
+            lane, timer = self._filled_lane(arrays), Timer(self._stream)
 
         def call() -> float:
             nonlocal lane
             with on_device(self._options.device):
                 if lane.holds is not arrays:
-                    lane = self._held(arrays)
+                    lane = self._filled_lane(arrays)
                 timer.start()
                 lane.launch()
                 return timer.stop()
 
         return call
 
-    def _held(self, feeds: Arrays) -> Lane:
+    def _filled_lane(self, feeds: Arrays) -> Lane:
         """The lane for ``feeds``, once their copies are done."""
-        lane = self._loaded(feeds)
+        lane = self._lane_being_filled(feeds)
         self._stream.synchronize()
         lane.holds = feeds
         return lane
@@ -165,7 +165,7 @@ class TensorRtSession(Session):
                     within_device(given.address, lane.inputs[name].address, given.nbytes, self._stream)
                 else:
                     lane.read(name, given.address)
-            self._lent = views
+            self._read_by_gpu = views
             lane.launch()
         return {
             name: DeviceArray(
@@ -183,7 +183,7 @@ class TensorRtSession(Session):
         times = profiler()
         with self._turns, on_device(self._options.device):
             self._require_open()
-            lane = self._loaded(feeds)
+            lane = self._lane_being_filled(feeds)
             lane.enqueue()
             self._stream.synchronize()
             lane.profile_with(times)
@@ -206,7 +206,7 @@ class TensorRtSession(Session):
         with on_device(self._options.device):
             self._stream.drain()
             self._lanes.clear()
-            self._lent = {}
+            self._read_by_gpu = {}
             self._engines.close()
             for pinned in self._pinned.values():
                 pinned.close()
