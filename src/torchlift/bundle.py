@@ -10,8 +10,8 @@ Layout::
     <component>/<backend>-<precision>/    what a backend needs to open a variant
     scores/...                            the reference's answers
 
-A folder whose name is taken gets a number: ``scores.2``. A change writes new files first. Then it replaces the manifest
-by a rename. A kill in between leaves the bundle as it was. No file is reached through a link
+A folder whose name is taken gets a number: ``scores.2``. Whatever changes a bundle writes new files first and the
+manifest last, by rename: a kill in between leaves the bundle as it was. No file is reached through a link
 (:class:`torchlift.folder.Folder`).
 """
 
@@ -344,12 +344,12 @@ def sha256(file: Path) -> str:
 
 
 def record_of(stream: BinaryIO) -> FileRecord:
-    """The manifest's record of an open file."""
+    """What the manifest says of an opened file."""
     return FileRecord(digest_of(stream), os.fstat(stream.fileno()).st_size)
 
 
 def digest_of(stream: BinaryIO) -> str:
-    """The SHA-256 of the rest of a stream, in hexadecimal."""
+    """The SHA-256 of what is left to read of a stream, in hexadecimal."""
     digest = hashlib.sha256()
     buffer = bytearray(4 << 20)
     view = memoryview(buffer)

@@ -28,7 +28,7 @@ __all__ = [
 ]
 
 Dim = int | str | None
-"""A fixed size, the name of an axis, or None: a size that the model computes."""
+"""A dimension: a fixed size, the name of an axis, or None for a size that the model computes."""
 
 DTYPES = {
     "float16": 2,
@@ -194,7 +194,7 @@ class Signature:
         )
 
     def sizes(self, corner: Corner, **override: int) -> dict[str, int]:
-        """Axis name -> size at a corner of the ranges; ``override`` replaces single sizes."""
+        """Axis name -> its size at a corner of the ranges. ``override`` replaces the sizes of some axes."""
         for name in override:
             self.axis(name)
         return {a.name: override.get(a.name, a.at(corner)) for a in self.axes}

@@ -47,7 +47,10 @@ def is_torchscript(file: Path) -> bool:
 
 
 def _check_archive(file: Path, expected: str) -> bool:
-    """Whether the file is a zip archive with tensors in it; refuses what need not be loaded to be known as wrong."""
+    """Whether the file is a zip archive with tensors.
+
+    Raises CheckpointError for a file that is empty, truncated, TorchScript or an archive of something else.
+    """
     try:
         with open_regular(file) as stream:
             start = stream.read(4)

@@ -255,7 +255,7 @@ class _Rewriter:
         return self._casts
 
     def _readers(self, value: ir.Value) -> dict[bool, list[ir.Usage]]:
-        """Who reads a value as FP16 (True) and as FP32 (False)."""
+        """The readers of a value that need FP16 (True), and those that need FP32 (False)."""
         found: dict[bool, list[ir.Usage]] = {True: [], False: []}
         for use in value.uses():
             wanted = _wants(use, self._rules, self._halves)

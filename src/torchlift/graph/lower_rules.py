@@ -147,7 +147,7 @@ _REDUCTIONS = "L1 L2 LogSum LogSumExp Max Mean Min Prod SumSquare"
 _HOLD_ANYTHING = (
     "CastLike Constant ConstantOfShape Flatten Identity If Loop Pad Reshape Scan Shape Size Squeeze Transpose Unsqueeze"
 )
-"""What takes each new type of the standard from the opset that brings it, since it never looks at elements."""
+"""Operators that never look at elements. They take every new type from the opset on that brings the type."""
 
 _MORE_TYPES: Mapping[int, str] = {
     19: "Constant DequantizeLinear Equal Identity If Loop Reshape Scan Shape Size",

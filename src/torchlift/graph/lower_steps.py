@@ -39,7 +39,7 @@ class Steps:
         self._graph, self._names, self._stem = graph, names, node.name or node.op_type
 
     def input(self, index: int) -> Any:
-        """An input; None where the node has none there."""
+        """The input at a position; None where the node has none there."""
         return self.node.inputs[index] if index < len(self.node.inputs) else None
 
     def given(self, attribute: str, default: Any) -> Any:

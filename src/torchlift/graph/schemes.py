@@ -83,7 +83,7 @@ def observed(model: ir.Model, scheme: Scheme, keep: Collection[str] = ()) -> lis
 
 
 def candidates(model: ir.Model, scheme: Scheme) -> list[ir.Node]:
-    """The nodes of :func:`quantizable` themselves."""
+    """The nodes that :func:`quantizable` describes."""
     from onnx_ir.passes.common import LiftConstantsToInitializersPass
 
     require_opset(model, LEAST_OPSET, needs="scales by channel")

@@ -70,6 +70,6 @@ def _scaled(
 
 
 def counts(devices: int) -> list[int]:
-    """How many GPUs to measure on: 1, 2, 4, ... and all."""
+    """The numbers of GPUs to measure with: 1, 2, 4, ... and all."""
     powers = [1 << n for n in range(devices.bit_length()) if 1 << n <= devices]
     return [*powers, devices] if devices not in powers else powers

@@ -221,7 +221,7 @@ class DeviceSession(Session):
             return work()
 
     def _launch(self, bound: _Bound) -> None:
-        """Give the work to the stream."""
+        """Give a run to the stream. Where it records, the thread is alone on the GPUs meanwhile."""
         try:
             with GPUS.alone() if bound.records else nullcontext():
                 self._session.run_with_iobinding(bound.binding, bound.how)

@@ -49,7 +49,7 @@ def _is_of_patches(
     dilation: Sequence[int] = (1,),
     groups: int = 1,
 ) -> bool:
-    """Whether windows of more than one pixel lie side by side and cover pictures of known sizes."""
+    """Whether a convolution cuts pictures of known sizes into patches: windows of more than one pixel, side by side."""
     shape, kernel = image.meta["val"].shape, list(weight.meta["val"].shape[2:])
     if len(shape) != 4 or groups != 1 or kernel == [1, 1] or any(padding) or {*dilation} != {1}:
         return False

@@ -35,7 +35,7 @@ class Engines:
         self._taken: list[set[int]] = [set()]
 
     def take(self, profile: int) -> Any:
-        """An engine for one more context of a profile."""
+        """The engine to make one more context of a profile with. It may have to be loaded for that."""
         if self._shared:
             return self._loaded[0]
         for engine, taken in zip(self._loaded, self._taken, strict=True):

@@ -113,7 +113,7 @@ def graph_digest(source: Path) -> str:
 
 
 def component_of(engine: Path) -> str:
-    """The component that an engine belongs to, by its place in a bundle."""
+    """The name of the component that an engine belongs to, from its path in a bundle."""
     return engine.absolute().parent.parent.name
 
 

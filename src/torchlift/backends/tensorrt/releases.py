@@ -71,7 +71,7 @@ FLAGS: dict[str, tuple[str, ...]] = {
 
 
 def release_of(version: str) -> Release:
-    """The entry for a version such as ``8.5.3.1``. Raises BackendUnavailableError for one before the first."""
+    """The facts of a version such as ``8.5.3.1``. Raises BackendUnavailableError for one that is too old."""
     major, minor = (int(part) for part in version.split(".")[:2])
     found = [release for release in RELEASES if release.since <= (major, minor)]
     if not found:

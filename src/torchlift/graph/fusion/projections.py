@@ -25,7 +25,7 @@ class _Projection:
     bias: ir.Value | None
 
     def joins(self, other: _Projection) -> bool:
-        """Whether one product can compute both."""
+        """Whether one product can compute both projections."""
         alike = (self.x, self.weight.dtype, self.bias is None) == (other.x, other.weight.dtype, other.bias is None)
         return alike and self.output is not other.output
 
