@@ -304,24 +304,24 @@ def test_a_profile_of_what_is_no_range_or_no_axis(text, said):
 
 
 def test_a_profile_gives_the_axes_of_a_component_its_ranges():
-    assert Profile.parse("batch=1:2:3").of("text", TEXT) == (Axis("batch", 1, 2, 3), LENGTH)
-    assert Profile.parse("text.length=4").of("text", TEXT) == (BATCH, Axis("length", 4, 4, 4))
+    assert Profile.parse("batch=1:2:3").of("text", TEXT.axes) == (Axis("batch", 1, 2, 3), LENGTH)
+    assert Profile.parse("text.length=4").of("text", TEXT.axes) == (BATCH, Axis("length", 4, 4, 4))
 
 
 @pytest.mark.parametrize("text", ["batch=1:2:3,text.batch=4:4:5", "text.batch=4:4:5,batch=1:2:3"])
 def test_what_is_said_of_the_component_itself_holds_whatever_is_said_of_all(text):
-    assert Profile.parse(text).of("text", TEXT)[0] == Axis("batch", 4, 4, 5)
-    assert Profile.parse(text).of("image", TEXT)[0] == Axis("batch", 1, 2, 3)
+    assert Profile.parse(text).of("text", TEXT.axes)[0] == Axis("batch", 4, 4, 5)
+    assert Profile.parse(text).of("image", TEXT.axes)[0] == Axis("batch", 1, 2, 3)
 
 
 @pytest.mark.parametrize("text", ["width=1:2:3", "image.batch=1", "image.length=3,width=2"])
 def test_a_profile_of_other_axes_is_none(text):
-    assert Profile.parse(text).of("text", TEXT) is None
+    assert Profile.parse(text).of("text", TEXT.axes) is None
 
 
 def test_a_profile_beyond_the_signature_is_refused():
     with pytest.raises(SignatureError, match=r"the profile batch=1:2:9 is outside 1\.\.8"):
-        Profile.parse("batch=1:2:9").of("text", TEXT)
+        Profile.parse("batch=1:2:9").of("text", TEXT.axes)
 
 
 # shapes alone

@@ -1,4 +1,4 @@
-"""A bundle as one .zip file, and back: nothing is written outside the target, every checksum is compared."""
+"""Packs a bundle into one .zip file, and unpacks it. Every checksum is compared, and no file lands elsewhere."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from torchlift.staging import locked
 from torchlift.storage import replacing, require_space, storage_errors, sync_folder
 
 _LARGEST_MANIFEST = 256 << 20
-"""Bytes; those of large bundles have some hundred kilobytes."""
+"""The most bytes of a manifest (256 MiB). Manifests of large bundles have some hundred kilobytes."""
 
 _DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError)
-"""What zipfile raises for an entry that is damaged, encrypted, or packed in a way that it does not know."""
+"""The exceptions of zipfile for an entry that is damaged, encrypted, or compressed by an unknown method."""
 
 _UNREADABLE = (*_DAMAGED, OSError)
 
 
 def pack(path: Path, output: Path | None = None, progress: Progress = SILENT) -> Path:
-    """Write ``path``'s bundle into one uncompressed .zip (default: beside it) and return the file.
+    """Write the bundle at ``path`` into one uncompressed .zip, by default beside it, and return that file.
 
     Raises BundleError where the bundle is damaged, or where ``output`` is a folder or in the bundle.
     """
@@ -61,10 +61,11 @@ def pack(path: Path, output: Path | None = None, progress: Progress = SILENT) ->
 
 
 def unpack(file: Path, output: Path, progress: Progress = SILENT) -> Bundle:
-    """Take the bundle in ``file`` out to the new folder ``output``.
+    """Unpack the bundle in ``file`` into the new folder ``output``.
 
-    The manifest is read first. Nothing is written of an archive whose entries are not just the files that it lists, of
-    the lengths that it says. Raises BundleError for such an archive, ChecksumError for one whose content was changed.
+    The manifest is read first. The entries must be exactly the files that it lists, with the sizes that it states;
+    otherwise nothing is written, and BundleError is raised. Raises ChecksumError where the content of a file was
+    changed.
     """
     target = output.absolute()
     with storage_errors(target.parent):
@@ -100,7 +101,7 @@ def _unreadable(file: Path, error: Exception) -> BundleError:
 
 
 def _checked(archive: zipfile.ZipFile, file: Path) -> Manifest:
-    """The manifest of an archive whose entries are those that it lists."""
+    """Read the manifest of an archive, and check that the entries are exactly the files that it lists."""
     entries = [entry for entry in archive.infolist() if not entry.is_dir()]
     named = {entry.filename: entry for entry in entries}
     if MANIFEST not in named:
@@ -133,7 +134,7 @@ def _checked(archive: zipfile.ZipFile, file: Path) -> Manifest:
 
 @contextlib.contextmanager
 def _beside(output: Path) -> Iterator[Path]:
-    """A new folder that will become ``output``; gone at the end where it has not."""
+    """Yield a new folder that is to be renamed to ``output``. If it was not renamed, it is removed at the end."""
     outer = Path(tempfile.mkdtemp(".unpacked", f".{output.name}.", output.parent))
     try:
         inner = outer / output.name
@@ -144,14 +145,14 @@ def _beside(output: Path) -> Iterator[Path]:
 
 
 def _remove_abandoned(output: Path) -> None:
-    """Remove what runs that were killed left beside ``output``, which must be locked."""
+    """Remove folders that killed runs left beside ``output``, which must be locked."""
     pattern = re.compile(rf"\.{re.escape(output.name)}\..{{8}}\.unpacked")
     for left in (path for path in output.parent.iterdir() if pattern.fullmatch(path.name)):
         shutil.rmtree(left, ignore_errors=True)
 
 
 def _extract(archive: zipfile.ZipFile, file: Path, manifest: Manifest, folder: Path, progress: Progress) -> None:
-    """Write every file; the first that is not what the manifest says ends it."""
+    """Write every file. Raises ChecksumError for the first file that is not what the manifest lists."""
     records: dict[str, FileRecord | None] = {**manifest.files, MANIFEST: None}
     with progress.stage(f"unpack {file.name}", len(records)) as stage:
         for name, record in records.items():

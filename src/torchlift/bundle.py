@@ -1,4 +1,4 @@
-"""The bundle: one folder that holds a model's graphs, goldens, assets, variants and evidence, and proves itself.
+"""The bundle: one folder with a model's graphs, goldens, assets, variants and evidence, and a checksum of each file.
 
 Layout::
 
@@ -49,8 +49,8 @@ SOURCE = "source"
 """The folder of a component that holds its ONNX file and its goldens."""
 
 _OURS = ".files"
-"""A file that is in a folder while its files are about to be listed, or were just taken off the list: it names them. So
-what a run leaves that dies just then is told from files of the user's own.
+"""The name of a list of files that we wrote into a folder. It exists while the manifest does not list these files yet,
+or no longer. If a run dies then, the next one knows from it which files are ours, and which are the user's own.
 """
 
 
@@ -62,11 +62,11 @@ class Bundle:
         self.manifest = manifest
         self._folder = Folder(path)
         self._passed: set[str] | None = None
-        """Within :meth:`together` the files that were listed at any time; else None."""
+        """Within :meth:`together`: all files that were listed at any time. Otherwise None."""
 
     @classmethod
     def create(cls, path: Path, manifest: Manifest) -> Bundle:
-        """Start a bundle without components in a new or empty folder."""
+        """Write ``manifest``, which lists no components, into a new or empty folder."""
         with storage_errors(path):
             path.mkdir(parents=True, exist_ok=True)
         bundle = cls(path, manifest)
@@ -183,8 +183,9 @@ class Bundle:
         return self.file(owner.model)
 
     def unlisted(self) -> list[str]:
-        """Paths of what is in the folder, is no folder, and is not in the manifest; links too, but not what a process
-        is writing just now.
+        """The paths of files and links in the folder that the manifest does not list.
+
+        Files that a process is just writing are left out.
         """
         return [
             path
@@ -196,8 +197,9 @@ class Bundle:
         ]
 
     def sweep(self) -> None:
-        """Remove what a run that was cut off left: unfinished files, and those that it had written or was about to
-        remove. Only who holds the lock may call it.
+        """Remove what an interrupted run left: unfinished files, new files, and files that it was about to remove.
+
+        The caller must hold the lock.
         """
         tops = {"assets", "scores", *(component.name for component in self.manifest.components)}
         for path in self._folder.empty():
@@ -215,17 +217,17 @@ class Bundle:
                 self._folder.remove(path)
 
     def sweep_all(self) -> None:
-        """Remove whatever the manifest does not list."""
+        """Remove all files that the manifest does not list."""
         for path in (*self._folder.files(), *self._folder.empty()):
             if path != MANIFEST and path not in self.manifest.files:
                 self._folder.remove(path)
 
     @contextlib.contextmanager
     def adding(self, folder: str) -> Iterator[Added]:
-        """Write new files: yields a temporary folder, and moves it to a free name like ``folder`` when the block ends.
+        """Write new files: yields a temporary folder, which becomes ``folder``, or a free name like it, at the end.
 
-        The files count as the bundle's once they are in a manifest that :meth:`commit` wrote. They are on the disk by
-        then, so that losing the power cannot leave a manifest that names files without their content.
+        The files belong to the bundle once :meth:`commit` has listed them in the manifest. They are on the disk before
+        that, so that no power failure leaves a manifest whose files have no content.
         """
         if not is_inside(folder):
             raise BundleError(f"{folder!r} is not within the bundle", remedy="Do not use this bundle.")
@@ -246,12 +248,15 @@ class Bundle:
             self._folder.remove(name)
 
     def _free(self, folder: str) -> str:
-        """``folder``, or the first ``folder.2``, ``folder.3``, ... where nothing is."""
+        """The first free name of ``folder``, ``folder.2``, ``folder.3`` and so on."""
         names = (folder if n == 1 else f"{folder}.{n}" for n in itertools.count(1))
         return next(name for name in names if not self._folder.has(name))
 
     def commit(self, manifest: Manifest, added: Mapping[str, FileRecord] | None = None) -> None:
-        """Make ``manifest`` the bundle's, in one atomic step; files that it no longer points to are removed after."""
+        """Replace the bundle's manifest in one atomic step.
+
+        Files that nothing in it refers to are removed afterwards.
+        """
         files = {**self.manifest.files, **(added or {})}
         manifest = replace(manifest, files=files)
         kept = manifest.referenced()
@@ -264,8 +269,9 @@ class Bundle:
 
     @contextlib.contextmanager
     def together(self) -> Iterator[None]:
-        """Make all commits within the block one, at its end; where the block raises, none of them was made. A block
-        within such a block is a part of it.
+        """Join all commits in the block into one, which is made at its end. Where the block raises, none is made.
+
+        A block inside another such block is a part of the outer one.
         """
         if self._passed is not None:
             yield
@@ -290,7 +296,7 @@ class Bundle:
         self._unmark(passed)
 
     def _write(self, manifest: Manifest, files: Collection[str]) -> None:
-        """Write a manifest, and remove those of ``files``, which were listed or added before, that it does not list."""
+        """Write a manifest. Remove those of ``files`` (listed before, or added) that it does not list."""
         gone = set(files) - manifest.files.keys()
         with storage_errors(self.path):
             try:
@@ -318,12 +324,12 @@ class Bundle:
 
 
 def _own_files(manifest: Manifest) -> set[str]:
-    """What only variants have: not the graph that a backend opens as it is."""
+    """The files that belong to variants only. A graph that a backend opens as it is does not count."""
     return {path for v in manifest.variants for path in v.files} - replace(manifest, variants=()).referenced()
 
 
 class Added:
-    """Files on their way into a bundle: write into ``path``; ``folder`` and ``files`` are set when the block ends."""
+    """New files of a bundle. Write them into ``path``. ``folder`` and ``files`` are set when the block ends."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -353,7 +359,7 @@ def digest_of(stream: BinaryIO) -> str:
 
 
 def key_of(*parts: object) -> str:
-    """The hash of whatever a stage depends on, from the parts' representations."""
+    """A hash of everything that a stage depends on, from the ``repr`` of each part."""
     digest = hashlib.sha256()
     for part in parts:
         digest.update(repr(part).encode())

@@ -1,7 +1,7 @@
-"""Which files a runtime reads by itself when it is given a model, for example the weights beside a graph.
+"""Finds the files that a runtime reads by itself when it opens a model, such as the weights beside a graph.
 
-A checksum protects only files that the manifest lists. So whatever a runtime would read must be known before it is
-started, and must be among the files whose checksums were compared and that the proof names.
+A checksum protects only files that the manifest lists. So all files that a runtime would read must be known before it
+starts. They must be listed, their checksums must have been compared, and the proof must name them.
 """
 
 from __future__ import annotations
@@ -13,19 +13,20 @@ from typing import Any
 from torchlift.errors import BundleError
 
 _IR_VERSION = b"\x08"
-"""The first byte of an ONNX file: protobuf writes fields in order, and ModelProto's first is ir_version."""
+"""The first byte of an ONNX file. Protobuf writes fields in order, and the first field of ModelProto is ir_version."""
 
 _REMEDY = "Do not use this bundle; ship the model again."
 
 
 def companions(path: str, read: Callable[[str], bytes]) -> set[str]:
-    """The files that are read besides the model ``path``, which ``read`` gives the content of; all are paths within the
-    bundle.
+    """The files that a runtime reads besides the model ``path``. ``read`` returns the content of a file.
 
-    ONNX files name those that hold their weights (TensorProto.external_data in onnx.proto), OpenVINO's ``x.xml`` always
-    has ``x.bin``; engines and programs are single files. Runtimes look at a file's content and not at its name, so the
-    content must be what the name says. Raises BundleError for a model of another kind, for one that cannot be read,
-    that reaches out of its folder, or that asks for more than weights.
+    All paths are within the bundle. An ONNX file names the files of its weights (TensorProto.external_data in
+    onnx.proto). OpenVINO's ``x.xml`` always has ``x.bin``. Engines and programs are single files. Runtimes decide by a
+    file's content and not by its name, so the content must fit the name.
+
+    Raises BundleError for a model of an unknown kind, and for one that cannot be read, that names files outside of its
+    folder, or that needs more than weights.
     """
     suffix, folder = PurePosixPath(path).suffix, PurePosixPath(path).parent
     if suffix in (".engine", ".pt2"):
@@ -73,7 +74,7 @@ def _locations(path: str, tensor: Any) -> Iterator[str]:
 
 
 def _tensors(path: str, model: Any) -> Iterator[Any]:
-    """All tensors of a model: of its graphs at any depth, of its functions, and of its attributes."""
+    """All tensors of a model: in graphs at any depth, in functions, and in attributes."""
     yield from _tensors_of_graph(path, model.graph)
     for function in model.functions:
         yield from _tensors_of_nodes(path, (*function.node,))

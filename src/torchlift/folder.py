@@ -1,10 +1,10 @@
-"""A folder whose content may be a stranger's: what lies in it is reached by descriptor, and never through a link.
+"""Access to a folder that may come from a stranger: no file in it is reached through a symbolic link.
 
 For example ``Folder(Path("clip")).read("image/source/model.onnx")`` opens ``clip``, then ``image`` within it, then
-``source``, then the file. If any of those below ``clip`` is a symbolic link, that is an error, even one that appeared a
-moment ago. The folder itself may be reached through links: its path is the user's own.
+``source``, then the file, each by the descriptor of the one before. A symbolic link below ``clip`` is an error, even
+one that was made a moment ago. The folder itself may be reached through links, since the user gave its path.
 
-It stands on openat(2) and its kin, so it needs Linux, or another system that has them.
+It uses openat(2) and related calls, so it needs Linux or another system that has them.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from torchlift.storage import open_regular, replacing_at, storage_errors, sync_d
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _DEEPEST = 32
-"""Levels of folders. torchlift itself makes three; more would only serve to exhaust memory or descriptors."""
+"""The most levels of folders. torchlift makes three. Very deep folders would exhaust memory or descriptors."""
 
 
 class Folder:
     """The folder at ``path``. Paths within it are relative, with ``/`` between their parts, and without ``..``.
 
-    Every method raises BundleError where a part of the way is a link, and OSError as the system does.
+    Every method raises BundleError where a part of a path is a link, and OSError where the system refuses.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def open(self, path: str) -> BinaryIO:
-        """A regular file, opened to read."""
+        """Open a regular file for reading."""
         with self._at(path) as (parent, name):
             try:
                 return open_regular(name, folder=parent, links=False)
@@ -42,24 +42,27 @@ class Folder:
                 raise self._refusal(parent, name, path) or error from None
 
     def read(self, path: str) -> bytes:
-        """All bytes of a file."""
+        """Read a whole file."""
         with self.open(path) as stream:
             return stream.read()
 
     def place(self, path: str) -> Path:
-        """The path on disk of a file that need not exist, for a runtime that opens files by itself."""
+        """The path on disk, for a runtime that opens files by itself. The file need not exist."""
         with contextlib.suppress(FileNotFoundError, NotADirectoryError), self._at(path) as (parent, name):
             if refusal := self._refusal(parent, name, path):
                 raise refusal
         return self.path / path
 
     def write(self, path: str, data: bytes) -> None:
-        """Replace a file by ``data`` in one step. Raises StorageError; the old file stays then."""
+        """Replace the content of a file by ``data`` in one step.
+
+        Where that fails it raises StorageError, and the old stays.
+        """
         with storage_errors(self.path), self._at(path) as (parent, name), replacing_at(parent, name) as stream:
             stream.write(data)
 
     def add(self, path: str, data: bytes) -> None:
-        """Write a new file, in a folder that is there; raises FileExistsError where anything has that name."""
+        """Write a new file into an existing folder. Raises FileExistsError where the name is taken."""
         with self._at(path) as (parent, name):
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
             with os.fdopen(os.open(name, flags, 0o666, dir_fd=parent), "wb") as stream:
@@ -68,20 +71,21 @@ class Folder:
                 os.fsync(stream.fileno())
 
     def make(self, name: str) -> Path:
-        """Make a new folder at the top; raises FileExistsError where anything has that name."""
+        """Make a new folder at the top level. Raises FileExistsError where the name is taken."""
         with self._at(name) as (parent, last):
             os.mkdir(last, dir_fd=parent)
         return self.path / name
 
     def move(self, source: str, target: str) -> None:
-        """Move a file or a folder to a name that is free, and make the folders above that."""
+        """Move a file or a folder to a free name. Missing folders above that name are made."""
         with self._at(source) as (before, old), self._at(target, make=True) as (after, new):
             os.rename(old, new, src_dir_fd=before, dst_dir_fd=after)
             sync_descriptor(after)
 
     def remove(self, path: str) -> None:
-        """Remove a file or a folder with all that is in it, and the folders above that are empty then; what is not
-        there is no error. Of a link the link itself goes, not what it points to.
+        """Remove a file, or a folder with its content, and then the folders above that have become empty.
+
+        A path that does not exist is no error. For a link, the link itself is removed and not its target.
         """
         with contextlib.suppress(FileNotFoundError), self._at(path) as (parent, name):
             _remove(parent, name)
@@ -90,26 +94,27 @@ class Folder:
                 os.rmdir(name, dir_fd=parent)
 
     def has(self, path: str) -> bool:
-        """Whether anything has that name, be it a link that leads nowhere."""
+        """Whether the name is taken, also by a link without a target."""
         with contextlib.suppress(FileNotFoundError, NotADirectoryError), self._at(path) as (parent, name):
             os.stat(name, dir_fd=parent, follow_symlinks=False)
             return True
         return False
 
     def files(self, below: str = "") -> list[str]:
-        """All that is in the folder, or in one ``below`` it, and is no folder: files, links, whatever else; sorted. A
-        folder more than 32 deep is told as if it were a file, and not looked into.
+        """The sorted paths of all that is no folder, such as files and links; of the folder ``below`` if given.
+
+        A folder more than 32 levels deep is listed like a file, and is not entered.
         """
         return sorted(f"{path}/{name}" if path else name for path, names in self._walk(below) for name in names)
 
     def empty(self, below: str = "") -> list[str]:
-        """The folders below in which nothing lies, also no folder; sorted."""
+        """The folders that are empty, also without folders in them; sorted."""
         folders = dict(self._walk(below))
         holding = {above.as_posix() for path in folders for above in PurePosixPath(path).parents}
         return sorted(path for path in folders.keys() - holding - {below} if not folders[path])
 
     def sync(self, below: str) -> None:
-        """Return once all that is below a folder is on the disk, so that losing the power loses none of it."""
+        """Make sure that everything below a folder is on the disk, so that a power failure loses none of it."""
         for folder, names in self._walk(below):
             for name in names:
                 with self.open(f"{folder}/{name}") as stream:
@@ -118,12 +123,12 @@ class Folder:
                 sync_descriptor(descriptor)
 
     def _walk(self, below: str) -> Iterator[tuple[str, list[str]]]:
-        """Each folder, and the names in it of what is no folder."""
+        """Each folder, with the names of everything in it that is not a folder."""
         pending = [below]
         while pending:
             path = pending.pop()
             names: list[str] = []
-            # A folder may be gone by now, since another process has removed it, or may not be ours to read.
+            # Another process may have removed the folder, or we may not read it: it is passed over.
             with (
                 contextlib.suppress(FileNotFoundError, PermissionError),
                 self._entered(path) as descriptor,
@@ -138,14 +143,15 @@ class Folder:
 
     @contextlib.contextmanager
     def _entered(self, path: str) -> Iterator[int]:
-        """The descriptor of a folder."""
+        """Yield the descriptor of a folder."""
         with self._at(f"{path}/." if path else ".") as (descriptor, _):
             yield descriptor
 
     @contextlib.contextmanager
     def _at(self, path: str, *, make: bool = False) -> Iterator[tuple[int, str]]:
-        """The descriptor of the folder that holds ``path``, and the last part of ``path``; ``make`` makes folders that
-        are missing on the way.
+        """Yield the descriptor of the folder that holds ``path``, and the last part of ``path``.
+
+        With ``make``, missing folders on the way are made.
         """
         *folders, name = path.split("/")
         at = os.open(self.path, _FOLDER)
@@ -165,7 +171,7 @@ class Folder:
             os.close(at)
 
     def _refusal(self, parent: int, name: str, path: str) -> BundleError | None:
-        """The error for a link of that name; None where there is none."""
+        """The error for ``name`` if it is a link; else None."""
         with contextlib.suppress(OSError):
             if stat.S_ISLNK(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode):
                 return BundleError(

@@ -1,7 +1,7 @@
-"""Starts Pythons for what needs a process of its own. None of them imports from the current folder on our account.
+"""Starts Python processes that import nothing from the current folder.
 
-``python -m`` puts the current folder before all others: in a stranger's bundle, a numpy.py beside the manifest would
-run.
+``python -m`` looks for modules in the current folder first. If that is a stranger's bundle, a numpy.py beside the
+manifest would run.
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import Any
 
 _HOME = Path(__file__).parent
-"""Where a Python starts. Until its path is set, what "the current folder" means to it is this package, and no other
-folder's modules can be met; then it goes to the folder of who started it."""
+"""The folder in which a new Python starts. Until its path is set, "the current folder" is this package, so that it
+finds no modules elsewhere. Then it changes to the folder of the process that started it.
+"""
 
 _OWN_PATH = '[entry for entry in sys.path if entry not in ("", os.getcwd())]'
-"""The path that another Python has by itself; ``-c`` puts "" first, which is the current folder."""
+"""Code for the path of another Python: its own, without "", which ``-c`` adds for the current folder."""
 
 _START = """\
 import os, sys
@@ -34,13 +35,15 @@ runpy.run_module({module}, run_name="__main__", alter_sys=True)
 """
 
 _GUARD = "PYTHONSAFEPATH"
-"""Set, no Python from 3.11 on adds the current folder, or a script's, to its path; those that it starts inherit it."""
+"""The variable that keeps Python (3.11 and later) from adding the current folder, or that of a script, to its path.
+Processes that such a Python starts inherit it."""
 
 
 @dataclass(frozen=True)
 class Interpreter:
-    """Another Python with a torchlift of its own, for runtimes that cannot be installed beside each other;
-    ``environment`` is added to this process's.
+    """Another Python with its own torchlift, for runtimes that cannot be installed in one environment.
+
+    ``environment`` has variables that are added to those of this process.
     """
 
     executable: str
@@ -54,11 +57,13 @@ def start(
     environment: Mapping[str, str] | None = None,
     **options: Any,
 ) -> subprocess.Popen:
-    """Start ``module`` as ``python -m`` would, in the current folder, but with nothing of that folder on its path.
+    """Start ``module`` in the current folder like ``python -m``, but without that folder on its path.
 
-    It runs in this Python, with this process's path, or in ``python``, with its own. ``environment`` is added to this
-    process's, ``options`` are Popen's. The process ignores SIGINT from its first moment on: at a terminal, Ctrl-C
-    reaches all processes, and who started it ends it. Raises OSError where ``python`` cannot be started.
+    It runs in this Python with this process's path, or in ``python`` with that one's path. ``environment`` has
+    variables that are added to those of this process. ``options`` are passed to Popen.
+
+    The process ignores SIGINT from the start. At a terminal Ctrl-C reaches all processes, and this process ends the
+    other one itself. Raises OSError where ``python`` cannot be started.
     """
     executable = python.executable if python else sys.executable
     if os.sep in executable:
@@ -74,7 +79,7 @@ def start(
 
 @contextlib.contextmanager
 def guarded_children() -> Iterator[None]:
-    """Pythons that libraries start while the block runs leave the current folder out of their path, from 3.11 on."""
+    """Keep the current folder off the path of Pythons (3.11 and later) that libraries start while the block runs."""
     before = os.environ.get(_GUARD)
     os.environ[_GUARD] = "1"
     try:
@@ -91,8 +96,10 @@ def _environment(variables: Mapping[str, str]) -> dict[str, str]:
 
 
 def _independent(path: Iterable[str]) -> list[str]:
-    """The entries of a path, without those that mean whatever folder is the current one, and its folders as absolute
-    ones; an entry that is no file, as an import hook's name, stays as it is.
+    """The entries of a path in a form that does not depend on the current folder.
+
+    Entries for the current folder itself are left out. Folders and files become absolute. An entry that does not exist,
+    such as the name of an import hook, stays as it is.
     """
     entries = [entry for entry in path if Path(entry) != Path()]
     return [str(Path(entry).absolute()) if Path(entry).exists() else entry for entry in entries]
@@ -100,8 +107,9 @@ def _independent(path: Iterable[str]) -> list[str]:
 
 @contextlib.contextmanager
 def _blocked_interrupts() -> Iterator[None]:
-    """Hold SIGINT back in this thread; a process that starts meanwhile inherits that, until it has said what it does
-    about it.
+    """Block SIGINT in this thread while the block runs.
+
+    A process that is started meanwhile inherits that. It unblocks SIGINT after it has set the signal to be ignored.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     try:

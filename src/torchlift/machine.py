@@ -20,7 +20,7 @@ _TELLING_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16"
 
 
 _QUOTA = Path("/sys/fs/cgroup/cpu.max")
-"""Microseconds of processor time a period, and the period; ``max`` for no quota."""
+"""The container's quota: microseconds of processor time per period, and the period. ``max``: no quota."""
 
 _MOST_THREADS, _MOST_GPUS = 1024, 1024
 """More of them are a slip of the keyboard, and runtimes end the process or never return."""
@@ -28,8 +28,10 @@ _MOST_THREADS, _MOST_GPUS = 1024, 1024
 
 @dataclass(frozen=True)
 class Machine:
-    """``instructions`` are those that decide which kernels a runtime picks; ``memory`` is in bytes; ``gpus`` are the
-    names of NVIDIA's, in the driver's order.
+    """A machine.
+
+    ``instructions`` are the instruction sets that decide which kernels a runtime uses. ``memory`` is in bytes. ``gpus``
+    are the names of NVIDIA GPUs, in the driver's order.
     """
 
     processor: str
@@ -40,8 +42,9 @@ class Machine:
     gpus: tuple[str, ...] = ()
 
     def runs_like(self, other: Machine) -> bool:
-        """Whether what was found on one holds on the other: the same processor, instructions and system. What holds
-        for one GPU alone has that in the runtime's version.
+        """Whether a result from one machine holds on the other: same processor, instructions and system.
+
+        GPUs are not compared here. A result that holds for one GPU only names it in the version of the runtime.
         """
         return (self.processor, self.instructions, self.system) == (other.processor, other.instructions, other.system)
 
@@ -53,8 +56,9 @@ class Machine:
 
 @dataclass(frozen=True)
 class Gpu:
-    """One of NVIDIA's: ``capability`` is that of its multiprocessors (9.0 for Hopper), ``memory`` is in bytes, 0 where
-    the driver does not tell.
+    """An NVIDIA GPU.
+
+    ``capability`` is its compute capability, such as 9.0 for Hopper. ``memory`` is in bytes, 0 where it is not known.
     """
 
     name: str
@@ -68,18 +72,17 @@ class Gpu:
 
 @functools.cache
 def gpus() -> tuple[Gpu, ...]:
-    """The NVIDIA GPUs that this process may use, in the order of the bus; none where the driver or nvidia-ml-py is
-    missing.
+    """The NVIDIA GPUs that this process may use, in the order of the bus.
 
-    CUDA counts GPUs of different kinds from the fastest on, unless CUDA_DEVICE_ORDER=PCI_BUS_ID is set: then both
-    orders agree.
+    Empty where the driver or nvidia-ml-py is missing. CUDA counts GPUs of different kinds from the fastest on. With
+    CUDA_DEVICE_ORDER=PCI_BUS_ID it counts in the order of the bus, too.
     """
     return tuple(gpu for gpu, _ in nvml_handles())
 
 
 @functools.cache
 def nvml_handles() -> tuple[tuple[Gpu, Any], ...]:
-    """The GPUs of :func:`gpus` with NVML's handle for each. NVML is started, and stays so until the process ends."""
+    """The GPUs of :func:`gpus` with their NVML handles. NVML is started, and runs until the process ends."""
     try:
         import pynvml
     except ImportError:
@@ -100,7 +103,7 @@ def _describe(handle: Any, driver: str) -> Gpu:
     major, minor = pynvml.nvmlDeviceGetCudaComputeCapability(handle)
     name = _text(pynvml.nvmlDeviceGetName(handle))
     memory = 0
-    with contextlib.suppress(pynvml.NVMLError):  # a GPU with the host's memory has none to tell
+    with contextlib.suppress(pynvml.NVMLError):  # a GPU that shares the host's memory reports none
         memory = int(pynvml.nvmlDeviceGetMemoryInfo(handle).total)
     return Gpu(name, f"{major}.{minor}", memory, driver)
 
@@ -110,7 +113,7 @@ def _text(value: str | bytes) -> str:
 
 
 def _visible(identifiers: list[str]) -> list[int]:
-    """The positions that CUDA_VISIBLE_DEVICES leaves, in its order: up to the first entry that names no GPU."""
+    """The positions of the GPUs that CUDA_VISIBLE_DEVICES names, in its order, up to its first invalid entry."""
     said = os.environ.get("CUDA_VISIBLE_DEVICES")
     if said is None:
         return [*range(len(identifiers))]
@@ -126,7 +129,7 @@ def _visible(identifiers: list[str]) -> list[int]:
 
 
 def usable_cores() -> int:
-    """The number of cores that this process may keep busy: its affinity, and its container's quota (cgroup v2)."""
+    """The number of cores that this process may use, by its affinity and its container's quota (cgroup v2)."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
         quota, period = _QUOTA.read_text().split()

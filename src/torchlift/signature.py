@@ -1,23 +1,34 @@
-"""What goes into a component and what comes out: names, dtypes, shapes, and the axes that may vary."""
+"""The signature of a component: the names, dtypes and shapes of its inputs and outputs."""
 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
+from torchlift.axes import BATCH, CORNERS, LARGEST, Axis, Corner, Profile, is_size, shown
 from torchlift.errors import BatchTooLargeError, SignatureError
 
 if TYPE_CHECKING:
     import numpy as np
 
-Dim = int | str | None
-"""A fixed size, the name of an axis, or None: a size that the model computes."""
+__all__ = [
+    "BATCH",
+    "CORNERS",
+    "DTYPES",
+    "LARGEST",
+    "LARGEST_INPUT",
+    "Axis",
+    "Corner",
+    "Dim",
+    "Profile",
+    "Signature",
+    "TensorSpec",
+]
 
-Corner = Literal["min", "opt", "max"]
-CORNERS: tuple[Corner, ...] = ("min", "opt", "max")
+Dim = int | str | None
+"""A dimension: a fixed size, the name of an axis, or None for a size that the model computes."""
 
 DTYPES = {
     "float16": 2,
@@ -30,125 +41,20 @@ DTYPES = {
     "uint8": 1,
     "bool": 1,
 }
-"""The name -> the bytes of an element."""
-
-LARGEST = 2**31 - 1
-"""The most elements of a tensor, and so the largest size of a dimension: many kernels count them in 32 bits."""
+"""The name of a dtype -> the bytes of one element."""
 
 LARGEST_INPUT = 2**31
-"""The most bytes, 2 GiB, of one input where its axes are at their optimum. Fewer rows than the minimum are filled up to
-it, and more rows are cut into batches of the optimum: this bounds what one batch allocates, however many are given.
+"""The most bytes (2 GiB) of one input whose axes are at their optimum. A call with many rows is cut into batches of the
+optimum, so this limits the memory of one batch, however many rows are given.
 """
-
-BATCH = "batch"
-"""The axis along which independent samples are stacked, by name."""
-
-
-@dataclass(frozen=True)
-class Axis:
-    """A dimension that may vary, for example ``Axis("batch", 1, 8, 64)``.
-
-    ``min`` and ``max`` bound it (inclusive), ``opt`` is the size that engines are tuned for.
-    """
-
-    name: str
-    min: int
-    opt: int
-    max: int
-
-    def __post_init__(self) -> None:
-        if not self.name.isidentifier():
-            raise SignatureError(f"axis name {self.name!r} is not an identifier", remedy="Use a name such as batch.")
-        sizes = (self.min, self.opt, self.max)
-        if not all(map(_is_size, sizes)) or not self.min <= self.opt <= self.max:
-            raise SignatureError(
-                f"axis {self.name}: {'..'.join(map(_shown, sizes))} is not a range",
-                remedy=f"A range is min..opt..max with 1 <= min <= opt <= max <= {LARGEST}, for example 1..8..64.",
-            )
-
-    @classmethod
-    def parse(cls, name: str, text: str) -> Axis:
-        """Read ``min..opt..max``, for example ``1..8..64``; one number fixes all three."""
-        match = re.fullmatch(rf"({_DIGITS})(?:\.\.({_DIGITS})\.\.({_DIGITS}))?", text.strip())
-        if not match:
-            raise SignatureError(
-                f"axis {name}: {_shown(text)} is not a range",
-                remedy=f"Write min..opt..max, at most {LARGEST}, for example 1..8..64.",
-            )
-        low, opt, high = match.groups()
-        return cls(name, int(low), int(opt or low), int(high or low))
-
-    def __str__(self) -> str:
-        return f"{self.min}..{self.opt}..{self.max}"
-
-    def within(self, low: int, opt: int, high: int) -> Axis:
-        """A part of the range; raises SignatureError where it is none."""
-        part = Axis(self.name, low, opt, high)
-        if not self.min <= low <= high <= self.max:
-            raise SignatureError(
-                f"the profile {self.name}={low}:{opt}:{high} is outside {self.min}..{self.max}",
-                remedy=f"Choose a range within it, or export again with --axis {self.name}={min(low, self.min)}.."
-                f"{self.opt}..{max(high, self.max)}.",
-            )
-        return part
-
-    def at(self, corner: Corner) -> int:
-        return {"min": self.min, "opt": self.opt, "max": self.max}[corner]
-
-
-@dataclass(frozen=True)
-class Profile:
-    """The ranges of axes that an engine is optimised for, by ``axis`` or ``component.axis``; an axis that is not named
-    has the range of the signature.
-    """
-
-    ranges: Mapping[str, tuple[int, int, int]]
-
-    @classmethod
-    def parse(cls, text: str) -> Profile:
-        """Read ``AXIS=MIN:OPT:MAX``, several parted by commas; one number fixes all three."""
-        ranges: dict[str, tuple[int, int, int]] = {}
-        for part in text.split(","):
-            match = re.fullmatch(rf"\s*([\w.]+)=({_DIGITS})(?::({_DIGITS}):({_DIGITS}))?\s*", part)
-            if not match or match[1] in ranges:
-                raise SignatureError(
-                    f"{_shown(text)} is not a profile",
-                    remedy="Write AXIS=MIN:OPT:MAX, for example batch=1:1:4,sequence=4:16:52.",
-                )
-            low, opt, high = (int(n or match[2]) for n in match.groups()[1:])
-            Axis(match[1].rpartition(".")[2], low, opt, high)
-            ranges[match[1]] = (low, opt, high)
-        return cls(ranges)
-
-    def __str__(self) -> str:
-        """As :meth:`parse` reads it."""
-        return ",".join(f"{name}={low}:{opt}:{high}" for name, (low, opt, high) in self.ranges.items())
-
-    def of(self, component: str, signature: Signature) -> tuple[Axis, ...] | None:
-        """The signature's axes with the profile's ranges, where both are given those of the component's own; None where
-        it names no axis of the component.
-
-        Raises SignatureError for a range beyond the signature's.
-        """
-        given = {
-            axis.name: self.ranges[key]
-            for axis in signature.axes
-            for key in (axis.name, f"{component}.{axis.name}")
-            if key in self.ranges
-        }
-        return (
-            tuple(axis.within(*given[axis.name]) if axis.name in given else axis for axis in signature.axes)
-            if given
-            else None
-        )
 
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """One tensor: ``shape`` holds fixed sizes, axis names, and None where the model computes the size.
+    """One input or output. ``shape`` holds fixed sizes, names of axes, and None where the model computes the size.
 
-    ``bounds`` (low inclusive, high exclusive) limits the values that samples are drawn from. An integer input takes no
-    others: ids from 0 to 99 have the bounds (0, 100), padding among them. A floating-point input may go beyond.
+    ``bounds`` are (lowest value, first value above): ids from 0 to 99, padding included, have the bounds (0, 100).
+    Samples are drawn within the bounds. An integer input takes no other values; a floating-point input does.
     """
 
     name: str
@@ -168,20 +74,20 @@ class TensorSpec:
                 remedy="Bounds are (low, high), finite, low inclusive and less than high, for example (0, 100).",
             )
         for position, dim in enumerate(self.shape):
-            if not (dim is None or isinstance(dim, str) or _is_size(dim)):
+            if not (dim is None or isinstance(dim, str) or is_size(dim)):
                 raise SignatureError(
-                    f"tensor {self.name}: dimension {position} is {_shown(dim)}",
+                    f"tensor {self.name}: dimension {position} is {shown(dim)}",
                     remedy=f"A dimension is a size from 1 to {LARGEST}, the name of an axis, or None where the model "
                     "computes it.",
                 )
 
     @property
     def batch_position(self) -> int | None:
-        """Which dimension is the batch axis; None where there is none."""
+        """The position of the batch axis in the shape; None where there is none."""
         return self.shape.index(BATCH) if BATCH in self.shape else None
 
     def shape_at(self, sizes: Mapping[str, int]) -> tuple[int, ...]:
-        """The concrete shape for given axis sizes; raises SignatureError where a size is computed by the model."""
+        """The shape for given sizes of the axes. Raises SignatureError where the model computes a size."""
         if None in self.shape:
             raise SignatureError(
                 f"tensor {self.name}: shape {self} is computed by the model",
@@ -191,21 +97,21 @@ class TensorSpec:
 
     @property
     def whole_bounds(self) -> tuple[int, int] | None:
-        """The least and the greatest integer within the bounds of an integer tensor; None where it states none."""
+        """The smallest and the largest integer within the bounds. None for a tensor of floats, or without bounds."""
         if self.bounds is None or "int" not in self.dtype:
             return None
         low, high = self.bounds
         return math.ceil(low), math.ceil(high) - 1
 
     def fits(self, array: np.ndarray, sizes: Mapping[str, int]) -> bool:
-        """Whether an array has the dtype, the rank, the fixed sizes and, of the axes in ``sizes``, those sizes."""
+        """Whether an array has the dtype, the rank and the fixed sizes, and its axes have the sizes in ``sizes``."""
         if str(array.dtype) != self.dtype or array.ndim != len(self.shape):
             return False
         dims = [sizes.get(dim) if isinstance(dim, str) else dim for dim in self.shape]
         return all(dim in (None, size) for dim, size in zip(dims, array.shape, strict=True))
 
     def elements_at(self, sizes: Mapping[str, int]) -> int:
-        """How many elements it has for given axis sizes, those that the model computes left out."""
+        """The number of elements for given sizes of the axes. A size that the model computes counts as 1."""
         return math.prod(sizes[d] if isinstance(d, str) else d for d in self.shape if d is not None)
 
     def __str__(self) -> str:
@@ -244,12 +150,12 @@ class Signature:
         self._check_extent()
 
     def _check_extent(self) -> None:
-        """Refuse what nobody can allocate, before somebody does."""
+        """Raise SignatureError for tensors that are too large to allocate."""
         most, usual = self.sizes("max"), self.sizes("opt")
         for spec in (*self.inputs, *self.outputs):
             if (count := spec.elements_at(most)) > LARGEST:
                 raise SignatureError(
-                    f"tensor {spec.name}: {spec} has {_shown(count)} elements where its axes are at their maximum",
+                    f"tensor {spec.name}: {spec} has {shown(count)} elements where its axes are at their maximum",
                     remedy=f"At most {LARGEST} are possible: lower the maximum of an axis, or a fixed size.",
                 )
         for spec in self.inputs:
@@ -270,7 +176,7 @@ class Signature:
 
     @property
     def computes_sizes(self) -> bool:
-        """Whether the size of an output is known only once the model has run: no CUDA graph can be of such a run."""
+        """Whether the model computes the size of an output. Such a run cannot be recorded as a CUDA graph."""
         return any(None in s.shape for s in self.outputs)
 
     @property
@@ -279,6 +185,7 @@ class Signature:
         return next((a for a in self.axes if a.name == BATCH), None)
 
     def axis(self, name: str) -> Axis:
+        """The axis of that name. Raises SignatureError where there is none."""
         for axis in self.axes:
             if axis.name == name:
                 return axis
@@ -287,18 +194,19 @@ class Signature:
         )
 
     def sizes(self, corner: Corner, **override: int) -> dict[str, int]:
-        """Axis name -> size at a corner of the ranges; ``override`` replaces single sizes."""
+        """Axis name -> its size at a corner of the ranges. ``override`` replaces the sizes of some axes."""
         for name in override:
             self.axis(name)
         return {a.name: override.get(a.name, a.at(corner)) for a in self.axes}
 
     def check(self, feeds: Mapping[str, Any]) -> dict[str, int]:
-        """Return the size of each axis in ``feeds``, arrays by input name, after checking names, dtypes, ranks, sizes
-        and ranges, and that integers are within their bounds. The values of arrays on a device are not looked at: that
-        would wait for it.
+        """Check arrays (by input name) against the signature; returns the size of each axis.
 
-        Raises SignatureError that names the input, what it is and what it must be; BatchTooLargeError where only
-        the batch is over its maximum.
+        Names, dtypes, ranks, sizes and ranges must fit, and integers must be within their bounds. Values of arrays on a
+        device are not checked, since that would wait for the device.
+
+        Raises SignatureError, which names the input, what it is and what it must be. Raises BatchTooLargeError where a
+        batch exceeds its maximum.
         """
         self._check_names(feeds)
         sizes: dict[str, int] = {}
@@ -317,7 +225,7 @@ class Signature:
         return sizes
 
     def check_shapes(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
-        """As :meth:`check`, of shapes alone."""
+        """Check shapes (by input name) as :meth:`check` does; returns the size of each axis."""
         self._check_names(shapes)
         sizes: dict[str, int] = {}
         for spec in self.inputs:
@@ -334,7 +242,7 @@ class Signature:
             )
 
     def _check_shape(self, spec: TensorSpec, shape: tuple[int, ...], dtype: str, sizes: dict[str, int]) -> None:
-        """``dtype`` is for the message; empty where only the shape is known."""
+        """Check the shape of one input, and add the sizes of its axes to ``sizes``. ``dtype`` is for the message."""
         if len(shape) != len(spec.shape):
             raise SignatureError(f"input {spec.name} is {dtype}{list(shape)}", remedy=f"It must be {spec}.")
         for position, (dim, size) in enumerate(zip(spec.shape, shape, strict=True)):
@@ -361,7 +269,7 @@ class Signature:
 
 
 def _check_values(spec: TensorSpec, array: np.ndarray) -> None:
-    """Raise SignatureError that names the first integer of an array on the host that is outside its bounds."""
+    """Raise SignatureError for an integer outside of its bounds, which names the first one. Only for host arrays."""
     import numpy as np
 
     bounds = spec.whole_bounds
@@ -377,20 +285,3 @@ def _check_values(spec: TensorSpec, array: np.ndarray) -> None:
         f"outside {least}..{greatest}",
         remedy=f"Give values from {least} to {greatest}, or export again with wider bounds of {spec.name}.",
     )
-
-
-_DIGITS = r"\d{1,19}"
-"""A number in a text. Longer ones are no size, and Python does not read all of them."""
-
-
-def _is_size(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= LARGEST
-
-
-def _shown(value: object) -> str:
-    """A value for a message, cut where it is long. Python does not write numbers of more than 4,300 digits."""
-    try:
-        text = repr(value)
-    except ValueError:
-        return "a number of thousands of digits"
-    return text if len(text) <= 100 else f"{text[:97]}..."

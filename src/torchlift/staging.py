@@ -1,4 +1,4 @@
-"""Who may write a bundle, and how a whole new one takes the place of the one before."""
+"""Locks a bundle for writing, and replaces a bundle by a new one as a whole."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from torchlift.storage import storage_errors, sync_folder
 
 @contextlib.contextmanager
 def locked(target: Path) -> Iterator[None]:
-    """Hold the right to write the bundle at ``target``; raises BundleError where another process holds it."""
+    """Lock the bundle at ``target`` for writing. Raises BundleError where another process has locked it."""
     from filelock import FileLock, Timeout
 
     target = target.resolve()
@@ -44,7 +44,7 @@ def locked(target: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def writing(path: Path, progress: Progress = SILENT, *, mending: bool = False) -> Iterator[Bundle]:
-    """The bundle at ``path``, opened to change it: locked, and without what a run that was cut off left in it.
+    """Lock and open the bundle at ``path`` to change it. Files that an interrupted run left in it are removed.
 
     ``mending`` and the errors are those of :meth:`torchlift.bundle.Bundle.open`.
     """
@@ -56,11 +56,13 @@ def writing(path: Path, progress: Progress = SILENT, *, mending: bool = False) -
 
 @contextlib.contextmanager
 def staging(target: Path, empty: Manifest, progress: Progress = SILENT) -> Iterator[Bundle]:
-    """Prepare a bundle beside ``target`` and put it in its place when the block ends without an exception.
+    """Prepare a new bundle beside ``target``, and put it there when the block ends without an exception.
 
-    It starts ``empty``, or where an earlier run on the same model (by its key) was cut off with what that run finished.
-    What was at ``target`` stays whole until the new bundle is complete. It is moved aside then, to
-    ``.NAME.previous``, and removed; where that is impossible, a note says so.
+    The new bundle starts with the manifest ``empty``. If an earlier run on the same model (the same key) was
+    interrupted, it starts with what that run finished.
+
+    The old bundle at ``target`` stays whole until the new one is complete. Then it is moved to ``.NAME.previous`` and
+    removed. Where it cannot be removed, a note says so.
     """
     target = target.resolve()
     if target.is_mount():
@@ -81,8 +83,9 @@ def staging(target: Path, empty: Manifest, progress: Progress = SILENT) -> Itera
 
 
 def _previous(target: Path) -> dict[int, Path]:
-    """What was at ``target`` before and is still beside it, the oldest first: ``.NAME.previous`` is number 1,
-    ``.NAME.previous.2`` number 2.
+    """Number -> old bundle beside ``target``, the oldest first.
+
+    ``.NAME.previous`` is number 1, ``.NAME.previous.2`` is number 2, and so on.
     """
     pattern = re.compile(rf"\.{re.escape(target.name)}\.previous(?:\.(\d+))?")
     found = {int(match[1] or 1): p for p in target.parent.iterdir() if (match := pattern.fullmatch(p.name))}
@@ -90,7 +93,7 @@ def _previous(target: Path) -> dict[int, Path]:
 
 
 def _take_back(target: Path) -> None:
-    """Put the bundle before back where a run was cut off between moving it aside and putting the new one there."""
+    """Move the old bundle back, if a run was killed after it had moved it aside and before the new one was there."""
     whole = [path for path in _previous(target).values() if (path / MANIFEST).is_file()]
     if whole and not target.exists():
         whole[-1].rename(target)

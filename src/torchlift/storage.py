@@ -1,4 +1,4 @@
-"""Writing so that a full disk or a kill loses nothing that was there before."""
+"""Writes files so that a full disk or a kill never damages what was there before."""
 
 from __future__ import annotations
 
@@ -20,36 +20,40 @@ _UNFINISHED = re.compile(r"\.(.+)\.[0-9a-f]{8}\.partial", re.DOTALL)
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _SCARCE = 64 << 20
-"""Bytes free below which a native library's failure to write is put down to the disk."""
+"""A native library that fails to write gives no reason. With fewer free bytes than this, the disk counts as full."""
 
 
 _PATH = re.compile(r"(?<![\w.])(?:/[^\s/:'\"<>|]+)+/([^\s/:'\"<>|]+)")
 
 
 def unfinished_name(name: str) -> str:
-    """A name that nothing has, for what is written and will be called ``name``."""
+    """A new temporary name for a file or folder that will be called ``name`` when it is complete."""
     return f".{name}.{secrets.token_hex(4)}.partial"
 
 
 def unfinished_of(name: str) -> str:
-    """What the name of something unfinished was made for; empty for any other name."""
+    """The final name that a temporary name was made for; "" for any other name."""
     match = _UNFINISHED.fullmatch(name)
     return match[1] if match else ""
 
 
 def atomic_write(file: Path, data: bytes) -> None:
-    """Replace ``file`` by ``data`` in one step; on failure the old content stays. Raises StorageError."""
+    """Replace the content of ``file`` by ``data`` in one step.
+
+    If that fails, the old content stays. Raises StorageError.
+    """
     with replacing(file) as stream:
         stream.write(data)
 
 
 def open_regular(file: str | os.PathLike[str], *, folder: int | None = None, links: bool = True) -> BinaryIO:
-    """As ``open(file, "rb")``, but a pipe or a device is an OSError: to read one may take for ever.
+    """Open a regular file for reading. A pipe or a device is an OSError, since reading one may never end.
 
-    ``folder`` is the descriptor that a relative path starts from; without ``links`` a link is an OSError too.
+    ``folder`` is the descriptor of the folder that a relative path starts from. Without ``links``, a symbolic link is
+    an OSError too.
     """
     flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (0 if links else os.O_NOFOLLOW)
-    descriptor = os.open(file, flags, dir_fd=folder)  # without O_NONBLOCK it would wait for who writes to a pipe
+    descriptor = os.open(file, flags, dir_fd=folder)  # O_NONBLOCK: opening a pipe does not wait for a writer
     kind = os.fstat(descriptor).st_mode
     if stat.S_ISREG(kind):
         return os.fdopen(descriptor, "rb")
@@ -59,7 +63,7 @@ def open_regular(file: str | os.PathLike[str], *, folder: int | None = None, lin
 
 
 def sync_folder(folder: Path) -> None:
-    """Return once the names in a folder are on the disk."""
+    """Make sure that the names in a folder are on the disk."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         sync_descriptor(descriptor)
@@ -68,7 +72,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def sync_descriptor(folder: int) -> None:
-    """The same of an open folder. Some file systems, of networks for example, do not sync folders: that is no error."""
+    """Make sure that the names in an open folder are on the disk. File systems that cannot do that are no error."""
     try:
         os.fsync(folder)
     except OSError as error:
@@ -78,10 +82,10 @@ def sync_descriptor(folder: int) -> None:
 
 @contextlib.contextmanager
 def replacing(file: Path) -> Iterator[BinaryIO]:
-    """A new file to write, which takes the place of ``file`` when the block ends, and is dropped where it raises.
+    """Yield a new file to write. It replaces ``file`` when the block ends; where the block raises, it is removed.
 
-    Two processes may replace one file at a time: each writes a whole one, and the last to end stays. The folder must be
-    one that can be read, too. Raises StorageError.
+    Two processes may replace one file at the same time. Each writes a whole file, and that of the last one stays. The
+    folder must be readable, too. Raises StorageError.
     """
     with storage_errors(file.parent):
         parent = os.open(file.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -94,10 +98,10 @@ def replacing(file: Path) -> Iterator[BinaryIO]:
 
 @contextlib.contextmanager
 def replacing_at(parent: int, name: str) -> Iterator[BinaryIO]:
-    """As :func:`replacing`, of the file ``name`` in the folder with the descriptor ``parent``.
+    """As :func:`replacing`, for the file ``name`` in the folder with the descriptor ``parent``.
 
-    The new file is called ``.NAME.RANDOM.partial``, is made exclusively, and is locked while it is written. One that a
-    process left when it was killed is not locked: it is removed by the next that replaces the same file.
+    The new file is called ``.NAME.RANDOM.partial``, and is locked while it is written. A process that is killed leaves
+    such a file unlocked. The next process that replaces the same file removes it.
     """
     _remove_abandoned(parent, name)
     stream, temporary = _exclusive(parent, name)
@@ -115,24 +119,24 @@ def replacing_at(parent: int, name: str) -> Iterator[BinaryIO]:
 
 
 def _exclusive(parent: int, name: str) -> tuple[BinaryIO, str]:
-    """A new file to write, locked, and its name."""
+    """Make a new file for writing, and lock it; returns it with its name."""
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     while True:
         temporary = unfinished_name(name)
         stream = os.fdopen(os.open(temporary, flags, 0o666, dir_fd=parent), "w+b")
-        with contextlib.suppress(OSError):  # a file system without locks removes no abandoned files either
+        with contextlib.suppress(OSError):  # without locks in the file system, no file counts as abandoned either
             fcntl.flock(stream, fcntl.LOCK_EX)
         if os.fstat(stream.fileno()).st_nlink:
             return stream, temporary
-        stream.close()  # another process took it for abandoned before it was locked
+        stream.close()  # another process removed it as abandoned before it was locked
 
 
 def _remove_abandoned(parent: int, name: str) -> None:
-    """Remove the unfinished files of processes that are gone. A pipe or a link of such a name is not opened."""
+    """Remove the unfinished files of processes that no longer run. A pipe or a link of such a name is left alone."""
     for found in os.listdir(parent):
         if unfinished_of(found) != name:
             continue
-        with contextlib.suppress(OSError):  # it is locked, or gone by now, or not ours
+        with contextlib.suppress(OSError):  # the file is locked, gone, or another user's
             descriptor = os.open(found, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=parent)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -143,7 +147,7 @@ def _remove_abandoned(parent: int, name: str) -> None:
 
 @contextlib.contextmanager
 def storage_errors(folder: Path) -> Iterator[None]:
-    """Turn failures to write below ``folder`` into StorageError, also those that native libraries call their own."""
+    """Raise StorageError for failures to write below ``folder``, also for those that native libraries report."""
     try:
         yield
     except OSError as error:
@@ -172,13 +176,13 @@ def require_space(folder: Path, size: int) -> None:
 
 
 def free_space(folder: Path) -> int:
-    """Bytes free for ``folder``, which need not exist yet."""
+    """The free bytes on the disk of ``folder``, which need not exist yet."""
     existing = next(p for p in (folder.absolute(), *folder.absolute().parents) if p.exists())
     return shutil.disk_usage(existing).free
 
 
 def without_folders(text: str) -> str:
-    """``text`` with every absolute path cut to its last part: a bundle says what a runtime said, not where it ran."""
+    """``text`` with each absolute path cut to its last part, so that a bundle names no folders of the machine."""
     return _PATH.sub(r"\1", text)
 
 

@@ -3,7 +3,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from torchlift.backends.cuda import GraphCache
+from torchlift.backends.cuda import RecordingCache
 from torchlift.backends.cuda import stream as module
 from torchlift.errors import BackendError
 
@@ -19,7 +19,7 @@ class Recorded:
 
 
 def cached(limit, keys):
-    cache, graphs = GraphCache(limit), {key: Recorded() for key in keys}
+    cache, graphs = RecordingCache(limit), {key: Recorded() for key in keys}
     for key, graph in graphs.items():
         cache.put(key, graph)
     return cache, graphs
@@ -65,7 +65,7 @@ def test_clearing_closes_every_graph_once():
 
 def test_a_cache_without_room_is_refused():
     with pytest.raises(BackendError, match="a cache of 0 CUDA graphs holds none") as caught:
-        GraphCache(0)
+        RecordingCache(0)
     assert caught.value.remedy == "Choose 1 or more, or do without CUDA graphs."
 
 

@@ -327,7 +327,7 @@ def ran(monkeypatch):
     run = ort.InferenceSession.run_with_iobinding
 
     def watched(self, *given):
-        runs.append((threading.current_thread(), GPUS._taken))
+        runs.append((threading.current_thread(), GPUS._someone_alone))
         return run(self, *given)
 
     monkeypatch.setattr(ort.InferenceSession, "run_with_iobinding", watched)

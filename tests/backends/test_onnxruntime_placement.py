@@ -5,7 +5,7 @@ import onnxruntime as ort
 import pytest
 from onnx import numpy_helper, parser
 
-from torchlift.backends.onnxruntime.placement import RECORDING, Placed, placements, require_placed, strays
+from torchlift.backends.onnxruntime.placement import PLACES, Placed, placements, require_placed, strays
 from torchlift.errors import ProviderError
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
@@ -39,7 +39,7 @@ def placed_by(model, *on_processor):
 def test_onnx_runtime_says_where_each_node_of_a_file_runs(net):
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.add_session_config_entry(RECORDING, "1")
+    options.add_session_config_entry(PLACES, "1")
     session = ort.InferenceSession(str(net), options, providers=[CPU])
     wanted = [Placed(n.name, n.op_type, CPU) for n in onnx.load(net).graph.node]
     assert sorted(placements(session), key=str) == sorted(wanted, key=str)

@@ -128,7 +128,7 @@ def described(here, monkeypatch):
         monkeypatch.setattr(TensorRt, "require", lambda self: None)
         monkeypatch.setattr(tensorrt, "_release", lambda: "10.13.2.6")
         monkeypatch.setattr(builder, "build_engine", lambda *given: builder.Built(b"an engine", profiles))
-        monkeypatch.setattr(TensorRt, "_loaded", lambda self, *given: contextlib.nullcontext(session))
+        monkeypatch.setattr(TensorRt, "_session_of", lambda self, *given: contextlib.nullcontext(session))
         return asked
 
     return put

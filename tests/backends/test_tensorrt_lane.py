@@ -258,8 +258,10 @@ def test_a_prepared_call_runs_its_own_inputs_whatever_ran_meanwhile(opened, othe
 
 
 def test_a_prepared_call_copies_its_inputs_once_where_nothing_else_runs(opened, monkeypatch):
-    copies, load = [], module.TensorRtSession._loaded
-    monkeypatch.setattr(module.TensorRtSession, "_loaded", lambda self, feeds: copies.append(1) or load(self, feeds))
+    copies, load = [], module.TensorRtSession._lane_being_filled
+    monkeypatch.setattr(
+        module.TensorRtSession, "_lane_being_filled", lambda self, feeds: copies.append(1) or load(self, feeds)
+    )
     session, _ = opened(Engine())
     call = session.prepare({"x": tiny.sample(4)})
     for _ in range(3):
@@ -308,7 +310,7 @@ def test_sizes_that_no_profile_holds_are_refused_with_what_its_component_is_buil
 def test_a_session_lets_go_of_its_engine_and_memory_when_it_is_closed(opened):
     session, engines = opened(Engine(), cuda_graph=True)
     session.run({"x": tiny.sample(4)})
-    (lane,) = session._lanes._graphs.values()
+    (lane,) = session._lanes._recordings.values()
     session.close()
     assert engines.taken == 0
     assert [buffer.closed for buffer in (*lane.inputs.values(), *lane.outputs.values())] == [True, True]
@@ -316,12 +318,12 @@ def test_a_session_lets_go_of_its_engine_and_memory_when_it_is_closed(opened):
 
 def test_a_graph_is_recorded_alone(opened, monkeypatch):
     alone, record = [], lane.Lane.record
-    monkeypatch.setattr(lane.Lane, "record", lambda self: alone.append(GPUS._taken) or record(self))
+    monkeypatch.setattr(lane.Lane, "record", lambda self: alone.append(GPUS._someone_alone) or record(self))
     session, _ = opened(Engine(), cuda_graph=True)
     for rows in (4, 2, 4):
         session.run({"x": tiny.sample(rows)})
     assert alone == [True, True]
-    assert not GPUS._taken
+    assert not GPUS._someone_alone
 
 
 def test_a_closed_session_says_so(opened):

@@ -120,9 +120,9 @@ def test_where_the_component_is_known_no_other_gets_its_profiles():
     _, *options = error.remedy.removesuffix(".").split(" --profile ")
     wider = Signature(TEXT.inputs, TEXT.outputs, (Axis("batch", 1, 8, 128), TEXT.axis("sequence")))
     profiles = [Profile.parse(option) for option in options]
-    assert [profile.of("text", wider) for profile in profiles] == [
+    assert [profile.of("text", wider.axes) for profile in profiles] == [
         (Axis("batch", 65, 65, 65), Axis("sequence", 20, 20, 20)),
         single,
         whole,
     ]
-    assert [profile.of("image", wider) for profile in profiles] == [None] * 3
+    assert [profile.of("image", wider.axes) for profile in profiles] == [None] * 3

@@ -105,7 +105,7 @@ def test_nobody_comes_in_while_one_waits_to_be_alone():
     while not company._present:
         pass
     waiting = in_thread(be_alone)
-    while not company._wishes:
+    while not company._want_alone:
         pass
     coming = in_thread(come)
     assert order == []

@@ -11,8 +11,8 @@ from torchlift.backends.cuda import (
     Buffer,
     DeviceArray,
     Event,
-    GraphCache,
     Pinned,
+    RecordingCache,
     Stream,
     Timer,
     capture,
@@ -281,7 +281,7 @@ def test_other_threads_may_allocate_while_a_graph_is_recorded(stream):
 
 
 def test_a_cache_holds_real_graphs(stream):
-    buffer, cache = filled(np.arange(4), stream), GraphCache(2)
+    buffer, cache = filled(np.arange(4), stream), RecordingCache(2)
     for key in range(3):
         offset = 8 * (key + 1)
         cache.put(key, capture(stream, lambda to=offset: within_device(buffer.address, buffer.address + to, 8, stream)))

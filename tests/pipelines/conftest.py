@@ -47,7 +47,7 @@ class Profiled(Session):
     def __init__(self, session, *profiles):
         super().__init__(session.signature, session.runtime)
         self._session = session
-        self._profiles = [Profile.parse(text).of("", self.signature) for text in profiles]
+        self._profiles = [Profile.parse(text).of("", self.signature.axes) for text in profiles]
         self.ran = []
 
     def covers(self, sizes):

@@ -1,4 +1,4 @@
-"""OpenVINO on the processor: converts ONNX to IR, and runs it at the precision that was asked for, not its default."""
+"""The backend OpenVINO, on the processor. It converts ONNX to IR, and runs it in the precision that was asked for."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ _HINTS: dict[str, str] = {
     "int8-nncf": "f32",
     "int8-nncf-bf16": "bf16",
 }
-"""Recipe -> INFERENCE_PRECISION_HINT, the type of what the graph leaves in floating point. OpenVINO computes in bf16
-wherever the processor can, unless told f32."""
+"""Recipe -> INFERENCE_PRECISION_HINT, the type in which OpenVINO computes what the graph has in floating point. Without
+a hint it computes in bf16 wherever the processor can."""
 
 _PRECISIONS = {"f32": "fp32", "bf16": "bf16", "f16": "fp16", "i8": "int8", "u8": "int8", "s8": "int8"}
-"""The last part of a kernel's name, such as brgemm_avx512_bf16 -> precision."""
+"""The last part of a kernel's name, such as ``bf16`` of brgemm_avx512_bf16, -> precision."""
 
 _BF16_INSTRUCTIONS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
 
@@ -62,7 +62,10 @@ INT8_NNCF = Form("int8-nncf", "nncf", model="model.xml", calibrated=True, availa
 
 
 class OpenVino(Backend):
-    """Intel's runtime. What the graph leaves in FP32 is computed in bf16 where the recipe says so, by the same IR."""
+    """Intel's runtime. FP32 and BF16 are served by the same IR.
+
+    The precision is chosen when a variant is opened: it is the type in which what the graph has in FP32 is computed.
+    """
 
     name = "openvino"
     suffix = ".xml"
@@ -125,7 +128,7 @@ class OpenVino(Backend):
     def _layers(
         self, model: Path, signature: Signature, feeds: Arrays, recipe: str, options: SessionOptions, runs: int
     ) -> list[LayerTime]:
-        """What OpenVINO left out of a run is left out here."""
+        """The layers that OpenVINO executed. Nodes that it skipped have no entry."""
         compiled = self._compiled(model, recipe, options, PERF_COUNT=True)
         request = compiled.create_infer_request()
         request.infer(dict(feeds))
@@ -166,21 +169,23 @@ class OpenVino(Backend):
 
 
 def _core() -> ov.Core:
-    """OpenVINO, one for the process, started by the first thread that needs it."""
+    """The one OpenVINO core of this process. The first thread that needs it starts it."""
     with _STARTING:
         return _started()
 
 
 @functools.cache
 def _started() -> ov.Core:
-    """It stays for ever, and has used an array once, for two reasons (both seen in 2026.4.1).
+    """Start OpenVINO, and make it read one array. The core is never let go. Both avoid faults of OpenVINO 2026.4.1.
 
-    Its plug-in for the processor gives the thread that loads it a stack for signal handlers, and frees that stack when
-    the last session is gone and it is unloaded. Where another thread lets that session go, the first is left with a
-    stack that is no more, and crashes at the next signal, such as Ctrl-C. A core that stays keeps the plug-in loaded.
+    A crash: its plug-in for processors gives the thread that loads it a stack for signal handlers. It frees that stack
+    when it is unloaded, after the last session is gone. If another thread lets that session go, the first thread keeps
+    a pointer to the freed stack, and crashes at its next signal, such as Ctrl-C. A core that is kept also keeps the
+    plug-in loaded.
 
-    Its Python binding makes tables of types at the first array. Where the first arrays of several threads come at once,
-    one thread waits for a table with the GIL in its hand, and the one that makes the table waits for the GIL.
+    A deadlock: its Python binding makes tables of types at the first array. If several threads bring their first arrays
+    at once, one waits for a table while it holds the GIL, and the one that makes the table waits for the GIL. So one
+    array is made here, while no other thread uses OpenVINO.
     """
     import openvino as ov
 
@@ -189,7 +194,7 @@ def _started() -> ov.Core:
 
 
 def _origins(op: ov.Node) -> tuple[str, ...]:
-    """The nodes that a layer was made of, by the names that they had when the model was read."""
+    """The names of the original nodes that a layer was made of."""
     said = op.get_rt_info()
     names = said["originalLayersNames"].astype(str) if "originalLayersNames" in said else ""
     return tuple(name for name in names.split(",") if name)
@@ -201,18 +206,17 @@ def _precision(kernel: str) -> str:
 
 
 def _forget_origin(model: ov.Model) -> None:
-    """Drop what the converter notes of the machine that it ran on, such as the path of the ONNX file."""
+    """Remove the converter's notes on the machine, such as the path of the ONNX file."""
     for path in (["conversion_parameters"], ["framework"]):
         if model.has_rt_info(path):
             model.set_rt_info("", path)
 
 
 class OpenVinoSession(Session):
-    """A compiled model. Each call has an inference request of its own; OpenVINO does those of several threads in the
-    order in which they come.
+    """Runs a compiled model. Each call has an inference request of its own. OpenVINO queues those of several threads.
 
-    A new request costs its first call some 20 microseconds. So the last one is kept for the next call, and with it the
-    arrays that it has read.
+    A new request makes its first call some 20 microseconds slower. So the last request is kept for the next call. It
+    also keeps the arrays that it has read.
     """
 
     reentrant = True
@@ -228,7 +232,7 @@ class OpenVinoSession(Session):
         request = self._request(compiled)
         result = request.infer(dict(feeds), share_inputs=True, share_outputs=False)
         answers = {name: result[port] for name, port in outputs.items()}
-        self._idle.append(request)  # not one that failed
+        self._idle.append(request)  # only after it succeeded: a failed request is not used again
         return answers
 
     def _request(self, compiled: Any) -> Any:
@@ -247,11 +251,11 @@ class OpenVinoSession(Session):
             request.set_tensor(name, ov.Tensor(array, shared_memory=True))
 
         def call() -> None:
-            _ = arrays  # the request reads their memory
+            _ = arrays  # keeps the inputs alive: the request reads their memory
             request.infer()
 
         return call
 
     def _close(self) -> None:
         self._opened = None
-        self._idle = deque(maxlen=0)  # nor is what a call that is under way gives back kept
+        self._idle = deque(maxlen=0)  # drops what a call that is still under way gives back

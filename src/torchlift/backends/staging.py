@@ -1,4 +1,4 @@
-"""Page-locked memory, filled in pieces, so that a GPU reads one while threads fill the next."""
+"""Fills page-locked memory in pieces, so that a GPU can copy one piece while threads fill the next."""
 
 from __future__ import annotations
 
@@ -11,17 +11,18 @@ import numpy as np
 from torchlift.machine import usable_cores
 
 PIECE = 1 << 21
-"""Bytes of a piece."""
+"""Bytes of one piece (2 MiB)."""
 
 _MOST_THREADS = 4
-"""One thread fills page-locked memory more slowly than a GPU reads it, and a few fill it as fast as memory allows."""
+"""One thread fills memory more slowly than a GPU reads it. A few threads already reach the speed of the memory."""
 
 
 def stage(array: np.ndarray, staged: np.ndarray, send: Callable[[slice], object]) -> None:
-    """Fill ``staged``, which lies in C order and has the array's shape, with its values in a dtype that may be another.
+    """Copy the values of ``array`` to ``staged``, and call ``send`` with each piece of it that is filled.
 
-    Calls ``send`` with each part of ``staged.reshape(-1)`` once it is filled, in order: pieces, or the whole of what is
-    no larger or does not lie in C order. When this returns or raises, no thread writes to ``staged`` any more.
+    ``staged`` lies in C order and has the array's shape; its dtype may be another. A piece is a slice of
+    ``staged.reshape(-1)``; pieces come in order. An array of at most one piece, or one that does not lie in C order, is
+    sent as a whole. When this returns or raises, no thread writes to ``staged`` any more.
     """
     if not array.flags.c_contiguous or staged.nbytes <= PIECE:
         np.copyto(staged, array, casting="unsafe")

@@ -1,4 +1,4 @@
-"""Which range of each tensor INT8 shall represent, from what flows through the FP32 graph on real samples."""
+"""Calibration for INT8: finds the range of each tensor from its values in the FP32 graph on real samples."""
 
 from __future__ import annotations
 
@@ -22,26 +22,27 @@ from torchlift.signature import BATCH, Signature
 Method = Literal["minmax", "percentile", "entropy"]
 
 BINS = 4096
-"""Bins of a histogram on each side of zero. Its width grows by doubling, so that at least half of them are in use: the
-2048 of the entropy method's source.
+"""Bins of a histogram on each side of zero. A histogram widens by doubling, so at least half of the bins are in use.
+That is the 2048 of the paper on the entropy method.
 """
 
 LEVELS = 128
-"""The magnitudes that int8 has, and that the entropy method quantises to."""
+"""The number of magnitudes of int8, to which the entropy method quantises."""
 
 _LEAST_LIMIT = 1e-30
-"""So that a value in units of a bin's width is a float32."""
+"""The smallest limit of a histogram. With it, a value divided by the width of a bin fits into float32."""
 
 
 @dataclass(frozen=True)
 class CalibrationOptions:
-    """How INT8 finds its ranges: by which ``method``, on at most how many ``samples``, and where these come from.
+    """How INT8 finds its ranges.
 
-    ``path`` is a data set of any kind that the model takes, and ``read`` says which part of it. Without a path it is
-    the split ``train`` of the data to score, where there is one. ``percentile`` is the share of values in percent that
-    the method of that name covers, for example 99.99 or 99.999.
+    - ``path``, ``read``: the data set that samples come from, of any kind that the model takes, and which part of it.
+      Without a path it is the split ``train`` of the data to score, where there is one.
 
-    Raises DataError for a method that does not exist and for numbers out of range.
+    ``samples`` is the most samples that are run. ``percentile`` is for the method of that name: the share of values
+    that its range covers, in percent, for example 99.99. Raises DataError for an unknown method and for numbers out of
+    range.
     """
 
     method: Method = "minmax"
@@ -64,11 +65,13 @@ class CalibrationOptions:
 
 @dataclass
 class Histogram:
-    """How often which values occur, in one pass over the data.
+    """Counts how often values occur, in one pass over the data.
 
-    ``counts`` int64 [2 * BINS] covers -limit..limit in equal bins; ``limit`` is 0 before the first value other than
-    zero, then it doubles whenever a larger one comes, and bins are merged in pairs. Zeros are counted apart: all forms
-    of INT8 hold them exactly, and the many that a ReLU leaves would hide the rest.
+    ``counts`` int64 [2 * BINS] covers -limit..limit in equal bins. ``limit`` is 0 until a value other than zero comes.
+    Whenever a larger value comes, the limit doubles, and bins are merged in pairs.
+
+    Zeros are counted apart. All schemes of INT8 hold zero exactly, and the many zeros behind a ReLU would hide the
+    other values.
     """
 
     low: float = np.inf
@@ -107,17 +110,17 @@ class Histogram:
         return (np.arange(2 * BINS) + 0.5 - BINS) * (self.limit / BINS)
 
     def noise(self, linear: Linear) -> float:
-        """The signal-to-noise of quantising these values, in dB, with each at the middle of its bin."""
+        """The signal-to-noise of quantising these values, in dB. Each value counts as the middle of its bin."""
         return signal_to_noise(self.centers, linear, self.counts)
 
 
 def minmax(histogram: Histogram) -> tuple[float, float]:
-    """All values."""
+    """The range of all values."""
     return histogram.low, histogram.high
 
 
 def percentile(histogram: Histogram, percent: float) -> tuple[float, float]:
-    """The central ``percent`` of the values: as many lie beyond one end as beyond the other, to the width of a bin."""
+    """The range of the central ``percent`` of the values. As many lie below it as above, to the width of a bin."""
     counts = histogram.counts.copy()
     counts[BINS] += histogram.zeros
     beyond = (1 - percent / 100) / 2 * counts.sum()
@@ -129,12 +132,14 @@ def percentile(histogram: Histogram, percent: float) -> tuple[float, float]:
 
 
 def entropy(histogram: Histogram) -> tuple[float, float]:
-    """What lies within the threshold of |x| at which 128 levels lose least of the values' distribution.
+    """The range -t..t whose 128 levels change the distribution of the magnitudes |x| least.
 
-    That is the threshold of the smallest Kullback-Leibler divergence between the distribution clipped there (what is
-    beyond counts as the last bin) and the same without what is beyond, merged to 128 levels, of which each is spread
-    evenly over its bins that are not empty. Source: Szymon Migacz, 8-bit Inference with TensorRT, GTC 2017. All
-    thresholds are tried at once: a level's sums are differences of running sums. Zeros do not count.
+    For each threshold t two distributions are compared. The first is clipped at t: values beyond count in the last bin.
+    The second has no values beyond t. Its bins are merged to 128 levels, and each level is spread evenly over those of
+    its bins that are not empty. The t with the smallest Kullback-Leibler divergence is chosen (Szymon Migacz, 8-bit
+    Inference with TensorRT, GTC 2017). Zeros do not count.
+
+    All thresholds are computed at once, since the sum of a level is a difference of two running sums.
     """
     sizes = histogram.counts[BINS:] + histogram.counts[:BINS][::-1]
     used = int(np.flatnonzero(sizes)[-1]) + 1 if sizes.any() else 0
@@ -146,7 +151,7 @@ def entropy(histogram: Histogram) -> tuple[float, float]:
 
 
 def _divergences(sizes: np.ndarray) -> np.ndarray:
-    """For each number of bins from 128 to all of ``sizes``: the divergence where the rest is clipped, in nats."""
+    """The divergence, in nats, for each threshold: 128 bins, 129 bins, ... and all bins of ``sizes``."""
     ends = np.arange(LEVELS, len(sizes) + 1)
     total = sizes.sum()
     mass, filled, logs = (_running(v) for v in (sizes, sizes > 0, _xlogx(sizes)))
@@ -179,7 +184,7 @@ _METHODS: dict[Method, Callable[[Histogram, CalibrationOptions], tuple[float, fl
 
 
 def ranges_by(histograms: Mapping[str, Histogram], options: CalibrationOptions) -> dict[str, tuple[float, float]]:
-    """The range of each tensor by the method of ``options``; one collection serves all methods."""
+    """The range of each tensor by the method of ``options``. The same histograms serve all methods."""
     return {name: _METHODS[options.method](histogram, options) for name, histogram in histograms.items()}
 
 
@@ -192,10 +197,10 @@ def collect(
     progress: Progress = SILENT,
     on: RunOn = HERE,
 ) -> dict[str, Histogram]:
-    """The histograms of tensors of the FP32 graph ``file`` over ``feeds``, until ``samples`` samples were run.
+    """Run ``feeds`` through the FP32 graph ``file``, up to ``samples`` samples; returns a histogram for each name.
 
-    Feeds have the samples along the first dimension and fit the signature; the caller checks that. Raises DataError
-    without feeds, and where a tensor is not finite; and what :class:`torchlift.convert.ranges.Tap` raises.
+    A feed must fit the signature, and have its samples along the first dimension; the caller checks that. Raises
+    DataError without feeds and where a tensor is not finite, else as :class:`torchlift.convert.ranges.Tap`.
     """
     histograms = {name: Histogram() for name in names}
     done = 0
@@ -214,7 +219,7 @@ def collect(
 
 
 def count_rows(signature: Signature, feed: Mapping[str, np.ndarray]) -> int:
-    """How many samples a feed has: the size of the batch axis, 1 without one."""
+    """The number of samples in a feed: the size of the batch axis, or 1 where there is none."""
     return signature.check(feed).get(BATCH, 1)
 
 
@@ -237,7 +242,7 @@ def calibrate(
     *,
     on: RunOn = HERE,
 ) -> dict[str, tuple[float, float]]:
-    """The range of each of ``names``: :func:`collect`, then :func:`ranges_by`."""
+    """The range of each of ``names``, by :func:`collect` and :func:`ranges_by`."""
     options = options or CalibrationOptions()
     histograms = collect(file, names, feeds, options.samples, progress=progress, on=on)
     return ranges_by(histograms, options)
@@ -245,8 +250,10 @@ def calibrate(
 
 @dataclass(frozen=True)
 class UnitNoise:
-    """Signal-to-noise of quantising a node's weight and what it reads, in dB; None where that is not quantised or was
-    not observed. INT8 that fits its data gives about 40; every bit lost costs 6.
+    """The signal-to-noise of quantising a node's weight and the tensor that it reads, in dB.
+
+    ``activation`` is None where that tensor is not quantised or was not observed. INT8 with a good range gives about 40
+    dB; each bit less costs 6 dB.
     """
 
     unit: Unit

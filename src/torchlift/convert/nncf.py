@@ -1,4 +1,4 @@
-"""INT8 by NNCF, Intel's own quantiser, where it is installed: from FP32 ONNX to the IR that OpenVINO opens."""
+"""INT8 by NNCF, Intel's quantiser, where it is installed. It makes IR for OpenVINO from an FP32 ONNX file."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import openvino as ov
 
 _NO_TELEMETRY = "NNCF_CI"
-"""Environment variable that must be set when NNCF is imported, so that it sends nothing."""
+"""The environment variable that keeps NNCF from sending telemetry. It must be set when NNCF is imported."""
 
 
 def quantize_with_nncf(
@@ -33,11 +33,11 @@ def quantize_with_nncf(
     keep: Collection[str] = (),
     progress: Progress = SILENT,
 ) -> str:
-    """Quantise the ONNX file ``source`` after training and write IR to ``folder``; returns the file's name there.
+    """Quantise the ONNX file ``source`` and write IR to ``folder``; returns the file's name there.
 
-    All ``feeds`` are run, several times. What has attention is quantised as a transformer, which leaves more of it in
-    floating point. The nodes named by ``keep`` stay there, and the convolutions that read the graph's inputs. NNCF
-    sends no telemetry and prints nothing.
+    NNCF runs all ``feeds`` several times. A graph with attention is quantised as a transformer, so that more of it
+    stays in floating point. The nodes named by ``keep``, and convolutions that read the graph's inputs, stay in
+    floating point too. NNCF sends no telemetry and prints nothing.
 
     The caller sees to it that both are here (:meth:`torchlift.forms.Form.require`). Raises DataError without feeds,
     ConversionError for a name in ``keep`` that the graph lacks and where NNCF fails.
@@ -96,7 +96,7 @@ def _quantized(
 
 
 def _is_part(op: Any, nodes: Sequence[ir.Node]) -> bool:
-    """Whether OpenVINO made ``op`` of one of ``nodes``, as it makes a product and a sum of a Gemm."""
+    """Whether OpenVINO made ``op`` from one of ``nodes``. From a Gemm, for example, it makes a product and a sum."""
     return any(op.get_friendly_name().startswith(f"{node.name}/") for node in nodes)
 
 
@@ -106,7 +106,7 @@ def _writes(op: Any, tensors: Collection[str | None]) -> bool:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """NNCF logs errors only while the block runs, shows no bars, and was imported so that it sends no telemetry."""
+    """Import NNCF without telemetry, and keep it silent while the block runs: no progress bars, only errors logged."""
     before = os.environ.get(_NO_TELEMETRY)
     os.environ[_NO_TELEMETRY] = "1"
     try:

@@ -1,4 +1,4 @@
-"""What flows through a graph on real samples: any tensor of it by name, and the range of every float tensor."""
+"""Observes the tensors inside a graph on real samples: their values, or only their ranges."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ Feeds = list[dict[str, np.ndarray]]
 _REDUCTIONS = ("ReduceMin", "ReduceMax")
 
 HEADROOM = 2.0
-"""Calibration sees few samples: a tensor that comes within this factor of :data:`HALF_MAX` counts as too large."""
+"""A tensor counts as too large for FP16 from :data:`HALF_MAX` divided by this on, since calibration sees few samples.
+"""
 
 _FLOATS = frozenset({ir.DataType.FLOAT, ir.DataType.DOUBLE})
 
@@ -33,14 +34,15 @@ _FLOATS = frozenset({ir.DataType.FLOAT, ir.DataType.DOUBLE})
 class Tap:
     """An ONNX Runtime session on the processor that also returns the values of tensors inside the graph.
 
-    The file is not changed and its weights are not copied: the session reads them where they lie. Observed tensors stay
-    in memory until ``run`` returns: for many large ones, run small batches.
+    The file is not changed, and its weights are not copied. Observed tensors stay in memory until ``run`` returns, so
+    run small batches where they are many and large.
     """
 
     def __init__(self, file: Path, names: Sequence[str], on: RunOn = HERE) -> None:
-        """``names`` are values of the graph: inputs, outputs or whatever a node writes.
+        """Open the graph. ``names`` are the tensors to observe: inputs, or values that a node writes.
 
-        Raises ValueError for a name that the graph lacks, BackendError where ONNX Runtime cannot load it.
+        ``threads`` 0 is all cores. Raises ValueError for a name that the graph lacks, BackendError where ONNX Runtime
+        cannot load it.
         """
         self.names = tuple(dict.fromkeys(names))
         proto = _read(file)
@@ -51,9 +53,9 @@ class Tap:
         self._session: Any = _observe(proto, file, self._written, on)
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """The observed tensors by name, in the order of ``names``, for the graph's inputs ``feeds``.
+        """Run the graph on ``feeds``; returns the observed tensors by name, in the order of ``names``.
 
-        Raises BackendError where ONNX Runtime fails on them.
+        Raises BackendError where ONNX Runtime fails.
         """
         known = {name: feeds[name] for name in self._inputs if name in feeds}
         found = dict(zip(self._written, _run(self._session, self._written, known), strict=True))
@@ -92,11 +94,12 @@ def ranges_of(
     progress: Progress = SILENT,
     total: int | None = None,
 ) -> dict[str, Range]:
-    """The range of each of ``names`` (None: every float tensor that is an input or written by a node) over all feeds.
+    """The range of each of ``names`` over all feeds. None: of every float tensor that is an input or written by a node.
 
-    Minimum and maximum are computed within the graph, so that no tensor outlives its use: the memory is that of an
-    ordinary run. ``total`` is the number of feeds where it is known, for the progress. Raises BackendError where ONNX
-    Runtime fails, ValueError without feeds or for a tensor that the graph lacks.
+    Minimum and maximum are computed within the graph. So a tensor is freed after its last use, and the memory is that
+    of an ordinary run. ``total`` is the number of feeds, if known, for the progress.
+
+    Raises BackendError where ONNX Runtime fails, ValueError without feeds or for a tensor that the graph lacks.
     """
     proto = _read(file)
     inputs = tuple(_input_names(proto.graph))
@@ -118,7 +121,7 @@ def ranges_of(
 
 
 def float_tensors(file: Path) -> list[str]:
-    """The names of all FP32 and FP64 tensors that are inputs or written by a node of the main graph, in its order."""
+    """The names of all FP32 and FP64 tensors that are inputs or that a node of the main graph writes, in order."""
     model = load_model(file)
     infer_types(model)
     values = [v for v in model.graph.inputs if v.name not in model.graph.initializers]
@@ -127,10 +130,10 @@ def float_tensors(file: Path) -> list[str]:
 
 
 def overflowing(ranges: Mapping[str, Range], model: ir.Model, limit: float = HALF_MAX / HEADROOM) -> dict[str, str]:
-    """The nodes that read or write a tensor whose largest magnitude exceeds ``limit``, by name, with the reason.
+    """Node -> reason, for the nodes that read or write a tensor whose largest magnitude exceeds ``limit``.
 
-    Infinite values do not count: FP16 holds them. Initializers are not looked at: the conversion itself does that.
-    Requires that nodes have names (:func:`torchlift.graph.units.name_nodes`).
+    Infinite values do not count, since FP16 has infinities. Weights are not checked here: the conversion does that. All
+    nodes must have names (:func:`torchlift.graph.units.name_nodes`).
     """
     reasons = {}
     for node in model.graph:
@@ -165,9 +168,9 @@ def _input_names(graph):  # type: ignore[no-untyped-def]
 
 
 def _add_reductions(proto, names: Sequence[str]) -> list[str]:  # type: ignore[no-untyped-def]
-    """Write minimum and maximum of each of ``names`` into scalars of the graph, and return their names in pairs.
+    """Add nodes that compute the minimum and the maximum of each of ``names``; returns the results' names in pairs.
 
-    Each stands right behind the node that writes its tensor, so that the tensor can be freed as before.
+    A new node stands right behind the node that writes its tensor, so that the tensor can be freed as early as before.
     """
     from onnx import helper
 
@@ -187,7 +190,7 @@ def _add_reductions(proto, names: Sequence[str]) -> list[str]:  # type: ignore[n
 
 
 def _observe(proto, file: Path, names: Sequence[str], on: RunOn):  # type: ignore[no-untyped-def]
-    """A session on ``proto`` with ``names`` as further outputs, which reads the weights beside ``file``."""
+    """Open a session of ``proto`` with ``names`` as further outputs. It reads the weights in the folder of ``file``."""
     from onnx import ValueInfoProto
 
     present = {value.name for value in proto.graph.output}

@@ -1,4 +1,4 @@
-"""Finds the few nodes whose conversion does the damage, with as few evaluations as can be; knows nothing of graphs."""
+"""Finds the few items, such as nodes, that do most of the damage, with few evaluations."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ EVALUATIONS = 40
 """How often the damage of a set is asked for at most, where nothing else was said."""
 
 _SETTLED = 0.02
-"""A set with less than this share of the damage of all items together is not looked into."""
+"""A set of items is not split further where it does less than this share of the damage of all items together."""
 
 
 @dataclass(frozen=True)
 class Finding(Generic[Item]):
-    """Items next to each other, and the damage that is done where only they are converted."""
+    """Neighbouring items, and the damage where only they are converted."""
 
     items: tuple[Item, ...]
     damage: float
@@ -27,7 +27,11 @@ class Finding(Generic[Item]):
 
 @dataclass(frozen=True)
 class Search(Generic[Item]):
-    """``total`` is the damage of all items together; ``findings`` cover all items, the worst an item first."""
+    """The result of a search.
+
+    ``total`` is the damage of all items together. ``findings`` cover all items; the one with most damage per item is
+    first. ``evaluations`` is how often the damage was evaluated.
+    """
 
     total: float
     findings: tuple[Finding[Item], ...]
@@ -42,10 +46,10 @@ def bisect(
 ) -> Search[Item]:
     """Rank ``items`` by the damage that each does alone.
 
-    ``damage`` tells what is lost where just the given items are converted; it is called at most ``evaluations`` times.
-    The set that does the most is cut in half, again and again: k culprits among n items take about 2 k log2(n / k)
-    evaluations where damages add up. Sets that do next to nothing stay whole. ``total`` saves one call where the damage
-    of all items is known.
+    ``damage`` evaluates what is lost where only the given items are converted. It is called at most ``evaluations``
+    times. The set with the most damage is cut in half, and this is repeated. Sets that do almost no damage stay whole.
+    Where damages add up, k culprits among n items take about 2 k log2(n / k) evaluations. ``total`` is the damage of
+    all items, if known: that saves one call.
     """
     if not items:
         return Search(0.0, (), 0)

@@ -1,4 +1,4 @@
-"""Data to score and to calibrate with, read in the field's usual formats, without torch."""
+"""Data sets for scoring and calibration, in common formats, read without torch."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ _FILES: Mapping[str, Callable[[Path, ReadOptions], Data]] = {
 
 
 def open_data(path: str | os.PathLike[str], options: ReadOptions | None = None) -> Data:
-    """Open the data set at ``path``, of whatever kind it is; images are read later, one at a time.
+    """Find out what kind of data set is at ``path``, and open it. Images are read later, one at a time.
 
-    Raises DataError for what is missing, empty, ambiguous or of no known kind; UnsafeDataError for pickles.
+    Raises DataError where it is missing, empty, ambiguous or of no known kind, UnsafeDataError for pickles.
     """
     path, options = Path(path).resolve(), options or ReadOptions()
     if path.is_file():

@@ -1,4 +1,4 @@
-"""What every data set is: samples in a fixed order, read one at a time, and an account of those that cannot be read."""
+"""What all data sets share: how to read them, images that are read one at a time, and skipped records."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from torchlift.errors import DataError
 from torchlift.storage import open_regular
 
 SPLITS = ("valid", "val", "validation", "test")
-"""The split that is read where none is asked for: the first of these that is there."""
+"""Where the user names no split, the first of these that exists is read."""
 
 NAMED = 5
-"""Skipped records that are named; all are counted."""
+"""How many skipped records are named. All are counted."""
 
 
 @dataclass(frozen=True)
 class ReadOptions:
     """How a data set is read.
 
-    - ``split``: for example ``valid``; empty takes the first of ``SPLITS`` that is there, or the only one.
-    - ``limit``: at most so many samples, evenly spaced over the data set, so that every class has its share. Of
-      retrieval data it counts the texts, and only the images that they name are kept (where they name none, as many
-      images): the fewer, the easier.
-    - ``strict``: a record that cannot be used is an error; else it is skipped, counted and named.
-    - ``trust_pickle``: records may be unpickled, which runs code that is in them.
-    - ``prompts``: a file of prompts for zero-shot classification, one a line, ``{}`` where the label goes.
+    - ``split``: for example ``valid``. Empty: the first of ``SPLITS`` that exists, or the only split.
+    - ``limit``: the most samples. They are evenly spaced over the data set, so that every class has its share. For
+      retrieval data it counts the texts; only the images that these texts name are kept. Where they name none, as many
+      images are kept as texts. Retrieval among fewer images is easier, so recall is higher with a limit.
+    - ``strict``: a record that cannot be used is an error. Otherwise it is skipped, counted and named.
+    - ``trust_pickle``: records may be unpickled. That runs code in them.
+    - ``prompts``: a file of prompts for zero-shot classification, one a line, with ``{}`` where the label goes.
 
     Raises DataError for a limit below 1.
     """
@@ -46,7 +46,10 @@ class ReadOptions:
 
 
 class Skips:
-    """Counts the records that cannot be used and names the first; with ``strict`` each is a DataError instead."""
+    """Counts the records that cannot be used, and keeps the reasons of the first.
+
+    With ``strict`` it raises DataError.
+    """
 
     def __init__(self, strict: bool = False) -> None:
         self.strict = strict
@@ -66,16 +69,16 @@ class Skips:
 
 
 class Images(ABC):
-    """Encoded image files by position, read from disk one at a time. Safe to read from several threads."""
+    """Encoded image files by position, which are read from disk one at a time. Several threads may read."""
 
     ids: Sequence[int | str]
-    """In the order of the data set, each once."""
+    """The ids in the order of the data set. Each occurs once."""
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def name(self, position: int) -> str:
-        """What errors call an image."""
+        """The name of an image in errors."""
         return f"image {self.ids[position]}"
 
     @abstractmethod
@@ -84,11 +87,11 @@ class Images(ABC):
 
     @abstractmethod
     def kept(self, positions: Sequence[int]) -> Images:
-        """Only those at ``positions``, in that order."""
+        """The images at ``positions`` only, in that order."""
 
 
 class FileImages(Images):
-    """Image files of a folder; an id is the path within ``root``."""
+    """Image files of a folder. An id is the path of a file within ``root``."""
 
     def __init__(self, root: Path, ids: Sequence[str]) -> None:
         self.root = root
@@ -114,7 +117,7 @@ def spread(count: int, limit: int | None) -> range | list[int]:
 
 
 def chosen_split(where: Path, there: Iterable[str], asked: str) -> str:
-    """The split to read. Raises DataError, which names those there, where it is missing or not decided."""
+    """The split to read. Raises DataError, with the splits that exist, where it is missing or ambiguous."""
     names = sorted(there)
     if asked:
         if asked not in names:
@@ -132,10 +135,10 @@ def _content(file: Path) -> bytes:
 
 
 def lines_of(file: Path, parse: Callable[[bytes, int], None], skips: Skips) -> None:
-    """Give ``parse`` every line that is not blank, with its offset in bytes; a line for which it raises ValueError is
-    skipped, and named by its number.
+    """Call ``parse`` with every line that is not blank, and with the line's offset in bytes.
 
-    Only a line feed ends a line. Raises DataError where the file cannot be read.
+    A line for which it raises ValueError is skipped, and named by its number. Only a line feed ends a line. Raises
+    DataError where the file cannot be read.
     """
     offset = 0
     try:

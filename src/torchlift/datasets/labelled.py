@@ -1,4 +1,4 @@
-"""Images in folders: a folder a class, with Chinese labels or without, and images that nobody labelled."""
+"""Images in folders: one folder for each class, with Chinese labels or without, or images without labels."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ PROMPTS = (
     "一幅{}的图像",
     "一张清楚的{}图片",
 )
-"""What a label is put into for zero-shot classification, where the user gives no prompts of their own."""
+"""The default prompts for zero-shot classification. The label takes the place of ``{}``."""
 
 
 @dataclass(frozen=True)
 class ImageData:
-    """Images without labels: enough for calibration."""
+    """Images without labels, for calibration."""
 
     kind: ClassVar[str] = "images"
     name: str
@@ -42,8 +42,9 @@ class ImageData:
 
 @dataclass(frozen=True)
 class LabelledData:
-    """Images with their class: ``labels`` int64 [N]; ``classes`` are the folders' names, sorted; empty where the data
-    only have numbers.
+    """Images with their classes.
+
+    ``labels`` are int64 [N]. ``classes`` are the names of the folders, sorted; empty where classes have only numbers.
     """
 
     kind: ClassVar[str] = "classification"
@@ -56,7 +57,7 @@ class LabelledData:
 
 @dataclass(frozen=True)
 class ZeroShotData(LabelledData):
-    """Images with their class, the classes' Chinese ``captions``, and the ``prompts`` that a caption is put into."""
+    """Images with their classes, a Chinese caption for each class, and the prompts that captions are put into."""
 
     kind: ClassVar[str] = "zero-shot"
     captions: tuple[str, ...] = ()
@@ -64,14 +65,15 @@ class ZeroShotData(LabelledData):
 
     @property
     def texts(self) -> tuple[str, ...]:
-        """Every prompt of every class: those of the first class first."""
+        """All prompts with all captions: first those of the first class, then those of the second, and so on."""
         return tuple(prompt.replace("{}", caption) for caption in self.captions for prompt in self.prompts)
 
 
 def read_folder(root: Path, options: ReadOptions) -> ImageData | LabelledData:
-    """A folder of images: with class folders, LabelledData; these and ``label_cn.txt``, ZeroShotData; else ImageData.
+    """Open a folder of images.
 
-    The class folders may lie in a folder a split. Raises DataError.
+    With class folders and ``label_cn.txt`` it is ZeroShotData, with class folders alone LabelledData, otherwise
+    ImageData. The class folders may lie in one folder for each split. Raises DataError where there are no images.
     """
     folder = _split_folder(root, options.split)
     name = root.name if folder == root else f"{root.name}/{folder.name}"
@@ -96,7 +98,7 @@ def read_folder(root: Path, options: ReadOptions) -> ImageData | LabelledData:
 
 
 def read_prompts(file: Path) -> tuple[str, ...]:
-    """Prompts from a file, one a line. Raises DataError where one has no place for the label."""
+    """Read prompts from a file, one a line. Raises DataError for a prompt without a place for the label."""
     prompts = _lines(file)
     for number, prompt in enumerate(prompts, 1):
         if "{}" not in prompt:
@@ -119,7 +121,7 @@ def _captions(file: Path, classes: Sequence[str]) -> tuple[str, ...]:
 
 
 def _lines(file: Path) -> list[str]:
-    """The lines that are not blank, stripped. Raises DataError."""
+    """The lines of a file that are not blank, stripped. Raises DataError where it cannot be read."""
     try:
         with open_regular(file) as stream:
             text = stream.read().decode("utf-8-sig")
@@ -131,7 +133,7 @@ def _lines(file: Path) -> list[str]:
 
 
 def _split_folder(root: Path, asked: str) -> Path:
-    """The folder that has the class folders: ``root``, or its split."""
+    """The folder that holds the class folders: ``root``, or the folder of a split in it."""
     names = _folders(root)
     if not asked and not ({*names} and {*names} <= {*SPLITS, "train"}):
         return root
@@ -146,7 +148,7 @@ def _unlabelled(folder: Path, name: str, options: ReadOptions) -> ImageData:
 
 
 def _class_images(folder: Path, kind: str) -> list[str]:
-    """The images of a class, at any depth, as paths within ``folder``, sorted."""
+    """The image files of a class, at any depth, as sorted paths within ``folder``."""
     paths = [
         Path(where, file).relative_to(folder).as_posix()
         for where, _, files in os.walk(folder / kind)

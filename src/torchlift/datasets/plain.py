@@ -1,4 +1,4 @@
-"""Data without labels, for calibration: texts a line, and arrays by input name."""
+"""Data without labels, for calibration: texts, one a line, and arrays by the name of an input."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class TextData:
 
 @dataclass(frozen=True)
 class ArrayData:
-    """Arrays by input name, with any number of rows along the signature's batch axis."""
+    """Arrays by the name of an input, with any number of rows along the signature's batch axis."""
 
     kind: ClassVar[str] = "arrays"
     name: str
@@ -37,7 +37,7 @@ class ArrayData:
 
 
 def read_texts(file: Path, options: ReadOptions) -> TextData:
-    """Texts of a .txt, one a line, or of the ``text`` of each line of a .jsonl. Raises DataError."""
+    """Read texts: the lines of a .txt, or the field ``text`` of each line of a .jsonl. Raises DataError."""
     texts: list[str] = []
 
     def parse(line: bytes, offset: int) -> None:
@@ -61,12 +61,12 @@ def read_texts(file: Path, options: ReadOptions) -> TextData:
 
 
 def read_arrays(file: Path, options: ReadOptions) -> ArrayData:
-    """Arrays of a .npz or .safetensors. Raises DataError, and UnsafeDataError for an array of pickled objects."""
+    """Read arrays from a .npz or .safetensors. Raises DataError, and UnsafeDataError for pickled objects."""
     try:
         arrays = _read_npz(file) if file.suffix == ".npz" else _read_safetensors(file)
     except UnsafeDataError:
         raise
-    except Exception as error:  # of numpy, zipfile and safetensors
+    except Exception as error:  # numpy, zipfile and safetensors raise many types
         raise DataError(f"{file} cannot be read: {error}", remedy="Write it again.") from error
     if not arrays:
         raise DataError(f"{file} has no arrays", remedy="Write an array under the name of each input.")

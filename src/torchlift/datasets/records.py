@@ -1,4 +1,7 @@
-"""LMDB files and the pickles in them; a pickle is read without running anything, unless it is trusted."""
+"""Reads LMDB files and the pickles in them.
+
+A pickle is read as plain data, which runs no code, unless it is trusted.
+"""
 
 from __future__ import annotations
 
@@ -19,11 +22,11 @@ from torchlift.errors import DataError, UnsafeDataError
 DATABASE = "data.mdb"
 
 _COUNTS = frozenset({b"num_images", b"num_samples", b"__len__", b"__keys__"})
-"""Keys that hold no sample."""
+"""Keys whose value is not a sample."""
 
 
 class Database:
-    """An LMDB folder, opened for reading by :func:`opened`. Safe to read from several threads."""
+    """An LMDB folder, opened for reading by :func:`opened`. Several threads may read."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -46,11 +49,12 @@ class Database:
             return [key for key in transaction.cursor().iternext(values=False) if key not in _COUNTS]
 
     def items(self) -> Iterator[tuple[bytes, bytes]]:
-        """Key and value of all samples, in the order of the keys' bytes."""
+        """The keys and values of all samples, in the order of the keys' bytes."""
         with self._environment.begin() as transaction:
             yield from ((key, value) for key, value in transaction.cursor() if key not in _COUNTS)
 
     def get(self, key: bytes) -> bytes:
+        """The value of a key. Raises DataError where it is gone."""
         with self._environment.begin() as transaction:
             value = transaction.get(key)
         if value is None:
@@ -59,7 +63,7 @@ class Database:
 
 
 _OPEN: WeakValueDictionary[Path, Database] = WeakValueDictionary()
-"""An LMDB may be open only once in a process: who opens it again shares it."""
+"""The open LMDBs. A process may open an LMDB only once, so a second opening shares the first."""
 
 
 def opened(folder: Path) -> Database:
@@ -72,21 +76,21 @@ def opened(folder: Path) -> Database:
 
 
 class _RefusedError(ValueError):
-    """A pickle that names a class or a function; reading it as plain data runs nothing."""
+    """A pickle names a class or a function. It was not called."""
 
 
 class _Plain(pickle.Unpickler):
-    """Reads tuples, lists, dicts, strings, bytes and numbers: whatever needs no import, so that no code can run."""
+    """Reads tuples, lists, dicts, strings, bytes and numbers. They need no import, so no code can run."""
 
     def find_class(self, module: str, name: str) -> Any:
         raise _RefusedError(f"{module}.{name}")
 
 
 def unpickled(data: bytes, what: str, trust: bool) -> Any:
-    """The object in a pickle of plain data; any pickle where it is trusted.
+    """The object in a pickle. With ``trust`` any pickle is read, otherwise only plain data.
 
-    Raises UnsafeDataError where a pickle that is not trusted names a class or a function, which was not called; and
-    ValueError where it is broken.
+    Raises UnsafeDataError where a pickle that is not trusted names a class or a function; it was not called. Raises
+    ValueError where the pickle is broken.
     """
     try:
         return pickle.loads(data) if trust else _Plain(io.BytesIO(data)).load()  # noqa: S301
@@ -119,7 +123,7 @@ class PickledImages(Images):
 
 
 def labelled_record(data: bytes, what: str, trust: bool) -> tuple[bytes, int]:
-    """(image file, label) of a pickled record. Raises UnsafeDataError, and ValueError for anything else."""
+    """The (image file, label) in a pickled record. Raises UnsafeDataError as :func:`unpickled`, else ValueError."""
     record = unpickled(data, what, trust)
     match record:
         case (bytes() | bytearray() as image, label) if _is_label(label):
@@ -136,9 +140,9 @@ def _text(key: bytes) -> str:
 
 
 def read_records(folder: Path, options: ReadOptions) -> LabelledData:
-    """An LMDB of (encoded image, class number) records, each a pickle of plain data.
+    """Open an LMDB whose values are pickles of (encoded image, class number).
 
-    Raises DataError, UnsafeDataError for a record that needs more than plain data.
+    Raises DataError where no record can be used, UnsafeDataError for a record that holds more than plain data.
     """
     database, skips = opened(folder), Skips(options.strict)
     keys = database.samples()

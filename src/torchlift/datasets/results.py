@@ -1,4 +1,4 @@
-"""Files of results as Chinese-CLIP's evaluation scripts write and read them: features, predictions and the score."""
+"""Result files in the formats of Chinese-CLIP's evaluation scripts: features, predictions and scores."""
 
 from __future__ import annotations
 
@@ -16,21 +16,22 @@ from torchlift.storage import replacing
 Side = Literal["image", "text"]
 
 PREDICTED = 10
-"""How many are predicted for a query, where the gallery has as many."""
+"""How many results are predicted for a query, if the gallery has so many."""
 
 OTHER: Mapping[Side, Side] = {"image": "text", "text": "image"}
 
 
 def write_features(file: Path, side: Side, ids: Iterable[int], features: Iterable[np.ndarray]) -> None:
-    """Write ``{"image_id": id, "feature": [...]}`` lines, or ``text_id``; ``features`` are rows [E]. Raises
-    StorageError.
+    """Write lines ``{"image_id": id, "feature": [...]}``, or with ``text_id``. A feature is a row [E].
+
+    Raises StorageError.
     """
     pairs = zip(ids, features, strict=True)
     write_json_lines(file, ({f"{side}_id": int(number), "feature": row.tolist()} for number, row in pairs))
 
 
 def read_features(file: Path, side: Side) -> tuple[list[int], np.ndarray]:
-    """Ids and features float32 [N, E]. Raises DataError for a broken line, a duplicate id, or rows of other lengths."""
+    """Read ids and features, float32 [N, E]. Raises DataError for broken lines, repeated ids and unequal rows."""
     rows: dict[int, np.ndarray] = {}
 
     def parse(record: Any) -> None:
@@ -55,15 +56,19 @@ def read_features(file: Path, side: Side) -> tuple[list[int], np.ndarray]:
 
 
 def write_predictions(file: Path, query: Side, predictions: Iterable[tuple[int, Sequence[int]]]) -> None:
-    """Write ``{"text_id": id, "image_ids": [best first]}`` lines, or the other direction; ``predictions`` are queries
-    with what was found for them. Raises StorageError.
+    """Write lines ``{"text_id": id, "image_ids": [best first]}``, or the other direction.
+
+    ``predictions`` are pairs of a query and the ids that were found for it. Raises StorageError.
     """
     other = f"{OTHER[query]}_ids"
     write_json_lines(file, ({f"{query}_id": number, other: [*found]} for number, found in predictions))
 
 
 def side_of(file: Path) -> Side:
-    """Whether a file of predictions answers texts or images. Raises DataError where its first line tells neither."""
+    """Whether the queries of a file of predictions are texts or images.
+
+    Raises DataError where its first line has neither.
+    """
     found: list[Side] = []
 
     def parse(record: Any) -> None:
@@ -81,10 +86,10 @@ def side_of(file: Path) -> Side:
 def read_predictions(
     file: Path, query: Side, queries: Collection[int], gallery: Collection[int], k: int = PREDICTED
 ) -> dict[int, list[int]]:
-    """The ``k`` best of each query, best first.
+    """Read the ``k`` best ids of each query, best first.
 
-    Raises DataError for a broken line, an id that the data set lacks, a query that is there twice or missing, and
-    other than ``k`` different ids.
+    Raises DataError for a broken line, an id that the data set lacks, a query that is missing or occurs twice, and any
+    other number than ``k`` different ids.
     """
     found: dict[int, list[int]] = {}
 
@@ -117,7 +122,7 @@ def read_predictions(
 
 
 def write_result(file: Path, recalls: Sequence[float]) -> None:
-    """Write the score of recall@1, @5 and @10, given as shares 0..1, in percent. Raises StorageError."""
+    """Write recall@1, @5 and @10, which are given as shares 0..1, as a score in percent. Raises StorageError."""
     r1, r5, r10 = recalls
     mean = (r1 + r5 + r10) / 3.0
     score = {"score": mean * 100, "mean_recall": mean * 100, "r1": r1 * 100, "r5": r5 * 100, "r10": r10 * 100}
@@ -125,12 +130,12 @@ def write_result(file: Path, recalls: Sequence[float]) -> None:
 
 
 def write_json_lines(file: Path, records: Iterable[Mapping[str, Any]], *, ensure_ascii: bool = True) -> None:
-    """A record a line, as Python's json writes it by default. Raises StorageError."""
+    """Write one record a line, in the default format of Python's json. Raises StorageError."""
     write_lines(file, (json.dumps(record, ensure_ascii=ensure_ascii) for record in records))
 
 
 def write_lines(file: Path, lines: Iterable[str], end: str = "\n") -> None:
-    """Write lines as they come; ``file`` is replaced once all are written. Raises StorageError."""
+    """Write lines one by one. ``file`` is replaced once all are written. Raises StorageError."""
     with replacing(file) as stream:
         stream.writelines(text.encode() for text in _ended(lines, end))
 
@@ -142,7 +147,10 @@ def _ended(lines: Iterable[str], end: str) -> Iterator[str]:
 
 
 def _read_json_lines(file: Path, parse: Callable[[Any], None]) -> None:
-    """Every line must be right: a result with a hole in it is none."""
+    """Parse a file in which every line must be right.
+
+    Raises DataError where one is not: a partial result is useless.
+    """
     skips = Skips()
     lines_of(file, lambda line, _: parse(json.loads(line)), skips)
     if skips.count:

@@ -1,7 +1,8 @@
-"""Retrieval data as Chinese-CLIP's scripts read them: images as base64, texts with the images that each describes.
+"""Retrieval data in the formats of Chinese-CLIP's scripts: images as base64, and texts with the images they describe.
 
-``<split>_imgs.tsv`` has ``id<TAB>base64``, ``<split>_texts.jsonl`` has ``{"text_id", "text", "image_ids"}``; the LMDB
-form is ``lmdb/<split>/imgs``, and ``lmdb/<split>/pairs`` with pickles, which is only read where no jsonl is there.
+A line of ``<split>_imgs.tsv`` is ``id<TAB>base64``. A line of ``<split>_texts.jsonl`` is ``{"text_id", "text",
+"image_ids"}``. The LMDB form has images in ``lmdb/<split>/imgs``, and texts as pickles in ``lmdb/<split>/pairs``. The
+pickles are read only where there is no jsonl.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ class Text:
 
 @dataclass(frozen=True)
 class RetrievalData:
-    """Images and the texts that describe them. A text may name images that the data lack."""
+    """Images and the texts that describe them. A text may name images that are not in the data."""
 
     kind: ClassVar[str] = "retrieval"
     name: str
@@ -51,7 +52,7 @@ class RetrievalData:
 
 
 class TsvImages(Images):
-    """Images of a .tsv file, found by the offset and length of their base64, in bytes."""
+    """Images of a .tsv file. Each is found by the offset and the length of its base64, in bytes."""
 
     def __init__(self, file: Path, ids: Sequence[int], offsets: Sequence[int], lengths: Sequence[int]) -> None:
         self._file = file
@@ -74,7 +75,7 @@ class TsvImages(Images):
 
 
 class LmdbImages(Images):
-    """Images of ``lmdb/<split>/imgs``: decimal id -> base64."""
+    """Images of ``lmdb/<split>/imgs``, whose keys are decimal ids and whose values are base64."""
 
     def __init__(self, database: Database, ids: Sequence[int]) -> None:
         self._database = database
@@ -88,7 +89,7 @@ class LmdbImages(Images):
 
 
 def retrieval_splits(folder: Path) -> set[str]:
-    """The splits that a folder has any retrieval data of; empty where it is another kind of data set."""
+    """The splits of retrieval data in a folder; empty where it is another kind of data set."""
     flat = {file.name.removesuffix(end) for end in (IMAGES, TEXTS) for file in folder.glob(f"*{end}")}
     return flat | {file.parents[1].name for file in folder.glob(f"lmdb/*/imgs/{DATABASE}")}
 
@@ -115,9 +116,9 @@ def read_retrieval(folder: Path, options: ReadOptions) -> RetrievalData:
 def write_retrieval(
     folder: Path, split: str, images: Iterable[tuple[int, bytes]], texts: Iterable[Text]
 ) -> tuple[Path, Path]:
-    """Write a split as .tsv and .jsonl; ``images`` are ids with the bytes of image files, consumed one at a time.
+    """Write a split as .tsv and .jsonl; returns both files.
 
-    Returns both files. Raises StorageError.
+    ``images`` are pairs of an id and the bytes of an image file. They are consumed one at a time. Raises StorageError.
     """
     folder.mkdir(parents=True, exist_ok=True)
     files = folder / f"{split}{IMAGES}", folder / f"{split}{TEXTS}"
@@ -224,7 +225,7 @@ def _once(number: int, seen: set[int], what: str, file: Path) -> None:
 
 
 def _decoded(data: bytes, what: str) -> bytes:
-    """base64 of either alphabet, padded or not, to bytes. Raises DataError."""
+    """Decode base64 of either alphabet, padded or not. Raises DataError."""
     data = data.translate(_URL_SAFE).strip().rstrip(b"=")
     try:
         return base64.b64decode(data + b"=" * (-len(data) % 4), validate=True)

@@ -1,4 +1,4 @@
-"""The families that torchlift knows, by name; a family's code, and torch with it, is imported when it is asked for."""
+"""The families by name. The code of a family, and torch with it, is imported when the family is asked for."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FAMILIES: dict[str, str] = {
 
 
 def family(name: str) -> Family:
-    """The family of that name; raises SourceError, with the nearest name, for an unknown one."""
+    """The family of a name. Raises SourceError for an unknown name, with the nearest known one."""
     if name not in FAMILIES:
         near = difflib.get_close_matches(name.lower(), FAMILIES, n=1, cutoff=0.5)
         hint = f"Did you mean {near[0]!r}? " if near else ""

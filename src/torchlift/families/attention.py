@@ -1,4 +1,4 @@
-"""Multi-head attention in the forms that it is exported in: three plain operators, or the one of opset 23."""
+"""Multi-head attention in the forms in which it is exported: plain operators, or the operator of opset 23."""
 
 from __future__ import annotations
 
@@ -10,17 +10,20 @@ from torch.nn import functional as F
 
 Attention = Literal["sdpa", "eager", "node"]
 STYLES: tuple[Attention, ...] = ("sdpa", "eager", "node")
-"""``sdpa`` scales the query before the product, which keeps float16 scores small and is what fused kernels are matched
-by; ``eager`` scales the scores, as transformers' plain attention does and pattern-matching optimisers expect; ``node``
-is what exporters write as the operator Attention, which ONNX has from opset 23."""
+"""How attention is written.
+
+- ``sdpa`` scales the query before the product. That keeps scores in float16 small, and runtimes fuse this pattern.
+- ``eager`` scales the scores after the product, like the plain attention of transformers. Older optimisers expect it.
+- ``node`` becomes the operator Attention, which ONNX has from opset 23 on.
+"""
 
 
 @dataclass(frozen=True)
 class Heads:
-    """``count`` heads of ``width``; ``scale`` of the scores is width ** -0.5 where it is None.
+    """``count`` heads of ``width``. ``scale`` multiplies the scores; None is width ** -0.5.
 
-    torch's scaled_dot_product_attention is called by the style ``node`` only: below opset 23 exporters write it with
-    eight operators more than MatMul, Softmax, MatMul, which reshape the key by its own shape.
+    Only the style ``node`` calls torch's scaled_dot_product_attention. Below opset 23 exporters write that function
+    with eight more operators than MatMul, Softmax and MatMul, to reshape the key by its own shape.
     """
 
     count: int
@@ -29,10 +32,11 @@ class Heads:
     scale: float | None = None
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, shape: tuple[int, int], bias: Tensor | None) -> Tensor:
-        """Attention of every position: query, key and value [batch, length, count * width] -> the same shape.
+        """Attention with all positions as queries: query, key and value are [batch, length, count * width].
 
-        ``shape`` is (batch, length), of which one may be -1; given by the caller, it is in the graph once, or constant.
-        ``bias`` [batch, 1, 1, length] is added to the scores.
+        The result has the same shape. ``shape`` is (batch, length), and one of the two may be -1. The caller gives it,
+        so that the graph computes it once or has it as a constant. ``bias`` [batch, 1, 1, length] is added to the
+        scores.
         """
         query = query.view(*shape, self.count, self.width).transpose(1, 2)
         mixed = self._mix(query, key, value, shape, bias)
@@ -41,12 +45,15 @@ class Heads:
     def attend_one(
         self, query: Tensor, key: Tensor, value: Tensor, shape: tuple[int, int], bias: Tensor | None
     ) -> Tensor:
-        """Attention of one position: query [batch, count * width] -> the same shape; the rest as in ``attend``."""
+        """Attention with one position as query, [batch, count * width], as the result. All else as in ``attend``."""
         query = query.view(-1, self.count, 1, self.width)
         return self._mix(query, key, value, shape, bias).view(-1, self.count * self.width)
 
     def attend_apart(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Attention of every position where tensors are apart as heads are: [batch, count, length, width], also out."""
+        """Attention with all positions as queries.
+
+        Tensors and result are split into heads: [batch, count, length, width].
+        """
         if self.style == "node":
             return self._node(query, key, value, None)
         return self._scores(query, key.transpose(2, 3)).softmax(dim=-1) @ value
@@ -63,11 +70,14 @@ class Heads:
         return scores.softmax(dim=-1) @ value
 
     def _scores(self, query: Tensor, key: Tensor) -> Tensor:
-        """``key`` comes transposed."""
+        """The scaled product of query and key. ``key`` is transposed already: [..., width, length]."""
         return (query * self._scale) @ key if self.style == "sdpa" else (query @ key) * self._scale
 
     def _node(self, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> Tensor:
-        """``bias`` must have a row for each query: ONNX Runtime's Attention does not broadcast it."""
+        """Attention by torch's function.
+
+        ``bias`` must have a row for each query: ONNX Runtime does not broadcast it.
+        """
         return F.scaled_dot_product_attention(query, key, value, attn_mask=bias, scale=self._scale)
 
     @property

@@ -1,4 +1,4 @@
-"""What a family of models must know: how to read one, prepare its inputs, and hand out its components one by one."""
+"""The contract of a family: it reads a model from its source, and hands out its components one by one."""
 
 from __future__ import annotations
 
@@ -18,13 +18,15 @@ from torchlift.graph.scales import Scales
 from torchlift.signature import Axis, Signature
 
 Sampler = Callable[[Mapping[str, int], np.random.Generator], dict[str, np.ndarray]]
-"""Draws realistic inputs for given axis sizes: input name -> array of the signature's dtype and shape."""
+"""Draws realistic inputs for given sizes of the axes: input name -> array of the signature's dtype and shape."""
 
 
 @dataclass(frozen=True)
 class LoadOptions:
-    """What a user may say about a source. ``axes`` replaces ranges by component: {"image": {"batch": Axis(...)}}; the
-    key "" holds for every component. ``vocabulary`` names a vocab.txt; ``resolution`` is a new image size in pixels.
+    """What a user may state about a source.
+
+    ``axes`` replaces ranges of axes by component: {"image": {"batch": Axis(...)}}. The key "" is for every component.
+    ``vocabulary`` is the path of a vocab.txt. ``resolution`` is another size of images, in pixels.
     """
 
     axes: Mapping[str, Mapping[str, Axis]] = field(default_factory=dict)
@@ -32,14 +34,17 @@ class LoadOptions:
     resolution: int | None = None
 
     def axis(self, component: str, default: Axis) -> Axis:
-        """The range of an axis: as the user said for the component, else for all, else ``default``."""
+        """The range of an axis: that of the user for the component, else that for all components, else ``default``."""
         for scope in (component, ""):
             if default.name in self.axes.get(scope, {}):
                 return self.axes[scope][default.name]
         return default
 
     def check_axes(self, known: Mapping[str, Sequence[str]]) -> None:
-        """Raise SignatureError for a component or an axis that the model (component -> its axes) does not have."""
+        """Raise SignatureError for a component or an axis that the model does not have.
+
+        ``known``: component -> its axes.
+        """
         everywhere = tuple(dict.fromkeys(name for names in known.values() for name in names))
         for scope, axes in self.axes.items():
             if scope and scope not in known:
@@ -59,15 +64,13 @@ class LoadOptions:
 class ModelComponent:
     """A component with its weights in memory, in eval mode, float32, on the CPU.
 
-    ``reference`` is the network as published, whose answers are the truth. ``exported`` gives the same answers by a
-    graph that is better to run. Both take the signature's inputs by position and return its outputs, a tensor or a
-    tuple of tensors.
-
-    ``inputs`` and ``answers`` declare what each input takes and what each output says, by name; what is not declared is
-    an array as it is.
-
-    ``scales`` are what fake quantisation learned, by the path of a module in ``exported``; those of weights hold once
-    batch normalisation is folded into them. Empty where the network was trained without.
+    - ``reference`` is the published network. Its answers are the truth. ``exported`` gives the same answers with a
+      graph that runs better. Both take the signature's inputs by position, and return its outputs as a tensor or a
+      tuple.
+    - ``inputs`` and ``answers`` declare, by name, what each input takes and what each output means. An input or output
+      that is not declared is a plain array.
+    - ``scales`` are what fake quantisation learnt, by the path of a module in ``exported``. The scales of weights
+      belong to weights into which batch normalisation is folded. Empty for a network that was trained without.
     """
 
     name: str
@@ -81,11 +84,11 @@ class ModelComponent:
 
 
 class Model(ABC):
-    """A model that a family found at a source. Weights are read when a component is asked for, so that two towers need
-    not be in memory together.
+    """A model that a family found at a source.
 
-    ``settings`` and ``assets`` (role -> file name, content) go into the bundle for its ``pipeline``, by name; ``key``
-    is the hash of everything that the components depend on.
+    The weights of a component are read when the component is asked for, so that two towers need not be in memory
+    together. ``settings`` and ``assets`` (role -> file name, content) go into the bundle for its ``pipeline``, which is
+    a name. ``key`` is a hash of everything that the components depend on.
     """
 
     name: str
@@ -98,9 +101,10 @@ class Model(ABC):
 
     @abstractmethod
     def component(self, name: str, *, attention: str = "sdpa") -> ModelComponent:
-        """Load one component. ``attention`` is how attention is written: ``sdpa`` or ``eager``, plain products
-        and softmax of which the second is for the oldest parsers, or ``node``, which exports as one operator at opset
-        23 and later. Raises SourceError.
+        """Load one component.
+
+        ``attention`` is how attention is written. ``sdpa`` and ``eager`` are products and a softmax; the oldest parsers
+        need ``eager``. ``node`` is exported as one operator at opset 23 and later. Raises SourceError.
         """
 
 
@@ -111,7 +115,7 @@ class Family(ABC):
 
     @abstractmethod
     def load(self, source: str, options: LoadOptions) -> Model:
-        """Find out what is at ``source`` (a file, a folder, a hub name, ``file.py:function``).
+        """Find the model at ``source``: a file, a folder, a hub name, or ``file.py:function``.
 
-        Raises SourceError or one of its kinds, naming what was found and what was expected.
+        Raises SourceError or a subclass, which names what was found and what was expected.
         """

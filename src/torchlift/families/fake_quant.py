@@ -1,7 +1,8 @@
-"""Checkpoints and networks trained with fake quantisation: their plain weights, and the scales that were trained.
+"""Splits checkpoints and networks that were trained with fake quantisation into plain weights and learnt scales.
 
-Two spellings are read: torch.ao's FakeQuantize (eager mode: ``X.weight_fake_quant.*``, ``X.activation_post_process.*``)
-and modelopt's TensorQuantizer (``X.input_quantizer._amax``, ``X.weight_quantizer._amax``).
+Names of two libraries are known: torch.ao's FakeQuantize in eager mode (``X.weight_fake_quant.*``,
+``X.activation_post_process.*``), and modelopt's TensorQuantizer (``X.input_quantizer._amax``,
+``X.weight_quantizer._amax``).
 """
 
 from __future__ import annotations
@@ -20,12 +21,12 @@ from torchlift.errors import CheckpointError
 from torchlift.graph.scales import Range, Scales
 
 INT8_MAX = 127
-"""The largest int8: a symmetric scale times this is the magnitude that is covered."""
+"""The largest int8. A symmetric scale times this is the largest magnitude that is covered."""
 
 _TORCH_AO = re.compile(r"(?:(.*?)\.)?(weight_fake_quant|activation_post_process)\.(.+)")
 _MODELOPT = re.compile(r"(?:(.*?)\.)?(input|weight|output|\w+_bmm|softmax)_quantizer\.(.+)")
 _CHANGES_ANSWERS = "_pre_quant_scale"
-"""modelopt's smoothing: the input is multiplied by it, also without quantisation."""
+"""modelopt's factor of smoothing. The input is multiplied by it, even where nothing is quantised."""
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
@@ -34,14 +35,17 @@ _UINT8, _INT8 = (0, 255), (-128, 127)
 
 
 def split_scales(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Scales]]:
-    """Part a state_dict into the weights, untouched, and the scales, by module path.
+    """Split a state_dict into its weights, which stay as they are, and the scales by the path of their module.
 
-    A quantiser that was switched off, or that saw no data, counts as none. torch.ao observes what a module gives
-    (``output``), modelopt what it takes (``input``). Ranges are those that the observer saw; where the scale was
-    learned, or no observer is stored, they follow from scale and zero point, as of uint8 (int8 where the zero point is
-    negative). Quantisers of attention products are left out: those stay in floating point. So are the observers of
-    torch.ao's graph mode (``activation_post_process_0``), whose tensors no name tells. Raises CheckpointError for
-    scales that cannot be kept.
+    - A quantiser that was switched off or saw no data is left out.
+    - torch.ao observes the output of a module, modelopt its input.
+    - A range is what the observer saw. Where the scale was learnt, or no observer is stored, the range follows from the
+      scale and the zero point, for uint8 (for int8 where the zero point is negative).
+    - Quantisers of the products in an attention are left out, since these stay in floating point.
+    - Observers of torch.ao's graph mode (``activation_post_process_0``) are left out, since their names do not tell
+      which tensor they observe.
+
+    Raises CheckpointError for scales that cannot be kept.
     """
     weights: dict[str, Tensor] = {}
     found: dict[tuple[str, str], dict[str, Tensor]] = {}
@@ -60,17 +64,18 @@ def split_scales(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[s
 
 
 def is_fake_quantised(network: nn.Module) -> bool:
-    """Whether torch.ao's fake quantisation is in the network."""
+    """Whether a network has fake quantisation of torch.ao."""
     return any(_is_quantiser(module) for module in network.modules())
 
 
 def take_scales(network: nn.Module, feeds: Sequence[Tensor]) -> tuple[nn.Module, dict[str, Scales]]:
-    """Turn a network with torch.ao's fake quantisation into a float one, in place, and return it with its scales.
+    """Turn a network with fake quantisation of torch.ao into a float network, in place; returns it with its scales.
 
-    Quantised layers become plain ones; one that was fused becomes ``.0`` with its activation as ``.1``, and its batch
-    normalisation is folded into the weights, which is what its scales are of. The network runs once on ``feeds``, still
-    fake-quantised, to see which layer takes which quantised tensor: so the ranges of inputs are known also where no
-    module's output tells them. Raises CheckpointError for scales that cannot be kept.
+    Quantised layers become plain layers. A fused layer becomes a Sequential with the layer at ``.0`` and its activation
+    at ``.1``. Its batch normalisation is folded into the weights, to which its scales belong.
+
+    Before, the network runs once on ``feeds`` to find which layer reads which quantised tensor. So the range of an
+    input is known even where it is not the output of a module. Raises CheckpointError for scales that cannot be kept.
     """
     quantisers = {path: module for path, module in network.named_modules() if _is_quantiser(module)}
     for path, module in quantisers.items():
@@ -84,16 +89,17 @@ def take_scales(network: nn.Module, feeds: Sequence[Tensor]) -> tuple[nn.Module,
 
 
 def modules_of(network: nn.Module, scales: Mapping[str, Scales]) -> dict[str, Scales]:
-    """Those scales whose path is a module of ``network``."""
+    """The scales whose path is a module of ``network``."""
     paths = {path for path, _ in network.named_modules()}
     return {path: known for path, known in scales.items() if path in paths}
 
 
 def fold_norms(network: nn.Module, scales: Mapping[str, Scales]) -> dict[str, Scales]:
-    """The scales of convolutions whose batch normalisation is folded into them, as exporters do.
+    """The scales after batch normalisations are folded into the convolutions before them, as exporters do.
 
-    A convolution's norm is the module that its parent defines after it. The folded node carries the name of the one or
-    of the other, by exporter: both paths get its input, its new weight and the norm's output.
+    The normalisation of a convolution is the module that its parent defines next. Some exporters name the folded node
+    after the convolution, others after the normalisation. So both paths get the convolution's input, the new weight and
+    the normalisation's output.
     """
     folded = dict(scales)
     for parent, module in network.named_modules():
@@ -107,7 +113,7 @@ def fold_norms(network: nn.Module, scales: Mapping[str, Scales]) -> dict[str, Sc
 
 
 def _factor(norm: nn.Module) -> np.ndarray:
-    """What a batch normalisation multiplies each channel by: float32 [channels]."""
+    """The factor by which a batch normalisation multiplies each channel, float32 [channels]."""
     factor = torch.rsqrt(norm.running_var + norm.eps)
     factor = factor if norm.weight is None else factor * norm.weight
     return factor.detach().float().numpy()
@@ -138,7 +144,7 @@ def _torch_range(path: str, values: Mapping[str, Tensor]) -> Range | None:
     learned = "learning_enabled" in values
     if not learned and low.numel() and high.numel():
         if not (torch.isfinite(low).all() and torch.isfinite(high).all()):
-            return None  # it saw no data
+            return None  # the observer saw no data
         return min(0.0, float(low.min())), max(0.0, float(high.max()))
     if "scale" not in values or values["scale"].numel() != 1:
         return None
@@ -149,7 +155,7 @@ def _torch_range(path: str, values: Mapping[str, Tensor]) -> Range | None:
 
 
 def _is_off(values: Mapping[str, Tensor]) -> bool:
-    """Whether the quantiser changed nothing in the end."""
+    """Whether a quantiser was switched off."""
     return "fake_quant_enabled" in values and not values["fake_quant_enabled"].any()
 
 
@@ -187,7 +193,7 @@ _READERS = {
 
 
 def _positive(name: str, tensor: Tensor) -> np.ndarray:
-    """A scale as float32 [] or [channels]. Raises CheckpointError where one is not above 0."""
+    """Scales as float32 [] or [channels]. Raises CheckpointError for a scale that is not above 0."""
     values = np.atleast_1d(tensor.detach().float().cpu().numpy().squeeze())
     if values.ndim != 1:
         raise CheckpointError(
@@ -214,12 +220,12 @@ def _joined(first: Scales, second: Scales) -> Scales:
 
 
 def _is_quantiser(module: object) -> bool:
-    """Whether it is one of torch.ao's FakeQuantize modules, by what they all have."""
+    """Whether a module is a FakeQuantize of torch.ao, by the attributes that they all have."""
     return isinstance(module, nn.Module) and hasattr(module, "fake_quant_enabled") and hasattr(module, "quant_max")
 
 
 def _hosts(network: nn.Module) -> dict[str, nn.Module]:
-    """The modules that own a quantiser under one of torch.ao's names, and explicit ones, by path."""
+    """Path -> module, for the modules with a quantiser under one of torch.ao's names."""
     return {
         path: module
         for path, module in network.named_modules()
@@ -246,9 +252,9 @@ def _check_kind(path: str, quantiser: nn.Module) -> None:
 
 
 def _inputs(network: nn.Module, quantisers: Mapping[str, nn.Module], feeds: Sequence[Tensor]) -> dict[str, Range]:
-    """Layer with weights -> range of what it takes, where a quantiser gave it: seen in one run.
+    """Layer with weights -> the range of its input, for inputs that a quantiser wrote. Found by one run.
 
-    A view of a quantised tensor (reshaped, transposed) counts as it.
+    A view of a quantised tensor (reshaped, transposed) counts as that tensor.
     """
     given: dict[int, tuple[Tensor, Range]] = {}
     taken: dict[str, Range] = {}
@@ -290,7 +296,7 @@ def _range_of(path: str, quantiser: nn.Module) -> Range | None:
 
 
 def _to_float(network: nn.Module, scales: Mapping[str, Scales]) -> tuple[nn.Module, dict[str, Scales]]:
-    """Replace fake-quantised layers by float ones; returns the scales by the paths that the layers now have."""
+    """Replace fake-quantised layers by float ones; returns the network, and the scales by the new paths."""
     moved = dict(scales)
     for path, module in list(network.named_modules()):
         _drop_observers(module)
@@ -307,7 +313,7 @@ def _to_float(network: nn.Module, scales: Mapping[str, Scales]) -> tuple[nn.Modu
 
 
 def _drop_observers(module: nn.Module) -> None:
-    """Take off what torch.ao's eager mode hangs on a module: the observer and the hook that calls it."""
+    """Remove the observer that torch.ao's eager mode adds to a module, and the hook that calls it."""
     for hooks in (module._forward_hooks, module._forward_pre_hooks):
         for handle, hook in list(hooks.items()):
             if getattr(hook, "__name__", "").startswith("_observer_forward_"):
@@ -317,7 +323,7 @@ def _drop_observers(module: nn.Module) -> None:
 
 
 def _replaced(network: nn.Module, path: str, module: nn.Module) -> nn.Module:
-    """The network with another module at ``path``, where there still is one."""
+    """Put another module at ``path`` if that path still exists; returns the network."""
     parent, _, name = path.rpartition(".")
     if not path:
         return module

@@ -1,4 +1,4 @@
-"""The network as published, as a session: what variants are measured against."""
+"""Opens the published network as a session, so that variants can be compared with it."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ def open_reference(
     precision: Precision = "fp32",
     compiled: bool = False,
 ) -> Session:
-    """Load a component from its source and run it by PyTorch, on the GPU where torch has one; can be pickled by name
-    into another process.
+    """Load a component from its source, and open it by PyTorch, on a GPU where torch has one.
+
+    A contender's process can call it, since it and its arguments can be pickled.
     """
     part = family(name).load(location, options).component(component)
     runtime = module_runtime()

@@ -1,4 +1,4 @@
-"""Random pictures that look to a network like real ones: for goldens, calibration of shapes, and timing."""
+"""Random pictures with the statistics of real ones, for goldens and timing."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 
 PATCHES = 8
-"""Patches of even colour along a side of a random picture."""
+"""The number of patches of one colour along a side of a random picture."""
 
 
 @dataclass(frozen=True)
 class PictureSampler:
-    """Draws the input ``name``, float32 [batch, 3, resolution, resolution]: coloured patches with noise, normalised by
-    ``mean`` and ``std`` per channel.
+    """Draws the input ``name``, float32 [batch, 3, resolution, resolution].
+
+    A picture is made of coloured patches with noise, and is normalised by ``mean`` and ``std`` of each channel.
     """
 
     name: str

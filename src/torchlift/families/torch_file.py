@@ -1,4 +1,4 @@
-"""Reading what torch.save wrote, without running code that a pickle may hold, and telling what is wrong with a file."""
+"""Reads files of torch.save without running code in them, and explains what is wrong with a file."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from torchlift.storage import open_regular
 
 
 def load_torch_file(file: Path, expected: str) -> Any:
-    """What torch.save wrote, read without running code: tensors mapped from the file where its format allows.
+    """Read a file of torch.save without running code. Tensors are mapped from the file where its format allows.
 
-    ``expected``, a sentence, says what the family reads: the remedy where the file is something else. Raises
-    UnsafeCheckpointError for a pickle that names anything but tensors and plain values, CheckpointError for a file that
-    is damaged, is TorchScript or is something else.
+    ``expected`` is a sentence that says what the family reads. It is the remedy where the file is something else.
+    Raises UnsafeCheckpointError for a pickle that names anything but tensors and plain values. Raises CheckpointError
+    for a damaged file, for TorchScript, and for any other file.
     """
     zipped = _check_archive(file, expected)
     try:
@@ -37,7 +37,7 @@ def load_torch_file(file: Path, expected: str) -> Any:
 
 
 def is_torchscript(file: Path) -> bool:
-    """Whether the file is an archive of torch.jit.save: a program with its weights."""
+    """Whether a file is an archive of torch.jit.save, which holds a program with its weights."""
     try:
         with zipfile.ZipFile(file) as archive:
             members = archive.namelist()
@@ -47,7 +47,10 @@ def is_torchscript(file: Path) -> bool:
 
 
 def _check_archive(file: Path, expected: str) -> bool:
-    """Whether the file is a zip archive with tensors in it; refuses what need not be loaded to be known as wrong."""
+    """Whether the file is a zip archive with tensors.
+
+    Raises CheckpointError for a file that is empty, truncated, TorchScript or an archive of something else.
+    """
     try:
         with open_regular(file) as stream:
             start = stream.read(4)
@@ -83,7 +86,10 @@ def _damaged(file: Path, error: Exception, expected: str) -> CheckpointError:
 
 
 def _called(file: Path, refusal: str) -> str:
-    """What code the pickle names, or nothing: from torch's refusal, else from the opcodes, which torch may not know."""
+    """The code that a pickle names; "" where it names none.
+
+    It is in torch's refusal, or in the opcodes of the pickle, some of which torch does not know.
+    """
     if match := re.search(r"GLOBAL (\S+)", refusal):
         return match[1]
     strings: list[str] = []

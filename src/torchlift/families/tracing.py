@@ -1,4 +1,4 @@
-"""Traces a component by torch.export, its axes left open, and says in the user's words what stood in the way."""
+"""Traces a component by torch.export with dynamic axes, and explains in the user's terms why that fails."""
 
 from __future__ import annotations
 
@@ -35,15 +35,17 @@ def is_dynamic(axis: Axis) -> bool:
 
 
 def distinct_sizes(axes: Iterable[Axis]) -> dict[str, int]:
-    """Axis name -> a size within its range: near the optimum, not 1 (which tracers treat as a constant), and no two
-    axes the same, as far as the ranges allow.
+    """Axis name -> a size to trace with, near the optimum.
+
+    As far as the ranges allow, no size is 1, and no two sizes are equal: tracers take 1 for a constant, and equal sizes
+    for one axis.
     """
     axes = tuple(axes)
     candidates = {axis.name: _near_optimum(axis, len(axes)) for axis in axes}
     taken: dict[int, str] = {}
 
     def place(name: str, tried: set[int]) -> bool:
-        """Give an axis a free size, else one whose owner can move: a bipartite matching by augmenting paths."""
+        """Give an axis a free size, or a taken one whose axis can move: bipartite matching by augmenting paths."""
         for size in sorted(candidates[name], key=taken.__contains__):
             if size not in tried:
                 tried.add(size)
@@ -59,19 +61,19 @@ def distinct_sizes(axes: Iterable[Axis]) -> dict[str, int]:
 
 
 def _near_optimum(axis: Axis, count: int) -> list[int]:
-    """Up to ``count`` sizes of an axis other than 1, those near the optimum first; 1 where there is no other."""
+    """Up to ``count`` sizes of an axis, those near the optimum first. They are above 1, unless only 1 is possible."""
     sizes = itertools.chain(range(axis.opt, axis.max + 1), range(axis.opt - 1, axis.min - 1, -1))
     return list(itertools.islice((n for n in sizes if n > 1), count)) or [1]
 
 
 def example_inputs(part: ModelComponent, seed: int = 0) -> tuple[torch.Tensor, ...]:
-    """Inputs to trace with, by position: where ranges allow, of sizes that are neither 1 nor equal to each other."""
+    """Inputs to trace with, by position. Their sizes are those of :func:`distinct_sizes`."""
     feeds = part.sample(distinct_sizes(part.signature.axes), np.random.default_rng(seed))
     return tuple(torch.from_numpy(feeds[name]) for name in part.signature.input_names)
 
 
 def trace(part: ModelComponent, arguments: Sequence[torch.Tensor]) -> torch.export.ExportedProgram:
-    """The component's ``exported`` network as a program of ATen's operators. Raises what torch.export raises."""
+    """Trace the component's ``exported`` network to a program of ATen's operators. Raises what torch.export raises."""
     signature = part.signature
     dims = {a.name: torch.export.Dim(a.name, min=a.min, max=a.max) for a in signature.axes if is_dynamic(a)}
     shapes = tuple(
@@ -82,7 +84,7 @@ def trace(part: ModelComponent, arguments: Sequence[torch.Tensor]) -> torch.expo
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keep the exporters' own chatter off the user's screen; what goes wrong comes as an exception."""
+    """Suppress logs and warnings of the exporters while the block runs. Failures are exceptions anyway."""
     loggers = [logging.getLogger(n) for n in _CHATTY]
     levels = [logger.level for logger in loggers]
     try:
@@ -97,7 +99,10 @@ def quiet() -> Iterator[None]:
 
 
 def explained(error: BaseException, signature: Signature, remedy: str) -> ExportError:
-    """What an exporter raised, as an error that names the axis or the line at fault; ``remedy`` is for all else."""
+    """Turn an exporter's exception into an error that names the axis or line at fault.
+
+    ``remedy`` is for other causes.
+    """
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [""]
     axes = [a.name for a in signature.axes if re.search(rf"\b{re.escape(a.name)}\b", str(error))]
     if "onstraints violated" in lines[0] and axes:
@@ -122,7 +127,7 @@ def explained(error: BaseException, signature: Signature, remedy: str) -> Export
 
 
 def _where(error: BaseException) -> str:
-    """The last line of the user's own code that the error came through."""
+    """The last line of the user's code in the traceback of an error; "" where there is none."""
     inside = Path(torch.__file__).parent
     frames = [f for f in traceback.extract_tb(error.__traceback__) if inside not in Path(f.filename).parents]
     last = frames[-1]

@@ -1,4 +1,4 @@
-"""Folders that transformers saved, on disk or on the hub, and the tensors in their files."""
+"""Reads folders that transformers saved, on disk or on the hub, and the tensors in their files."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from torchlift.families.torch_file import load_torch_file
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 
 PREPROCESSING_FILES = ("preprocessor_config.json", "processor_config.json")
-"""Where transformers says how pictures are prepared; the second, with more in it, since release 5."""
+"""Files in which transformers states how pictures are prepared. Release 5 and later write the second, with more in it.
+"""
 
 _HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 _FILE_SUFFIXES = (".pt", ".pth", ".tar", ".bin", ".ckpt", ".safetensors", ".zip")
@@ -29,9 +30,10 @@ def is_hub_name(source: str) -> bool:
 
 
 def read_folder(folder: Path, model_type: str, expected: str, pattern: str) -> tuple[dict[str, Any], tuple[Path, ...]]:
-    """The config.json of a folder and the files of its weights; ``pattern`` finds files of another format in it.
+    """Read the config.json of a folder, and find the files of its weights.
 
-    Raises CheckpointError, with ``expected`` as its remedy, for a folder of another kind of model.
+    Raises CheckpointError for a folder of another kind of model, with the remedy ``expected``. If the folder has files
+    that match ``pattern``, the remedy names one of these instead.
     """
     file = folder / "config.json"
     if not file.is_file():
@@ -46,7 +48,10 @@ def read_folder(folder: Path, model_type: str, expected: str, pattern: str) -> t
 
 
 def read_weights(files: Sequence[Path], expected: str) -> dict[str, Tensor]:
-    """The tensors of all files, by name. Raises CheckpointError for one that is damaged or holds something else."""
+    """Read the tensors of all files, by name.
+
+    Raises CheckpointError for a file that is damaged or is something else.
+    """
     state: dict[str, Tensor] = {}
     for file in files:
         content = _load_safetensors(file) if file.suffix == ".safetensors" else load_torch_file(file, expected)
@@ -55,7 +60,7 @@ def read_weights(files: Sequence[Path], expected: str) -> dict[str, Tensor]:
 
 
 def as_tensors(file: Path, content: Any, expected: str) -> dict[str, Tensor]:
-    """A state_dict, checked to be one. Raises CheckpointError that says what the file holds instead."""
+    """Check that ``content`` is a state_dict, and return it. Raises CheckpointError, which says what it is instead."""
     if not isinstance(content, Mapping) or not content or not all(isinstance(v, Tensor) for v in content.values()):
         found = f"a {type(content).__name__}"
         if isinstance(content, Mapping):
@@ -65,7 +70,7 @@ def as_tensors(file: Path, content: Any, expected: str) -> dict[str, Tensor]:
 
 
 def as_float32(name: str, tensor: Tensor) -> Tensor:
-    """A weight as float32, without a copy where it is; integers stay. Raises CheckpointError where it is not finite."""
+    """A weight as float32; integers stay. It is copied only if needed. Raises CheckpointError if it is not finite."""
     if not tensor.is_floating_point():
         return tensor
     if not torch.isfinite(tensor).all():
@@ -78,7 +83,7 @@ def as_float32(name: str, tensor: Tensor) -> Tensor:
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """The object in a JSON file. Raises CheckpointError where there is none."""
+    """Read the object in a JSON file. Raises CheckpointError where the file has none."""
     try:
         content = json.loads(file.read_text("utf-8"))
     except ValueError as error:
@@ -89,9 +94,10 @@ def read_json(file: Path) -> dict[str, Any]:
 
 
 def download(name: str, *extra: str) -> Path:
-    """The folder that the hub's model was downloaded to; weights as safetensors where it has them, else as bin.
+    """Download a model from the hub; returns its folder.
 
-    ``extra`` are further file names to fetch. Raises CheckpointError where there is no such model, or no connection.
+    Weights are fetched as safetensors if the model has them, else as bin. ``extra`` are names of more files to fetch.
+    Raises CheckpointError where there is no such model or no connection.
     """
     try:
         import huggingface_hub

@@ -1,1 +1,1 @@
-"""ONNX in, ONNX out; and what a graph says of itself."""
+"""Passes that rewrite ONNX graphs, and functions that read facts about them."""

@@ -1,4 +1,4 @@
-"""Passes that make an exported graph clean: its own names for shapes, and nothing of the machine that made it."""
+"""Passes that clean an exported graph: they remove traces of the exporting machine, and name the axes."""
 
 from __future__ import annotations
 
@@ -7,16 +7,17 @@ from typing import Any
 
 import onnx_ir as ir
 
+from torchlift.graph.conditions import Pass
 from torchlift.signature import Signature, TensorSpec
 
 KEPT = frozenset({"pkg.torch.onnx.name_scopes", "pkg.torch.onnx.class_hierarchy"})
-"""The metadata that stays: the module scopes lead from a node to its PyTorch module. All else that exporters write
-(stack traces, dumps of the traced program) holds paths of the exporting machine, or megabytes that nobody reads.
+"""The keys of the metadata that stays: it names the PyTorch module of a node. Exporters also write stack traces and
+dumps of the traced program. These hold paths of the exporting machine and are large, so they are removed.
 """
 
 
-class ForgetOrigin(ir.passes.InPlacePass):
-    """Removes the metadata and the doc strings that the exporter left, except for the module scopes."""
+class ForgetOrigin(Pass):
+    """Removes the metadata and doc strings of the exporter, except for the names of modules (``KEPT``)."""
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Returns whether anything was removed."""
@@ -32,7 +33,7 @@ class ForgetOrigin(ir.passes.InPlacePass):
 
 
 def _holders(model: ir.Model) -> Iterator[Any]:
-    """All of a model that has metadata: itself, its functions, and graphs at any depth with their nodes and values."""
+    """Everything in a model that can have metadata: the model, its functions, all graphs, their nodes and values."""
     yield model
     functions = [graph for function in model.functions.values() for graph in (function, *function.subgraphs())]
     for graph in (*model.graphs(), *functions):
@@ -44,10 +45,11 @@ def _holders(model: ir.Model) -> Iterator[Any]:
             yield from node.outputs
 
 
-class NameAxes(ir.passes.InPlacePass):
+class NameAxes(Pass):
     """Gives the symbolic dimensions of inputs and outputs the names of the signature's axes.
 
-    Requires that the graph has the signature's inputs and outputs by name.
+    For example ``x [s77, 32]`` becomes ``x [batch, 32]``. A tensor that the graph lacks is passed over here: the export
+    reports it (:func:`torchlift.graph.inspect.baked_in`).
     """
 
     def __init__(self, signature: Signature) -> None:

@@ -12,9 +12,9 @@ WEIGHTS_SUFFIX = ".data"
 
 
 def load_model(file: Path) -> ir.Model:
-    """Read an ONNX file; its weights are read when they are needed.
+    """Read an ONNX file. Its weights are read later, when they are needed.
 
-    Raises ConversionError where a file of weights has several hard links: onnx-ir reads none from such.
+    Raises ConversionError where a file of weights has several hard links, since onnx-ir refuses to read such files.
     """
     model = ir.load(file)
     tensors = (value.const_value for value in model.graph.initializers.values())
@@ -28,5 +28,5 @@ def load_model(file: Path) -> ir.Model:
 
 
 def save_model(model: ir.Model, file: Path) -> None:
-    """Write ``file`` and, beside it, all weights in one file with a relative name; any size."""
+    """Write ``file``, and beside it all weights in one file, which the graph names relatively. Any size is allowed."""
     ir.save(model, file, external_data=file.name + WEIGHTS_SUFFIX)

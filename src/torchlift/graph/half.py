@@ -1,4 +1,4 @@
-"""FP32 to FP16 within a graph: which nodes are converted, which stay and why; inputs and outputs keep their types."""
+"""Converts a graph from FP32 to FP16, except for nodes that FP16 cannot hold. Inputs and outputs keep their types."""
 
 from __future__ import annotations
 
@@ -8,19 +8,20 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from torchlift.errors import ConversionError
+from torchlift.graph.conditions import Pass, require_opset, require_order
 from torchlift.graph.half_rules import Ports, Rules, misfit, moves, passes_on, reads_any, scale_misfit
 from torchlift.graph.types import converted, infer_types
 from torchlift.graph.units import Unit, name_nodes, require_nodes, units
 
 LEAST_SHARE = 0.1
-"""Below this share of converted nodes, a graph is FP32 in all but name."""
+"""A graph with a smaller share of converted nodes does not count as FP16."""
 
 _FLOAT, _HALF = ir.DataType.FLOAT, ir.DataType.FLOAT16
 
 
 @dataclass(frozen=True)
 class Kept:
-    """A node that computes on floats and stays FP32, with the reason in words."""
+    """A node that computes with floats and stays FP32, and the reason in words."""
 
     unit: Unit
     reason: str
@@ -28,10 +29,11 @@ class Kept:
 
 @dataclass(frozen=True)
 class HalfReport:
-    """What a conversion did to the nodes that compute on floats.
+    """What a conversion did to the nodes that compute with floats.
 
-    Nodes that only move data (Reshape, Gather), shape arithmetic and Casts do not count: their type follows from their
-    neighbours. ``weight_bytes`` are all float weights as FP32, ``half_bytes`` those of them that are now FP16 only.
+    Nodes that only move data (Reshape, Gather), arithmetic of shapes, and Casts do not count, since their type follows
+    from their neighbours. ``weight_bytes`` is the size of all float weights in FP32. ``half_bytes`` is the part of it,
+    also counted in FP32, whose weights are now FP16.
     """
 
     converted: tuple[Unit, ...]
@@ -42,12 +44,12 @@ class HalfReport:
 
     @property
     def share(self) -> float:
-        """Converted nodes by all that compute on floats, 0..1; 0 where none does."""
+        """The share of converted nodes among those that compute with floats, 0..1. It is 0 where there are none."""
         return len(self.converted) / max(1, len(self.converted) + len(self.kept))
 
     @property
     def weight_share(self) -> float:
-        """Float weights that are now FP16 by all, in bytes, 0..1; 0 where there are none."""
+        """The share of weights that are now FP16, by bytes, 0..1. It is 0 where there are no weights."""
         return self.half_bytes / max(1, self.weight_bytes)
 
 
@@ -59,9 +61,9 @@ class HalfResult(ir.passes.PassResult):
 
 
 def half_candidates(model: ir.Model) -> list[Unit]:
-    """The nodes that compute on floats and that :class:`ToHalf` would convert, in the graph's order.
+    """The nodes that compute with floats and that :class:`ToHalf` would convert, in the graph's order.
 
-    Prepares the model as the pass does: nodes get unique names, Constant nodes become initializers, values get types.
+    The model is prepared as by the pass: nodes get unique names, Constant nodes become initializers, values get types.
     """
     _prepare(model)
     rules = Rules(model)
@@ -70,7 +72,7 @@ def half_candidates(model: ir.Model) -> list[Unit]:
 
 
 def require_half(report: HalfReport, least: float = LEAST_SHARE) -> None:
-    """Raise ConversionError where the share of converted nodes is below ``least``: FP32 in all but name."""
+    """Raise ConversionError where the share of converted nodes is below ``least``, or no node was converted."""
     if report.share >= least and report.converted:
         return
     total = len(report.converted) + len(report.kept)
@@ -83,20 +85,38 @@ def require_half(report: HalfReport, least: float = LEAST_SHARE) -> None:
     )
 
 
-class ToHalf(ir.passes.InPlacePass):
-    """Converts a graph from FP32 to FP16, except for the nodes named in ``keep``.
+class ToHalf(Pass):
+    """Converts the main graph from FP32 to FP16, except for the nodes named in ``keep``.
 
-    Requires: a main graph in topological order whose floats are FP32. ``keep`` holds node names as
-    :func:`torchlift.graph.units.name_nodes` gives them, or maps them to the reason for the report.
+    ``keep`` holds names of nodes as :func:`torchlift.graph.units.name_nodes` gives them. It may map them to a reason,
+    which goes into the report.
 
-    Ensures: inputs and outputs keep names and types; no tensor is cast more than once, and neighbours of one type talk
-    without a Cast; shape arithmetic, integers and subgraphs are as before; a weight that FP16 cannot hold (out of
-    range, or lost to zero) stays FP32 with the nodes that read it. FP16 weights are converted when they are written,
-    one at a time. Returns :class:`HalfResult`; raises ConversionError for a name in ``keep`` that the graph lacks.
+    - No tensor is cast to one type twice. Between two nodes of one type there is no Cast.
+    - Arithmetic of shapes, integers and subgraphs stay as they are.
+    - A weight that FP16 cannot hold stays FP32, with the nodes that read it: its numbers are too large, or too many of
+      them would become 0.
+    - Weights are converted when they are written, one at a time.
+
+    Returns :class:`HalfResult`. Raises ConversionError for a name in ``keep`` that the graph lacks.
     """
 
     def __init__(self, keep: Mapping[str, str] | Collection[str] = ()) -> None:
         self._keep = dict(keep) if isinstance(keep, Mapping) else dict.fromkeys(keep, "was asked to")
+        self._casts: list[ir.Node] = []
+
+    def requires(self, model: ir.Model) -> None:
+        """The model states its opset, and each node follows the nodes that it reads."""
+        require_opset(model)
+        require_order(model)
+
+    def ensures(self, model: ir.Model) -> None:
+        """No tensor is cast to one type twice, and none to the type that it has."""
+        seen: set[tuple[ir.Value, ir.DataType]] = set()
+        for node in self._casts:
+            value, written = node.inputs[0], node.outputs[0]
+            if value.dtype == written.dtype or (value, written.dtype) in seen:
+                raise ir.passes.PostconditionError(f"{node.name} casts {value.name} to {written.dtype} needlessly")
+            seen.add((value, written.dtype))
 
     def call(self, model: ir.Model) -> HalfResult:
         name_nodes(model)
@@ -111,11 +131,11 @@ class ToHalf(ir.passes.InPlacePass):
         computing = [node for node in model.graph if rules.computes(node)]
         weights = [v for v in model.graph.initializers.values() if v.dtype == _FLOAT]
         total = sum(v.const_value.nbytes for v in weights)
-        casts = _Rewriter(model, rules, halves).rewrite()
+        self._casts = _Rewriter(model, rules, halves).rewrite()
         report = HalfReport(
             converted=tuple(units(computing, halves.__contains__)),
             kept=tuple(Kept(units([n], lambda _: True)[0], reasons[n]) for n in computing if n in reasons),
-            casts=casts,
+            casts=len(self._casts),
             weight_bytes=total,
             half_bytes=sum(2 * v.const_value.nbytes for v in weights if v.dtype == _HALF),
         )
@@ -131,7 +151,7 @@ def _prepare(model: ir.Model) -> None:
 
 
 def _reasons(model: ir.Model, rules: Rules, keep: Mapping[str, str]) -> dict[ir.Node, str]:
-    """Why each node that touches floats and must stay FP32 does so, in the graph's order."""
+    """Node -> why it must stay FP32, in the graph's order. Nodes without floats are left out."""
     weights = _Weights()
     reasons: dict[ir.Node, str] = {}
     for node in model.graph:
@@ -143,13 +163,13 @@ def _reasons(model: ir.Model, rules: Rules, keep: Mapping[str, str]) -> dict[ir.
 
 
 class _Weights:
-    """Finds weights that FP16 cannot hold, also after they were moved; looks at each once."""
+    """Finds weights that FP16 cannot hold, also behind nodes that only move them. It reads each weight once."""
 
     def __init__(self) -> None:
         self._found: dict[ir.Value, str] = {}
 
     def spoil(self, node: ir.Node, ports: Ports | None) -> str:
-        """Why an input of ``node`` cannot be FP16; "" where all can. Nodes come in topological order."""
+        """Why an input of ``node`` cannot be FP16; "" where all can. Call it for nodes in the order of the graph."""
         said = next(
             (why for index, value in enumerate(node.inputs) if (why := self._why(node, ports, index, value))), ""
         )
@@ -171,9 +191,9 @@ class _Weights:
 
 
 def _settle(model: ir.Model, rules: Rules, possible: set[ir.Node]) -> set[ir.Node]:
-    """Of the nodes that may be FP16, those that shall: nodes that move data follow their neighbours.
+    """The nodes that become FP16, of those that may: nodes that only move data follow their neighbours.
 
-    A move stays FP32 where it stands between FP32 nodes; a Cast where not all that read it are FP16.
+    A node that moves data between FP32 nodes stays FP32. So does a Cast, unless all its readers are FP16.
     """
     halves = set(possible)
     followers = [node for node in model.graph if node in halves and moves(node)]
@@ -192,7 +212,7 @@ def _follows(node: ir.Node, rules: Rules, halves: set[ir.Node]) -> bool:
 
 
 def _wants(use: ir.Usage, rules: Rules, halves: set[ir.Node]) -> bool | None:
-    """Whether a reader wants FP16; None where it takes either. Readers within subgraphs want FP32."""
+    """Whether a reader needs FP16 (True) or FP32 (False); None where it takes both. Subgraphs read FP32."""
     if reads_any(use.node):
         return None
     ports = rules.ports(use.node) if use.node in halves else None
@@ -206,17 +226,17 @@ def _is_written_half(value: ir.Value, rules: Rules, halves: set[ir.Node]) -> boo
 
 
 class _Rewriter:
-    """Gives each tensor the type of the node that writes it, and each reader the type that it wants."""
+    """Gives each tensor the type of the node that writes it, and casts it for readers that need the other type."""
 
     def __init__(self, model: ir.Model, rules: Rules, halves: set[ir.Node]) -> None:
         self._graph = model.graph
         self._rules = rules
         self._halves = halves
         self._names = set(ir.convenience.create_value_mapping(model.graph))
-        self._casts = 0
+        self._casts: list[ir.Node] = []
 
-    def rewrite(self) -> int:
-        """Returns the number of Casts that were inserted."""
+    def rewrite(self) -> list[ir.Node]:
+        """Returns the Casts that were inserted."""
         graph = self._graph
         written = [*graph.inputs, *(v for node in list(graph) for v in node.outputs)]
         values = dict.fromkeys((*written, *graph.initializers.values()))
@@ -235,7 +255,7 @@ class _Rewriter:
         return self._casts
 
     def _readers(self, value: ir.Value) -> dict[bool, list[ir.Usage]]:
-        """Who reads a value as FP16 (True) and as FP32 (False)."""
+        """The readers of a value that need FP16 (True), and those that need FP32 (False)."""
         found: dict[bool, list[ir.Usage]] = {True: [], False: []}
         for use in value.uses():
             wanted = _wants(use, self._rules, self._halves)
@@ -284,7 +304,7 @@ class _Rewriter:
             self._graph.insert_before(self._graph[0], node)
         else:
             self._graph.insert_after(producer, node)
-        self._casts += 1
+        self._casts.append(node)
         return result
 
     def _name(self, wish: str) -> str:

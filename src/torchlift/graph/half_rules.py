@@ -1,4 +1,4 @@
-"""What FP16 can hold: which tensors of a node the standard allows in FP16, and which weights survive the conversion."""
+"""Rules for FP16: which tensors of a node the ONNX standard allows in FP16, and which weights FP16 can hold."""
 
 from __future__ import annotations
 
@@ -7,14 +7,16 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+from torchlift.graph.conditions import standard_opset
+
 HALF_MAX = 65504.0
 """The largest finite number of FP16 (IEEE 754 binary16)."""
 
 HALF_NORMAL = 2.0**-14
-"""The smallest number that FP16 holds with all of its 11 bits."""
+"""The smallest number that FP16 holds with full precision (11 bits)."""
 
 LOST_SHARE = 0.01
-"""A weight of which more than this share of its non-zero elements would become 0 stays FP32."""
+"""A weight stays FP32 where more than this share of its non-zero elements would become 0."""
 
 _STANDARD = frozenset({"", "ai.onnx"})
 
@@ -26,10 +28,10 @@ _MOVES = frozenset({
     "ScatterElements", "ScatterND", "Slice", "SpaceToDepth", "Split", "Squeeze", "Tile", "Transpose", "Trilu",
     "Unsqueeze",
 })  # fmt: skip
-"""Operators that move numbers, or change their form, and compute none: their type follows from their neighbours."""
+"""Operators that move or reshape numbers and compute nothing. Their type follows from their neighbours."""
 
 _PASSES_ON = (_MOVES | {"Where"}) - {"QuantizeLinear", "DequantizeLinear"}
-"""Operators whose result holds the very numbers of their inputs, also those that FP16 cannot hold."""
+"""Operators that pass the numbers of their inputs on unchanged. A number that FP16 cannot hold stays in the result."""
 
 _RANDOM = "random numbers: a stated type and seed"
 _STATED = "an attribute or another tensor states its type"
@@ -54,13 +56,14 @@ _REFUSED = {
     "RandomUniformLike": _RANDOM,
     "RoiAlign": _COORDINATES,
 }
-"""Operators that stay FP32 though the standard has them in FP16."""
+"""Operators that stay FP32, although the standard allows them in FP16, and the reason in words."""
 
 _FULL_INPUTS = {"Resize": frozenset({1, 2})}
-"""Inputs that stay FP32 in a converted node: regions and scales."""
+"""Operator -> positions of inputs that stay FP32 in a converted node: regions and scales."""
 
 _SCALE_INPUTS = {"QuantizeLinear": 1, "DequantizeLinear": 1}
-"""Inputs that FP16 must hold with all of its bits: every quantised number is a multiple of them."""
+"""Operator -> the input that is a quantisation scale. FP16 must hold it with full precision, since every quantised
+number is a multiple of it."""
 
 _NOT_COMPUTING = _MOVES | _SHAPES | {"Cast", "CastLike", "Constant", "ConstantOfShape", "EyeLike", "Range"}
 
@@ -74,10 +77,10 @@ class Ports:
 
 
 class Rules:
-    """What can be converted of one graph, as it is before the conversion; requires that values have types."""
+    """Which nodes of a graph can be converted. It looks at the graph before the conversion; values must have types."""
 
     def __init__(self, model: ir.Model) -> None:
-        self._opset = model.opset_imports.get("", model.opset_imports.get("ai.onnx", 1))
+        self._opset = standard_opset(model) or 1
         self._sized = _computed_from_sizes(model.graph)
         self._ports: dict[ir.Node, Ports] = {}
         self._refusals: dict[ir.Node, str] = {}
@@ -97,15 +100,15 @@ class Rules:
         }
 
     def ports(self, node: ir.Node) -> Ports | None:
-        """None for a node that cannot be converted, or has nothing to convert."""
+        """The inputs and outputs of a node that become FP16. None where it cannot be converted, or has no floats."""
         return self._ports.get(node)
 
     def refusal(self, node: ir.Node) -> str:
-        """Why a node that touches floats cannot be converted, in words; "" where it can."""
+        """Why a node with floats cannot be converted, in words; "" where it can."""
         return self._refusals.get(node, "")
 
     def computes(self, node: ir.Node) -> bool:
-        """Whether a node calculates with floats: neither moves them only, nor casts, nor finds a shape."""
+        """Whether a node computes with floats. One that moves or casts them, or computes shapes, does not."""
         return node in self._computing
 
     def _find_refusal(self, node: ir.Node, ports: Ports | None) -> str:
@@ -146,22 +149,25 @@ _GRAPHS = frozenset({ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS})
 
 
 def moves(node: ir.Node) -> bool:
-    """Whether a node's type follows from its neighbours: it moves numbers, or is a Cast."""
+    """Whether a node is a Cast or only moves numbers, so that its type follows from its neighbours."""
     return node.domain in _STANDARD and (node.op_type in _MOVES or node.op_type == "Cast")
 
 
 def passes_on(node: ir.Node) -> bool:
-    """Whether the result of a node holds the very numbers of its inputs."""
+    """Whether the result of a node holds the numbers of its inputs unchanged."""
     return node.domain in _STANDARD and node.op_type in _PASSES_ON
 
 
 def reads_any(node: ir.Node) -> bool:
-    """Whether a node takes its input in FP32 and FP16 alike, to the same result."""
+    """Whether a node reads FP32 and FP16 with the same result, as Shape and Cast do."""
     return node.domain in _STANDARD and (node.op_type in _SHAPES or node.op_type == "Cast")
 
 
 def scale_misfit(node: ir.Node, index: int, array: np.ndarray) -> str:
-    """Why a quantisation scale, input ``index`` of ``node``, is too small for FP16; "" where it is not, or is none."""
+    """Why input ``index`` of ``node``, if it is a quantisation scale, is too small for FP16, in words.
+
+    "" where FP16 holds it, and for all other inputs.
+    """
     if _SCALE_INPUTS.get(node.op_type) != index:
         return ""
     small = float(np.abs(array[array != 0]).min(initial=np.inf))
@@ -169,9 +175,9 @@ def scale_misfit(node: ir.Node, index: int, array: np.ndarray) -> str:
 
 
 def misfit(array: np.ndarray) -> str:
-    """Why a weight, float32 of any shape, does not survive in FP16, in words; "" where it does.
+    """Why FP16 cannot hold a weight (float32 of any shape), in words; "" where it can.
 
-    Infinite elements stay what they are and do not count.
+    Infinite elements do not count, since FP16 has infinities.
     """
     large = lost = nonzero = 0
     top = 0.0
@@ -194,10 +200,11 @@ def misfit(array: np.ndarray) -> str:
 
 
 _SMALLEST_BEYOND, _LARGEST_LOST = 65520.0, 2.0**-25
-"""What rounding to the nearest, ties to even, turns into infinity from here on, and into 0 up to here."""
+"""Rounded to FP16 (to nearest, ties to even), a magnitude from the first number on becomes infinite, and one up to the
+second becomes 0."""
 
 _CHUNK = 1 << 18
-"""Elements that are looked at together: a large weight is never copied whole."""
+"""How many elements are looked at together, so that a large weight is not copied as a whole."""
 
 
 def _no_form(node: ir.Node) -> str:
@@ -213,7 +220,10 @@ def _allows(parameters, index: int) -> bool:  # type: ignore[no-untyped-def]
 
 
 def _computed_from_sizes(graph: ir.Graph) -> set[ir.Value]:
-    """What follows from sizes of tensors and from scalars and integers of the graph alone, such as positions."""
+    """The values that are computed from sizes of tensors, single numbers and integer constants only.
+
+    Positions that are made from a sequence's length are an example.
+    """
     sized: set[ir.Value] = set()
     for node in graph:
         read = [v for v in node.inputs if v is not None]

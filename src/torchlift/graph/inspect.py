@@ -1,4 +1,4 @@
-"""Reads what an ONNX file says of itself, without its weights."""
+"""Reads facts about an ONNX file: inputs, outputs, operators. Its weights are not read."""
 
 from __future__ import annotations
 
@@ -12,8 +12,11 @@ from torchlift.signature import Signature, TensorSpec
 
 @dataclass(frozen=True)
 class GraphFacts:
-    """``inputs`` and ``outputs`` map a name to its dims: an int, or the name of a symbolic size. ``unused`` are inputs
-    that no node reads; ``operators`` counts nodes, by ``domain::type`` outside the standard domain.
+    """Facts about a graph.
+
+    ``inputs`` and ``outputs`` map a name to its dimensions: each is a number, or the name of a symbolic size.
+    ``unused`` are inputs that no node reads. ``operators`` counts nodes by operator, as ``domain::type`` outside of the
+    standard.
     """
 
     opset: int
@@ -28,7 +31,7 @@ class GraphFacts:
 
 
 def read_facts(file: Path) -> GraphFacts:
-    """Read the graph of an ONNX file; its external weights are not touched."""
+    """Read the facts of an ONNX file. Weights in a file beside it are not read."""
     import onnx
 
     model = onnx.load(file, load_external_data=False)
@@ -65,7 +68,7 @@ def _dims(value) -> tuple[int | str, ...]:  # type: ignore[no-untyped-def]
 
 
 def baked_in(facts: GraphFacts, signature: Signature) -> list[str]:
-    """What the signature says may vary and the graph holds constant, in words; empty where all is well."""
+    """What the graph has as a constant although the signature lets it vary, in words; empty where all is well."""
     said = []
     fixed = {axis.name: axis.max for axis in signature.axes if axis.min == axis.max}
     for spec in signature.inputs:

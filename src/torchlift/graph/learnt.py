@@ -1,4 +1,4 @@
-"""Brings the scales that a network was trained with, by module, to the tensors and nodes of its graph."""
+"""Assigns scales that were learnt in training, which belong to modules, to the tensors and nodes of a graph."""
 
 from __future__ import annotations
 
@@ -13,13 +13,15 @@ from torchlift.graph.schemes import Scheme, candidates, results
 from torchlift.graph.units import module_of
 
 _MOVES = frozenset({"Dropout", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})
-"""Operators whose output has the values of their input, so that its range holds too."""
+"""Operators whose output has the values of their input, so that it has the same range."""
 
 
 @dataclass(frozen=True)
 class Learnt:
-    """What :class:`torchlift.graph.quantize.Quantize` takes: ``ranges`` by tensor; ``weights`` by node, float32 [output
-    channels] or []. ``unused`` are the modules whose scales no quantised node has a use for.
+    """Learnt scales in the form that :class:`torchlift.graph.quantize.Quantize` takes.
+
+    ``ranges`` maps a tensor to its range. ``weights`` maps a node to the magnitudes of its weight, float32 [output
+    channels] or []. ``unused`` are the modules whose scales no quantised node needs.
     """
 
     ranges: dict[str, Range]
@@ -28,11 +30,11 @@ class Learnt:
 
 
 def learnt_ranges(scales: Mapping[str, Scales], model: ir.Model, scheme: Scheme) -> Learnt:
-    """The ranges of the tensors that ``scheme`` quantises, and those of the weights, as far as ``scales`` knows them.
+    """The ranges of the tensors and weights that ``scheme`` quantises, as far as ``scales`` has them.
 
-    A module's input is what its quantised nodes read. Its output is the last tensor that it computes and others read;
-    what only moves that tensor has the same range. The input's own scale comes before the output's of the module
-    before.
+    The input of a module is the tensor that its quantised nodes read. Its output is the last tensor that it computes
+    and that something outside reads. A tensor that is only moved, as by Reshape, has the same range. Where both are
+    known, the scale of a module's input counts before the scale of the previous module's output.
     """
     nodes = candidates(model, scheme)
     written = {path: value for path in scales if (value := _output(model, path)) is not None}
@@ -60,7 +62,7 @@ def learnt_ranges(scales: Mapping[str, Scales], model: ir.Model, scheme: Scheme)
 
 
 def _output(model: ir.Model, path: str) -> ir.Value | None:
-    """The last tensor that a module computes and that something outside of it reads."""
+    """The last tensor that a module computes and that something outside of the module reads."""
     for node in reversed(model.graph):
         if _inside(node, path):
             for value in node.outputs:
@@ -75,7 +77,7 @@ def _inside(node: ir.Node, path: str) -> bool:
 
 
 def _source(value: ir.Value | None, known: Collection[ir.Value]) -> ir.Value | None:
-    """The tensor of ``known`` whose values ``value`` has."""
+    """The tensor of ``known`` that ``value`` is, or was moved from; None where there is none."""
     while value is not None and value not in known:
         producer = value.producer()
         value = producer.inputs[0] if producer is not None and producer.op_type in _MOVES else None

@@ -1,7 +1,8 @@
-"""A graph written with the older operators of an older opset, in place, for parsers that know no newer ones."""
+"""Writes a graph with the operators of an older opset, for a parser that knows no newer ones."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass, ShapeInferencePass
 
 from torchlift.errors import ConversionError
+from torchlift.graph.conditions import Pass, require_opset, standard_opset
 from torchlift.graph.files import load_model, save_model
 from torchlift.graph.lower_operators import EXPANSIONS
 from torchlift.graph.lower_rules import (
@@ -20,7 +22,7 @@ from torchlift.graph.lower_rules import (
     weight_as_float,
     whole_shape,
 )
-from torchlift.graph.lower_steps import Rule, Steps
+from torchlift.graph.lower_steps import Rule, Steps, refused
 from torchlift.graph.lower_untyped import scaled_scores
 from torchlift.graph.types import infer_types
 from torchlift.graph.units import name_nodes
@@ -29,18 +31,22 @@ from torchlift.graph.widen import Widen
 _STANDARD = frozenset({"", "ai.onnx"})
 
 _WHOLE_STANDARD = 17
-"""Parsers of an older opset (TensorRT 8.5) build no comparison of integers, no part of a shape, and no convolution that
-leaves the size of its kernel to a weight that is computed, though their standard has all three."""
+"""A parser of an older opset, such as that of TensorRT 8.5, fails at three things that its opset has: comparisons of
+integers, Shape of some axes only, and a convolution without the size of its kernel whose weight is computed."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """What a parser reads: opset at most ``opset``; ``unknown`` are operators that it lacks though the opset has them;
-    ``integer_weights`` says whether it reads DequantizeLinear of a constant (else weights are a float constant,
-    QuantizeLinear and DequantizeLinear, and biases a float constant). A ``typed`` network computes in the types that
-    the graph states; for one that chooses itself, what the standard computes in float32 inside of a normalisation is
-    not written out, some patterns are written as it computes them fast (lower_untyped.py), and a graph with integers
-    states no half precision: TensorRT 8.5 takes the Casts beside them into kernels that are wrong.
+    """What a parser reads.
+
+    - ``opset``: the newest opset that it knows.
+    - ``unknown``: operators of that opset that it does not know.
+    - ``integer_weights``: it reads DequantizeLinear of an integer constant. Otherwise a weight is written as a float
+      constant, QuantizeLinear and DequantizeLinear, and a bias as a float constant.
+    - ``typed``: the compiler computes in the types that the graph states. Otherwise it chooses types itself. Then the
+      float32 inside of a normalisation is not written out, some patterns are written in the form that is fast there
+      (lower_untyped.py), and a quantised graph is written without half precision: with the Casts of such a graph
+      TensorRT 8.5 builds kernels that compute wrong answers.
     """
 
     opset: int
@@ -49,50 +55,65 @@ class Target:
     typed: bool = True
 
 
-class Lower(ir.passes.InPlacePass):
+class Lower(Pass):
     """Writes a graph, and the graphs within its nodes, with operators that a :class:`Target` reads.
 
-    Requires a valid model. Ensures the same outputs up to rounding, at opset ``target.opset`` or the model's own where
-    that is older; inputs and outputs, and the names, types and shapes of all values that stay, but for half precision
-    beside integers, which becomes FP32 where a network is not typed. The node that writes a value of the original keeps
-    the name of the original node, those before it are called ``NODE.STEP``, and all carry its metadata. Nodes of other
-    domains stay as they are. Only small constants are read; the float weights of ``integer_weights=False`` are computed
-    when they are written, one at a time.
+    - The outputs stay the same up to rounding. The opset becomes ``target.opset``, or stays if it is older.
+    - Values that stay keep their names, types and shapes. The one exception: where a network is not typed, half
+      precision beside integers becomes FP32.
+    - A node may be written as several. The last of them keeps its name, the others are called ``NODE.STEP``, and all
+      have its metadata.
+    - Nodes of other domains stay as they are.
+    - Only small constants are read. Float weights for ``integer_weights=False`` are computed when they are written, one
+      at a time.
 
-    Raises ConversionError for what has no rule, naming a node; the model is then half rewritten, and of no use.
+    Raises ConversionError, which names the node, where there is no rule. The model is then partly rewritten: drop it.
     """
 
     def __init__(self, target: Target) -> None:
         self._target = target
+        self._rewritten = False
+
+    def requires(self, model: ir.Model) -> None:
+        """The model states its opset, and the installed onnx knows that opset."""
+        require_opset(model)
+        _require_known(model)
+
+    def ensures(self, model: ir.Model) -> None:
+        """Where anything was rewritten, the target's opset has each node of the standard, with its types."""
+        if not self._rewritten:
+            return
+        opset = _opset(model)
+        if opset > self._target.opset:
+            raise ir.passes.PostconditionError(f"the graph is still of opset {opset}, above {self._target.opset}")
+        misfits = ((node, _misfit(node, opset)) for node in _standard_nodes(model))
+        for node, why in misfits:
+            if why:
+                raise refused(node, opset, why)
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Returns whether anything was rewritten."""
+        self._rewritten = False
         name_nodes(model)
         infer_types(model)
         widened = not self._target.typed and _has_integers(model) and Widen()(model).modified
-        domain = "" if "" in model.opset_imports else "ai.onnx"
-        before = model.opset_imports[domain]
-        _require_known(before)
+        before = _opset(model)
         opset = min(before, self._target.opset)
         names = {*ir.convenience.create_value_mapping(model.graph), *(node.name for node in model.graph.all_nodes())}
-        standard = [node for node in model.graph.all_nodes() if node.domain in _STANDARD]
         rewritten = [
             _rewrite(Steps(node, model.graph, names, opset, typed=self._target.typed), self._rules(node, before))
-            for node in standard
+            for node in list(_standard_nodes(model))
         ]
-        modified = widened or opset < before or any(rewritten)
-        model.opset_imports[domain] = opset
-        if modified:
+        self._rewritten = widened or opset < before or any(rewritten)
+        model.opset_imports["" if "" in model.opset_imports else "ai.onnx"] = opset
+        if self._rewritten:
             model.ir_version = min(model.ir_version, _ir_version(opset))
             RemoveUnusedNodesPass()(model)
             ShapeInferencePass(check_type=False, strict_mode=False)(model)
-            for node in model.graph.all_nodes():
-                if node.domain in _STANDARD and (why := _misfit(node, opset)):
-                    raise Steps(node, model.graph, names, opset).refused(why)
-        return ir.passes.PassResult(model, modified)
+        return ir.passes.PassResult(model, self._rewritten)
 
     def _rules(self, node: ir.Node, before: int) -> Iterator[Rule]:
-        """What is to be done with a node of opset ``before``, in this order, until a rule replaces it."""
+        """The rules to apply to a node of opset ``before``, in this order, until one replaces it."""
         target, operator = self._target, node.op_type
         if operator == "MatMul" and not target.typed:
             yield scaled_scores
@@ -116,8 +137,10 @@ class Lower(ir.passes.InPlacePass):
 
 
 def lower_file(source: Path, folder: Path, target: Target) -> Path:
-    """Write the ONNX file ``source`` as ``target`` reads it to ``folder``/model.onnx, with its weights beside it, and
-    return that file. ``folder`` exists, and is not the one of ``source``. Raises what :class:`Lower` raises.
+    """Lower the ONNX file ``source`` for ``target``, write it to ``folder``/model.onnx, and return that file.
+
+    Its weights are written beside it. ``folder`` must exist, and must not be the folder of ``source``. Raises
+    ConversionError as :class:`Lower` does.
     """
     model = load_model(source)
     Lower(target)(model)
@@ -127,14 +150,27 @@ def lower_file(source: Path, folder: Path, target: Target) -> Path:
 
 
 def _has_integers(model: ir.Model) -> bool:
-    """Whether a graph was quantised."""
+    """Whether a graph is quantised."""
     return any(node.op_type == "DequantizeLinear" for node in model.graph)
 
 
-def _require_known(opset: int) -> None:
+def _standard_nodes(model: ir.Model) -> Iterator[ir.Node]:
+    """The nodes of the standard's domain, at any depth."""
+    return (node for node in model.graph.all_nodes() if node.domain in _STANDARD)
+
+
+def _opset(model: ir.Model) -> int:
+    """The opset of the standard that a model imports; ``requires`` has made sure that there is one."""
+    opset = standard_opset(model)
+    assert opset is not None
+    return opset
+
+
+def _require_known(model: ir.Model) -> None:
+    """Raise ConversionError where the installed onnx is older than the graph: it has no schemas to compare with."""
     from onnx import defs
 
-    if opset > (latest := defs.onnx_opset_version()):
+    if (opset := _opset(model)) > (latest := defs.onnx_opset_version()):
         raise ConversionError(
             f"the graph is of opset {opset}, and the installed onnx knows up to {latest}",
             remedy="Install a later release of onnx, or export again with a lower --opset.",
@@ -159,11 +195,12 @@ def _unwritable(why: str) -> Rule:
 
 
 def _since(operator: str, opset: int) -> int | None:
-    """The opset in which the operator, as it is at ``opset``, came; None where there is none yet."""
+    """The opset that introduced the version of an operator that ``opset`` has. None where it has no such operator."""
     schema = _schema(operator, opset)
     return None if schema is None else schema.since_version
 
 
+@functools.cache
 def _schema(operator: str, opset: int):  # type: ignore[no-untyped-def]
     import onnx
 
@@ -174,14 +211,14 @@ def _schema(operator: str, opset: int):  # type: ignore[no-untyped-def]
 
 
 def _ir_version(opset: int) -> int:
-    """The version of the file format that ``opset`` came with: parsers of that age may know no later one."""
+    """The version of the file format that came with ``opset``. A parser of that time may know no later one."""
     from onnx import helper
 
     return helper.find_min_ir_version_for([helper.make_opsetid("", opset)], ignore_unknown=True)
 
 
 def _misfit(node: ir.Node, opset: int) -> str:
-    """What the standard at ``opset`` does not allow of a node, in words; "" where all is well."""
+    """Why the standard at ``opset`` does not allow a node, in words; "" where it does."""
     schema = _schema(node.op_type, opset)
     if schema is None:
         return "is no operator of that opset"

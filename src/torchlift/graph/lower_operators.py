@@ -1,4 +1,4 @@
-"""What the newer operators compute, written with operators that every parser knows."""
+"""Writes newer operators, such as LayerNormalization and Gelu, with operators that every parser knows."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ def _one_output(steps: Steps) -> None:
 
 
 def _wide_input(steps: Steps) -> ir.Value:
-    """The input of a normalisation as the standard's ``stash_type`` 1 computes it: half precision in float32, where the
-    network computes as it is told.
+    """The input of a normalisation in the type in which the standard computes it (``stash_type`` 1).
+
+    In a typed network half precision is cast to float32. A compiler that chooses types itself does that by itself.
     """
     _one_output(steps)
     data = steps.node.inputs[0]
@@ -34,7 +35,7 @@ def _last_axes(steps: Steps) -> list[int]:
 
 
 def _divided(steps: Steps, data: ir.Value, axes: list[int]) -> ir.Value:
-    """What is left of ``data`` by the root of the mean of its squares."""
+    """``data`` divided by the root of the mean of its squares: data / sqrt(mean(data ** 2) + epsilon)."""
     squares = steps.op("squares", "Pow", data, steps.number("two", 2, data))
     epsilon = steps.number("epsilon", steps.given("epsilon", 1e-5), data)
     raised = steps.op("raised", "Add", steps.mean("variance", squares, axes), epsilon)
@@ -47,7 +48,7 @@ def _weighted(steps: Steps, data: ir.Value, weight: ir.Value, bias: ir.Value | N
 
 
 def _layer_normalization(steps: Steps) -> ir.Value:
-    """As TorchScript's exporter writes it, which all parsers know; weight and bias in the type of the input."""
+    """LayerNormalization as TorchScript's exporter writes it. Weight and bias are applied in the input's type."""
     wide, axes = _wide_input(steps), _last_axes(steps)
     centred = steps.op("centred", "Sub", wide, steps.mean("mean", wide, axes))
     return _weighted(steps, _divided(steps, centred, axes), steps.node.inputs[1], steps.input(2))
@@ -58,7 +59,7 @@ def _rms_normalization(steps: Steps) -> ir.Value:
 
 
 def _group_normalization(steps: Steps) -> ir.Value:
-    """InstanceNormalization of the groups; weight and bias are [channels], as since 21."""
+    """GroupNormalization by an InstanceNormalization of the groups. Weight and bias are [channels], as since 21."""
     data, weight, bias = steps.node.inputs
     groups, shape = steps.given("num_groups", 1), data.shape
     if shape is None or weight.shape is None or not isinstance(shape[1], int) or weight.shape[0] != shape[1]:
@@ -78,7 +79,7 @@ _UNITS = {"ones": np.ones, "zeros": np.zeros}
 
 
 def _gelu(steps: Steps) -> ir.Value:
-    """Half of x, times 1 + erf(x / sqrt(2)) or with tanh for erf; in the type of the input, without overflow."""
+    """X / 2 * (1 + erf(x / sqrt(2))), or the form with tanh. In half precision, x is halved first: no overflow."""
     x = steps.node.inputs[0]
     one = steps.number("one", 1, x)
     if steps.given("approximate", "none") == "tanh":
@@ -102,7 +103,7 @@ def _mish(steps: Steps) -> ir.Value:
 
 
 def _attention(steps: Steps) -> ir.Value:
-    """The softmax of scale * query @ key^T + mask, times value; all [batch, heads, length, width], in their type."""
+    """softmax(scale * query @ key^T + mask) @ value. All are [batch, heads, length, width] and of one type."""
     _one_output(steps)
     query, key, value, mask = (steps.input(i) for i in range(4))
     shapes = [list(v.shape or ()) for v in (query, key, value)]
@@ -138,7 +139,7 @@ _PLAIN_ATTENTION = {
     "right_window_size": -1,
     "softcap": 0,
 }
-"""What the attributes are in the attention that PyTorch's exporter writes of four axes without a cache."""
+"""The attributes of an Attention that PyTorch's exporter writes, with four axes and no cache."""
 
 
 EXPANSIONS: Mapping[str, Rule] = {
@@ -150,4 +151,4 @@ EXPANSIONS: Mapping[str, Rule] = {
     "Mish": _mish,
     "RMSNormalization": _rms_normalization,
 }
-"""Operator -> how it is written with others, for an opset or a parser that does not have it."""
+"""Operator -> the rule that writes it with others, for an opset or a parser that does not have it."""

@@ -1,4 +1,4 @@
-"""What each version of an operator changed, and what a parser may lack of an operator that it has."""
+"""Rules that write an operator as its previous version, and rules for what a parser lacks of an operator it has."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ import onnx_ir as ir
 from torchlift.graph.fusion.pattern import tensor_of
 from torchlift.graph.lower_steps import AXES_AS_INPUT, FLOAT, HALVES, Rule, Steps
 
-# what a version of an operator changed
+# rules from one version of an operator to the version before
 
 _ANYTHING = object()
 
 
 def _same(steps: Steps) -> None:
-    """The version only takes more types."""
+    """The new version only takes more types, so nothing changes."""
 
 
 def _without(**harmless: object) -> Rule:
-    """Drops attributes that the version brought, where all of their values change nothing."""
+    """A rule that removes attributes of the new version. It refuses values other than the harmless ones."""
 
     def drop(steps: Steps) -> None:
         for name, value in harmless.items():
@@ -33,7 +33,7 @@ def _without(**harmless: object) -> Rule:
 
 
 def _not_yet(name: str, *values: str) -> Rule:
-    """Refuses values of an attribute that the version brought."""
+    """A rule that refuses values of an attribute that only the new version has."""
 
     def refuse(steps: Steps) -> None:
         if (given := steps.given(name, "")) in values:
@@ -43,7 +43,7 @@ def _not_yet(name: str, *values: str) -> Rule:
 
 
 def _reduce(steps: Steps) -> ir.Value:
-    """The axes, an input since 18, become the attribute."""
+    """Reductions: the axes are an input since 18, and become an attribute."""
     data, axes = steps.input(0), steps.input(1)
     tensor = None if axes is None else tensor_of(axes)
     if axes is not None and tensor is None:
@@ -57,7 +57,7 @@ def _reduce(steps: Steps) -> ir.Value:
 
 
 def _pad(steps: Steps) -> ir.Value | None:
-    """The sizes for some axes, chosen by an input since 18, become those for all."""
+    """Pad: since 18 an input may choose axes. The sizes for these become sizes for all axes."""
     data, pads, filling, axes = (steps.input(i) for i in range(4))
     if axes is None:
         return None if len(steps.node.inputs) < 4 else steps.again(data, pads, filling)
@@ -75,7 +75,7 @@ def _pad(steps: Steps) -> ir.Value | None:
 
 
 def _split(steps: Steps) -> ir.Value | None:
-    """The number of parts, an attribute since 18: without it the parts are equal, else their sizes must be said."""
+    """Split: 18 brought the number of parts. Equal parts need no attribute before; other sizes become an input."""
     if (parts := steps.given("num_outputs", None)) is None:
         return None
     data = steps.node.inputs[0]
@@ -91,7 +91,10 @@ def _split(steps: Steps) -> ir.Value | None:
 
 
 def _pool(steps: Steps) -> None:
-    """Since 22 a window that starts in the padding at the end, where sizes are rounded up, is left out."""
+    """Pools: since 22, where sizes are rounded up, a window that starts in the padding at the end is left out.
+
+    The rule refuses a node that may have such a window.
+    """
     if not steps.given("ceil_mode", 0):
         return
     shape, kernel = steps.node.inputs[0].shape, steps.given("kernel_shape", ())
@@ -109,7 +112,7 @@ def _pool(steps: Steps) -> None:
 
 
 def _grid_sample(steps: Steps) -> None:
-    """The modes got other names, and grids of more than two dimensions, in 20."""
+    """GridSample: 20 renamed the modes, and brought grids of more than two dimensions."""
     shape = steps.node.inputs[0].shape
     if shape is None or len(shape) != 4:
         raise steps.refused("samples no pictures")
@@ -118,7 +121,10 @@ def _grid_sample(steps: Steps) -> None:
 
 
 def _quantize(steps: Steps) -> ir.Value | None:
-    """Half precision is quantised since 19: before, a Cast makes it float32. Only 8-bit floats can saturate or not."""
+    """QuantizeLinear: before 19 it takes no half precision, so a Cast to float32 comes first.
+
+    ``saturate`` concerns 8-bit floats only, and is removed.
+    """
     steps.node.attributes.pop("saturate", None)
     data, scale, *zero = steps.node.inputs
     if not {data.dtype, scale.dtype} & HALVES:
@@ -128,7 +134,7 @@ def _quantize(steps: Steps) -> ir.Value | None:
 
 
 def _dequantize(steps: Steps) -> ir.Value | None:
-    """Half precision comes out since 19: before, a Cast makes it of float32."""
+    """DequantizeLinear: before 19 it writes no half precision, so a Cast from float32 comes behind."""
     data, scale, *zero = steps.node.inputs
     if scale.dtype not in HALVES:
         return None
@@ -141,7 +147,7 @@ _REDUCTIONS = "L1 L2 LogSum LogSumExp Max Mean Min Prod SumSquare"
 _HOLD_ANYTHING = (
     "CastLike Constant ConstantOfShape Flatten Identity If Loop Pad Reshape Scan Shape Size Squeeze Transpose Unsqueeze"
 )
-"""What takes each new type of the standard from the opset that brings it, since it never looks at elements."""
+"""Operators that never look at elements. They take every new type from the opset on that brings the type."""
 
 _MORE_TYPES: Mapping[int, str] = {
     19: "Constant DequantizeLinear Equal Identity If Loop Reshape Scan Shape Size",
@@ -158,7 +164,7 @@ _MORE_TYPES: Mapping[int, str] = {
     24: f"{_HOLD_ANYTHING} DequantizeLinear QuantizeLinear SplitToSequence TopK",
     25: f"{_HOLD_ANYTHING} Cast DequantizeLinear QuantizeLinear",
 }
-"""Opset -> the operators that only take more types since, and else are what they were."""
+"""Opset -> operators whose version of that opset only takes more types."""
 
 CHANGES: Mapping[tuple[str, int], Rule] = {
     **{(operator, opset): _same for opset, operators in _MORE_TYPES.items() for operator in operators.split()},
@@ -185,24 +191,26 @@ CHANGES: Mapping[tuple[str, int], Rule] = {
     ("ScatterND", 18): _not_yet("reduction", "max", "min"),
     ("Split", 18): _split,
 }
-"""Operator and opset -> how what is written for that version is written for the one before it. A version that is not
-here was never compared with the one before: what it changed may matter. That no type is lost is checked by the schemas.
+"""(Operator, opset of its version) -> the rule that writes it as the version before. A version that is not listed was
+not compared with the one before, so it is refused. The types are checked afterwards against the schemas.
 """
 
 
-# what a parser lacks of an operator that it has
+# rules for what a parser lacks of an operator that it has
 
 COMPARISONS = frozenset({"Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual"})
 
 _INTEGERS = frozenset({ir.DataType.INT32, ir.DataType.INT64})
 
 _EXACT = 2**24
-"""float32 holds every integer up to here, and rounds no larger one to less."""
+"""float32 holds every integer up to here, and rounds no larger integer to a smaller value."""
 
 
 def compare_as_floats(steps: Steps) -> None:
-    """Integers are compared with a constant in float32, to the same result: where the constant is below 2**24, as ids
-    and positions are, an integer rounds to it only if it is equal. A comparison with a larger one stays as it is.
+    """Compare integers with a constant in float32. The result is the same for constants below 2**24.
+
+    Ids and positions are that small. An integer rounds to such a constant only if it is equal to it. A comparison with
+    a larger constant stays as it is.
     """
     found = {place: tensor_of(value) for place, value in enumerate(steps.node.inputs)}
     constants = [(place, tensor) for place, tensor in found.items() if tensor is not None]
@@ -219,7 +227,7 @@ def compare_as_floats(steps: Steps) -> None:
 
 
 def whole_shape(steps: Steps) -> ir.Value | None:
-    """Part of a shape is cut from the whole, where the parser does not know that Shape may give a part (8.5)."""
+    """Write Shape of some axes as Shape of all and a Slice, for a parser that ignores the part (TensorRT 8.5)."""
     start, end = steps.given("start", 0), steps.given("end", None)
     if start == 0 and end is None:
         return None
@@ -229,12 +237,14 @@ def whole_shape(steps: Steps) -> ir.Value | None:
 
 
 _OF_ONE_SHAPE = frozenset({"Cast", "DequantizeLinear", "Identity", "QuantizeLinear"})
-"""What gives its first input's shape."""
+"""Operators whose result has the shape of their first input."""
 
 
 def sized_kernel(steps: Steps) -> None:
-    """A convolution states the size of its kernel, which the parser (8.5) reads of a constant weight only: one that is
-    written by DequantizeLinear is none to it.
+    """Write the size of a convolution's kernel as an attribute.
+
+    The parser of TensorRT 8.5 finds it by itself only for a constant weight, and not for one that DequantizeLinear
+    writes.
     """
     weight = steps.input(1)
     while weight.shape is None and (writer := weight.producer()) is not None and writer.op_type in _OF_ONE_SHAPE:
@@ -245,14 +255,16 @@ def sized_kernel(steps: Steps) -> None:
 
 
 _SCALES = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max) / 256
-"""Between these, the product of a scale and a difference of two 8-bit integers is a normal number, or zero."""
+"""For a scale within these limits, its product with a difference of two 8-bit integers is a normal number or zero."""
 
 
 def weight_as_float(steps: Steps) -> ir.Value | None:
-    """A dequantised 8-bit constant becomes float32, QuantizeLinear and DequantizeLinear; a wider one a float constant.
+    """Write a dequantised constant with float weights.
 
-    It is quantised to the same integers: product and quotient each err by 2**-24 of at most 255, which is less than the
-    half that rounding takes away. Scales at which float32 would overflow or lose bits are refused.
+    An 8-bit constant becomes a float32 constant, QuantizeLinear and DequantizeLinear. A wider one becomes a float
+    constant. The 8-bit integers stay exactly the same. The product and the quotient of a number up to 255 each have a
+    relative error of 2**-24. That is far less than the 0.5 that rounding removes. Scales for which float32 would
+    overflow or lose bits are refused.
     """
     data, scale, zero = (steps.input(i) for i in range(3))
     integers, steps_of, zeros = (None if v is None else tensor_of(v) for v in (data, scale, zero))
@@ -280,7 +292,7 @@ def weight_as_float(steps: Steps) -> ir.Value | None:
 def _dequantized(
     integers: ir.TensorProtocol, scale: np.ndarray, zero: ir.TensorProtocol | None, axis: int, kind: ir.DataType
 ) -> ir.LazyTensor:
-    """(integers - zero) * scale, computed in float32 when it is asked for."""
+    """(integers - zero) * scale, computed in float32 when the values are needed."""
 
     def compute() -> ir.Tensor:
         values = integers.numpy()

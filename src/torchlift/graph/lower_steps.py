@@ -1,4 +1,4 @@
-"""The nodes that take the place of one node, named after it."""
+"""Writes the nodes that replace one node. They are named after it."""
 
 from __future__ import annotations
 
@@ -16,12 +16,22 @@ FLOAT = ir.DataType.FLOAT
 HALVES = frozenset({ir.DataType.FLOAT16, ir.DataType.BFLOAT16})
 
 AXES_AS_INPUT = 18
-"""The opset in which the axes of the reductions (ReduceSum: 13) turned from an attribute into an input."""
+"""Since this opset the axes of reductions are an input, before an attribute (of ReduceSum since 13)."""
+
+
+def refused(node: ir.Node, opset: int, why: str) -> ConversionError:
+    """The error that says why a node cannot be written for a parser of ``opset``."""
+    return ConversionError(
+        f"for a parser of opset {opset}: {unit_of(node)} {why}",
+        remedy=f"Export again with `--exporter torchscript --opset {min(opset, 16)}`, or use another backend.",
+    )
 
 
 class Steps:
-    """Writes the nodes that take the place of ``node``, before it, for a parser of ``opset`` and a network that is
-    ``typed`` or not; ``names`` are taken.
+    """Writes the nodes that replace ``node``, in front of it.
+
+    They are for a parser of ``opset`` and a network that is ``typed`` or not (see Target). ``names`` are taken by other
+    values and nodes; new names are added to them.
     """
 
     def __init__(self, node: ir.Node, graph: ir.Graph, names: set[str], opset: int, *, typed: bool = True) -> None:
@@ -29,19 +39,17 @@ class Steps:
         self._graph, self._names, self._stem = graph, names, node.name or node.op_type
 
     def input(self, index: int) -> Any:
-        """An input; None where the node has none there."""
+        """The input at a position; None where the node has none there."""
         return self.node.inputs[index] if index < len(self.node.inputs) else None
 
     def given(self, attribute: str, default: Any) -> Any:
+        """The value of an attribute of the node, else ``default``."""
         found = self.node.attributes.get(attribute)
         return default if found is None else found.value
 
     def refused(self, why: str) -> ConversionError:
         """The error that says why the node cannot be written."""
-        return ConversionError(
-            f"for a parser of opset {self.opset}: {unit_of(self.node)} {why}",
-            remedy=f"Export again with `--exporter torchscript --opset {min(self.opset, 16)}`, or use another backend.",
-        )
+        return refused(self.node, self.opset, why)
 
     def op(
         self,
@@ -52,7 +60,7 @@ class Steps:
         outputs: int = 1,
         **attributes: Any,
     ) -> ir.Value:
-        """Write a node and return its first output, of type ``kind`` or else the first input's."""
+        """Write a node and return its first output. Its type is ``kind``, by default that of the first input."""
         values = [
             ir.Value(name=self._free(f"{step}.{i}" if i else step), type=ir.TensorType(kind or inputs[0].dtype))
             for i in range(outputs)
@@ -63,7 +71,7 @@ class Steps:
         return values[0]
 
     def again(self, *inputs: Any, kind: ir.DataType | None = None, **changed: Any) -> ir.Value:
-        """Write the node once more with these inputs and changed attributes, without those that are None."""
+        """Write the node again, with these inputs and changed attributes. An attribute that is None is removed."""
         attributes = {name: attribute.value for name, attribute in self.node.attributes.items()} | changed
         kept = {name: value for name, value in attributes.items() if value is not None}
         old = self.node.outputs
@@ -73,7 +81,10 @@ class Steps:
         return value if value.dtype == kind else self.op(step, "Cast", value, kind=kind, to=kind.value)
 
     def widened(self, step: str, value: ir.Value) -> ir.Value:
-        """A value as float32 where it is half precision, a constant as another constant."""
+        """A value in half precision as float32; any other as it is.
+
+        A constant becomes another constant, else a Cast.
+        """
         if value.dtype not in HALVES:
             return value
         tensor = tensor_of(value)
@@ -102,8 +113,9 @@ class Steps:
         return self.op(step, "ReduceMean", value, self.integers(f"{step}.axes", *axes))
 
     def replace_node(self, value: ir.Value) -> None:
-        """Let the writer of ``value`` take the place and name of the node, and its outputs those of the node's; or a
-        constant that of the node's output.
+        """Replace the node by the writer of ``value``, which gets its name; the outputs get the names of its outputs.
+
+        Where ``value`` is a constant, only the readers of the node's output change: they read the constant.
         """
         old, writer = self.node, value.producer()
         written = [value] if writer is None else writer.outputs
@@ -127,4 +139,5 @@ class Steps:
 
 
 Rule: TypeAlias = Callable[[Steps], "ir.Value | None"]
-"""Replaces a node by the writer of the returned value, or changes it in place and returns None."""
+"""Rewrites one node. It returns the value that replaces its output; or it changes the node in place and returns None.
+"""

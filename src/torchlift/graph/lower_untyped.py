@@ -1,5 +1,5 @@
-"""How graphs are written for a compiler that chooses its own types (TensorRT before 10): what it computes slowly in the
-form that is usual elsewhere.
+"""Rules for a compiler that chooses types itself (TensorRT before 10). They write patterns in the form that it computes
+fast.
 """
 
 from __future__ import annotations
@@ -14,17 +14,19 @@ from torchlift.graph.fusion.pattern import tensor_of
 from torchlift.graph.lower_steps import Steps
 
 _BEFORE_SOFTMAX = frozenset({"Add", "Cast", "Where"})
-"""What may come between the scores of an attention and their Softmax: a mask, another type."""
+"""Operators that may stand between the scores of an attention and their Softmax: a mask, a Cast."""
 
 _LEAST_SCALE = 1 / 32
-"""That of heads of 1024. Unscaled scores overflow half precision where scaled ones are beyond 65504 times the scale."""
+"""The scale for heads of width 1024; smaller ones stay. Unscaled scores overflow FP16 where scaled ones exceed
+65504 times the scale."""
 
 
 def scaled_scores(steps: Steps) -> ir.Value | None:
-    """Softmax((q * a) (k * b)) becomes Softmax((q k) * ab): only so does TensorRT take an attention for one.
+    """Write Softmax((q * a) (k * b)) as Softmax((q k) * ab). TensorRT recognises an attention only in that form.
 
-    That overflows half precision earlier: for heads of 64 at scaled scores of 8188, far from any that tell values
-    apart. Smaller scales than those of attentions stay where they are, as do products with a constant.
+    In FP16 the unscaled scores overflow earlier. For heads of width 64 that is at scaled scores of 8188, where a
+    softmax has long been saturated. Scales below those of attentions stay as they are, and so do products with a
+    constant.
     """
     factors = [_scaled(value) for value in steps.node.inputs]
     scale = math.prod(factor.scale for factor in factors)
@@ -45,7 +47,7 @@ def _reach_softmax(value: ir.Value) -> bool:
 
 @dataclass(frozen=True)
 class _Scaled:
-    """A value that is ``scale`` times another, which is transposed by ``turns``, the last one first."""
+    """A value that is ``scale`` times the value ``of``, transposed by the nodes ``turns`` (the last one first)."""
 
     of: ir.Value
     scale: float = 1.0
@@ -60,7 +62,7 @@ class _Scaled:
 
 
 def _scaled(value: Any) -> _Scaled:
-    """What a value is a multiple of, if it is: by one constant, and nothing else reads the multiple."""
+    """The value that ``value`` is a constant multiple of. A multiple that others read too does not count: scale 1."""
     found, turns = value, []
     while (node := _writer_for_one(found)) is not None:
         if node.op_type == "Transpose":
@@ -76,5 +78,5 @@ def _scaled(value: Any) -> _Scaled:
 
 
 def _writer_for_one(value: ir.Value) -> ir.Node | None:
-    """The node that writes a value, where one node alone reads that."""
+    """The node that writes a value, where exactly one node reads the value; else None."""
     return value.producer() if len(value.uses()) == 1 and not value.is_graph_output() else None

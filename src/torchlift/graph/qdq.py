@@ -1,4 +1,4 @@
-"""The arithmetic of linear quantisation: a scale and a zero point from a range, integers from floats, and the noise."""
+"""The arithmetic of linear quantisation: scale and zero point of a range, integers from floats, and its noise."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 Integer = Literal["int8", "uint8"]
 
 LIMITS: dict[Integer, tuple[int, int]] = {"int8": (-127, 127), "uint8": (0, 255)}
-"""The integers in use. int8 stops at -127 so that it is symmetric, as TensorRT's is."""
+"""The range of integers that is used. int8 ends at -127, so that it is symmetric, as in TensorRT."""
 
 _SMALLEST = float(np.finfo(np.float32).tiny)
 
@@ -19,7 +19,7 @@ _SMALLEST = float(np.finfo(np.float32).tiny)
 class Linear:
     """``real = (integer - zero_point) * scale``, as QuantizeLinear and DequantizeLinear of ONNX define it.
 
-    ``scale`` is float32: [] for a whole tensor, or [n] with one for each slice along ``axis``.
+    ``scale`` is float32: [] is one for the whole tensor, [n] is one for each slice along ``axis``.
     """
 
     scale: np.ndarray
@@ -28,7 +28,7 @@ class Linear:
     axis: int | None = None
 
     def quantize(self, values: np.ndarray) -> np.ndarray:
-        """Float values to integers of ``dtype``: halves round to even, what lies outside saturates."""
+        """Floats to integers of ``dtype``. Halves round to even; values outside of the range become its nearest end."""
         low, high = LIMITS[self.dtype]
         with np.errstate(over="ignore"):
             integers = np.divide(values, self._broadcast(values.ndim), dtype=np.float32)
@@ -47,9 +47,9 @@ class Linear:
 
 
 def for_activation(low: float, high: float, dtype: Integer) -> Linear:
-    """What represents ``low``..``high``, widened to hold zero: int8 symmetric, uint8 asymmetric; zero is exact.
+    """The quantisation of a tensor with values ``low``..``high``: symmetric for int8, asymmetric for uint8.
 
-    A range without extent (a tensor that is always zero) gets the scale 1.
+    The range is widened to hold zero, which is represented exactly. A tensor that is always zero gets the scale 1.
     """
     low, high = min(float(low), 0.0), max(float(high), 0.0)
     if dtype == "int8":
@@ -59,10 +59,10 @@ def for_activation(low: float, high: float, dtype: Integer) -> Linear:
 
 
 def for_weight(weight: np.ndarray, axis: int, amax: np.ndarray | None = None) -> Linear:
-    """int8, symmetric, a scale for each slice of ``weight`` along ``axis``: its largest magnitude becomes 127.
+    """The quantisation of a weight: symmetric int8, with one scale for each slice along ``axis``.
 
-    ``amax``, one for each slice or one for all, takes the place of the largest magnitudes. Slices without extent get
-    the largest scale of the others. Raises ValueError for an ``amax`` of another size.
+    The largest magnitude of a slice becomes 127. ``amax`` gives other magnitudes, one for each slice or one for all. A
+    slice that is all zero gets the largest scale of the others. Raises ValueError for an ``amax`` of another size.
     """
     slices = weight.shape[axis]
     if amax is None:
@@ -75,15 +75,15 @@ def for_weight(weight: np.ndarray, axis: int, amax: np.ndarray | None = None) ->
 
 
 def _scales(steps: np.ndarray | np.float64) -> np.ndarray:
-    """float32, positive, no denormals; where there is nothing to represent, the largest of the others or 1."""
+    """Scales as float32, positive and not denormal. A scale of 0 becomes the largest of the others, or 1."""
     instead = float(steps.max()) or 1.0
     return np.where(steps > 0, np.maximum(steps, _SMALLEST), instead).astype(np.float32)
 
 
 def signal_to_noise(values: np.ndarray, linear: Linear, counts: np.ndarray | None = None) -> float:
-    """10 log10(sum x^2 / sum (x - q(x))^2) in dB, where q quantises and dequantises; infinite where nothing is lost.
+    """10 log10(sum x^2 / sum (x - q(x))^2) in dB, where q quantises and dequantises. Infinite where q loses nothing.
 
-    ``counts`` says how often each value occurs, for values that are the centres of a histogram's bins.
+    ``counts`` is how often each value occurs, for values that are the centres of a histogram's bins.
     """
     values = np.asarray(values, np.float32)
     error = values - linear.dequantize(linear.quantize(values))

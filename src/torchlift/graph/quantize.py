@@ -1,4 +1,4 @@
-"""FP32 to INT8 within a graph, in one of the forms of schemes.py; inputs and outputs keep their types."""
+"""Converts a graph from FP32 to INT8 by one of the schemes of schemes.py. Inputs and outputs keep their types."""
 
 from __future__ import annotations
 
@@ -9,22 +9,35 @@ import numpy as np
 import onnx_ir as ir
 
 from torchlift.errors import ConversionError
+from torchlift.graph.conditions import Pass, require_opset, require_order
 from torchlift.graph.qdq import Linear, for_activation, for_weight, signal_to_noise
-from torchlift.graph.schemes import PRODUCTS, Scheme, attribute, candidates, channel_axis, results, unit_of, work
+from torchlift.graph.schemes import (
+    LEAST_OPSET,
+    PRODUCTS,
+    Scheme,
+    attribute,
+    candidates,
+    channel_axis,
+    results,
+    unit_of,
+    work,
+)
 from torchlift.graph.units import Unit, name_nodes, require_nodes
 
 Ranges = Mapping[str, tuple[float, float]]
-"""Tensor name -> the smallest and the largest value that integers shall represent."""
+"""Tensor name -> the smallest and the largest value that its integers represent."""
 
 _FLOAT = ir.DataType.FLOAT
+_EIGHT_BITS = frozenset({ir.DataType.INT8, ir.DataType.UINT8})
+_QUANTIZERS = frozenset({"DynamicQuantizeLinear", "QuantizeLinear"})
 
 
 @dataclass(frozen=True)
 class QuantizedUnit:
     """A node that was quantised.
 
-    ``activation`` is the tensor that it reads and ``input`` how that was quantised; None where it was not, or at run
-    time. ``weight`` is how its weight was, ``weight_noise`` the signal-to-noise of that in dB.
+    ``activation`` is the tensor that it reads. ``input`` is how that tensor is quantised; None where it is not, or only
+    at run time. ``weight`` is how its weight is quantised, and ``weight_noise`` the signal-to-noise of that in dB.
     """
 
     unit: Unit
@@ -36,8 +49,10 @@ class QuantizedUnit:
 
 @dataclass(frozen=True)
 class QuantizeReport:
-    """What was quantised. ``kept`` are all other products with a constant weight; ``share`` is the part that integers
-    have in the multiplications of all Conv, Gemm and MatMul, 0..1, at size 1 of the axes that vary.
+    """What was quantised, and what was not.
+
+    ``kept`` are the products with a constant weight that stay in floating point. ``share`` is the share of integers in
+    the multiplications of all Conv, Gemm and MatMul, 0..1. It is counted with size 1 for axes that vary.
     """
 
     scheme: Scheme
@@ -53,17 +68,20 @@ class QuantizeResult(ir.passes.PassResult):
     report: QuantizeReport
 
 
-class Quantize(ir.passes.InPlacePass):
-    """Quantises the products with a constant weight, except for the nodes named by ``keep``.
+class Quantize(Pass):
+    """Quantises Conv, Gemm and MatMul with a constant weight, except for the nodes named by ``keep``.
 
-    Requires: opset 13; a main graph in topological order. ``ranges`` holds those of all tensors that
-    :func:`torchlift.graph.schemes.observed` names. ``learnt`` gives, for single nodes, the magnitudes of the weight
-    that 127 stands for (float [output channels], or one for all) instead of the largest that occur.
+    ``ranges`` must hold all tensors that :func:`torchlift.graph.schemes.observed` names. ``learnt`` maps a node to the
+    magnitude of its weight that 127 stands for: float [output channels], or one number for all. Without it, that is the
+    largest magnitude that occurs.
 
-    Ensures: a tensor has one pair for all quantised nodes that read it, others read it as before; a quantised weight
-    is an int8 initializer, its scales are float32; quantised nodes keep their names; with all nodes kept, nothing
-    changes. Weights are read one at a time. Returns :class:`QuantizeResult`; raises ConversionError for a name in
-    ``keep`` that the graph lacks, for a range that is missing or not finite, and for learnt scales of another size.
+    - A tensor gets one pair of QuantizeLinear and DequantizeLinear for all quantised nodes that read it. Other nodes
+      read it as before.
+    - A quantised weight becomes an int8 initializer with float32 scales. Weights are read one at a time.
+    - Quantised nodes keep their names. With all nodes kept, nothing changes.
+
+    Returns :class:`QuantizeResult`. Raises ConversionError for a name in ``keep`` that the graph lacks, for a range
+    that is missing or not finite, and for learnt scales of another size.
     """
 
     def __init__(
@@ -76,6 +94,24 @@ class Quantize(ir.passes.InPlacePass):
     ) -> None:
         self._scheme, self._ranges = scheme, ranges or {}
         self._keep, self._learnt = frozenset(keep), learnt or {}
+
+    def requires(self, model: ir.Model) -> None:
+        """The opset has scales by channel, each node follows the nodes that it reads, and nothing is quantised yet."""
+        require_opset(model, LEAST_OPSET, needs="scales by channel")
+        require_order(model)
+        _require_floats(model)
+
+    def ensures(self, model: ir.Model) -> None:
+        """One node at most quantises a tensor, and it writes 8-bit integers."""
+        seen: set[ir.Value] = set()
+        for node in model.graph:
+            if node.op_type not in _QUANTIZERS:
+                continue
+            if node.inputs[0] in seen:
+                raise ir.passes.PostconditionError(f"{node.inputs[0].name} is quantised twice")
+            if node.outputs[0].dtype not in _EIGHT_BITS:
+                raise ir.passes.PostconditionError(f"{node.name} writes {node.outputs[0].dtype}")
+            seen.add(node.inputs[0])
 
     def call(self, model: ir.Model) -> QuantizeResult:
         name_nodes(model)
@@ -95,8 +131,18 @@ class Quantize(ir.passes.InPlacePass):
         return QuantizeResult(model, modified=bool(chosen), report=report)
 
 
+def _require_floats(model: ir.Model) -> None:
+    """Raise ConversionError where a graph is quantised already: a second pair would cost accuracy and gain nothing."""
+    node = next((node for node in model.graph if node.op_type in _QUANTIZERS), None)
+    if node is not None:
+        raise ConversionError(
+            f"the graph is quantised already: {unit_of(node)}",
+            remedy="Export the network in floating point, or use this graph as it is: FP32 keeps its integers.",
+        )
+
+
 def _activations(nodes: Sequence[ir.Node], scheme: Scheme, ranges: Ranges) -> dict[str, Linear]:
-    """How each tensor that gets a pair is quantised, by name."""
+    """Tensor name -> how it is quantised, for the tensors that get a pair."""
     if scheme.activations is None:
         return {}
     found = {}
@@ -114,8 +160,9 @@ def _activations(nodes: Sequence[ir.Node], scheme: Scheme, ranges: Ranges) -> di
 
 
 def _bias(node: ir.Node) -> tuple[ir.Node, int]:
-    """Who reads the bias of a node, as which input: of matrices, the Add behind a MatMul, since ONNX Runtime joins both
-    into one Gemm.
+    """The node that reads the bias of ``node``, and the position of that input.
+
+    For a MatMul of matrices that is the Add behind it: ONNX Runtime joins the two into one Gemm.
     """
     product = node.outputs[0]
     uses = product.uses()
@@ -126,7 +173,7 @@ def _bias(node: ir.Node) -> tuple[ir.Node, int]:
 
 
 class _Writer:
-    """Rewrites one node after another, in the graph's order."""
+    """Rewrites nodes one after another, in the graph's order."""
 
     def __init__(
         self, graph: ir.Graph, scheme: Scheme, inputs: Mapping[str, Linear], learnt: Mapping[str, np.ndarray]
@@ -176,7 +223,10 @@ class _Writer:
                 use.node.replace_input_with(use.idx, pair)
 
     def _quantize_bias(self, node: ir.Node, weight: Linear) -> None:
-        """Write the bias as int32 in steps of the products, where it is a constant and int32 holds it."""
+        """Write a constant bias as int32. Its scale is that of the products: input scale * weight scale.
+
+        A bias that int32 cannot hold in that scale stays as it is.
+        """
         reader, index = _bias(node)
         bias = reader.inputs[index] if len(reader.inputs) > index else None
         if bias is None or not bias.is_initializer() or bias.const_value.shape != weight.scale.shape:
@@ -206,7 +256,9 @@ class _Writer:
         return self._add(before, "DequantizeLinear", name, constants, [_FLOAT], axis=axis)[0]
 
     def _pair(self, value: ir.Value) -> ir.Value:
-        """What reads like ``value`` after it went through integers."""
+        """The value behind the pair of QuantizeLinear and DequantizeLinear of ``value``, which is made at the first
+        call.
+        """
         if value in self._plain:
             return value
         if value.name not in self._pairs:
@@ -228,7 +280,7 @@ class _Writer:
         return self._pairs[value.name]
 
     def _multiply_integers(self, node: ir.Node, integers: np.ndarray, linear: Linear) -> None:
-        """Write MatMulInteger and the scales as ONNX Runtime's fusion to DynamicQuantizeMatMul expects them."""
+        """Write the node as MatMulInteger with scales, in the form that ONNX Runtime fuses to DynamicQuantizeMatMul."""
         data, bias = node.inputs[0], node.inputs[2] if len(node.inputs) > 2 else None
         if data not in self._dynamic:
             kinds = [ir.DataType.UINT8, _FLOAT, ir.DataType.UINT8]
@@ -247,7 +299,7 @@ class _Writer:
         self._replace(node, result)
 
     def _replace(self, node: ir.Node, value: ir.Value) -> None:
-        """Let ``value``, and its node, take the places and names of the output of ``node``, and ``node`` itself."""
+        """Replace ``node`` by the writer of ``value``. Both keep the names of ``node`` and its output."""
         old, producer = node.outputs[0], value.producer()
         ir.convenience.replace_all_uses_with(old, value, replace_graph_outputs=True)
         self._graph.remove(node, safe=True)
@@ -264,7 +316,7 @@ class _Writer:
         after: bool = False,
         **attributes: int | None,
     ) -> Sequence[ir.Value]:
-        """Insert a node before or after ``near``, as of the same PyTorch module, and return its outputs."""
+        """Insert a node before or after ``near``, with the metadata of ``near``; returns its outputs."""
         given = {key: value for key, value in attributes.items() if value is not None}
         outputs = [ir.Value(name=self._free(name), type=ir.TensorType(kind)) for kind in kinds]
         notes = dict(near.metadata_props)

@@ -1,4 +1,4 @@
-"""The ranges that a network was trained to be quantised at, by the PyTorch module that they belong to."""
+"""Ranges that a network learnt for its quantisation, by PyTorch module, and their file."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ import numpy.typing as npt
 SCALES = "scales.json"
 
 Range = tuple[float, float]
-"""Lowest and highest value that the quantised type covers; it holds 0."""
+"""The lowest and the highest value that the integers cover. 0 lies between them."""
 
 
 @dataclass(frozen=True)
 class Scales:
-    """What fake quantisation learned about one module; None where it was not quantised.
+    """What fake quantisation learnt about one module. A part that was not quantised is None.
 
-    ``input`` and ``output`` are ranges of its first input and of its output. ``weight`` float32 [output channels], or
-    [] for one scale of the whole tensor, is the magnitude that the integer 127 stands for: weight / 127 is the scale.
-    It belongs to the weight as the module holds it, before any batch normalisation is folded into it.
+    ``input`` and ``output`` are the ranges of its first input and of its output. ``weight`` is the magnitude that the
+    integer 127 stands for, so weight / 127 is the scale: float32 [output channels], or [] for the whole tensor. It
+    belongs to the weight as the module holds it, before a batch normalisation is folded into it.
     """
 
     input: Range | None = None
@@ -41,8 +41,9 @@ class Scales:
     __hash__ = None  # type: ignore[assignment]
 
     def folded(self, factor: npt.NDArray[np.float32]) -> Scales:
-        """The scales where every output channel of the weight was multiplied by ``factor`` float32 [channels], as
-        folding a batch normalisation does: the same integers stand for the new weights.
+        """The scales after each output channel of the weight was multiplied by ``factor`` float32 [channels].
+
+        Folding a batch normalisation does that. The integers of the weight stay the same.
         """
         if self.weight is None:
             return self
@@ -50,19 +51,19 @@ class Scales:
 
 
 def save_scales(folder: Path, scales: Mapping[str, Scales]) -> None:
-    """Write the scales by module beside a component's own graph; nothing where there are none."""
+    """Write the scales by module to ``folder``, which has the component's source graph. Without scales, no file."""
     if scales:
         (folder / SCALES).write_text(json.dumps(to_plain(dict(scales))))
 
 
 def load_scales(folder: Path) -> dict[str, Scales]:
-    """The inverse of :func:`save_scales`; empty where a network was trained without fake quantisation."""
+    """Read what :func:`save_scales` wrote. Empty for a network that was trained without fake quantisation."""
     file = folder / SCALES
     return from_plain(json.loads(file.read_text())) if file.is_file() else {}
 
 
 def to_plain(scales: dict[str, Scales]) -> dict[str, dict[str, Any]]:
-    """Plain data for JSON: what :func:`from_plain` reads."""
+    """The scales as plain data for JSON."""
     return {
         path: {
             "input": known.input,
@@ -74,7 +75,7 @@ def to_plain(scales: dict[str, Scales]) -> dict[str, dict[str, Any]]:
 
 
 def from_plain(data: dict[str, dict[str, Any]]) -> dict[str, Scales]:
-    """The inverse of :func:`to_plain`, also after a way through JSON."""
+    """The scales from plain data, which may have been JSON in between."""
     return {
         path: Scales(
             input=_range(known["input"]),

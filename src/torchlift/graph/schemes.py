@@ -1,4 +1,4 @@
-"""The forms of INT8 that runtimes run fast, and which nodes of a graph can take them."""
+"""The schemes of INT8 that runtimes compute fast, and the nodes of a graph that they can quantise."""
 
 from __future__ import annotations
 
@@ -9,30 +9,32 @@ from typing import Literal
 
 import onnx_ir as ir
 
-from torchlift.errors import ConversionError
+from torchlift.graph.conditions import require_opset
 from torchlift.graph.qdq import Integer
 from torchlift.graph.units import Unit, module_of, name_nodes
 
 PRODUCTS = frozenset({"Conv", "Gemm", "MatMul"})
-"""Where nearly all arithmetic of a network is. They are quantised only where the weight is a constant: the two products
-within attention stay in floating point, as do LayerNorm and softmax.
+"""The operators that are quantised, since they hold nearly all arithmetic of a network. Their weight must be a
+constant: the two products within an attention stay in floating point, and so do LayerNorm and softmax.
 """
 
 LEAST_OPSET = 13
-"""The first opset of which DequantizeLinear has an axis."""
+"""The first opset whose DequantizeLinear has an axis, for scales by channel."""
 
 _CLAMPS = frozenset({"Clip", "Relu"})
 
 
 @dataclass(frozen=True)
 class Scheme:
-    """A form of INT8. Weights are int8, symmetric, with a scale for each output channel, in a quarter of the bytes.
+    """One way to quantise. Weights are always symmetric int8, with a scale for each output channel.
 
-    ``activations`` is the integer type that a pair of QuantizeLinear and DequantizeLinear gives to what a node reads,
-    with one scale a tensor; None: no pair. ``dynamic``: instead, DynamicQuantizeLinear finds the range at run time, and
-    MatMulInteger multiplies. ``biases``: biases of Conv and Gemm become int32, and what a Conv writes gets a pair too:
-    ONNX Runtime has integer kernels for them only in that form. ``stem``: the convolutions that read the graph's inputs
-    are quantised too; by default they stay FP32, since they are little work and hold the finest steps of an image.
+    - ``activations`` is the integer type of the tensor that a node reads. A pair of QuantizeLinear and DequantizeLinear
+      with one scale converts it. None: no pair.
+    - ``dynamic``: DynamicQuantizeLinear finds the range of that tensor at run time, and MatMulInteger multiplies.
+    - ``biases`` is the type of the biases of Conv and Gemm. With int32, the output of a Conv gets a pair too: ONNX
+      Runtime has integer kernels only for that form.
+    - ``stem``: convolutions that read the graph's inputs are quantised too. By default they stay FP32, since they are
+      little work, and 8 bits would coarsen the image itself.
     """
 
     name: str
@@ -52,21 +54,23 @@ SCHEMES: dict[str, Scheme] = {
         Scheme("int8-weights"),
     )
 }
-"""By name: for ONNX Runtime on x86; for OpenVINO and TensorRT; for ONNX Runtime without calibration; and weights alone,
-for networks trained with weights-only fake quantisation.
+"""The schemes by name. u8s8 is for ONNX Runtime on x86, s8s8 for OpenVINO and TensorRT, dynamic for ONNX Runtime
+without calibration. weights quantises weights alone, for networks that were trained with fake quantisation of weights
+only.
 """
 
 
 def quantizable(model: ir.Model, scheme: Scheme) -> list[Unit]:
-    """The nodes that ``scheme`` quantises unless they are kept, in the order of the graph.
+    """The nodes that ``scheme`` can quantise, in the order of the graph.
 
-    Gives all nodes names and makes Constant nodes initializers. Raises ConversionError for an opset before 13.
+    The model is changed: all nodes get names, and Constant nodes become initializers. Raises ConversionError for an
+    opset before 13.
     """
     return [unit_of(node) for node in candidates(model, scheme)]
 
 
 def observed(model: ir.Model, scheme: Scheme, keep: Collection[str] = ()) -> list[str]:
-    """The tensors whose ranges are needed to quantise all but the nodes named by ``keep``, in the order of the graph.
+    """The tensors whose ranges are needed to quantise all nodes but those of ``keep``, in the order of the graph.
 
     Raises ConversionError for an opset before 13.
     """
@@ -79,14 +83,10 @@ def observed(model: ir.Model, scheme: Scheme, keep: Collection[str] = ()) -> lis
 
 
 def candidates(model: ir.Model, scheme: Scheme) -> list[ir.Node]:
-    """The nodes of :func:`quantizable` themselves."""
+    """The nodes that :func:`quantizable` describes."""
     from onnx_ir.passes.common import LiftConstantsToInitializersPass
 
-    opset = model.opset_imports.get("", LEAST_OPSET)
-    if opset < LEAST_OPSET:
-        raise ConversionError(
-            f"opset {opset} has no scales by channel", remedy=f"Export with --opset {LEAST_OPSET} or later."
-        )
+    require_opset(model, LEAST_OPSET, needs="scales by channel")
     name_nodes(model)
     LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     return [node for node in model.graph if _fits(node, scheme) and (scheme.stem or not is_stem(node))]
@@ -97,7 +97,7 @@ def unit_of(node: ir.Node) -> Unit:
 
 
 def results(node: ir.Node, scheme: Scheme) -> list[ir.Value]:
-    """What gets a pair because a node writes it: after its ReLU or Clip, where nothing else reads the node."""
+    """The outputs of a node that get a pair: of a Conv with int32 biases, behind its ReLU or Clip if it has one."""
     if node.op_type != "Conv" or scheme.activations is None or scheme.biases != "int32":
         return []
     value = node.outputs[0]
@@ -108,7 +108,7 @@ def results(node: ir.Node, scheme: Scheme) -> list[ir.Value]:
 
 
 def _fits(node: ir.Node, scheme: Scheme) -> bool:
-    """Whether a node multiplies a float32 tensor by a constant float32 weight in a way that has a form in integers."""
+    """Whether a node multiplies a float32 tensor by a constant float32 weight in a form that integers can compute."""
     if node.domain not in ("", "ai.onnx") or node.op_type not in scheme.operators:
         return False
     data, weight = node.inputs[:2]
@@ -129,7 +129,7 @@ def attribute(node: ir.Node, name: str, default: float) -> float:
 
 
 def is_stem(node: ir.Node) -> bool:
-    """Whether a node is a convolution that reads the graph's inputs, through nothing that multiplies."""
+    """Whether a node is a convolution that reads the graph's inputs, with no other product in between."""
     if node.op_type != "Conv":
         return False
     seen: set[ir.Node] = set()
@@ -147,7 +147,7 @@ def is_stem(node: ir.Node) -> bool:
 
 
 def has_attention(model: ir.Model) -> bool:
-    """Whether a softmax, or what moves or masks it, is multiplied by another activation; or an Attention is there."""
+    """Whether a graph has an Attention, or a MatMul that reads a Softmax, with or without a mask between them."""
     for node in model.graph:
         if node.op_type in ("Attention", "MultiHeadAttention"):
             return True
@@ -166,12 +166,12 @@ def _before(node: ir.Node, index: int) -> ir.Node | None:
 
 
 def channel_axis(node: ir.Node) -> int:
-    """The axis of a weight along which the output channels lie."""
+    """The axis of the output channels in the weight of a node."""
     return 0 if node.op_type == "Conv" or attribute(node, "transB", 0) else 1
 
 
 def work(node: ir.Node) -> int:
-    """The multiplications of a Conv, Gemm or MatMul; a size that varies or is unknown counts as 1."""
+    """The number of multiplications of a Conv, Gemm or MatMul. A size that varies or is unknown counts as 1."""
     left, right = (v.shape for v in node.inputs[:2])
     out = node.outputs[0].shape
     positions = list(out or ())

@@ -1,4 +1,4 @@
-"""Types of a graph's values: what onnx infers, and tensors in another type of floats."""
+"""Types of a graph's values: inference by onnx, and weights in another type of floats."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import onnx_ir as ir
 
 
 def infer_types(model: ir.Model) -> None:
-    """Give every value that has none the type and shape that onnx infers, where it can; weights are not read."""
+    """Let onnx infer types and shapes where a value has none. Some may stay unknown. Weights are not read."""
     from onnx_ir.passes.common import ShapeInferencePass
 
     values = [value for node in model.graph.all_nodes() for value in node.outputs if value.name]
@@ -16,7 +16,10 @@ def infer_types(model: ir.Model) -> None:
 
 
 def converted(tensor: ir.TensorProtocol, dtype: ir.DataType, name: str | None) -> ir.LazyTensor:
-    """A tensor in another type of floats, converted when it is written; what that cannot hold becomes infinite or 0."""
+    """A tensor in another type of floats.
+
+    It is converted when it is read; numbers out of range become infinite or 0.
+    """
 
     def convert() -> ir.Tensor:
         with np.errstate(over="ignore", under="ignore"):

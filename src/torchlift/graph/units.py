@@ -1,4 +1,4 @@
-"""Which nodes of a graph can be converted one by one, and which PyTorch module each came from."""
+"""Nodes as units of a conversion: unique names, and the PyTorch module that each came from."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import onnx_ir as ir
 from torchlift.errors import ConversionError
 
 SCOPES = "pkg.torch.onnx.name_scopes"
-"""Metadata of the dynamo exporter: the names of the modules around a node, from the outermost, and the operation."""
+"""The key of the dynamo exporter's list of names: the modules around a node, outermost first, and the operation."""
 
 
 @dataclass(frozen=True)
@@ -28,12 +28,12 @@ class Unit:
 
 
 def units(nodes: Iterable[ir.Node], eligible: Callable[[ir.Node], bool]) -> list[Unit]:
-    """The eligible ones of ``nodes``, in their order."""
+    """The nodes that are ``eligible``, in their order."""
     return [Unit(node.name or "", node.op_type, module_of(node)) for node in nodes if eligible(node)]
 
 
 def module_of(node: ir.Node) -> str:
-    """The path of the PyTorch module that a node came from: of the metadata, else of the node's name (TorchScript)."""
+    """The path of a node's PyTorch module: from the metadata, else from the name of the node (TorchScript)."""
     scopes: object = None
     with contextlib.suppress(ValueError, SyntaxError):
         scopes = ast.literal_eval(node.metadata_props.get(SCOPES, ""))
@@ -43,7 +43,7 @@ def module_of(node: ir.Node) -> str:
 
 
 def require_nodes(model: ir.Model, names: Iterable[str]) -> None:
-    """Raise ConversionError where the graph has no node of one of ``names``."""
+    """Raise ConversionError for a name that no node of the graph has."""
     unknown = sorted({*names} - {node.name for node in model.graph})
     if unknown:
         raise ConversionError(
@@ -53,7 +53,7 @@ def require_nodes(model: ir.Model, names: Iterable[str]) -> None:
 
 
 def name_nodes(model: ir.Model) -> None:
-    """Give every node of the graph a name that no other has."""
+    """Give every node of the main graph a name of its own. Names that are unique already stay."""
     taken: set[str] = set()
     for number, node in enumerate(model.graph):
         name = node.name or f"{node.op_type}_{number}"

@@ -1,4 +1,4 @@
-"""Half precision within a graph back to FP32, for compilers that choose types themselves."""
+"""Writes a graph in half precision as FP32 again, for compilers that choose types themselves."""
 
 from __future__ import annotations
 
@@ -6,27 +6,37 @@ from collections.abc import Iterable
 
 import onnx_ir as ir
 
+from torchlift.graph.conditions import Pass
 from torchlift.graph.lower_steps import FLOAT, HALVES
 from torchlift.graph.types import converted, infer_types
 
 _STATES = frozenset({"dtype", "output_dtype"})
-"""Attributes that name the type of an output."""
+"""Attributes that state the type of an output."""
 
 
-class Widen(ir.passes.InPlacePass):
-    """Writes what a graph computes in half precision in FP32: what :class:`torchlift.graph.half.ToHalf` did, undone.
+class Widen(Pass):
+    """Undoes :class:`torchlift.graph.half.ToHalf`: whatever a graph computes in half precision becomes FP32.
 
-    Nodes keep their names, and no Cast stays that changes nothing, but one that writes an output. Weights keep the
-    values that half precision gave them; each is computed when it is written. A graph with half precision of its own
-    stays as it is: in inputs, outputs, subgraphs or attributes, or written by a node that reads none and is no Cast.
+    - Nodes keep their names. Casts that no longer change a type are removed, except for those that write an output.
+    - Weights keep the rounded values that they had in half precision. Each is converted when it is written.
+    - A graph that has half precision for other reasons stays as it is. That is one with half precision in inputs,
+      outputs, subgraphs or attributes, or in the result of a node that reads none and is no Cast.
     """
+
+    def __init__(self) -> None:
+        self._widened = False
+
+    def ensures(self, model: ir.Model) -> None:
+        """Where anything was rewritten, no value in half precision is left."""
+        if self._widened and (left := _halves(model.graph)):
+            raise ir.passes.PostconditionError(f"{left[0].name} is still {left[0].dtype}")
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Returns whether anything was rewritten."""
+        self._widened = False
         infer_types(model)
         graph = model.graph
-        inner = [*graph.initializers.values(), *(value for node in graph for value in node.outputs)]
-        halves = [value for value in inner if value.dtype in HALVES]
+        halves = _halves(graph)
         if not halves or not _is_of_casts(graph):
             return ir.passes.PassResult(model, False)
         for value in halves:
@@ -39,11 +49,18 @@ class Widen(ir.passes.InPlacePass):
             if given.dtype == FLOAT and not written.is_graph_output():
                 written.replace_all_uses_with(given)
                 graph.remove(cast, safe=True)
+        self._widened = True
         return ir.passes.PassResult(model, True)
 
 
+def _halves(graph: ir.Graph) -> list[ir.Value]:
+    """The weights and the results of nodes that are in half precision."""
+    inner = (*graph.initializers.values(), *(value for node in graph for value in node.outputs))
+    return [value for value in inner if value.dtype in HALVES]
+
+
 def _is_of_casts(graph: ir.Graph) -> bool:
-    """Whether all half precision comes from Casts and weights, and ends within the graph."""
+    """Whether all half precision starts at Casts and weights of the main graph, and ends before its outputs."""
     own = set(graph)
     writers = [node for node in graph.all_nodes() if _any_half(node.outputs)]
     return not _any_half((*graph.inputs, *graph.outputs)) and all(

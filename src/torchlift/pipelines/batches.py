@@ -67,7 +67,7 @@ so many parts of it by themselves. On a GPU single rows leave most of it idle: o
 
 
 def first_covered(session: Coverage, batches: Iterable[int], others: Mapping[str, int]) -> int | None:
-    """The first of these sizes of a batch that the session covers, at the sizes of the other axes; None of none."""
+    """The first of these batch sizes that the session covers, with the other axes as given; None if it covers none."""
     return next((size for size in batches if session.covers({**others, BATCH: size})), None)
 
 

@@ -1,4 +1,4 @@
-"""Golden samples: seeded inputs at the corners of the axes' ranges, with the answers of PyTorch in FP32 to them."""
+"""Goldens: seeded inputs at the corners of the axes' ranges, with PyTorch's FP32 answers to them."""
 
 from __future__ import annotations
 
@@ -16,14 +16,17 @@ from torchlift.signature import BATCH, CORNERS, Signature
 GOLDENS = "goldens.safetensors"
 
 _SILENCE = 1e-6
-"""The largest magnitude below which an output is taken for zero."""
+"""An output whose largest magnitude is below this counts as zero."""
 
 _REMEDY = "Copy the bundle again from where it was made, or export the model again."
 
 
 @dataclass(frozen=True)
 class Golden:
-    """``name`` is the corner (min, opt, max), or says what is in it; arrays have the signature's dtypes and shapes."""
+    """Inputs and the answers to them, with the signature's dtypes and shapes.
+
+    ``name`` is the corner (min, opt, max), or describes other samples.
+    """
 
     name: str
     inputs: Mapping[str, np.ndarray]
@@ -33,7 +36,7 @@ class Golden:
 def save_goldens(file: Path, goldens: Iterable[Golden]) -> None:
     """Write safetensors with the keys ``<golden>/inputs/<name>`` and ``<golden>/outputs/<name>``.
 
-    Raises NoSignalError for answers that prove nothing: they would not be read again.
+    Raises NoSignalError for answers that prove nothing, since these are refused when they are read.
     """
     from safetensors.numpy import save_file
 
@@ -50,16 +53,16 @@ def save_goldens(file: Path, goldens: Iterable[Golden]) -> None:
 
 
 def goldens_of(graph: Graph | None) -> str:
-    """The path of the samples that a graph was calibrated on, with PyTorch's answers; empty without."""
+    """The path of the samples that a graph was calibrated on, with the answers to them; "" where there are none."""
     return next((path for path in (graph.files if graph else ()) if PurePosixPath(path).name == GOLDENS), "")
 
 
 def load_goldens(bundle: Bundle, component: Component) -> dict[str, Golden]:
-    """The component's goldens by name, in the order min, opt, max, each of the axes' sizes at that corner.
+    """The component's goldens by name: min, opt and max, in this order, with the axes' sizes at that corner.
 
-    Raises BundleError where the file does not hold just these, as the signature has them: every tensor, its dtype,
-    rank and sizes, integers within their bounds. Raises NoSignalError where answers prove nothing. Both name the file,
-    the golden and the tensor.
+    Raises BundleError where the file holds anything else, or a tensor does not fit the signature: its dtype, rank,
+    sizes, or the bounds of its integers. Raises NoSignalError where answers prove nothing. Both name the file, the
+    golden and the tensor.
     """
     file, signature = bundle.path / component.goldens, component.signature
     found = _read(bundle, component.goldens, signature)
@@ -80,7 +83,7 @@ def load_goldens(bundle: Bundle, component: Component) -> dict[str, Golden]:
 
 
 def load_samples(bundle: Bundle, component: Component, graph: Graph | None) -> dict[str, Golden]:
-    """The samples that a graph was calibrated on, by name, of any sizes that the axes admit; none where it has none.
+    """The samples that a graph was calibrated on, by name; empty where there are none. They have any size of the axes.
 
     Raises BundleError and NoSignalError as :func:`load_goldens` does.
     """
@@ -98,14 +101,14 @@ def load_samples(bundle: Bundle, component: Component, graph: Graph | None) -> d
 
 
 def _read(bundle: Bundle, path: str, signature: Signature) -> dict[str, Golden]:
-    """The inverse of :func:`save_goldens`, by name."""
+    """Read and check what :func:`save_goldens` wrote, by name."""
     from safetensors.numpy import load
 
     file, data = bundle.path / path, bundle.read(path)
     found: dict[str, Golden] = {}
     try:
         tensors = load(data)
-    except Exception as error:  # of other types for other damage
+    except Exception as error:  # safetensors raises other types for other kinds of damage
         raise BundleError(f"{file} cannot be read as goldens: {error}", remedy=_REMEDY) from error
     for key, array in tensors.items():
         name, role, tensor = [*key.split("/", 2), "", ""][:3]
@@ -143,9 +146,7 @@ def _check(file: Path, signature: Signature, golden: Golden) -> None:
 
 
 def require_signal(goldens: Iterable[Golden]) -> None:
-    """Raise NoSignalError where PyTorch's answers are all near zero, NaN or infinite, or where there are none: any
-    comparison would pass.
-    """
+    """Raise NoSignalError where PyTorch's answers prove nothing: they are all near zero, NaN, infinite or missing."""
     for golden in goldens:
         if not any(output.size for output in golden.outputs.values()):
             raise NoSignalError(
@@ -171,7 +172,7 @@ def require_signal(goldens: Iterable[Golden]) -> None:
 
 
 def cut(signature: Signature, inputs: Mapping[str, np.ndarray], sizes: Mapping[str, int]) -> dict[str, np.ndarray]:
-    """The leading part of ``inputs`` that has the given axis sizes; ``inputs`` must be at least that large."""
+    """The leading part of ``inputs`` with the given sizes of the axes. ``inputs`` must be at least that large."""
     return {
         spec.name: np.require(
             inputs[spec.name][tuple(slice(sizes[d]) if isinstance(d, str) else slice(None) for d in spec.shape)],
@@ -182,10 +183,10 @@ def cut(signature: Signature, inputs: Mapping[str, np.ndarray], sizes: Mapping[s
 
 
 def with_rows(signature: Signature, golden: Golden, count: int, order: np.ndarray | None = None) -> Golden:
-    """The golden with ``count`` rows along the batch axis, which it must have: the first of them, in another ``order``
-    where one is given, or all again and again.
+    """A golden with ``count`` rows along the batch axis, which it must have.
 
-    Rows answer for themselves, so that the answers are cut or repeated likewise.
+    Fewer rows are the first ones, in ``order`` if given. More rows repeat them. The answers are cut or repeated in the
+    same way, since a row's answer does not depend on other rows.
     """
     there = signature.check(golden.inputs)[BATCH]
     if count == there:
@@ -204,8 +205,10 @@ def with_rows(signature: Signature, golden: Golden, count: int, order: np.ndarra
 
 
 def telling_order(signature: Signature, golden: Golden) -> np.ndarray:
-    """The rows of a golden, int64 [rows], from those on in which all outputs are large: an error is judged as a share
-    of the largest magnitude, so that a few rows of small answers would be judged more strictly than all together.
+    """The positions of a golden's rows, int64 [rows], with the rows first in which all outputs are large.
+
+    An error is judged relative to the largest magnitude of all rows. A cut that has only rows with small answers would
+    be judged more strictly than all rows together.
     """
     weakest = np.ones(signature.check(golden.inputs)[BATCH])
     for spec in signature.outputs:
@@ -218,7 +221,7 @@ def telling_order(signature: Signature, golden: Golden) -> np.ndarray:
 
 
 def blank(signature: Signature, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Inputs of the same shapes and dtypes that are zero, or of the least value where their bounds leave out zero."""
+    """Inputs of the same shapes and dtypes that are all zero, or the lowest value where bounds exclude zero."""
     nearest = {
         s.name: 0 if s.bounds is None or s.bounds[0] <= 0 < s.bounds[1] else (s.whole_bounds or s.bounds)[0]
         for s in signature.inputs

@@ -1,10 +1,14 @@
-"""True half precision on a processor: what an FP16 graph answers where every tensor really is FP16.
+"""Runs an FP16 graph on a processor in true half precision: every tensor between two nodes is rounded to FP16.
 
-ONNX Runtime's processor kernels compute an FP16 graph through FP32 and drop the roundings between nodes, so that a
-number beyond 65504 passes through unharmed. Here each node is a session of its own, past which no optimiser sees: its
-FP16 inputs are widened, it computes in FP32, and what it writes is rounded to FP16, where too large becomes infinite.
-GPUs do the same: tensor cores add the products of MatMul, Gemm and Conv in FP32; Softmax, LayerNormalization (its
-stash_type) and reductions accumulate in FP32. A single sum, product or root in FP32, rounded, is exact half arithmetic.
+On a processor ONNX Runtime computes an FP16 graph in FP32, and leaves out the roundings between nodes. So a number
+beyond 65504 passes through unharmed, which becomes infinite on a GPU.
+
+Here each node is a session of its own, so that no optimiser joins two nodes. Its FP16 inputs are widened to FP32, it
+computes in FP32, and its results are rounded to FP16. A number that is too large becomes infinite.
+
+GPUs compute in the same way. Tensor cores add the products of MatMul, Gemm and Conv in FP32. Softmax, reductions and
+LayerNormalization (its stash_type) accumulate in FP32. A single sum, product or root that is computed in FP32 and then
+rounded is exact half arithmetic.
 """
 
 from __future__ import annotations
@@ -35,13 +39,13 @@ def run_half(model: Path | ir.Model, feeds: Arrays, names: Sequence[str] | None 
 
 
 class HalfOracle:
-    """A graph of FP16 and FP32 tensors, computed node by node.
+    """Runs a graph of FP16 and FP32 tensors node by node.
 
-    Weights are read where they lie, at every run; sessions are made once for all nodes that are alike.
+    Weights are read from their file at every run. Nodes that are equal share one session.
     """
 
     def __init__(self, model: Path | ir.Model, on: RunOn = HERE) -> None:
-        """Raises ConversionError for a graph with functions of its own."""
+        """Prepare a graph. Raises ConversionError for a graph with functions of its own."""
         self._model = model if isinstance(model, ir.Model) else load_model(model)
         infer_types(self._model)
         self._on = on
@@ -57,13 +61,14 @@ class HalfOracle:
 
     @property
     def sessions(self) -> int:
-        """How many sessions the runs so far needed."""
+        """The number of sessions that the runs so far needed."""
         return len(self._alike)
 
     def run(self, feeds: Arrays, names: Sequence[str] | None = None) -> dict[str, np.ndarray]:
-        """The tensors ``names``, None for the outputs, by name; FP16 tensors are float16, infinite where too large.
+        """Run the graph; returns the tensors ``names`` by name, or the outputs where ``names`` is None.
 
-        Raises BackendError where a node fails, ValueError for a tensor that the graph lacks.
+        FP16 tensors are float16; numbers that are too large are infinite. Raises BackendError where a node fails,
+        ValueError for a tensor that the graph lacks.
         """
         wanted = self._outputs if names is None else tuple(names)
         found: dict[str, np.ndarray] = {}
@@ -75,7 +80,10 @@ class HalfOracle:
         return {name: found[name] for name in wanted}
 
     def trace(self, feeds: Arrays, watch: Callable[[str, np.ndarray], object]) -> None:
-        """Run, and show ``watch`` each tensor that a node writes, in order. Tensors are freed after their last use."""
+        """Run the graph, and call ``watch`` with each tensor that a node writes.
+
+        Tensors are freed after their last use.
+        """
         left = Counter(name for step in self._steps for name in step.reads)
         alive = dict(feeds)
         for step in self._steps:
@@ -119,8 +127,11 @@ class HalfOracle:
 
 @dataclass(frozen=True)
 class _Step:
-    """A node made a graph of its own. ``reads`` and ``writes`` name its tensors, ``inputs`` and ``outputs`` say what
-    they are called there; ``halves`` whether each output is FP16 (None, where the type is unknown: if an input is).
+    """A node as a graph of its own.
+
+    ``reads`` and ``writes`` are the names of its tensors in the whole graph, ``inputs`` and ``outputs`` the names in
+    its own graph. ``halves`` says of each output whether it is FP16. None stands for an unknown type: the output is
+    FP16 if an input is.
     """
 
     node: ir.Node
@@ -133,7 +144,7 @@ class _Step:
 
     @property
     def is_exact(self) -> bool:
-        """Whether the node computes nothing, so that it may run on FP16 as it is."""
+        """Whether the node computes nothing, so that it needs no FP32: it may read and write FP16."""
         return self.node.op_type == "Cast" or passes_on(self.node)
 
 
@@ -157,7 +168,7 @@ def _step(node: ir.Node) -> _Step:
 
 
 def _by_itself(step: _Step, dtypes: Sequence[np.dtype], model: ir.Model) -> bytes:
-    """A model of one node, with a Cast to FP32 before it for each FP16 input, and one back for each FP16 output."""
+    """A serialised model of one node. FP16 inputs are cast to FP32 in front of it, FP16 outputs back behind it."""
     from onnx import TensorProto, ValueInfoProto, helper
 
     given, before, after, results = [], [], [], []
@@ -180,7 +191,7 @@ def _by_itself(step: _Step, dtypes: Sequence[np.dtype], model: ir.Model) -> byte
 
 
 def _captured(node: Any) -> list[str]:
-    """What the subgraphs of a NodeProto read from outside of them, by name, each once."""
+    """The names of the tensors that the subgraphs of a NodeProto read from outside, each once."""
     found: dict[str, None] = {}
     for graph in (g for attribute in node.attribute for g in (attribute.g, *attribute.graphs)):
         own = {value.name for value in (*graph.input, *graph.initializer)}
@@ -191,7 +202,7 @@ def _captured(node: Any) -> list[str]:
 
 
 class HalfSession(Session):
-    """The oracle behind the contract of a runtime's session, so that a task or a golden can be run on it."""
+    """The oracle as a session, so that goldens and tasks can be run on it."""
 
     def __init__(self, model: Path | ir.Model, signature: Signature, on: RunOn = HERE) -> None:
         super().__init__(signature, "half-precision oracle")

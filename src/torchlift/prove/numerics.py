@@ -1,4 +1,4 @@
-"""Whether a variant's answers are PyTorch's: differences at the goldens, and independence of a batch's rows."""
+"""Compares a variant's answers with PyTorch's at the goldens, and checks that rows of a batch are independent."""
 
 from __future__ import annotations
 
@@ -18,23 +18,24 @@ TOLERANCES: dict[Precision, Tolerance] = {
     "bf16": Tolerance(scaled=6e-2, cosine=0.997),
     "int8": Tolerance(scaled=2e-1, cosine=0.98),
 }
-"""What each precision may differ by default. FP32 kernels differ by the order of their sums, about 1e-6 of the scale;
-TF32 or BF16 passed off as FP32 are off by 1e-3 or more and fail. The steps follow the formats' significands (23, 10 and
-7 bits), with room for a few dozen layers."""
+"""Precision -> how much answers may differ by default. FP32 kernels add in different orders, which changes answers by
+about 1e-6 of the scale. TF32 or BF16 in the place of FP32 changes them by 1e-3 or more, and fails. The tolerances
+follow the significands of the formats (23, 10 and 7 bits), with room for a few dozen layers.
+"""
 
 UNBOUNDED = Tolerance(scaled=np.inf, cosine=-1.0)
-"""Anything finite."""
+"""Accepts all finite answers."""
 
 _RELATIVE_FLOOR = 1e-3
-"""Elements smaller than this share of the scale have no meaningful relative difference, and rows shorter than this
-share of the longest no meaningful direction."""
+"""Elements smaller than this share of the scale are left out of relative differences. Rows shorter than this share of
+the longest row are left out of cosines.
+"""
 
 
 def compare(candidate: np.ndarray, reference: np.ndarray) -> Difference:
-    """How ``candidate`` differs from ``reference``: two arrays of one shape, any dtype; see :class:`Difference`.
-    Infinities of one sign agree, a NaN agrees with nothing.
+    """Compare two arrays of one shape and any dtype; see :class:`Difference`.
 
-    Raises ValueError where the shapes differ.
+    Infinities of the same sign agree. A NaN agrees with nothing. Raises ValueError where the shapes differ.
     """
     if candidate.shape != reference.shape:
         raise ValueError(f"shapes differ: {candidate.shape} and {reference.shape}")
@@ -77,7 +78,7 @@ def _smallest_cosine(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def distance(answers: np.ndarray, reference: np.ndarray) -> float:
-    """1 - the mean cosine of the rows [rows, ...]; a row that is zero or not finite on one side counts as 1."""
+    """1 - the mean cosine of the rows of two arrays [rows, ...]. The cosine of a zero or non-finite row counts as 0."""
     a, b = (x.reshape(len(x), -1).astype(np.float64) if x.ndim else x.reshape(1, 1) for x in (answers, reference))
     with np.errstate(all="ignore"):
         cosines = np.einsum("ij,ij->i", a, b) / (np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1))
@@ -87,7 +88,10 @@ def distance(answers: np.ndarray, reference: np.ndarray) -> float:
 def verify_goldens(
     run: Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]], goldens: Iterable[Golden]
 ) -> tuple[GoldenCheck, ...]:
-    """Compare every output at every golden. ``run`` maps inputs to outputs by name."""
+    """Compare every output at every golden. ``run`` computes outputs from inputs, both by name.
+
+    Raises VerificationError where an output has another shape or dtype.
+    """
     checks = []
     for golden in goldens:
         answers = run(golden.inputs)
@@ -109,10 +113,11 @@ def verify_invariance(
     golden: Golden,
     covers: Callable[[Mapping[str, int]], bool] = lambda sizes: True,
 ) -> tuple[GoldenCheck, ...]:
-    """Compare the rows of a batch with the same rows in other company: turned round by one, and without the last where
-    so many are admitted and ``covers`` says that they run.
+    """Check that the answer to a row does not depend on the other rows of its batch.
 
-    Returns nothing where the component has no batch axis, or its range admits no second row.
+    The golden's batch is run again in two ways: with its rows moved on by one, and without its last row. The second is
+    left out where the axis or ``covers`` does not allow that size. Each answer is compared with that of the same row
+    before. Returns nothing where there is no batch axis, or only one row.
     """
     axis = signature.batch
     sizes = signature.check(golden.inputs)
@@ -134,14 +139,14 @@ def verify_invariance(
 
 
 def _take(spec: TensorSpec, array: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """The given rows of a tensor; all of it where it has no batch axis."""
+    """The given rows of a tensor, or the whole tensor where it has no batch axis."""
     if spec.batch_position is None:
         return array
     return np.require(array.take(rows, axis=spec.batch_position), requirements="C")
 
 
 def failures(checks: Iterable[GoldenCheck], tolerance: Tolerance) -> tuple[str, ...]:
-    """What is out of tolerance, in words; empty where all is well."""
+    """The checks that are out of tolerance, in words; empty where all pass."""
     said = []
     for check in checks:
         d, where = check.difference, f"{check.output} at {check.golden}"

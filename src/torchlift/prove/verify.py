@@ -104,9 +104,12 @@ def verify_variant(
     on: RunOn = HERE,
     raising: bool = False,
 ) -> Verification:
-    """Run the variant at all goldens, at the sizes that it has kernels of its own for and in other company, and judge
-    it by its precision's tolerance; at goldens that are unlike what it was calibrated on, it must be finite and of the
-    right shape. What is compared nowhere else at such sizes is noted.
+    """Run a variant at all goldens, and judge its answers by the tolerance of its precision.
+
+    It is also run at the sizes that it has kernels of its own for, and with the rows of a batch beside other rows. A
+    calibrated variant is judged at samples like those that it was calibrated on. At the drawn goldens its answers must
+    only be finite and of the right shape. Where its samples cannot be brought to the size of a golden, nothing else is
+    compared at that size, and a note says so.
 
     A runtime that fails to open or run it is a failed verification, or with ``raising`` its own BackendError. Raises
     BundleError where the bundle's files are not what its manifest says.

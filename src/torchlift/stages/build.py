@@ -92,7 +92,7 @@ def compilation_of(
     Raises SignatureError for a profile beyond the component's ranges.
     """
     signature = component.signature
-    profiles = [ranges for p in options.profiles if (ranges := p.of(component.name, signature)) is not None]
+    profiles = [ranges for p in options.profiles if (ranges := p.of(component.name, signature.axes)) is not None]
     place = bundle.path.resolve()
     bundle_name = place.name.removeprefix(".").removesuffix(".partial")
     cache = place.with_name(f".{bundle_name}.{key_of(backend(name).version())[:8]}.timing")

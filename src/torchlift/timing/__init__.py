@@ -1,1 +1,1 @@
-"""Measurement: latency side by side, a process for each contender, on one GPU or several."""
+"""Measures the latency of contenders side by side, each in its own process, and the throughput of several GPUs."""

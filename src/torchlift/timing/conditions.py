@@ -22,7 +22,8 @@ _REASONS = {
     "nvmlClocksThrottleReasonHwThermalSlowdown": "temperature (hardware)",
     "nvmlClocksThrottleReasonHwPowerBrakeSlowdown": "power brake",
 }
-"""NVML's name of a bit -> what it means. A clock that is low because nothing runs, or was set so, is no slow-down."""
+"""NVML's name of a reason -> how it is reported. A clock that is low since nothing runs, or that a user set, is not a
+reason."""
 
 
 @dataclass
@@ -33,19 +34,22 @@ class _Seen:
 
 
 class Watch:
-    """Samples of the GPUs of these ordinals that were under load while it kept looking."""
+    """Collects samples of these GPUs (by number): clock, temperature and reasons for a slow-down.
+
+    Only samples of a GPU under load count.
+    """
 
     def __init__(self, *devices: int) -> None:
         self._seen: dict[int, _Seen] = {index: _Seen() for index in devices if index < len(nvml_handles())}
 
     def sample(self) -> None:
-        """Look at each GPU once; one on which nothing runs is passed over."""
+        """Take one sample of each GPU. A GPU on which nothing runs is passed over."""
         for index, seen in self._seen.items():
             _look(nvml_handles()[index][1], seen)
 
     @contextlib.contextmanager
     def looking(self) -> Iterator[None]:
-        """Sample in the background until the block ends."""
+        """Take samples in the background until the block ends."""
         if not self._seen:
             yield
             return
@@ -64,7 +68,7 @@ class Watch:
             thread.join()
 
     def conditions(self) -> tuple[Conditions, ...]:
-        """What was seen so far; nothing of a GPU that was never under load."""
+        """A summary of the samples so far. A GPU that was never under load is left out."""
         described: list[Gpu] = [gpu for gpu, _ in nvml_handles()]
         return tuple(
             Conditions(

@@ -1,4 +1,4 @@
-"""Latency of several contenders side by side: a process each, in interleaved rounds, on the same inputs."""
+"""Measures the latency of several contenders side by side: one process each, interleaved rounds, the same inputs."""
 
 from __future__ import annotations
 
@@ -23,17 +23,19 @@ from torchlift.timing.process import Process, crew
 
 _STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131,
             2.120, 2.110, 2.101, 2.093, 2.086)  # fmt: skip
-"""The 97.5% quantiles of Student's t for 1 to 20 degrees of freedom, from any table."""
+"""The 97.5% quantiles of Student's t for 1 to 20 degrees of freedom."""
 
 _CORES_EACH = 2
-"""Cores that a contender is left while it gets ready, together with others."""
+"""Contenders get ready several at a time, so that each has this many cores."""
 
 
 @dataclass(frozen=True)
 class Contender:
-    """Something to time. ``open`` is called in the contender's own process, so it must be picklable, and so must
-    ``open_on``, which opens it on a GPU, by ordinal, and is None for what runs on none. ``python`` is where the process
-    runs, where that is not this Python.
+    """Something to time, for example a variant.
+
+    ``open`` opens its session. ``open_on`` opens it on the GPU of a given number; it is None for what does not run on a
+    GPU. Both are called in the contender's own process, so they must be picklable. ``python`` is the interpreter of
+    that process; None is this one.
     """
 
     name: str
@@ -44,7 +46,7 @@ class Contender:
 
 @dataclass(frozen=True)
 class Workload:
-    """Inputs to time with, and their axis sizes."""
+    """Inputs to time, and the sizes of their axes."""
 
     sizes: Mapping[str, int]
     feeds: Mapping[str, np.ndarray]
@@ -54,9 +56,9 @@ class Workload:
 class LatencyOptions:
     """How long to measure.
 
-    In each of ``rounds`` rounds every contender gets one turn: ``warmups`` calls that are not counted, then as many as
-    fit into ``turn_seconds``, at least ``min_runs`` and at most ``max_runs``. ``pause_seconds`` lets the threads of the
-    contender before come to rest.
+    In each of ``rounds`` rounds every contender gets one turn: first ``warmups`` calls that do not count, then as many
+    calls as fit into ``turn_seconds``, at least ``min_runs`` and at most ``max_runs``. Before a turn there is a pause
+    of ``pause_seconds``, in which the threads of the contender before stop spinning.
     """
 
     rounds: int = 10
@@ -72,7 +74,10 @@ class LatencyOptions:
 
 
 class Turn(NamedTuple):
-    """Seconds of each call without copies, and of as many with; the second is empty where there is no device."""
+    """Seconds of each call without copies, and of as many calls with copies.
+
+    On a processor there are none with copies.
+    """
 
     plain: list[float]
     copied: list[float]
@@ -88,11 +93,11 @@ def measure_latency(
     progress: Progress = SILENT,
     on: RunOn = HERE,
 ) -> Benchmark:
-    """Time every contender on every workload. A contender that fails is reported in ``failures``; the others go on.
+    """Time every contender on every workload. A contender that fails is listed in ``failures``, and the others go on.
 
     The threads of ``on`` are only recorded, since the contenders' openers set them. Its GPU is watched meanwhile.
 
-    Raises BackendError where ``baseline`` is none of the contenders.
+    Raises BackendError where ``baseline`` is not among the contenders.
     """
     options = options or LatencyOptions()
     if baseline is not None and baseline not in {c.name for c in contenders}:
@@ -157,7 +162,7 @@ def _start(
 
 
 def _at_once() -> int:
-    """How many contenders may get ready at a time: to open and to compile keeps some cores busy."""
+    """How many contenders may get ready at a time. Opening and compiling keeps some cores busy."""
     return max(1, usable_cores() // _CORES_EACH)
 
 
@@ -168,7 +173,7 @@ def _interleave(
     failed: dict[str, str],
     advance: Callable[[], None],
 ) -> dict[str, list[Turn]]:
-    """Contender -> the turn of each round; without those that do not run inputs of these sizes."""
+    """Contender -> its turn in each round. Contenders that do not run inputs of these sizes are left out."""
     runs: dict[str, int] = {}
     times: dict[str, list[Turn]] = {}
 
@@ -231,8 +236,11 @@ def _summaries(times: Mapping[str, list[Turn]], workload: Workload, baseline: st
 
 
 def speedup(baseline: Sequence[Sequence[float]], contender: Sequence[Sequence[float]]) -> Interval:
-    """The geometric mean over the rounds of (baseline's median time / contender's), with its 95% interval: Student's t
-    on the logarithms. Both are round -> times, two rounds at least; pairing by round cancels a machine's drift.
+    """How many times as fast as the baseline a contender is, with a 95% interval.
+
+    Both arguments are the times of each round, of at least two rounds. In each round the ratio is (baseline's median
+    time / contender's median time), so that a drift of the machine cancels. The value is the geometric mean of the
+    ratios, and the interval is Student's t on their logarithms.
     """
     logs = np.log([np.median(b) / np.median(c) for b, c in zip(baseline, contender, strict=True)])
     half = _student(len(logs) - 1) * logs.std(ddof=1) / np.sqrt(len(logs))
@@ -241,5 +249,5 @@ def speedup(baseline: Sequence[Sequence[float]], contender: Sequence[Sequence[fl
 
 
 def _student(freedom: int) -> float:
-    """The 97.5% quantile of Student's t; beyond the table its expansion to the first order."""
+    """The 97.5% quantile of Student's t. Beyond the table it is an approximation that is good to 0.01."""
     return _STUDENT[freedom - 1] if freedom <= len(_STUDENT) else 1.96 + 2.4 / freedom

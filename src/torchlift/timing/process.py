@@ -1,4 +1,4 @@
-"""The near end of a process in which one contender is timed; the far end is :mod:`torchlift.timing.worker`."""
+"""Starts and asks a process in which one contender is timed. The process runs :mod:`torchlift.timing.worker`."""
 
 from __future__ import annotations
 
@@ -18,12 +18,13 @@ from torchlift.errors import BackendError
 from torchlift.interpreter import Interpreter, start
 
 _PATIENCE = 1800.0
-"""Seconds after which a contender that has not answered is given up."""
+"""Seconds to wait for an answer before a contender counts as failed."""
 
 
 class Process:
-    """The near end of a contender's process, which starts at once and ends with the block. ``runtime`` names what runs
-    there, once it is opened.
+    """A contender's process, seen from here. It starts at once, and ends with the block.
+
+    ``runtime`` names what runs the contender, once :meth:`open` was called.
     """
 
     runtime: str
@@ -54,10 +55,11 @@ class Process:
         self._pipe = Connection(near.detach())
 
     def open(self, opener: Callable[[], Session]) -> None:
-        """Open the session there. Raises BackendError, as every request does."""
+        """Open the session in the process. Raises BackendError where that fails."""
         self.runtime = self.ask("open", opener)
 
     def ask(self, method: str, *arguments: object) -> Any:
+        """Call a method of the worker and return its answer. Raises BackendError where it fails, dies or is silent."""
         try:
             self._pipe.send((method, arguments))
             if not self._pipe.poll(_PATIENCE):
@@ -78,11 +80,11 @@ class Process:
         return lines[-1] if lines else "it said nothing; the machine may have run out of memory"
 
     def kill(self) -> None:
-        """End the process now; who waits for its answer is told that it died."""
+        """End the process now. A thread that waits for its answer gets the error that it died."""
         self._process.kill()
 
     def close(self) -> None:
-        """Let the process end, once it has answered what it was asked last; after some seconds it is made to."""
+        """Let the process end after its last answer. It is killed if it has not ended in 5 seconds."""
         self._pipe.close()
         try:
             self._process.wait(5)
@@ -104,7 +106,10 @@ class Process:
 
 @contextlib.contextmanager
 def crew(processes: Iterable[Process], threads: int) -> Iterator[ThreadPoolExecutor]:
-    """Threads that ask processes side by side. What ends the block early ends the processes, for which they wait."""
+    """A pool of threads that ask processes at the same time.
+
+    An error in the block kills the processes, so that no thread waits for an answer any more.
+    """
     with ThreadPoolExecutor(threads) as pool:
         try:
             yield pool

@@ -1,4 +1,4 @@
-"""What several GPUs achieve together: a process each, the same work at the same time."""
+"""Measures the throughput of several GPUs together: one process for each GPU, the same work at the same time."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torchlift.timing.latency import Contender, Workload
 from torchlift.timing.process import Process, crew
 
 _SECONDS = 2.0
-"""How long every process runs, after as long a time that does not count."""
+"""Seconds that every process runs. Before, it runs as long without being counted."""
 
 
 def measure_scaling(
@@ -26,10 +26,10 @@ def measure_scaling(
     progress: Progress = SILENT,
     seconds: float = _SECONDS,
 ) -> Scaling:
-    """Samples a second of each contender that runs on a GPU, on the first 1, 2, 4, ... of ``devices`` and on all.
+    """Samples a second of each contender, on 1, 2, 4, ... and all of ``devices``.
 
-    Inputs lie in the GPUs' memory. A contender that fails is noted and among the failures, one that does not run
-    inputs of the sizes is left out.
+    Contenders that do not run on a GPU are left out. Inputs lie in the GPUs' memory. A contender that fails is listed
+    in the failures. A workload that a contender does not run is left out.
     """
     able = [c for c in contenders if c.open_on is not None]
     found: list[Throughput] = []
@@ -70,6 +70,6 @@ def _scaled(
 
 
 def counts(devices: int) -> list[int]:
-    """How many GPUs to measure on: 1, 2, 4, ... and all."""
+    """The numbers of GPUs to measure with: 1, 2, 4, ... and all."""
     powers = [1 << n for n in range(devices.bit_length()) if 1 << n <= devices]
     return [*powers, devices] if devices not in powers else powers

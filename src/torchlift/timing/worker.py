@@ -1,7 +1,7 @@
-"""The process in which one contender is timed: opens its session and does what the other end of the pipe asks.
+"""The process in which one contender is timed. It opens the session, and answers requests from a pipe.
 
-Started by :mod:`torchlift.timing.process`, as ``python -m torchlift.timing.worker FD`` would be; messages are pickles
-between two processes of one user.
+:mod:`torchlift.timing.process` starts it, like ``python -m torchlift.timing.worker FD``, where FD is the pipe's file
+descriptor. Messages are pickles, between two processes of one user.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from typing import Any
 from torchlift.backends.base import Call, Session
 
 _SOON = 2.0
-"""Seconds; a first run that takes longer is not repeated just to know better how long the next will take."""
+"""Seconds. A first run that takes longer is not repeated for a better estimate of the time of a run."""
 
 
 class Worker:
-    """Answers messages (method name, arguments) until the pipe closes."""
+    """Holds the session. Each public method answers one kind of request."""
 
     def __init__(self) -> None:
         self._session: Session | None = None
@@ -27,14 +27,15 @@ class Worker:
         self._copying: Call | None = None
 
     def open(self, opener: Callable[[], Session]) -> str:
-        """Open the session; returns what runs it."""
+        """Open the session; returns the name of its runtime."""
         self._session = opener()
         return self._session.runtime
 
     def load(self, feeds: dict[str, Any]) -> float | None:
-        """Bind the inputs and run; returns about how many seconds a run takes, of the second one where that is soon.
+        """Bind the inputs and run them; returns about how many seconds a run takes.
 
-        None where the session does not run inputs of these sizes, though the signature admits them.
+        That is the time of the second run, or of the first where that one was slow. None where the session does not run
+        inputs of these sizes, for example outside of an engine's profiles.
         """
         assert self._session is not None
         self._call = self._copying = None
@@ -47,15 +48,16 @@ class Worker:
         return first if first > _SOON else _seconds(self._call)
 
     def run(self, warmups: int, runs: int) -> tuple[list[float], list[float]]:
-        """Seconds of each of ``runs`` calls, after ``warmups`` that are not counted; and of as many with copies,
-        none where there is no device.
+        """Seconds of each of ``runs`` calls, after ``warmups`` calls that do not count.
+
+        The second list has as many calls with copies to and from the GPU; on a processor it is empty.
         """
         assert self._call is not None
         copied = _times(self._copying, warmups, runs) if self._copying else []
         return _times(self._call, warmups, runs), copied
 
     def keep_running(self, seconds: float) -> float:
-        """Run back to back for so long; returns the calls a second."""
+        """Run again and again for so many seconds; returns calls per second."""
         assert self._call is not None
         calls, start = 0, time.perf_counter()
         while (passed := time.perf_counter() - start) < seconds:
@@ -77,8 +79,9 @@ def _seconds(call: Call) -> float:
 
 
 def main(fd: int) -> None:
-    """Answer until the pipe closes. Whatever is raised is an answer too: what a user's network does must not end the
-    process without a word.
+    """Answer requests (method name, arguments) until the pipe closes.
+
+    Any exception is sent as an answer, also SystemExit: a user's network must not end the process without a message.
     """
     pipe = Connection(fd)
     worker = Worker()

@@ -1,13 +1,14 @@
-"""What sessions on an NVIDIA GPU stand on: device memory, streams, CUDA graphs and DLPack, by cuda-bindings alone.
+"""Tools for sessions on an NVIDIA GPU: device memory, streams, CUDA graphs and DLPack. They need only cuda-bindings.
 
-Nothing here is locked: a session, with its stream, buffers and graphs, belongs to one thread at a time. It makes its
-GPU the current one, by on_device, around each call. Importing this imports nothing of CUDA.
+Nothing here is locked. A session owns a stream, buffers and recordings, and one thread at a time uses the session.
+Around each call the session makes its GPU the current one (``on_device``). A **recording** is a CUDA graph: work that
+was recorded once and can be launched again as a whole. Importing this package imports nothing of CUDA.
 """
 
 from torchlift.backends.cuda.dlpack import HOST, DeviceArray, view
 from torchlift.backends.cuda.driver import check, cuda_available, devices, on_device
 from torchlift.backends.cuda.memory import Block, Buffer, Pinned, to_device, to_host, upload, within_device
-from torchlift.backends.cuda.stream import Event, Graph, GraphCache, Stream, Timer, capture
+from torchlift.backends.cuda.stream import Event, Recording, RecordingCache, Stream, Timer, capture
 
 __all__ = [
     "HOST",
@@ -15,9 +16,9 @@ __all__ = [
     "Buffer",
     "DeviceArray",
     "Event",
-    "Graph",
-    "GraphCache",
     "Pinned",
+    "Recording",
+    "RecordingCache",
     "Stream",
     "Timer",
     "capture",

@@ -1,4 +1,4 @@
-"""Memory that a session and other libraries hand each other without a copy: DLPack and ``__cuda_array_interface__``."""
+"""Tensors that are shared with other libraries without a copy: DLPack and ``__cuda_array_interface__``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torchlift.errors import SignatureError
 from torchlift.signature import DTYPES
 
 HOST = -1
-"""The device of an array that lies in the host's memory."""
+"""The ``device`` of an array in the host's memory. GPUs are 0, 1, 2, ..."""
 
 _CPU, _CUDA, _PINNED, _MANAGED = 1, 2, 3, 13
 _PLACES = {
@@ -25,17 +25,17 @@ _PLACES = {
     10: "a ROCm GPU",
     _MANAGED: "managed memory",
 }
-"""DLPack's type of a device (kDLCPU, kDLCUDAHost, kDLROCM, kDLCUDAManaged) -> what to call its memory."""
+"""DLPack's type of a device (kDLCPU, kDLCUDAHost, kDLROCM, kDLCUDAManaged) -> the name of its memory in a message."""
 
 _CODES = {"i": 0, "u": 1, "f": 2, "b": 6}
 """NumPy's kind of a dtype -> DLPack's code (kDLInt, kDLUInt, kDLFloat, kDLBool)."""
 
 _DTYPES = {(_CODES[d.kind], d.itemsize * 8, 1): d for d in map(np.dtype, sorted(DTYPES))}
-"""DLPack's code, bits and lanes -> the dtype."""
+"""DLPack's code, bits and lanes -> NumPy's dtype."""
 
 _CAPSULE = b"dltensor"
 _LEGACY_STREAM, _NO_ORDER = 1, -1
-"""What a consumer gives as its stream, in DLPack for Python: nothing and 1 are CUDA's default stream."""
+"""What a consumer passes as its stream. None and 1 are CUDA's default stream; -1 asks not to wait for any."""
 
 
 class _Tensor(ctypes.Structure):
@@ -61,13 +61,16 @@ _pointer_of = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object, ctypes.c_char
 
 
 def _inside(capsule: object) -> _Tensor:
-    """What a capsule holds, in place; it must not outlive the capsule. Raises ValueError for another object."""
+    """The tensor in a capsule, not copied: use it only while the capsule exists.
+
+    Raises ValueError for other objects.
+    """
     return _Tensor.from_address(_pointer_of(capsule, _CAPSULE))
 
 
 @dataclass(frozen=True)
 class _Memory:
-    """What lets NumPy describe memory as an array that keeps ``owner``; NumPy does not look into it."""
+    """Memory in a form that NumPy makes an array of. The array keeps ``owner``. NumPy does not read the memory."""
 
     owner: object
     __array_interface__: Mapping[str, object]
@@ -75,10 +78,10 @@ class _Memory:
 
 @dataclass(frozen=True)
 class DeviceArray:
-    """An array in C order in the memory of a GPU, by its ordinal, or of the HOST.
+    """An array in C order, in the memory of a GPU or of the HOST. ``device`` is the number of the GPU.
 
-    ``owner`` keeps the memory: this and whatever is made from it keep ``owner``. ``stream`` is where its values are
-    still being written; those who read them through DLPack or ``__cuda_array_interface__`` wait for it.
+    ``owner`` keeps the memory alive: this array and all that are made from it refer to it. Work on ``stream`` may still
+    write the values. Who reads the array through DLPack or ``__cuda_array_interface__`` waits for that stream.
     """
 
     address: int
@@ -113,9 +116,10 @@ class DeviceArray:
         dl_device: tuple[int, int] | None = None,
         copy: bool | None = None,
     ) -> object:
-        """A capsule that keeps ``owner`` until its consumer is gone, in the form that all releases of DLPack read.
+        """A capsule with this array, in the form that all releases of DLPack read.
 
-        Raises BufferError, as the protocol asks, for a copy or another device.
+        The capsule keeps ``owner`` until its consumer drops it. Raises BufferError where the consumer asks for a copy
+        or for another device, as the protocol demands.
         """
         if copy or dl_device not in (None, self.__dlpack_device__()):
             raise BufferError(f"an array in {_place(*self.__dlpack_device__())} is handed over as it is, never copied")
@@ -129,11 +133,14 @@ class DeviceArray:
 
 
 def view(tensor: Any, stream: Stream | None) -> DeviceArray:
-    """Describe a tensor's memory, to be read on ``stream``, which waits for whoever still writes it; the array keeps
-    the memory. With None as the stream, the memory must be the host's.
+    """Describe the memory of another library's tensor, for example of torch or CuPy. Nothing is copied.
 
-    Takes what speaks DLPack, as of torch and CuPy, or ``__cuda_array_interface__``. Raises SignatureError for memory of
-    another device than the stream's, not in C order or of a dtype that no signature has.
+    The tensor must have ``__dlpack__`` or ``__cuda_array_interface__``. The array is read on ``stream``, which waits
+    for work that still writes the tensor. Where ``stream`` is None, the memory must be the host's. The array keeps the
+    memory alive.
+
+    Raises SignatureError for memory of another device than the stream's, for another order than C, and for a dtype that
+    no signature has.
     """
     device = HOST if stream is None else stream.device
     try:
@@ -181,7 +188,10 @@ def _check_place(kind: int, ordinal: int, device: int) -> None:
 
 
 def _described(held: _Tensor, device: int, owner: object, stream: Stream | None) -> DeviceArray:
-    """What a capsule holds: nobody consumes ``owner``, the capsule, so that it frees the memory when it goes."""
+    """The array in a capsule.
+
+    ``owner`` is the capsule: it is never consumed, so it frees the memory when it is dropped.
+    """
     dtype = _DTYPES.get((held.code, held.bits, held.lanes))
     if dtype is None:
         raise _no_dtype(f"DLPack's code {held.code} with {held.bits} bits and {held.lanes} lanes")
@@ -192,7 +202,7 @@ def _described(held: _Tensor, device: int, owner: object, stream: Stream | None)
 
 
 def _read(interface: Mapping[str, Any], owner: object, stream: Stream) -> DeviceArray:
-    """What ``__cuda_array_interface__`` says, up to version 3."""
+    """The array that a ``__cuda_array_interface__`` of version 3 or earlier describes."""
     shape, dtype, address = tuple(interface["shape"]), np.dtype(interface["typestr"]), int(interface["data"][0] or 0)
     if dtype not in _DTYPES.values():
         raise _no_dtype(interface["typestr"])
@@ -208,7 +218,7 @@ def _read(interface: Mapping[str, Any], owner: object, stream: Stream) -> Device
 
 
 def _owner_of(address: int) -> tuple[int, int]:
-    """Where memory lies, as DLPack says it: its kind and the ordinal of the GPU."""
+    """Where memory lies, in the terms of DLPack: the type of the device and the number of the GPU."""
     cuda = runtime()
     types = cuda.cudaMemoryType
     kinds = {
@@ -227,7 +237,10 @@ def _no_dtype(what: str) -> SignatureError:
 
 
 def _check_order(shape: tuple[int, ...], strides: tuple[int, ...], dtype: np.dtype) -> None:
-    """Strides in bytes; those of dimensions of size 1, and of arrays without elements, mean nothing."""
+    """Raise SignatureError where strides, in bytes, are not those of C order.
+
+    The strides of dimensions of size 1, and of arrays without elements, do not matter.
+    """
     step = dtype.itemsize
     for size, stride in zip(reversed(shape), reversed(strides), strict=True):
         if size != 1 and stride != step and 0 not in shape:

@@ -1,4 +1,4 @@
-"""The CUDA driver and runtime as cuda-bindings gives them: whether they work here, their errors, the current device."""
+"""The CUDA driver and runtime through cuda-bindings: whether they work here, their errors, the current GPU."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from torchlift.machine import Availability, gpus, installed_version
 
 _INSTALL = 'pip install "torchlift[tensorrt]"'
 _OLDEST = 12
-"""The first release of CUDA that has cuda-bindings in the form used here."""
+"""The first release of CUDA whose cuda-bindings have the modules used here."""
 
 _NO_MEMORY = 2
 _INSUFFICIENT_DRIVER = 35
 _NO_DEVICE = 100
-"""Codes of cudaError_t; those of the driver's CUresult are the same."""
+"""Codes of cudaError_t. The driver's CUresult has the same."""
 
 
 @functools.cache
@@ -32,10 +32,13 @@ def runtime() -> Any:
 
 
 def check(result: tuple[Any, ...], *, asked: str = "") -> Any:
-    """The value, or the tuple of values, that a function of cuda-bindings returned beside its error; None for none.
+    """Check the error that a function of cuda-bindings returned, and give back the values that came with it.
 
-    ``asked`` says what memory was asked for, for example ``4,096 bytes on GPU 0``. Raises DeviceMemoryError where there
-    was no room for it, BackendUnavailableError where there is no GPU or the driver is too old, else BackendError.
+    ``check(cudaGetDeviceCount())`` is a number, for example. Several values are a tuple, none are None. ``asked`` says
+    for the message what memory was asked for, such as ``4,096 bytes on GPU 0``.
+
+    Raises DeviceMemoryError where there is no room, BackendUnavailableError where there is no GPU or the driver is too
+    old, and BackendError for all other errors.
     """
     error, *values = result
     if int(error):
@@ -44,7 +47,7 @@ def check(result: tuple[Any, ...], *, asked: str = "") -> Any:
 
 
 def _translated(error: Any, asked: str) -> BackendError:
-    runtime().cudaGetLastError()  # forget it: the next call has succeeded or failed by itself
+    runtime().cudaGetLastError()  # clears the error, so that it is not reported again by the next call
     known = {_INSUFFICIENT_DRIVER: _insufficient_driver, _NO_DEVICE: _no_device}.get(int(error))
     if known:
         return known()
@@ -69,7 +72,7 @@ def _description(error: Any) -> str:
 
 
 def _insufficient_driver() -> BackendUnavailableError:
-    """CUDA gives the same error where the driver is too old and where there is none."""
+    """The error for a driver that is too old or missing: CUDA gives the same code for both."""
     offered, needed = (runtime().cudaDriverGetVersion()[1], runtime().cudaRuntimeGetVersion()[1])
     if not offered:
         return BackendUnavailableError(
@@ -80,8 +83,10 @@ def _insufficient_driver() -> BackendUnavailableError:
 
 
 def outdated(offered: int, needed: int, driver: str) -> BackendUnavailableError:
-    """What to say of a driver that is too old: ``offered`` and ``needed`` are CUDA's versions as CUDA counts them
-    (12040 is 12.4), ``driver`` is the driver's own release where that is known.
+    """The error for a driver that is too old.
+
+    ``offered`` is the version of CUDA that the driver supports, ``needed`` the one that cuda-bindings is made for, both
+    as CUDA counts them: 12040 is 12.4. ``driver`` is the driver's own release, "" where it is not known.
     """
     older = f', or pip install "cuda-bindings=={offered // 1000}.*"' if offered // 1000 >= _OLDEST else ""
     return BackendUnavailableError(
@@ -104,15 +109,17 @@ def _no_device() -> BackendUnavailableError:
 
 
 def devices() -> int:
-    """The number of GPUs that this process may use, one at least. Raises BackendUnavailableError where CUDA does not
-    work.
+    """The number of GPUs that this process may use, at least 1.
+
+    Raises BackendUnavailableError where CUDA does not work.
     """
     return int(check(runtime().cudaGetDeviceCount()))
 
 
 def cuda_available() -> Availability:
-    """Whether cuda-bindings is installed, and a GPU can be used with it and has a name: what is built and proven is
-    tied to that. The first call starts the driver.
+    """Whether cuda-bindings is installed, and a GPU works with it and has a name.
+
+    The name is needed because engines and results hold for a GPU of that name. The first call starts the driver.
     """
     if installed_version("cuda-bindings") is None:
         return Availability(False, "cuda-bindings is not installed", _INSTALL)
@@ -137,10 +144,12 @@ def _unnamed() -> Availability:
 
 @contextlib.contextmanager
 def on_device(ordinal: int) -> Iterator[None]:
-    """Make a GPU the current one of this thread until the block ends; then the one before is current again.
+    """Make a GPU the current one of this thread until the block ends. Then the GPU before it is current again.
 
-    By the driver's stack of contexts, and not by cudaSetDevice, which to restore a GPU that was never used would start
-    on it, at the cost of some hundred MB of its memory. Raises BackendUnavailableError where there is no such GPU.
+    This uses the driver's stack of contexts, not cudaSetDevice. To restore a GPU that was never used, cudaSetDevice
+    would start CUDA on it, which takes some hundred MB of its memory.
+
+    Raises BackendUnavailableError where there is no such GPU.
     """
     from cuda.bindings import driver
 
@@ -155,7 +164,7 @@ def on_device(ordinal: int) -> Iterator[None]:
 
 @functools.cache
 def _context(ordinal: int) -> Any:
-    """A GPU's primary context, that of the CUDA runtime, kept until the process ends."""
+    """The primary context of a GPU, which the CUDA runtime uses too. It is kept until the process ends."""
     count = devices()
     if not 0 <= ordinal < count:
         raise BackendUnavailableError(

@@ -1,4 +1,4 @@
-"""Memory of a GPU and page-locked memory of the host, allocated once and grown, and copies between the two."""
+"""Memory of a GPU, page-locked memory of the host, and copies between them. Buffers are reused and grow."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from torchlift.errors import BackendError, SignatureError
 
 
 class Block:
-    """``size`` bytes of a GPU's own memory (cudaMalloc) at ``address``, freed when nothing refers to the block.
+    """``size`` bytes of a GPU's memory (cudaMalloc) at ``address``. They are freed when nothing refers to the block.
 
     Raises DeviceMemoryError where there is no room.
     """
@@ -30,7 +30,7 @@ class Block:
 
 
 class _PinnedBlock:
-    """As :class:`Block`, of the host's memory; NumPy sees it as bytes, and its views keep it."""
+    """Page-locked memory of the host, else like :class:`Block`. NumPy sees it as bytes, and its views keep it alive."""
 
     def __init__(self, size: int, device: int) -> None:
         with on_device(device):
@@ -41,23 +41,23 @@ class _PinnedBlock:
 
 
 def _when_gone(block: object, work: Callable[..., None], *arguments: Any) -> None:
-    """The end of the process frees everything anyway, when CUDA may already be shut down."""
+    """Call ``work`` when ``block`` is gone. At exit it is not called: CUDA may be shut down, and frees all itself."""
     weakref.finalize(block, work, *arguments).atexit = False
 
 
 def _free(work: Callable[[int], tuple[Any, ...]], address: int, device: int) -> None:
-    """Fails in silence after an error that the device does not recover from: that was raised where it occurred."""
+    """Free memory. An error of the device is ignored here: it was raised where it occurred."""
     with contextlib.suppress(BackendError), on_device(device):
         check(work(address))
 
 
 class Buffer:
-    """Memory of a GPU that grows when more is asked for; empty at first."""
+    """Memory of a GPU that grows when more is asked for. It is empty at first."""
 
     def __init__(self, device: int = 0) -> None:
         self.device = device
         self.block: Block | None = None
-        """What keeps the memory: whoever hands its address on keeps the block with it."""
+        """The memory. Who passes the address on must keep the block too."""
 
     @property
     def address(self) -> int:
@@ -65,33 +65,33 @@ class Buffer:
 
     @property
     def size(self) -> int:
-        """In bytes."""
+        """Bytes that it holds."""
         return self.block.size if self.block else 0
 
     def reserve(self, size: int) -> None:
-        """Hold ``size`` bytes at least.
+        """Make room for at least ``size`` bytes. Call it when no work on the buffer is under way.
 
-        A buffer that grows moves, which invalidates graphs that use it, and loses its contents; it is empty where
-        DeviceMemoryError is raised. The stream must have ended its work on it.
+        A buffer that grows gets another address and loses its contents, so recordings that use it are no longer valid.
+        Raises DeviceMemoryError where there is no room; the buffer is empty then.
         """
         if size > self.size:
-            self.close()  # before more is asked for: both together may not fit
+            self.close()  # first, since the GPU may not have room for the old and the new block together
             self.block = Block(size, self.device)
 
     def clear(self, stream: Stream) -> None:
-        """Have the stream fill the memory with zeros."""
+        """Let the stream fill the memory with zeros."""
         if self.block is not None:
             check(runtime().cudaMemsetAsync(self.address, 0, self.size, stream.handle))
 
     def close(self) -> None:
-        """Free the memory, once no array that was handed on keeps it."""
+        """Let the memory go. It is freed once no array refers to it."""
         self.block = None
 
 
 class Pinned:
-    """Page-locked memory of the host, which a GPU copies from and to by itself; it grows when more is asked for.
+    """Page-locked memory of the host, from and to which a GPU copies by itself. It grows when more is asked for.
 
-    The copies are truly asynchronous, and can be part of a CUDA graph.
+    Such copies are truly asynchronous, and can be part of a recording.
     """
 
     def __init__(self, device: int = 0) -> None:
@@ -99,7 +99,7 @@ class Pinned:
         self._block: _PinnedBlock | None = None
 
     def array(self, shape: tuple[int, ...], dtype: np.dtype | str) -> np.ndarray:
-        """The start of the memory as an array in C order. Arrays of earlier calls share it, unless it had to grow."""
+        """An array in C order at the start of the memory. All arrays share that memory, until a call makes it grow."""
         size = max(1, math.prod(shape) * np.dtype(dtype).itemsize)
         if self._block is None or self._block.size < size:
             self._block = None
@@ -107,30 +107,32 @@ class Pinned:
         return np.ndarray(shape, dtype, buffer=np.asarray(self._block))
 
     def close(self) -> None:
-        """Free the memory, once no array of it is left."""
+        """Let the memory go. It is freed once no array of it is left."""
         self._block = None
 
 
 def upload(array: np.ndarray, staged: np.ndarray, address: int, stream: Stream) -> None:
-    """Copy an array of the host to a GPU's memory through page-locked ``staged``, of its shape and of the dtype that is
-    read there. ``staged`` must keep its values until the stream has done so.
+    """Copy an array of the host to ``address`` in a GPU's memory, by way of the page-locked array ``staged``.
+
+    ``staged`` has the shape of ``array`` and the dtype that is wanted on the GPU. It must keep its values until the
+    stream has copied them.
     """
     flat = staged.reshape(-1)
     stage(array, staged, lambda part: to_device(flat[part], address + part.start * flat.itemsize, stream))
 
 
 def to_device(array: np.ndarray, address: int, stream: Stream) -> None:
-    """Copy an array of the host to a GPU's memory. It must keep its values until the stream has done so.
+    """Copy an array of the host to a GPU's memory. It must keep its values until the stream has copied them.
 
-    Raises SignatureError for one that does not lie in C order.
+    Raises SignatureError for an array that does not lie in C order.
     """
     _copy(address, _pointer(array), array.nbytes, stream, "cudaMemcpyHostToDevice")
 
 
 def to_host(address: int, array: np.ndarray, stream: Stream) -> None:
-    """Fill an array of the host from a GPU's memory: it has its values once the stream is synchronized.
+    """Fill an array of the host from a GPU's memory. The values are there once the stream is synchronized.
 
-    Raises SignatureError for one that does not lie in C order or may not be written.
+    Raises SignatureError for an array that does not lie in C order or is read-only.
     """
     if not array.flags.writeable:
         raise SignatureError("the array to copy to is read-only", remedy="Pass an array of your own, or a copy.")

@@ -1,4 +1,4 @@
-"""Streams of a GPU, the time that work on them takes, and CUDA graphs recorded from them."""
+"""Streams of a GPU, how long their work takes, and recordings of it (CUDA graphs)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torchlift.errors import BackendError, TorchliftError
 
 
 class _Handle:
-    """Something of CUDA's with a handle, destroyed by :meth:`close` or when nothing refers to it."""
+    """A CUDA object with a handle. It is destroyed by :meth:`close`, or when nothing refers to it any more."""
 
     def __init__(self, handle: int, destroy: str) -> None:
         self.handle = handle
@@ -22,19 +22,22 @@ class _Handle:
         self._end.atexit = False
 
     def close(self) -> None:
-        """Destroy it; work that is under way is still done. It may not be used after."""
+        """Destroy the object. Work that it has already started is still done. The object may not be used afterwards."""
         self._end()
         self.handle = 0
 
 
 def _destroy(work: Callable[[int], tuple[Any, ...]], handle: int) -> None:
-    """Fails in silence after an error that the device does not recover from: that was raised where it occurred."""
+    """Destroy a handle. An error of the device is ignored here: it was raised where it occurred."""
     with contextlib.suppress(BackendError):
         check(work(handle))
 
 
 class Stream(_Handle):
-    """A stream of a GPU that does not wait for the default stream, nor that for it. ``handle`` is its cudaStream_t."""
+    """A queue of work on a GPU. ``handle`` is its cudaStream_t.
+
+    It does not wait for CUDA's default stream, and the default stream does not wait for it.
+    """
 
     def __init__(self, device: int = 0) -> None:
         cuda = runtime()
@@ -44,23 +47,23 @@ class Stream(_Handle):
         self.device = device
 
     def synchronize(self) -> None:
-        """Wait until its work is done. Raises BackendError for an error in that work."""
+        """Wait until all its work is done. Raises BackendError for an error in that work."""
         check(runtime().cudaStreamSynchronize(self.handle))
 
     def drain(self) -> None:
-        """Wait until its work is done or has failed, which is not raised here; one that was closed has none."""
+        """Wait until all its work is done or has failed. A failure is not raised here. A closed stream has no work."""
         if self.handle:
             with contextlib.suppress(BackendError):
                 self.synchronize()
 
     def close(self) -> None:
-        """Drain and destroy it."""
+        """Wait for its work, and destroy it."""
         self.drain()
         super().close()
 
 
 class Event(_Handle):
-    """A point in a stream's work; with ``timing`` the time between two can be told."""
+    """A point in the work of a stream. With ``timing``, the time between two events can be read."""
 
     def __init__(self, device: int = 0, *, timing: bool = False) -> None:
         cuda = runtime()
@@ -70,19 +73,19 @@ class Event(_Handle):
         super().__init__(int(event), "cudaEventDestroy")
 
     def record(self, stream: int) -> None:
-        """Be the point that a stream, given by its handle, has been told to work up to so far."""
+        """Mark the end of the work that a stream (given by its handle) has been given so far."""
         check(runtime().cudaEventRecord(self.handle, stream))
 
     def since(self, start: Event) -> float:
-        """Wait until this point is reached; returns the seconds since ``start``, by the GPU's clock."""
+        """Wait until the stream reaches this point; returns the seconds since ``start``, by the GPU's clock."""
         check(runtime().cudaEventSynchronize(self.handle))
         return float(check(runtime().cudaEventElapsedTime(start.handle, self.handle))) / 1000
 
 
 def follow(after: int, before: int, device: int) -> None:
-    """Let what the stream ``after`` is told from now wait for what ``before`` was told so far; handles of streams.
+    """Make one stream wait for another: work given to ``after`` from now on waits for all work that ``before`` has.
 
-    The host does not wait. ``device`` is that of ``before``.
+    Both are handles of streams. ``device`` is the GPU of ``before``. The host does not wait.
     """
     with on_device(device):
         event = Event(device)
@@ -92,7 +95,7 @@ def follow(after: int, before: int, device: int) -> None:
 
 
 class Timer:
-    """How long a stream's work takes, by the GPU's own clock, to about half a microsecond."""
+    """Measures how long work of a stream takes, by the GPU's own clock, to about half a microsecond."""
 
     def __init__(self, stream: Stream) -> None:
         self._stream = stream
@@ -102,7 +105,7 @@ class Timer:
         self._first.record(self._stream.handle)
 
     def stop(self) -> float:
-        """Wait for the work that the stream was told since :meth:`start`; returns the seconds that it took."""
+        """Wait for the work that the stream was given since :meth:`start`; returns the seconds that it took."""
         self._last.record(self._stream.handle)
         return self._last.since(self._first)
 
@@ -111,26 +114,29 @@ class Timer:
         self._last.close()
 
 
-class Graph(_Handle):
-    """Work that was recorded once and is launched as a whole. It reads and writes the addresses that it was recorded
-    with.
+class Recording(_Handle):
+    """A CUDA graph: work that was recorded once and is launched as a whole.
+
+    It reads and writes the addresses that it was recorded with.
     """
 
     def launch(self, stream: Stream) -> None:
-        """Let the stream do the work. Raises BackendError, also for a graph that was closed."""
+        """Give the work to a stream. Raises BackendError where that fails, also for a closed recording."""
         check(runtime().cudaGraphLaunch(self.handle, stream.handle))
 
 
-def capture(stream: Stream, work: Callable[[], None]) -> Graph:
-    """Record what ``work`` tells the stream, without doing it. Run ``work`` once before, so that what it allocates at
-    first is there.
+def capture(stream: Stream, work: Callable[[], None]) -> Recording:
+    """Record the work that ``work`` gives to the stream. The GPU does not do that work yet.
 
-    Other threads may use the GPU meanwhile; ``work`` may not allocate, free or synchronize. Raises BackendError where
-    it fails or CUDA cannot record it, DeviceMemoryError where there is no room; the stream can be used after.
+    Run ``work`` once before, so that it has allocated its memory: while it is recorded it may not allocate, free or
+    synchronize. Other threads may use the GPU meanwhile.
+
+    Raises DeviceMemoryError where the GPU has no room, and BackendError where ``work`` fails or CUDA cannot record it.
+    The stream can be used again afterwards.
     """
     try:
         with _no_collection():
-            return Graph(_record(stream, work), "cudaGraphExecDestroy")
+            return Recording(_record(stream, work), "cudaGraphExecDestroy")
     except Exception as error:
         kind = type(error) if isinstance(error, BackendError) else BackendError
         said = error.message if isinstance(error, TorchliftError) else f"{type(error).__name__}: {error}"
@@ -141,7 +147,7 @@ def capture(stream: Stream, work: Callable[[], None]) -> Graph:
 
 @contextlib.contextmanager
 def _no_collection() -> Iterator[None]:
-    """Keep the garbage collector from freeing memory of the GPU in this thread, which spoils what is being recorded."""
+    """Switch the garbage collector off. It might free memory of the GPU, and that makes a recording fail."""
     was = gc.isenabled()
     gc.disable()
     try:
@@ -174,11 +180,14 @@ class _Closable(Protocol):
     def close(self) -> None: ...
 
 
-_G = TypeVar("_G", bound=_Closable)
+_R = TypeVar("_R", bound=_Closable)
 
 
-class GraphCache(Generic[_G]):
-    """The graphs of the last ``limit`` keys that were used, for example shapes; whatever is dropped is closed."""
+class RecordingCache(Generic[_R]):
+    """Keeps the ``limit`` recordings that were used last, each by a key such as its shapes.
+
+    A recording that is dropped is closed.
+    """
 
     def __init__(self, limit: int) -> None:
         if limit < 1:
@@ -186,29 +195,33 @@ class GraphCache(Generic[_G]):
                 f"a cache of {limit} CUDA graphs holds none", remedy="Choose 1 or more, or do without CUDA graphs."
             )
         self._limit = limit
-        self._graphs: OrderedDict[Hashable, _G] = OrderedDict()
+        self._recordings: OrderedDict[Hashable, _R] = OrderedDict()
 
-    def get(self, key: Hashable) -> _G | None:
-        if key in self._graphs:
-            self._graphs.move_to_end(key)
-        return self._graphs.get(key)
+    def get(self, key: Hashable) -> _R | None:
+        if key in self._recordings:
+            self._recordings.move_to_end(key)
+        return self._recordings.get(key)
 
-    def put(self, key: Hashable, graph: _G) -> None:
-        """Keep a graph; the one that it replaces and the one that was not used for longest go."""
-        replaced = self._graphs.pop(key, None)
-        if replaced is not None and replaced is not graph:
+    def put(self, key: Hashable, recording: _R) -> None:
+        """Keep a recording.
+
+        It replaces one of the same key; where the cache is full, the least recently used one goes.
+        """
+        replaced = self._recordings.pop(key, None)
+        if replaced is not None and replaced is not recording:
             replaced.close()
         self.make_room()
-        self._graphs[key] = graph
+        self._recordings[key] = recording
 
     def make_room(self) -> None:
-        """Drop the one that was not used for longest where one more has no place: called before that one is made, never
-        more than ``limit`` exist.
+        """Drop the least recently used recordings until one more has a place.
+
+        Call it before a new one is made: then never more than ``limit`` exist at a time.
         """
-        while len(self._graphs) >= self._limit:
-            self._graphs.popitem(last=False)[1].close()
+        while len(self._recordings) >= self._limit:
+            self._recordings.popitem(last=False)[1].close()
 
     def clear(self) -> None:
-        """Drop all, as when a buffer that they use has moved."""
-        while self._graphs:
-            self._graphs.popitem()[1].close()
+        """Drop all recordings, for example when a buffer that they use has moved."""
+        while self._recordings:
+            self._recordings.popitem()[1].close()

@@ -1,4 +1,4 @@
-"""ONNX Runtime: builds the optimised graph, opens it with one provider, and proves that this provider runs it."""
+"""The backends of ONNX Runtime. Each builds an optimised graph, and makes sure that its own provider runs it."""
 
 from torchlift.backends.onnxruntime.base import OnnxRuntime
 from torchlift.backends.onnxruntime.cpu import OnnxRuntimeCpu

@@ -1,4 +1,4 @@
-"""What ONNX Runtime does alike with every provider: build the optimised graph, load it, time its layers."""
+"""What all backends of ONNX Runtime share: building the optimised graph, opening it, timing its layers."""
 
 from __future__ import annotations
 
@@ -31,24 +31,25 @@ Provider = tuple[str, dict[str, str]]
 """The name of an execution provider, and its options."""
 
 INSTALL_AGAIN = "pip uninstall onnxruntime onnxruntime-gpu, then pip install onnxruntime-gpu"
-"""Where both were installed: they are packages of the same files. What is left runs on the processor too."""
+"""The remedy where both packages were installed: they have the same files, and removing one breaks the other.
+onnxruntime-gpu runs on the processor too."""
 
 _WEIGHTS = "model.onnx.data"
 WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
 _INLINE_BYTES = 1024
-"""Initialisers up to this size stay in the graph's own file."""
+"""Weights up to this size stay in the graph's own file; larger ones go to the file beside it."""
 
 
 class OnnxRuntime(Backend):
     """ONNX Runtime with one execution provider.
 
-    The optimised graph is saved after the optimisations that hold for any processor; layouts for the processor at hand
-    (NCHWc) are made when it is opened.
+    A built graph has the optimisations that are right for every processor. Those for one kind of processor, such as the
+    layout NCHWc, are made each time the graph is opened.
     """
 
     provider: ClassVar[str]
     disabled_optimizers: ClassVar[tuple[str, ...]] = ()
-    """ONNX Runtime's own optimisations that make the model slower here."""
+    """Optimisations of ONNX Runtime that are switched off, since they make models slower with this provider."""
 
     opened_at: ClassVar[str] = "ORT_ENABLE_ALL"
     """The GraphOptimizationLevel at which a built graph is opened."""
@@ -90,7 +91,7 @@ class OnnxRuntime(Backend):
         return f"onnxruntime {self._installed()}"
 
     def providers(self, signature: Signature, recipe: str, options: SessionOptions) -> list[Provider]:
-        """What a session is asked to run on, the first one first."""
+        """The providers of a session, in the order in which they are asked to run a node."""
         return [(self.provider, {})]
 
     def build(self, source: Path, folder: Path, signature: Signature, compilation: Compilation | None = None) -> str:
@@ -111,8 +112,9 @@ class OnnxRuntime(Backend):
         return "model.onnx"
 
     def _fused(self, source: Path, options: ort.SessionOptions) -> bytes | None:
-        """The graph after the fusions that ONNX Runtime lacks, None where there are none; its weights stay where they
-        are, and ``options`` says where that is.
+        """The graph after our own fusions, serialised; None where nothing was fused.
+
+        The weights stay in the folder of ``source``: ``options`` tells ONNX Runtime to look for them there.
         """
         if self.fused_for is None:
             return None
@@ -138,7 +140,7 @@ class OnnxRuntime(Backend):
     def _layers(
         self, model: Path, signature: Signature, feeds: Arrays, recipe: str, options: SessionOptions, runs: int
     ) -> list[LayerTime]:
-        """In a process of its own, and without CUDA graphs."""
+        """Time the layers in a process of its own. CUDA graphs are off, since a recording has no layers to time."""
         self.require()
         self.require_kind(model)
         providers = self.providers(signature, recipe, SessionOptions(options.on))
@@ -151,7 +153,7 @@ class OnnxRuntime(Backend):
         return with_origins(layers, model, source)
 
     def _threads(self, options: SessionOptions) -> int:
-        """How many threads of the host work on one call."""
+        """The number of the host's threads that work on one call."""
         return options.on.cores
 
     def _settings(self, threads: int) -> ort.SessionOptions:
@@ -166,8 +168,9 @@ class OnnxRuntime(Backend):
     def _session(
         self, model: Path, options: ort.SessionOptions, providers: list[Provider], graph: bytes | None = None
     ) -> ort.InferenceSession:
-        """A session of the file ``model``, or of ``graph`` in its place. Raises ProviderError where ONNX Runtime would
-        run it with another provider first.
+        """A session of the file ``model``, or of the serialised ``graph`` where one is given.
+
+        Raises BackendError where ONNX Runtime cannot load it, ProviderError where it would use another provider first.
         """
         import onnxruntime as ort
 

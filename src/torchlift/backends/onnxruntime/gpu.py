@@ -1,4 +1,4 @@
-"""ONNX Runtime on an NVIDIA GPU: with CUDA's kernels, or with engines of TensorRT."""
+"""ONNX Runtime on an NVIDIA GPU, with CUDA kernels or with TensorRT engines."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import ClassVar
 from torchlift.backends.base import Compilation, Session, SessionOptions
 from torchlift.backends.cuda import Stream, cuda_available
 from torchlift.backends.onnxruntime.base import INSTALL_AGAIN, OnnxRuntime, Provider
-from torchlift.backends.onnxruntime.placement import RECORDING, placements, require_placed
+from torchlift.backends.onnxruntime.placement import PLACES, placements, require_placed
 from torchlift.backends.onnxruntime.session import DeviceSession
 from torchlift.errors import BackendError
 from torchlift.forms import FP16, INT8_S8S8_FP16, SOURCE, Recipe, by_name
@@ -21,26 +21,28 @@ from torchlift.signature import CORNERS, Signature
 
 _EXTRA = 'pip install "torchlift[cuda]"'
 _TELLS_PLACES = "get_provider_graph_assignment_info"
-"""The method of a session that says where nodes run."""
+"""The method of a session that tells which provider runs each node."""
 
 _CUDA = "CUDAExecutionProvider"
 
 
 class _OnGpu(OnnxRuntime):
-    """What holds for both: a GPU and its libraries must be there, sessions work on a stream of ours, and nodes that
-    compute must not fall to the processor. What was found holds for that GPU and its driver alone.
+    """What both backends on a GPU share.
+
+    A GPU and CUDA's libraries must be there. A session works on a stream of ours. Opening fails where a node that
+    computes would run on the processor. Results hold for this GPU and its driver only, so ``version`` names them.
     """
 
     for_gpus = True
 
     opened_at = "ORT_DISABLE_ALL"
-    """What was built is optimised already, and is run as it is: so the nodes that a placement names are those of the
-    file. The optimisations beyond what was built concern processors."""
+    """A built graph is optimised already; the optimisations that are left are for processors. Opened without any, the
+    graph has the nodes of its file, so that a node whose place is reported can be found there."""
 
     distributions = ("onnxruntime-gpu",)
     remedy = f"It replaces the package onnxruntime: {INSTALL_AGAIN}."
     behind: ClassVar[tuple[str, ...]] = ()
-    """Providers that may run what the first one lacks."""
+    """Providers that may run the nodes that the first one lacks."""
 
     def available(self) -> Availability:
         state = super().available()
@@ -59,7 +61,7 @@ class _OnGpu(OnnxRuntime):
         self.require_kind(model)
         options = options or SessionOptions()
         settings = self._settings(self._threads(options))
-        settings.add_session_config_entry(RECORDING, "1")
+        settings.add_session_config_entry(PLACES, "1")
         stream = Stream(options.on.device)
         try:
             providers = self.providers(signature, recipe, options)
@@ -68,25 +70,26 @@ class _OnGpu(OnnxRuntime):
             session = self._session(model, settings, providers)
             require_placed(placements(session), model, (self.provider, *self.behind))
             return DeviceSession(
-                session, signature, f"{self.version()}, {self.provider}", stream, self._graphs(options)
+                session, signature, f"{self.version()}, {self.provider}", stream, self._own_options(options)
             )
         except BaseException:
             stream.close()
             raise
 
-    def _graphs(self, options: SessionOptions) -> SessionOptions:
+    def _own_options(self, options: SessionOptions) -> SessionOptions:
+        """The options that this provider honours: one that records no CUDA graphs drops the wish for them."""
         return options
 
     def _threads(self, options: SessionOptions) -> int:
-        """One: the processor only finds shapes."""
+        """One thread: the processor only computes shapes."""
         return 1
 
 
 class OnnxRuntimeCuda(_OnGpu):
-    """ONNX Runtime with CUDA's kernels. FP32 is FP32: TF32, ONNX Runtime's default there, is off.
+    """ONNX Runtime with CUDA kernels. TF32 is ONNX Runtime's default on a GPU; here it is off, so FP32 is FP32.
 
-    INT8 is made only when it is named: this provider has no integer kernels for most operators between QuantizeLinear
-    and DequantizeLinear, and computes them in floating point, dequantising the weights at every run.
+    INT8 is built only when the user names it. The provider has no integer kernels for most operators between
+    QuantizeLinear and DequantizeLinear. It computes them in floating point, and dequantises the weights in every run.
     """
 
     name = "onnxruntime-cuda"
@@ -104,13 +107,15 @@ class OnnxRuntimeCuda(_OnGpu):
 
 
 class OnnxRuntimeTensorRt(_OnGpu):
-    """ONNX Runtime with engines of TensorRT, and CUDA's kernels for what TensorRT's parser does not read. Written to
-    the documentation of the provider, for TensorRT 10 and later; not yet run.
+    """ONNX Runtime with TensorRT engines, and CUDA kernels for nodes that TensorRT's parser does not read.
 
-    It opens the component's graph, and builds the engine for the ranges of the signature's axes each time that it does,
-    which takes minutes: nothing is cached, since an engine from elsewhere runs code of its maker's. TF32 is on, as
-    TensorRT's default, unless the environment has NVIDIA_TF32_OVERRIDE=0: the provider has no option for it. It records
-    no CUDA graphs: the provider heeds no number of theirs, and would replay one shape's for another.
+    This backend follows the documentation of the provider for TensorRT 10 and later. It was not run yet.
+
+    - It opens the component's graph itself. Each opening builds an engine for the ranges of the signature's axes, which
+      takes minutes. Engines are not cached, since an engine from elsewhere can run its maker's code.
+    - TF32 is on, TensorRT's default, unless the environment has NVIDIA_TF32_OVERRIDE=0. The provider has no option.
+    - It records no CUDA graphs. The provider ignores the number that tells recordings apart, and would replay the
+      recording of one shape for another.
     """
 
     name = "onnxruntime-tensorrt"
@@ -134,26 +139,28 @@ class OnnxRuntimeTensorRt(_OnGpu):
             "trt_engine_cache_enable": "0",
             **_profile(signature),
         }
-        return [(self.provider, engine), _cuda(self._graphs(options))]
+        return [(self.provider, engine), _cuda(self._own_options(options))]
 
     def build(self, source: Path, folder: Path, signature: Signature, compilation: Compilation | None = None) -> str:
-        """Raises BackendError: there is nothing to build."""
+        """Raises BackendError: this backend opens the graph itself, and builds nothing."""
         raise BackendError(f"{self.name} opens {source.name} as it is", remedy="Open the graph itself.")
 
-    def _graphs(self, options: SessionOptions) -> SessionOptions:
+    def _own_options(self, options: SessionOptions) -> SessionOptions:
         return SessionOptions(options.on)
 
 
 def _cuda(options: SessionOptions) -> Provider:
-    """Kernels of convolutions are cuDNN's own choice: ONNX Runtime's default tries all at every new shape, and on an
-    H200 it took slower ones for RN50.
+    """The CUDA provider with its options.
+
+    cuDNN chooses the kernels of convolutions by its heuristics. ONNX Runtime's default tries all kernels at each new
+    shape; on an H200 it then chose slower ones for RN50.
     """
     given = {"device_id": str(options.on.device), "use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}
     return _CUDA, given | ({"enable_cuda_graph": "1"} if options.cuda_graph else {})
 
 
 def _profile(signature: Signature) -> dict[str, str]:
-    """The ranges of the inputs' shapes; none where they are all fixed."""
+    """The options that state the ranges of the inputs' shapes; empty where all sizes are fixed."""
     if not signature.axes:
         return {}
     return {
@@ -165,7 +172,7 @@ def _profile(signature: Signature) -> dict[str, str]:
 
 
 def _packages() -> Availability:
-    """Whether the packages are there that sessions on a GPU need besides, and ONNX Runtime is new enough."""
+    """Whether the other packages that a session on a GPU needs are installed, and ONNX Runtime is new enough."""
     import onnxruntime as ort
 
     for package in ("cuda-bindings", "nvidia-ml-py"):
@@ -182,8 +189,9 @@ def _packages() -> Availability:
 
 @functools.cache
 def _libraries() -> Availability:
-    """Whether CUDA's libraries can be loaded, which this does: without them ONNX Runtime falls back to the processor,
-    and only says so in its log.
+    """Load CUDA's libraries, and tell whether that succeeded.
+
+    Without them ONNX Runtime falls back to the processor, and says so only in its log.
     """
     import onnxruntime as ort
 
@@ -192,7 +200,7 @@ def _libraries() -> Availability:
     with contextlib.redirect_stdout(said):
         ort.preload_dlls()
     missing = [line for line in said.getvalue().splitlines() if line.startswith("Failed to load lib")]
-    if not missing:  # lines with a path are tried again by name
+    if not missing:  # a library that is not found at its path is tried again by its name
         return Availability(True, "")
     major = ort.cuda_version.partition(".")[0]
     return Availability(
@@ -204,7 +212,7 @@ def _libraries() -> Availability:
 
 @functools.cache
 def _tensorrt() -> Availability | None:
-    """Why a graph of one node cannot be opened with TensorRT; None where it can."""
+    """Open a graph of one node with TensorRT. Returns why that fails; None where it succeeds."""
     import onnx
     import onnxruntime as ort
 

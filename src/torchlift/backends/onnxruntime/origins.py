@@ -1,4 +1,4 @@
-"""Which nodes of the graph that it was built from each node of an optimised graph computes."""
+"""Finds the nodes of the original graph that each node of an optimised graph computes."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from torchlift.backends.base import LayerTime
 
 
 def with_origins(layers: Sequence[LayerTime], built: Path, source: Path) -> list[LayerTime]:
-    """Layers of the file ``built``, each with the nodes of the file ``source`` that it computes; no weights are read.
+    """The layers of the file ``built``, each with the nodes of the file ``source`` that it computes.
 
-    Nodes that share a name, as ONNX Runtime's own fusions do, run in the order of the file; where it opened the file
-    and made more or fewer of them, none is told.
+    Weights are not read. Nodes that ONNX Runtime fused may share a name; these run in the order of the file. Where a
+    name occurs more or less often in the run than in the file, its layers get no nodes, since none is certain.
     """
     named: dict[str, list[tuple[str, ...]]] = defaultdict(list)
     for name, nodes in origins(ir.load(built).graph, ir.load(source).graph):
@@ -27,9 +27,12 @@ def with_origins(layers: Sequence[LayerTime], built: Path, source: Path) -> list
 
 
 def origins(built: ir.Graph, source: ir.Graph) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """The name of each node of ``built``, and those of the nodes of ``source`` that it computes, in their order: all on
-    the way from its outputs back to values that ``built`` holds too. Optimisations keep the names of the values that
-    stay, and a node whose outputs ``source`` does not have, such as a Cast between, computes none of its nodes.
+    """For each node of ``built``: its name, and the names of the nodes of ``source`` that it computes, in their order.
+
+    For example BiasGelu of ``built`` computes Add and Gelu of ``source``, and writes the value that Gelu wrote.
+    Optimisations keep the names of the values that stay. So the search starts at the outputs of a node, and goes back
+    through ``source`` until it meets values that ``built`` has too. A node whose outputs are not in ``source``, such as
+    an inserted Cast, computes none of its nodes.
     """
     order = {node: place for place, node in enumerate(source)}
     producers = {value.name: node for node in order for value in node.outputs if value.name}
@@ -50,7 +53,7 @@ def origins(built: ir.Graph, source: ir.Graph) -> Iterator[tuple[str, tuple[str,
 
 
 def _constant(graph: ir.Graph) -> set[ir.Node]:
-    """The nodes that follow from constants alone, which are computed when the graph is built."""
+    """The nodes that depend on constants only. They are computed when the graph is built."""
     found: set[ir.Node] = set()
     for node in graph:
         read = [value for value in node.inputs if value is not None]

@@ -1,4 +1,4 @@
-"""Which provider runs each node, and the proof that none of those that compute fell to the processor."""
+"""Finds which provider runs each node, and makes sure that no node that computes runs on the processor."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from torchlift.errors import ProviderError
 if TYPE_CHECKING:
     import onnxruntime as ort
 
-RECORDING = "session.record_ep_graph_assignment_info"
-"""A session's option: 1 lets it tell where its nodes were placed, from release 1.24."""
+PLACES = "session.record_ep_graph_assignment_info"
+"""An option of a session. With 1 it can tell which provider runs each node (release 1.24 and later)."""
 
 _SMALL = 100
-"""Elements of a constant up to which ONNX Runtime computes with it on the processor (kSmallInitializerThreshold of its
-fallback_cpu_capability.cc)."""
+"""ONNX Runtime may compute on the processor with constants of up to this many elements (kSmallInitializerThreshold in
+its fallback_cpu_capability.cc)."""
 
 _NAMED = 5
 """How many nodes an error names."""
@@ -39,7 +39,7 @@ class Placed:
 
 
 def placements(session: ort.InferenceSession) -> list[Placed]:
-    """Where each node of a session runs that was opened with RECORDING."""
+    """Where each node of a session runs. The session must have been opened with the option PLACES."""
     return [
         Placed(node.name, node.op_type, part.ep_name)
         for part in session.get_provider_graph_assignment_info()
@@ -48,10 +48,11 @@ def placements(session: ort.InferenceSession) -> list[Placed]:
 
 
 def require_placed(placed: Collection[Placed], model: Path, providers: tuple[str, ...]) -> None:
-    """Raise ProviderError unless the first of ``providers`` runs a node of the file ``model``, and others than them run
-    only what follows from sizes.
+    """Raise ProviderError where the file ``model`` does not run on ``providers``.
 
-    ``placed`` must be of that file as it is: names are looked up in it. Its weights are not read.
+    The first of ``providers`` must run at least one node. A provider that is not among them may run only nodes that
+    compute with sizes. ``placed`` must be of that very file, since nodes are looked up in it by name. Weights are not
+    read.
     """
     if not any(p.provider == providers[0] for p in placed):
         raise ProviderError(
@@ -70,10 +71,10 @@ def require_placed(placed: Collection[Placed], model: Path, providers: tuple[str
 
 
 def strays(placed: Iterable[Placed], graph: ir.Graph) -> list[Placed]:
-    """Those of ``placed`` that compute with more than sizes: they belong on the device.
+    """Those of ``placed`` that belong on the GPU: they compute with more than sizes.
 
-    What follows from the sizes of tensors and small constants alone (a shape to reshape to, a scale) a runtime computes
-    on the processor by choice, and once for each shape where it records CUDA graphs.
+    Sizes of tensors and small constants, such as a shape for Reshape or a scale, are computed on the processor on
+    purpose. Where CUDA graphs are recorded, that happens only once for each shape.
     """
     nodes: dict[tuple[str, str], list[ir.Node]] = defaultdict(list)
     for node in graph.all_nodes():
@@ -83,7 +84,7 @@ def strays(placed: Iterable[Placed], graph: ir.Graph) -> list[Placed]:
 
 
 def _from_sizes(graph: ir.Graph) -> set[ir.Node]:
-    """The nodes of the main graph, which must be in order, that compute with sizes and small constants alone."""
+    """The nodes that compute with sizes and small constants only. Nodes of ``graph`` must follow what they read."""
     sized: set[ir.Node] = set()
     for node in graph:
         read = [value for value in node.inputs if value is not None]

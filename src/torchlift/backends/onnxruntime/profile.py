@@ -1,4 +1,4 @@
-"""What each layer costs, by ONNX Runtime's own profiler, in a process that does nothing else."""
+"""The time of each layer by ONNX Runtime's profiler, in a process that does nothing else."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from torchlift.errors import BackendError
 from torchlift.interpreter import start
 
 _KERNEL = "_kernel_time"
-"""What the profiler appends to a node's name for the time of its kernel (its other events fence kernels)."""
+"""The profiler's suffix of a node's name for the event that has the time of its kernel."""
 
 _PRECISIONS = {
     "float": "fp32",
@@ -28,17 +28,19 @@ _PRECISIONS = {
     "int8": "int8",
     "uint8": "int8",
 }
-"""ONNX Runtime's name of a tensor's type -> precision."""
+"""ONNX Runtime's name of a type -> precision."""
 
 _SYNCHRONOUS = {"CUDA_LAUNCH_BLOCKING": "1"}
-"""The profiler reads the host's clock around each kernel's launch: on a GPU a launch must last as long as its kernel,
-or the times are those of launching. The variable counts only before CUDA starts."""
+"""With this variable a launch of a kernel waits until the kernel is done. The profiler reads the host's clock before
+and after a launch, so without it the times would be those of launching. It must be set before CUDA starts.
+"""
 
 
 @dataclass(frozen=True)
 class Traced:
-    """A session whose layers are timed: as for a session that runs, with ``level`` a GraphOptimizationLevel and
-    ``runs`` after one that does not count.
+    """What the process needs to know to open a session and time its layers.
+
+    ``level`` is the name of a GraphOptimizationLevel. ``runs`` are timed, after one that does not count.
     """
 
     model: str
@@ -50,9 +52,9 @@ class Traced:
 
 
 def layer_times(traced: Traced, feeds: Arrays) -> list[LayerTime]:
-    """Run ``feeds`` in a process with the profiler on; the layers in the order in which they run.
+    """Run ``feeds`` in a process with the profiler on. Returns the layers in the order in which they run.
 
-    Raises BackendError, with the last line that the process wrote, where it fails.
+    Raises BackendError where the process fails, with the last line that it wrote.
     """
     with tempfile.TemporaryDirectory(prefix="torchlift-") as name:
         folder = Path(name)
@@ -71,7 +73,7 @@ def layer_times(traced: Traced, feeds: Arrays) -> list[LayerTime]:
 
 
 def _traced(folder: Path) -> tuple[int, str]:
-    """The exit status of the process that works on ``folder``, and what it wrote as errors."""
+    """Run the process on ``folder``; returns its exit status and what it wrote to stderr."""
     process = start(
         "torchlift.backends.onnxruntime.trace",
         str(folder),
@@ -91,9 +93,10 @@ def _traced(folder: Path) -> tuple[int, str]:
 
 
 def read_profile(events: Iterable[Mapping[str, Any]], runs: int) -> list[LayerTime]:
-    """The layers that a profile of ``runs`` runs, after one that does not count, tells of: a node that runs several
-    times in a run, as in a loop, costs their sum. Names need not be unique, since ONNX Runtime's own fusions give one
-    name to many; with its index a name is.
+    """The layers in a profile of ``runs`` runs and one run before them that does not count.
+
+    The time of a node that runs several times in one run, as in a loop, is the sum. Nodes are told apart by name and
+    index, since ONNX Runtime gives one name to many nodes that it fused.
     """
     events = sorted(events, key=lambda e: e.get("ts", 0))
     starts = [event["ts"] for event in events if event.get("name") == "model_run"]

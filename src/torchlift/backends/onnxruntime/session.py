@@ -1,4 +1,4 @@
-"""Sessions of ONNX Runtime: on the processor, and on a GPU with everything in the GPU's memory."""
+"""Sessions of ONNX Runtime: one for the processor, and one that keeps all data in the memory of a GPU."""
 
 from __future__ import annotations
 
@@ -34,19 +34,20 @@ if TYPE_CHECKING:
 
 Result = TypeVar("Result")
 
-_GRAPH = "gpu_graph_id"
-"""A run option: the CUDA graph that the first run with this number records and later ones replay; -1 for none."""
+_RECORDING = "gpu_graph_id"
+"""An option of a run: the number of a recording. The first run with a number records, later ones replay. -1: neither.
+"""
 
 _UNRECORDED = -1
 _ASYNCHRONOUS = "disable_synchronize_execution_providers"
-"""A run option: 1 returns once the work is given to the stream."""
+"""An option of a run. With 1, the run returns as soon as its work is given to the stream."""
 
 _NO_MEMORY = ("Failed to allocate memory", "out of memory")
-"""What ONNX Runtime's arena and CUDA say."""
+"""Found in the messages of ONNX Runtime and CUDA where the GPU has no memory left."""
 
 
 class OnnxRuntimeSession(Session):
-    """An ``onnxruntime.InferenceSession`` on the processor behind the contract; it takes several threads at once."""
+    """Runs an ``onnxruntime.InferenceSession`` on the processor. Several threads may run it at the same time."""
 
     reentrant = True
 
@@ -75,7 +76,7 @@ class OnnxRuntimeSession(Session):
                 binding.bind_ortvalue_output(spec.name, value)
 
         def call() -> None:
-            _ = values  # they are the arrays' own memory, which the binding reads
+            _ = values  # keeps the inputs alive: the binding reads the memory of the arrays
             session.run_with_iobinding(binding)
 
         return call
@@ -85,16 +86,20 @@ class OnnxRuntimeSession(Session):
 
 
 def known_shape(spec: TensorSpec, sizes: Mapping[str, int]) -> tuple[int, ...] | None:
-    """The shape of a tensor for given axis sizes; None where the model computes it."""
+    """The shape of a tensor for given sizes of the axes; None where only the model can compute it."""
     return None if None in spec.shape else spec.shape_at(sizes)
 
 
 @dataclass
 class _Bound:
-    """Memory of the GPU for inputs of one shape and what is computed of them, bound once: a CUDA graph reads and writes
-    the same addresses always. ``binding`` and ``how``, the options of a run, are ONNX Runtime's. ``results`` are the
-    outputs' shapes, of those that the model does not compute; ``records`` says whether the next run records a CUDA
-    graph; ``holds`` are the arrays whose values the inputs have, None for unknown ones.
+    """Memory of the GPU for inputs of one shape and for their outputs.
+
+    It is bound once, since a recording reads and writes the same addresses in every run.
+
+    - ``binding`` and ``how`` are ONNX Runtime's binding and its options of a run.
+    - ``results`` are the shapes of the outputs, without those that only the model can compute.
+    - ``records`` says whether the next run is recorded as a CUDA graph.
+    - ``holds`` are the arrays whose values the inputs hold now; None where that is not known.
     """
 
     inputs: dict[str, Buffer]
@@ -107,18 +112,21 @@ class _Bound:
 
 
 class DeviceSession(Session):
-    """An ``onnxruntime.InferenceSession`` on a GPU: inputs are copied to memory that stays bound, all work goes to one
-    stream, whose events tell the time.
+    """Runs an ``onnxruntime.InferenceSession`` on a GPU.
 
-    With CUDA graphs each of the first ``options.graphs`` shapes is recorded at its first run, which therefore takes
-    longer. ONNX Runtime keeps what it recorded until the session is closed: further shapes run without a graph, as do
-    those where the model computes an output's size. It records for each thread anew, and keeps that when the thread has
-    ended: a session with CUDA graphs that several threads use runs in one of its own.
+    Inputs are copied to bound memory, and all work goes to one stream, whose events tell the time.
+
+    With CUDA graphs, each of the first ``options.graphs`` shapes is recorded in its first run, which takes longer. ONNX
+    Runtime keeps a recording until the session is closed. So further shapes run without one, and so does a model that
+    computes the size of an output.
+
+    ONNX Runtime records anew for each thread, and keeps the recordings of threads that have ended. So a session with
+    CUDA graphs that several threads use does its runs in a thread of its own.
     """
 
     on_device = True
     device_type: ClassVar[str] = "cuda"
-    """Where ONNX Runtime is told that the memory lies."""
+    """The device that ONNX Runtime is told for bound memory."""
 
     def __init__(
         self,
@@ -128,7 +136,7 @@ class DeviceSession(Session):
         stream: Stream,
         options: SessionOptions | None = None,
     ) -> None:
-        """The session owns ``stream``, which the provider must have been given as its own."""
+        """The session owns ``stream``. The provider must have been opened with that same stream."""
         super().__init__(signature, runtime)
         self._turns = DeviceTurns()
         self._session: Any = session
@@ -137,31 +145,32 @@ class DeviceSession(Session):
         self._options = options or SessionOptions()
         self.records = 0 if signature.computes_sizes else self._options.records
         self._pinned: dict[str, Pinned] = {}
-        self._lent: Mapping[str, DeviceArray] = {}
-        """What the last call was given on the device: kept until the next, since it returned before that was read."""
+        self._read_by_gpu: Mapping[str, DeviceArray] = {}
+        """The inputs on the device that the last call was given. The GPU may still read them after that call returned.
+        """
 
         self._recorded: dict[tuple, _Bound] = {}
         self._others: OrderedDict[tuple, _Bound] = OrderedDict()
-        self._first: threading.Thread | None = None
-        """The thread that ran the session first."""
+        self._first_thread: threading.Thread | None = None
+        """The first thread that ran the session."""
 
-        self._own: ThreadPoolExecutor | None = None
-        """The session's own thread, once another than the first has run it."""
+        self._own_thread: ThreadPoolExecutor | None = None
+        """The session's own thread. It is started when a second thread runs a session that records."""
 
     def _run_on_device(self, tensors: Mapping[str, Any]) -> dict[str, DeviceArray]:
-        """Of the signature's dtypes. Inputs are copied on the device to where they are bound."""
-        with on_device(self._stream.device):  # in the caller's thread, of which DLPack knows the current stream
+        """Run tensors on the device, which must have the signature's dtypes. They are copied to the bound memory."""
+        with on_device(self._stream.device):  # in the caller's thread: DLPack waits for that thread's current stream
             arrays = {name: view(tensor, self._stream) for name, tensor in tensors.items()}
-        return self._in_one_thread(lambda: self._run_there(arrays))
+        return self._in_one_thread(lambda: self._run_arrays(arrays))
 
-    def _run_there(self, arrays: Mapping[str, Any]) -> dict[str, DeviceArray]:
+    def _run_arrays(self, arrays: Mapping[str, Any]) -> dict[str, DeviceArray]:
         self.signature.check(arrays)
         bound = self._bound(arrays)
         bound.holds = None
         for name, array in arrays.items():
             within_device(array.address, bound.inputs[name].address, array.nbytes, self._stream)
-        self._lent = arrays
-        self._go(bound)
+        self._read_by_gpu = arrays
+        self._launch(bound)
         return {spec.name: self._written(bound, spec) for spec in self.signature.outputs}
 
     def _run(self, feeds: Arrays) -> dict[str, np.ndarray]:
@@ -171,7 +180,7 @@ class DeviceSession(Session):
         bound = self._bound(feeds)
         self._load(bound, feeds)
         bound.holds = None
-        self._go(bound)
+        self._launch(bound)
         staged = {spec.name: self._fetch(bound, spec) for spec in self.signature.outputs}
         self._stream.synchronize()
         return {name: array.copy() for name, array in staged.items()}
@@ -187,29 +196,32 @@ class DeviceSession(Session):
                 self._load(bound, arrays)
                 stream.synchronize()
             timer.start()
-            self._go(bound)
+            self._launch(bound)
             return timer.stop()
 
         return lambda: self._in_one_thread(timed)
 
     def _in_one_thread(self, work: Callable[[], Result]) -> Result:
-        """Do ``work`` with the GPU as the current one. Where graphs are recorded, it is done in the thread that came
-        first; once another has come, in the session's own, which records anew.
+        """Do ``work`` with the GPU as the current one.
+
+        A session that records does it in the first thread that ran it. When a second thread comes, the session starts a
+        thread of its own, records there anew, and does all further work in it.
         """
         here = threading.current_thread()
-        self._first = self._first or here
-        if self.records and self._own is None and here is not self._first:
-            self._own = ThreadPoolExecutor(1, thread_name_prefix="onnxruntime")
+        self._first_thread = self._first_thread or here
+        if self.records and self._own_thread is None and here is not self._first_thread:
+            self._own_thread = ThreadPoolExecutor(1, thread_name_prefix="onnxruntime")
             for bound in self._recorded.values():
                 bound.records = True
-        return self._there(work) if self._own is None else self._own.submit(self._there, work).result()
+        return self._on_gpu(work) if self._own_thread is None else self._own_thread.submit(self._on_gpu, work).result()
 
-    def _there(self, work: Callable[[], Result]) -> Result:
+    def _on_gpu(self, work: Callable[[], Result]) -> Result:
+        """Do ``work`` in this thread, with the GPU as the current one."""
         with on_device(self._stream.device):
             return work()
 
-    def _go(self, bound: _Bound) -> None:
-        """Give the work to the stream."""
+    def _launch(self, bound: _Bound) -> None:
+        """Give a run to the stream. Where it records, the thread is alone on the GPUs meanwhile."""
         try:
             with GPUS.alone() if bound.records else nullcontext():
                 self._session.run_with_iobinding(bound.binding, bound.how)
@@ -218,7 +230,7 @@ class DeviceSession(Session):
         bound.records = False
 
     def _load(self, bound: _Bound, feeds: Arrays) -> None:
-        """Copy inputs to where they are bound, by page-locked memory; the stream must have ended what it read there."""
+        """Copy inputs to the bound memory by way of page-locked memory. The stream must be done with what was there."""
         bound.holds = None
         for name, array in feeds.items():
             staged = self._staged(name, array.shape, array.dtype)
@@ -226,7 +238,7 @@ class DeviceSession(Session):
         bound.holds = feeds
 
     def _fetch(self, bound: _Bound, spec: TensorSpec) -> np.ndarray:
-        """An output in page-locked memory, once the stream is synchronized; until the next run."""
+        """An output in page-locked memory. It is valid once the stream is synchronized, until the next run."""
         written = self._written(bound, spec)
         staged = self._staged(spec.name, written.shape, written.dtype)
         to_host(written.address, staged, self._stream)
@@ -236,7 +248,7 @@ class DeviceSession(Session):
         return self._pinned.setdefault(name, Pinned(self._stream.device)).array(shape, dtype)
 
     def _written(self, bound: _Bound, spec: TensorSpec) -> DeviceArray:
-        """Where the last run wrote an output: bound memory, or the runtime's own where the model computes its size."""
+        """Where the last run wrote an output: bound memory, or ONNX Runtime's own where the model computes its size."""
         owner: Any
         if spec.name in bound.outputs:
             owner = bound.outputs[spec.name].block
@@ -247,7 +259,7 @@ class DeviceSession(Session):
         return DeviceArray(address, shape, np.dtype(spec.dtype), self._stream.device, owner, self._stream)
 
     def _bound(self, feeds: Arrays) -> _Bound:
-        """The memory for inputs of these shapes: of those without a CUDA graph, the last ones used are kept."""
+        """The memory for inputs of these shapes. Of shapes without a recording, the least recently used are dropped."""
         key = tuple(feeds[name].shape for name in self.signature.input_names)
         if key in self._recorded:
             return self._recorded[key]
@@ -261,7 +273,8 @@ class DeviceSession(Session):
         (self._recorded if room else self._others)[key] = made
         return made
 
-    def _bind(self, feeds: Arrays, graph: int) -> _Bound:
+    def _bind(self, feeds: Arrays, recording: int) -> _Bound:
+        """Bind new memory for inputs of these shapes. ``recording`` is the number of their recording, or -1."""
         sizes = self.signature.check(feeds)
         binding = self._session.io_binding()
         shapes = {name: array.shape for name, array in feeds.items()}
@@ -275,7 +288,7 @@ class DeviceSession(Session):
                 (self._dtype(spec.name), results[spec.name], outputs[spec.name].address) if spec.name in outputs else ()
             )
             binding.bind_output(spec.name, *place, *known)
-        return _Bound(inputs, outputs, binding, self._how(graph), results, graph != _UNRECORDED)
+        return _Bound(inputs, outputs, binding, self._how(recording), results, recording != _UNRECORDED)
 
     def _buffer(self, name: str, shape: tuple[int, ...]) -> Buffer:
         buffer = Buffer(self._stream.device)
@@ -285,25 +298,25 @@ class DeviceSession(Session):
     def _dtype(self, name: str) -> np.dtype:
         return next(np.dtype(s.dtype) for s in (*self.signature.inputs, *self.signature.outputs) if s.name == name)
 
-    def _how(self, graph: int) -> Any:
-        """The options of a run."""
+    def _how(self, recording: int) -> Any:
+        """ONNX Runtime's options of a run."""
         import onnxruntime as ort
 
         how = ort.RunOptions()
         how.add_run_config_entry(_ASYNCHRONOUS, "1")
         if self._options.cuda_graph:
-            how.add_run_config_entry(_GRAPH, str(graph))
+            how.add_run_config_entry(_RECORDING, str(recording))
         return how
 
     def _close(self) -> None:
-        if self._own is not None:
-            self._own.shutdown()
+        if self._own_thread is not None:
+            self._own_thread.shutdown()
         with on_device(self._stream.device):
             self._stream.drain()
             self._recorded.clear()
             self._others.clear()
             self._pinned.clear()
-            self._lent = {}
+            self._read_by_gpu = {}
             self._session = None
             self._timer.close()
             self._stream.close()

@@ -1,4 +1,4 @@
-"""The process in which a session runs with ONNX Runtime's profiler on; started by profile.py with a folder."""
+"""The process in which a session runs with ONNX Runtime's profiler on. profile.py starts it with a folder."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 
 
 def main(folder: Path) -> None:
-    """Read traced.json and feeds.npz from ``folder``, and leave profile.json there."""
+    """Read traced.json and feeds.npz from ``folder``, run the session, and write profile.json there."""
     import onnxruntime as ort
 
     traced = json.loads((folder / "traced.json").read_text())

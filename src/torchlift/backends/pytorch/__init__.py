@@ -1,4 +1,4 @@
-"""PyTorch as a runtime: opens a component's torch.export program and compiles it; imports torch only to open one."""
+"""The backend PyTorch: it opens a component's torch.export program and compiles it. Only opening imports torch."""
 
 from __future__ import annotations
 
@@ -23,18 +23,20 @@ PROGRAM = Form(
     model="model.pt2",
     missing="the bundle has no torch.export program; ship it with --backend pytorch, or export with --program",
 )
-"""A component's torch.export program, which is no conversion of its ONNX graph. Its target must have torch."""
+"""The form of a component that torch.export wrote. It is exported from the network, not converted from ONNX. Its target
+must have torch.
+"""
 
 _CPU_INSTRUCTIONS: dict[Precision, frozenset[str]] = {"bf16": frozenset({"avx512_bf16", "amx_bf16"})}
-"""Any of them makes a precision worth its while on a processor."""
+"""Precision -> instructions of a processor. With any one of them, the precision is faster than FP32."""
 
 _CAPABILITIES: dict[Precision, float] = {"fp16": 5.3, "bf16": 8.0}
-"""The compute capability from which a GPU computes in a precision."""
+"""Precision -> the first compute capability of a GPU that computes in it."""
 
 
 @dataclass(frozen=True)
 class Build:
-    """The torch that is installed: its ``version`` with the local part (2.11.0+cu130), and whether it is for CUDA."""
+    """The installed torch: its ``version``, such as 2.11.0+cu130, and whether it was built for CUDA."""
 
     version: str
     cuda: bool
@@ -42,7 +44,7 @@ class Build:
 
 @functools.cache
 def torch_build() -> Build | None:
-    """What torch says of itself in ``torch/version.py``, without importing it; None where it is not installed."""
+    """The installed torch, read from ``torch/version.py`` without importing torch. None where there is none."""
     try:
         spec = importlib.util.find_spec("torch")
     except ImportError:
@@ -55,9 +57,9 @@ def torch_build() -> Build | None:
 
 
 def gpu_of(options: SessionOptions | None = None) -> Gpu | None:
-    """The GPU that a session runs on, None for the processor: GPUs are used where torch is built for them.
+    """The GPU that a session runs on; None for the processor. A GPU is used where torch was built for CUDA.
 
-    Raises BackendUnavailableError for an ordinal that no GPU has.
+    Raises BackendUnavailableError where there is no GPU of the number that ``options`` name.
     """
     build, here = torch_build(), gpus()
     if build is None or not build.cuda or not here:
@@ -71,10 +73,11 @@ def gpu_of(options: SessionOptions | None = None) -> Gpu | None:
 
 
 class PyTorch(Backend):
-    """torch.compile of a component's exported program, on the GPU where there is one, else on the processor.
+    """Runs a component's exported program by torch.compile, on a GPU where there is one, else on the processor.
 
-    Weights are kept in FP32, once, and cast when the program is opened. FP32 is FP32: TF32 is off. The first run of a
-    shape compiles it, which takes seconds to a minute; torch keeps what it compiled in a cache of its own.
+    The file holds the weights once, in FP32. They are cast when the program is opened. TF32 is off, so FP32 is FP32.
+    The first run of a shape compiles the program for it, which takes seconds to a minute. torch has its own cache for
+    that.
     """
 
     name = "pytorch"

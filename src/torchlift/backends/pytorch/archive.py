@@ -1,4 +1,4 @@
-"""Reads a torch.export archive as data: JSON that says only what it may, and tensors as raw bytes.
+"""Reads a torch.export archive as data: checked JSON, and tensors as raw bytes. None of it can run code.
 
 torch.export.load by itself is no safer than pickle. As of torch 2.9 to 2.13 it
 
@@ -10,9 +10,9 @@ torch.export.load by itself is no safer than pickle. As of torch 2.9 to 2.13 it
 - looks up operators anywhere below ``torch`` and ``operator``, and the classes of inputs and outputs by their names;
 - writes a Python function with the names of nodes and weights in it.
 
-So torch.export.load is not called. Here an archive is opened by torch's own reader of archives, every JSON document is
-held against :mod:`.schema`, which names all that it may say, and tensors are made of bytes that they do not reach
-beyond. What comes out is all that :mod:`.program` gives torch, which has nothing left to unpickle.
+So torch.export.load is not called. Here torch's own reader of archives opens the file. Every JSON document is checked
+against :mod:`.schema`, which names everything that it may contain. A tensor is a view of its record's bytes, and may
+not reach beyond them. :mod:`.program` gives torch only what was read here, so torch has nothing left to unpickle.
 """
 
 from __future__ import annotations
@@ -39,16 +39,16 @@ _RECORDS = re.compile(
 _PROGRAM = "models/model.json"
 _SAMPLES = "data/sample_inputs/model.pt"
 _VERSION = "0"
-"""The only one of archives so far."""
+"""The only version of archives so far."""
 
 
 @dataclass(frozen=True)
 class Archive:
-    """What an archive says, none of it code.
+    """The content of an archive. None of it is code.
 
-    ``program`` is of torch's schema (torch._export.serde.schema.ExportedProgram). ``weights`` are parameters and
-    buffers by their names in the network, ``constants`` the tensors besides; all are on the CPU, and those that shared
-    memory where they were saved do so here.
+    ``program`` follows torch's schema (torch._export.serde.schema.ExportedProgram). ``weights`` are parameters and
+    buffers by their names in the network, and ``constants`` are all other tensors. All tensors are on the CPU. Tensors
+    that shared memory when they were saved share it here too.
     """
 
     program: dict[str, Any]
@@ -57,7 +57,7 @@ class Archive:
 
 
 def read_archive(file: Path) -> Archive:
-    """What an archive says. Raises BundleError where it holds anything but a plain network's program; runs nothing."""
+    """Read an archive; nothing in it is run. Raises BundleError where it is not the program of a plain network."""
     try:
         with PT2ArchiveReader(str(file)) as archive:
             return _read(archive)
@@ -105,7 +105,7 @@ def _document(archive: PT2ArchiveReader, record: str, form: Form) -> dict[str, A
 def _tensors(
     archive: PT2ArchiveReader, names: Collection[str], folder: str, document: str, path: str
 ) -> dict[str, torch.Tensor]:
-    """The tensors that a document lists, by name. Those in one record are views of the same memory."""
+    """The tensors that a document lists, by name. Tensors of one record are views of the same memory."""
     if f"{folder}/{document}" not in names:
         raise UnlikeError(f"no {folder}/{document}")
     memory: dict[str, torch.Tensor] = {}
@@ -122,14 +122,14 @@ def _tensors(
 
 
 def _bytes(data: bytes) -> torch.Tensor:
-    """Memory of torch's, which is aligned, that holds the data: uint8 [bytes]."""
+    """A tensor uint8 [bytes] with a copy of the data. Its memory is aligned, as torch needs it."""
     memory = torch.empty(len(data), dtype=torch.uint8)
     memory.numpy()[:] = np.frombuffer(data, np.uint8)
     return memory
 
 
 def _view(memory: torch.Tensor, meta: dict[str, Any], name: str) -> torch.Tensor:
-    """A tensor of that type, these sizes and strides within the memory."""
+    """The tensor that ``meta`` describes, as a view of ``memory``. Raises UnlikeError where it would reach beyond."""
     dtype = DTYPES[meta["dtype"]]
     sizes, strides = ([extent["as_int"] for extent in meta[key]] for key in ("sizes", "strides"))
     offset = meta["storage_offset"]["as_int"]

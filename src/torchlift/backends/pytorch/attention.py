@@ -1,4 +1,4 @@
-"""Lets a program's attention over few keys run as one kernel of ours, where PyTorch's are made for long sequences."""
+"""Short attention: a kernel of ours replaces PyTorch's, whose kernels are made for long sequences."""
 
 from __future__ import annotations
 
@@ -11,23 +11,24 @@ _ATTENTION = torch.ops.aten.scaled_dot_product_attention.default
 _EXPAND = torch.ops.aten.expand.default
 
 DEVICE = "cuda"
-"""Where the kernel runs."""
+"""The type of device that the kernel runs on."""
 
 LONGEST = 64
-"""Queries and keys: up to here the scores of a head are in registers, all at once."""
+"""The most queries and keys that the kernel takes: up to here, all scores of a head fit into registers."""
 
 WIDTHS = (16, 32, 64, 128)
-"""Sizes of a head that the kernel takes: Triton's tiles are powers of two."""
+"""The widths of a head that the kernel takes. Triton's tiles are powers of two."""
 
 _HALF = (torch.float16, torch.bfloat16)
 
 
 def shorten_attention(program: GraphModule) -> int:
-    """Replace the program's attention by :func:`attention`; in place. What drops out, is causal, or groups heads stays.
-    A mask is given as it was before it was expanded to a row for each query, which would be written out for the kernel.
+    """Replace each attention of a program by :func:`attention`, in place; returns how many were replaced.
 
-    Returns how many calls were replaced. The kernel must have been registered by importing
-    :mod:`torchlift.backends.pytorch.kernels` before the program runs on a GPU.
+    Attention with dropout, causal attention and grouped heads stay as they are. A mask is passed without its expansion
+    to one row for each query: expanded, it would be written to memory for the kernel.
+
+    Import :mod:`torchlift.backends.pytorch.kernels` before the program runs on a GPU: that registers the kernel.
     """
     replaced = 0
     for node in program.graph.nodes:
@@ -49,10 +50,10 @@ def _unexpanded(mask: object) -> object:
 def attention(
     query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, *, scale: float | None = None
 ) -> Tensor:
-    """softmax(query @ key^T * scale + attn_mask) @ value, as torch's scaled_dot_product_attention: [batch, heads,
-    queries, width] and twice [batch, heads, keys, width] -> as the query. ``scale`` is width ** -0.5 where it is None.
+    """softmax(query @ key^T * scale + attn_mask) @ value, as torch's scaled_dot_product_attention.
 
-    Which kernel computes it is decided by shapes, when it is compiled for them.
+    The query is [batch, heads, queries, width], and so is the result. Key and value are [batch, heads, keys, width].
+    ``scale`` is width ** -0.5 where it is None. The shapes decide, at compilation, which kernel computes it.
     """
     if not _fits_kernel(query, key, value, attn_mask):
         return F.scaled_dot_product_attention(query, key, value, attn_mask, scale=scale)
@@ -62,7 +63,7 @@ def attention(
 
 
 def _fits_kernel(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> bool:
-    """Whether the kernel takes these: on a GPU, in half precision, with heads that lie densely."""
+    """Whether the kernel takes these tensors: on a GPU, in half precision, with contiguous rows of a head."""
     inputs = (query, key, value)
     if not all(
         t.device.type == DEVICE and t.dim() == 4 and t.dtype == query.dtype and t.stride(3) == 1 for t in inputs

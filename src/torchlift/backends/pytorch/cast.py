@@ -1,4 +1,4 @@
-"""Moves a float32 module to a device and to another floating-point type, a program also where its graph names them."""
+"""Moves a float32 module to a device and casts it. In a program, the nodes that name a device or a type change too."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ _FILLS = frozenset(
         torch.ops.aten.where.ScalarSelf,
     }
 )
-"""Operators that write a number as it is: where the type does not hold it, as float16 the least float32 of a mask, its
-own largest or least takes the place."""
+"""Operators that write a number as it is. A mask may be filled with the lowest float32, for example, which float16 does
+not hold. Then the lowest or highest number of the type takes its place."""
 
 
 def move(module: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
-    """Make a float32 module compute on ``device`` in ``dtype``; it must then be given its inputs so."""
+    """Make a float32 module compute on ``device`` in ``dtype``. Inputs must then have that device and type."""
     if isinstance(module, GraphModule):
         _retarget(module, device, dtype)
     else:
@@ -38,10 +38,12 @@ def move(module: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
 
 
 def _retarget(program: GraphModule, device: torch.device, dtype: torch.dtype) -> None:
-    """Operators with a float32 input then have one of ``dtype`` and give it: where arguments say float32, that changes.
+    """Move a program and its weights, and change each node accordingly.
 
-    Those that give float32 from none, since they count or fill, are computed in float32 and their results cast. The
-    kernels of normalisation and softmax add up in float32 by themselves.
+    An operator with a float32 input gets an input of ``dtype``, and its result has that type too. An argument that
+    names float32 is changed. An operator that has no float32 input but writes float32, such as one that counts or
+    fills, still computes in float32, and its result is cast. Kernels of normalisation and softmax accumulate in float32
+    by themselves.
     """
     for node in list(program.graph.nodes):
         _change(program, node, device, dtype)
@@ -50,8 +52,9 @@ def _retarget(program: GraphModule, device: torch.device, dtype: torch.dtype) ->
 
 
 def _move_weights(program: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
-    """Tensors are replaced, not changed: some are views, which keep the type of what they are a view of. What two
-    modules share stays shared.
+    """Replace all tensors of a program by moved ones. A tensor that two modules share stays shared.
+
+    They are not changed in place, since some are views, and a view keeps the type of its base.
     """
     moved: dict[object, nn.Parameter] = {}
     for part in program.modules():
@@ -65,7 +68,7 @@ def _move_weights(program: nn.Module, device: torch.device, dtype: torch.dtype) 
 
 
 def _moved(tensor: torch.Tensor, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
-    """Cast to ``dtype`` where it is float32; finite numbers that this does not hold become its largest or least."""
+    """A tensor on ``device``; cast to ``dtype`` if it is float32. Finite numbers stay finite: they are clamped."""
     tensor = tensor.to(device)
     if tensor.dtype != torch.float32 or dtype == torch.float32:
         return tensor
@@ -100,5 +103,5 @@ def _change(program: GraphModule, node: Node, device: torch.device, dtype: torch
 
 
 def _is_float32(node: Node) -> bool:
-    """Whether the result was a float32 tensor when the program was traced."""
+    """Whether the result of a node was a float32 tensor when the program was traced."""
     return getattr(node.meta.get("val"), "dtype", None) == torch.float32

@@ -1,4 +1,4 @@
-"""Forms of JSON values, and how larger ones are made of smaller ones. What a form does not name is refused.
+"""Forms of JSON values, made of smaller forms. A value that a form does not describe is refused.
 
 ``record({"name": text(r"[a-z]+")})`` takes ``{"name": "add"}``, and refuses ``{}``, ``{"name": 1}`` and any other key.
 """
@@ -11,18 +11,18 @@ from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
 Where = tuple[str | int, ...]
-"""The keys and indices that lead to a value."""
+"""The keys and indices on the way to a value, for messages."""
 
 Form = Callable[[Any, Where], None]
-"""Raises UnlikeError for a value of another form."""
+"""A check of a value and its place. It raises UnlikeError where the value has another form."""
 
 
 class UnlikeError(ValueError):
-    """What is of another form than it must be. The message says what there is: ``the target 'torch.load'``."""
+    """A value does not have the form that it must have. The message names the value: ``the target 'torch.load'``."""
 
 
 def parse(text: str | bytes) -> Any:
-    """What JSON says. Raises UnlikeError for a key that an object has twice: readers differ in which of them counts."""
+    """Parse JSON. Raises UnlikeError for an object with one key twice: readers disagree on which of them counts."""
     return json.loads(text, object_pairs_hook=_object)
 
 
@@ -37,7 +37,7 @@ def that(fits: Callable[[Any], bool]) -> Form:
 
 
 def text(pattern: str) -> Form:
-    """A string that is wholly of an ASCII pattern."""
+    """A string that matches an ASCII pattern from its first to its last character."""
     compiled = re.compile(pattern, re.ASCII)
     return that(lambda value: isinstance(value, str) and compiled.fullmatch(value) is not None)
 
@@ -54,7 +54,7 @@ number = that(lambda value: type(value) in (int, float) or value in ("Infinity",
 
 
 def nothing(value: Any, where: Where) -> None:
-    """What a network may have and a plain one has none of: an empty list or object."""
+    """An empty list or object, for what a plain network does not have."""
     if value not in ([], {}):
         raise UnlikeError(f"the {where[-1]!r}{_at(where)}")
 
@@ -77,7 +77,7 @@ def many(form: Form) -> Form:
 
 
 def named(key: Form, form: Form) -> Form:
-    """An object of any keys of the form ``key``, with values of the form."""
+    """An object with any keys of the form ``key``, whose values have ``form``."""
 
     def check(value: Any, where: Where) -> None:
         if not isinstance(value, Mapping):
@@ -90,7 +90,7 @@ def named(key: Form, form: Form) -> Form:
 
 
 def record(fields: Mapping[str, Form], later: Mapping[str, Form] | None = None) -> Form:
-    """An object with all keys of ``fields``, any of ``later`` (those that not every release writes), and no others."""
+    """An object with all keys of ``fields``, any keys of ``later`` (not every release writes them), and no others."""
     known = {**fields, **(later or {})}
 
     def check(value: Any, where: Where) -> None:
@@ -109,7 +109,7 @@ def record(fields: Mapping[str, Form], later: Mapping[str, Form] | None = None) 
 
 
 def union(arms: Mapping[str, Form]) -> Form:
-    """An object with one of these keys."""
+    """An object with exactly one of these keys."""
     any_of_them = record({}, arms)
 
     def check(value: Any, where: Where) -> None:

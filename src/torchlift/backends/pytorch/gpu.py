@@ -1,4 +1,4 @@
-"""The same on an NVIDIA GPU: copies to it and back, its own clock, and CUDA graphs."""
+"""Sessions of PyTorch on an NVIDIA GPU: copies to and from it, times by its clock, and CUDA graphs."""
 
 from __future__ import annotations
 
@@ -25,15 +25,17 @@ from torchlift.manifest import Precision
 from torchlift.signature import Signature, TensorSpec
 
 _WARMUPS = 3
-"""Runs before one is recorded: in the first, what is compiled is, and libraries choose kernels and get workspace."""
+"""Runs before the one that is recorded. In the first, code is compiled, and libraries choose kernels and allocate."""
 
 
 class GpuSession(TorchSession):
-    """Runs a module on the GPU that ``options`` name. With ``options.cuda_graph`` each shape is recorded in its first
-    run, and replayed on buffers of its own; of the shapes, the last ``options.graphs`` are kept. A module that computes
-    an output's size runs without.
+    """Runs a module on the GPU that ``options`` name.
 
-    FP32 is FP32: TF32 is switched off, in the whole process.
+    With ``options.cuda_graph`` each shape is recorded in its first run, and replayed with buffers of its own. The
+    recordings of the last ``options.graphs`` shapes are kept. A module that computes the size of an output is not
+    recorded.
+
+    TF32 is switched off in the whole process, so FP32 is FP32.
     """
 
     on_device = True
@@ -48,10 +50,11 @@ class GpuSession(TorchSession):
             super().__init__(module, signature, options, **computing)
         self._turns = DeviceTurns()
         self.records = options.records
-        self._recorded: OrderedDict[tuple[torch.Size, ...], Recorded] = OrderedDict()
+        self._recordings: OrderedDict[tuple[torch.Size, ...], Recording] = OrderedDict()
         self._pinned: dict[int, Tensor] = {}
-        self._lent: Mapping[str, Tensor] = {}
-        """What the last call was given on the device: kept until the next, since it returned before that was read."""
+        self._read_by_gpu: Mapping[str, Tensor] = {}
+        """The inputs on the device that the last call was given. The GPU may still read them after that call returned.
+        """
 
         self._memory = torch.cuda.graph_pool_handle() if options.cuda_graph else None
         self._aside = torch.cuda.Stream(self._device)
@@ -73,14 +76,15 @@ class GpuSession(TorchSession):
         return device
 
     def _run_on_device(self, tensors: Mapping[str, Any]) -> dict[str, Tensor]:
-        """Of the signature's dtypes; work goes to torch's current stream. Inputs are read where they lie, or with a
-        CUDA graph copied on the device to where that reads them.
+        """Run tensors on the device, which must have the signature's dtypes, on torch's current stream.
+
+        Inputs are read where they lie. A recording reads fixed addresses, so with CUDA graphs they are copied there.
         """
         with self._current():
             lent = {name: self._shared(name, tensor) for name, tensor in tensors.items()}
             self.signature.check_shapes({name: tuple(tensor.shape) for name, tensor in lent.items()})
             inputs = tuple(self._of_dtype(spec, lent[spec.name]) for spec in self.signature.inputs)
-            self._lent = lent
+            self._read_by_gpu = lent
             if self.records:
                 outputs = self._record(inputs).replay()
             else:
@@ -88,11 +92,11 @@ class GpuSession(TorchSession):
         return dict(zip(self.signature.output_names, outputs, strict=True))
 
     def _shared(self, name: str, tensor: Any) -> Tensor:
-        """A tensor of a caller, in its own memory. Raises SignatureError for one that does not lie on this GPU."""
+        """A caller's tensor as a torch tensor in the same memory. Raises SignatureError where it is not on this GPU."""
         try:
             shared = torch.from_dlpack(tensor) if hasattr(tensor, "__dlpack__") else torch.as_tensor(tensor)
         except torch.AcceleratorError:
-            raise  # of work that was given to the GPU before
+            raise  # an error of earlier work on the GPU, not of this tensor
         except (RuntimeError, TypeError, ValueError, BufferError) as error:
             raise SignatureError(
                 f"input {name} cannot be read: {error}", remedy="Pass a dense tensor without a gradient."
@@ -134,24 +138,25 @@ class GpuSession(TorchSession):
     def _bind(self, feeds: Arrays) -> Callable[[], tuple[Tensor, ...]]:
         return self._record(self._tensors(feeds)).replay if self.records else super()._bind(feeds)
 
-    def _record(self, tensors: Sequence[Tensor]) -> Recorded:
-        """The record for inputs of these shapes, with the inputs in its buffers."""
+    def _record(self, tensors: Sequence[Tensor]) -> Recording:
+        """The recording for inputs of these shapes, with the inputs in its buffers."""
         shapes = tuple(tensor.shape for tensor in tensors)
-        recorded = self._recorded.get(shapes)
-        if recorded is None:
-            while len(self._recorded) >= self.records:
-                self._recorded.popitem(last=False)
+        recording = self._recordings.get(shapes)
+        if recording is None:
+            while len(self._recordings) >= self.records:
+                self._recordings.popitem(last=False)
             inputs = self._moved(tensors)
             compute = partial(self._compute, self._function(inputs), inputs)
             try:
-                recorded = self._recorded[shapes] = Recorded(compute, inputs, self._aside, self._memory)
+                recording = self._recordings[shapes] = Recording(compute, inputs, self._aside, self._memory)
             except (BackendError, torch.OutOfMemoryError):
-                self._memory = torch.cuda.graph_pool_handle()  # torch takes the recording in this one for unfinished
+                # torch counts the failed recording in the old pool as unfinished
+                self._memory = torch.cuda.graph_pool_handle()
                 raise
         else:
-            self._recorded.move_to_end(shapes)
-            self._upload(tensors, recorded.inputs)
-        return recorded
+            self._recordings.move_to_end(shapes)
+            self._upload(tensors, recording.inputs)
+        return recording
 
     def _moved(self, tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
         moved = tuple(torch.empty_like(tensor, device=self._device) for tensor in tensors)
@@ -160,8 +165,10 @@ class GpuSession(TorchSession):
 
     @torch.inference_mode()
     def _upload(self, tensors: Sequence[Tensor], buffers: Sequence[Tensor]) -> None:
-        """Copy inputs to where they are read, large ones of the host in pieces by page-locked memory, which is free
-        again when this returns.
+        """Copy inputs to the buffers that the module reads.
+
+        Large arrays of the host are copied in pieces by way of page-locked memory. That memory is free again when this
+        returns.
         """
         for place, (tensor, buffer) in enumerate(zip(tensors, buffers, strict=True)):
             if tensor.is_cuda or tensor.nbytes <= PIECE:
@@ -172,7 +179,7 @@ class GpuSession(TorchSession):
             torch.cuda.current_stream().synchronize()
 
     def _page_locked(self, place: int, tensor: Tensor) -> Tensor:
-        """Memory for an input, which grows when more is asked for."""
+        """Page-locked memory for input number ``place``, in the form of ``tensor``. It grows when more is asked for."""
         held = self._pinned.get(place)
         if held is None or held.nbytes < tensor.nbytes:
             held = self._pinned[place] = torch.empty(tensor.nbytes, dtype=torch.uint8, pin_memory=True)
@@ -185,10 +192,10 @@ class GpuSession(TorchSession):
 
     def _close(self) -> None:
         super()._close()
-        self._recorded.clear()
+        self._recordings.clear()
         self._pinned.clear()
-        self._lent = {}
-        gc.collect()  # compiled functions lie in cycles
+        self._read_by_gpu = {}
+        gc.collect()  # compiled functions refer to each other in cycles
         torch.cuda.empty_cache()
 
 
@@ -196,10 +203,11 @@ def _send(source: Tensor, target: Tensor, part: slice) -> None:
     target[part].copy_(source[part], non_blocking=True)
 
 
-class Recorded:
-    """A CUDA graph of ``compute``, which reads ``inputs``, recorded on the stream ``aside``: work that is recorded may
-    not be on the default one. The graphs of a session take turns with the ``memory`` that they compute in, so that what
-    one leaves must be read before another runs.
+class Recording:
+    """A recording (CUDA graph) of ``compute``, which reads ``inputs``.
+
+    It is recorded on the stream ``aside``, since CUDA records no work on the default stream. All recordings of a
+    session use the same ``memory`` for their results. So the results of one must be read before another is replayed.
     """
 
     def __init__(
@@ -211,33 +219,35 @@ class Recorded:
             for _ in range(_WARMUPS):
                 compute()
         torch.cuda.current_stream().wait_stream(aside)
-        self._graph = torch.cuda.CUDAGraph()
+        self._recording = torch.cuda.CUDAGraph()
         with (
             GPUS.alone(),
             _recording_errors(aside.device, memory),
-            torch.cuda.graph(self._graph, pool=memory, stream=aside, capture_error_mode="thread_local"),
+            torch.cuda.graph(self._recording, pool=memory, stream=aside, capture_error_mode="thread_local"),
         ):
             self._outputs = compute()
 
     def replay(self) -> tuple[Tensor, ...]:
-        """The outputs, which the next replay of any graph of the session may overwrite."""
-        self._graph.replay()
+        """Run it once; returns the outputs. The next replay of any recording of the session may overwrite them."""
+        self._recording.replay()
         return self._outputs
 
 
 @contextlib.contextmanager
 def _recording_errors(device: torch.device, memory: Any) -> Iterator[None]:
-    """Turn what cannot be recorded, such as work that waits for the GPU, into BackendError, and leave torch as it was.
+    """Raise BackendError where work cannot be recorded, for example since it waits for the GPU, and clean up after
+    torch.
 
-    The end of a recording that failed fails too, which hides the cause, keeps the stream (torch's ``graph`` does not
-    reach the code that restores it) and, in torch 2.11, the allocator in the recording's memory (pytorch #180395).
+    When a recording fails, torch's ``graph`` fails a second time as it ends. That second error hides the cause. torch's
+    current stream stays the one that was recorded, and in torch 2.11 the allocator stays in the recording's memory
+    (pytorch #180395). Here the cause is found, and both are set back.
     """
     stream = torch.cuda.current_stream()
     try:
         yield
     except RuntimeError as error:
         torch.cuda.set_stream(stream)
-        with contextlib.suppress(AttributeError, RuntimeError):  # it is private, and fails where nothing is left to end
+        with contextlib.suppress(AttributeError, RuntimeError):  # private; fails where the allocator has left
             torch._C._cuda_endAllocateToPool(device.index, memory)
         cause = error.__context__ or error
         if isinstance(cause, torch.OutOfMemoryError):
@@ -250,7 +260,7 @@ def _recording_errors(device: torch.device, memory: Any) -> Iterator[None]:
 
 @contextlib.contextmanager
 def memory_errors() -> Iterator[None]:
-    """Turn torch's error for a full GPU into DeviceMemoryError."""
+    """Raise DeviceMemoryError in place of torch's error for a full GPU."""
     try:
         yield
     except torch.OutOfMemoryError as error:

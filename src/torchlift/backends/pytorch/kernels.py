@@ -1,4 +1,4 @@
-"""Kernels of ours for NVIDIA GPUs, in Triton, which comes with PyTorch there; importing this registers them."""
+"""Kernels for NVIDIA GPUs, written in Triton, which comes with PyTorch there. Importing this registers them."""
 
 from __future__ import annotations
 
@@ -8,20 +8,25 @@ import triton.language as tl
 from torch import Tensor
 
 _TILES = (16, 32, 64)
-"""Rows and columns of scores: from the smallest product that the matrix units take to what registers hold."""
+"""Sizes of a tile of scores: 16 is the smallest product of the matrix units, 64 the largest that registers hold."""
 
 _SCORES_A_WARP = 512
+"""A program gets one warp for this many scores."""
 
 
 @torch.library.triton_op("torchlift::short_attention", mutates_args=())
 def short_attention(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, scale: float) -> Tensor:
-    """softmax(query @ key^T * scale + bias) @ value: [batch, heads, queries, width] and twice [batch, heads, keys,
-    width] of float16 or bfloat16, with dense rows -> as the query, which lies in memory as [batch, queries, heads,
-    width], as what follows attention reads it. ``bias`` is [batch, heads, queries, keys], or has 1 in place of any; a
-    query whose keys it all masks by -inf gets zeros.
+    """softmax(query @ key^T * scale + bias) @ value, in float16 or bfloat16.
 
-    One program of the GPU computes a head of a sequence and holds all its scores, in float32, in registers; flash
-    attention has tiles of 64 and more, which short sequences leave mostly empty.
+    - ``query`` is [batch, heads, queries, width], ``key`` and ``value`` are [batch, heads, keys, width]. The last axis
+      of each is contiguous.
+    - ``bias`` is [batch, heads, queries, keys], where any size may be 1 instead. A query whose keys are all masked by
+      -inf gets zeros.
+    - The result has the shape of the query. In memory it lies as [batch, queries, heads, width], the order in which the
+      next layer reads it.
+
+    One program of the GPU computes one head of one sequence, with all its scores in registers, in float32. Flash
+    attention has tiles of 64 and more, which would be mostly empty for short sequences.
     """
     batch, heads, queries, width = query.shape
     keys = key.shape[2]

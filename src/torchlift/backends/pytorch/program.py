@@ -1,4 +1,4 @@
-"""A torch.export program on disk and back."""
+"""Writes a torch.export program to disk, and reads it back."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ from torchlift.errors import BackendError
 
 
 def save_program(program: torch.export.ExportedProgram, file: Path) -> None:
-    """Write a program as operators that change nothing in place, without blocks such as autocast, which torch.compile
-    does not take; without what it notes of the machine that it was traced on, and without its sample inputs.
+    """Write a program with plain operators only.
+
+    Operators that work in place are replaced by others. Blocks such as autocast are resolved, since torch.compile does
+    not take them. Notes about the machine that traced the program, and the sample inputs, are left out.
     """
     with torch.no_grad():
         plain = program.run_decompositions({})
@@ -26,10 +28,10 @@ def save_program(program: torch.export.ExportedProgram, file: Path) -> None:
 
 
 def load_program(file: Path) -> GraphModule:
-    """The program as a module on the CPU, in float32, that takes the inputs by position and returns a tuple.
+    """Read a program as a module on the CPU, in float32. It takes the inputs by position and returns a tuple.
 
-    Nothing in the file is run as Python, see :mod:`torchlift.backends.pytorch.archive`. Raises BundleError where it
-    would be, BackendError where this release of torch does not read what another wrote.
+    Nothing in the file is run as Python, see :mod:`torchlift.backends.pytorch.archive`. Raises BundleError for a file
+    that holds anything else than data, BackendError where this release of torch cannot read what another wrote.
     """
     archive = read_archive(file)
     try:
@@ -41,21 +43,22 @@ def load_program(file: Path) -> GraphModule:
             f"torch {torch.__version__} cannot load {file.name}: {error}",
             remedy="Use the release of torch that the bundle was made with, or ship the model again.",
         ) from error
-    module.graph.set_codegen(CodeGen())  # arguments one by one, and no checks of sizes: the signature has those
+    module.graph.set_codegen(CodeGen())  # takes arguments one by one, and checks no sizes: the signature does that
     return copy_of(module)
 
 
 def _program(archive: Archive) -> torch.export.ExportedProgram:
-    """What torch.export.load makes of what it has read, by the functions that it does it by.
+    """Make a program of an archive, by the same functions that torch.export.load uses.
 
-    They are given objects and no bytes, so they do not unpickle; no sample inputs; and no guards, which are Python.
+    They get objects and no bytes, so they have nothing to unpickle. They get no sample inputs, and no guards, since
+    guards are Python code.
     """
-    from torch._export.serde import schema, serialize  # private, so whatever it lacks is an error of this release
+    from torch._export.serde import schema, serialize  # private: a release that lacks one of these names gives an error
 
     said = serialize._dict_to_dataclass(schema.ExportedProgram, {**archive.program, "guards_code": []})
     return serialize.ExportedProgramDeserializer().deserialize(said, archive.weights, archive.constants, None)
 
 
 def copy_of(module: GraphModule) -> GraphModule:
-    """A module of the same graph and the same weights, with Python code of its own."""
+    """A module with the same graph and the same weights, whose Python code is its own."""
     return GraphModule(module, module.graph)

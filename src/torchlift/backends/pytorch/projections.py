@@ -1,4 +1,4 @@
-"""Linear layers of a program that read the same tensor become one, as query, key and value of an attention do."""
+"""Joins linear layers that read the same tensor, such as query, key and value of an attention, into one."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _LINEAR = torch.ops.aten.linear.default
 
 
 def fuse_projections(program: GraphModule) -> int:
-    """Compute linear layers of one input by one product of their joined weights, which is split after; in place.
+    """Join linear layers of one input: one product with the joined weights, split afterwards. In place.
 
-    Returns how many layers were replaced. On a GPU one large product fills the processors that three small ones leave
-    idle, above all at batch 1. Weights that others read too stay apart.
+    Returns how many layers were replaced. On a GPU one large product keeps more of its processors busy than three small
+    ones, above all at batch 1. A layer whose weight is read elsewhere too stays as it is.
     """
     readers: dict[tuple[Node, bool], list[Node]] = defaultdict(list)
     for node in program.graph.nodes:
@@ -61,7 +61,7 @@ def _join(program: GraphModule, nodes: Sequence[Node], name: str) -> None:
 
 
 def _joined(program: GraphModule, parameters: Sequence[object], name: str) -> Node:
-    """One parameter of several, joined along the first axis, in place of them."""
+    """Replace several parameters by one, joined along the first axis; returns the node that reads it."""
     joined = torch.cat([_tensor(program, p) for p in parameters])
     program.register_parameter(name, nn.Parameter(joined, requires_grad=False))
     node = program.graph.get_attr(name)

@@ -1,4 +1,4 @@
-"""How a program is written for a GPU before it is compiled."""
+"""Rewrites a program for a GPU before it is compiled."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ _VIEW, _RESHAPE = torch.ops.aten.view.default, torch.ops.aten.reshape.default
 
 
 def rewrite_for_gpu(program: GraphModule) -> None:
-    """Write projections, patches and short attention as a GPU computes them fast, with the same answers; in place.
+    """Write projections, patches and short attention in forms that are fast on a GPU. The answers stay the same.
 
-    What takes the place of an operator may lie in memory otherwise, so views of it become reshapes.
+    The program is changed in place. A new operator may lay out its result in memory in another way than the one it
+    replaces. So each view becomes a reshape, which copies where it must.
     """
     fuse_projections(program)
     multiply_patches(program)

@@ -1,8 +1,8 @@
-"""What torch.export writes of a plain network, key by key: tensors, numbers, strings, ATen's operators, and no code.
+"""The JSON that torch.export writes for a plain network, key by key. It has no place for code.
 
-The keys are those of schema version 8 (torch._export.serde.schema), as torch 2.9 to 2.13 write them. Left out, and so
-refused, is what a plain network has none of: graphs within graphs, custom objects, operators as arguments, tokens,
-gradients, named tuples, metadata.
+The keys are those of schema version 8 (torch._export.serde.schema), as torch 2.9 to 2.13 write them: tensors, numbers,
+strings and ATen's operators. Whatever a plain network does not have is left out here, and so is refused: graphs within
+graphs, custom objects, operators as arguments, tokens, gradients, named tuples, metadata.
 """
 
 from __future__ import annotations
@@ -31,14 +31,17 @@ from torchlift.backends.pytorch.texts import is_expression, is_message, is_opera
 
 
 def _not_pickled(value: object, where: Where) -> None:
-    """Only ``false``: whatever else torch takes for true, ``"false"`` too, makes it unpickle the tensor."""
+    """Accept only ``false``.
+
+    For anything that counts as true in Python, also the text "false", torch would unpickle.
+    """
     if value is not False:
         raise UnlikeError(f"a pickled tensor: use_pickle is {value!r:.60} for {where[-2]}")
 
 
 _NAME = text(r"\w*")
 _PATH = text(r"[\w.-]*")
-"""Of a weight or a module: names of submodules with dots between them."""
+"""The path of a weight or a module: names of submodules with dots between them."""
 
 DTYPES = {
     1: torch.uint8,
@@ -63,7 +66,7 @@ DTYPES = {
     34: torch.uint32,
     35: torch.uint64,
 }
-"""By torch's number for them, schema.ScalarType."""
+"""torch's number of a type (schema.ScalarType) -> the type."""
 
 _STRING = that(lambda value: isinstance(value, str) and is_message(value))
 _DTYPE = among(*DTYPES)
@@ -72,7 +75,7 @@ _DEVICE = record({"type": text("cpu|cuda|meta")}, {"index": maybe(whole)})
 
 
 def _symbolic(key: str, form: Form) -> Form:
-    """A number, or an expression of symbols that has one."""
+    """A number, or an expression of symbols whose value is a number."""
     hint = union({"as_int": whole, "as_bool": flag, "as_float": number})
     expression = record({"expr_str": that(is_expression)}, {"hint": maybe(hint)})
     return union({"as_expr": expression, key: form})
@@ -207,11 +210,11 @@ PROGRAM = record(
         "guards_code": many(that(lambda value: isinstance(value, str))),  # Python; whoever opens the program drops it
     },
 )
-"""``models/model.json``."""
+"""The form of ``models/model.json``."""
 
 
 def payload(path: str) -> Form:
-    """The document that says of each tensor by which of the records, whose names match ``path``, it is a view."""
+    """The form of a document that lists tensors: of each, its type, its sizes and its record (named by ``path``)."""
     meta = record(
         {
             "path_name": text(path),

@@ -1,4 +1,4 @@
-"""Runs a module by PyTorch: where it lies, what it computes in, eager or compiled for each shape."""
+"""Sessions of PyTorch on the processor, eager or compiled for each shape."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ Function = Callable[..., Tensor | Sequence[Tensor]]
 _DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 _RECOMPILATIONS = 64
-"""How often the function for all shapes may be compiled: torch takes sizes of 1, and sizes that equal each other, for
-cases of their own, and its limit of 8 is too few for several axes."""
+"""How often the function for all shapes may be compiled. torch compiles it again for sizes of 1 and for sizes that are
+equal by chance. With several axes these are more cases than its default limit of 8."""
 
 
 def open_module(
@@ -35,8 +35,10 @@ def open_module(
     precision: Precision = "fp32",
     compiled: bool = False,
 ) -> TorchSession:
-    """A session of a float32 module, which becomes the session's own: it is put in eval mode, moved to the GPU where
-    torch has one, and cast. ``compiled`` passes it through torch.compile.
+    """A session of a float32 module.
+
+    The module belongs to the session from then on: it is put in eval mode, moved to the GPU where torch has one, and
+    cast to ``precision``. ``compiled`` passes it through torch.compile.
 
     Raises BackendUnavailableError for a GPU that is not there, DeviceMemoryError where its memory does not suffice.
     """
@@ -48,11 +50,11 @@ def open_module(
 
 
 class TorchSession(Session):
-    """Runs a module in inference mode on the processor. Inputs and outputs are of the signature's dtypes, whatever the
-    module computes in.
+    """Runs a module in inference mode on the processor.
 
-    Threads take turns: a module may keep things between calls, and one call uses all the cores that it may. How many
-    these are is the whole process's: the session that was opened last says it.
+    Inputs and outputs have the signature's dtypes, whatever the module computes in. Threads take turns, since a module
+    may keep state between calls, and one call uses all its cores anyway. torch has one number of threads for the whole
+    process: the session that was opened last sets it.
     """
 
     def __init__(
@@ -78,7 +80,7 @@ class TorchSession(Session):
         return f"torch {torch.__version__} {kind}{'compile' if compiled else 'eager'}"
 
     def _place(self, module: nn.Module, options: SessionOptions) -> torch.device:
-        """Move and cast the module; returns the device that it lies on."""
+        """Move and cast the module; returns its device."""
         device = torch.device("cpu")
         move(module, device, self._dtype)
         return device
@@ -96,20 +98,20 @@ class TorchSession(Session):
         return call
 
     def _bind(self, feeds: Arrays) -> Callable[[], tuple[Tensor, ...]]:
-        """What computes the outputs of ``feeds``, which have been put where the module lies, each time it is called."""
+        """Move ``feeds`` to the module's device. Each call of the function that is returned computes their outputs."""
         inputs = self._moved(self._tensors(feeds))
         return partial(self._compute, self._function(inputs), inputs)
 
     def _moved(self, tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """The inputs where the module lies."""
+        """The inputs on the module's device."""
         return tuple(tensors)
 
     def _tensors(self, feeds: Arrays) -> tuple[Tensor, ...]:
-        """The inputs by position, in the memory of the arrays where those lie in C order."""
+        """The inputs by position. They share the memory of arrays in C order; others are copied."""
         return tuple(torch.from_numpy(np.asarray(feeds[name], order="C")) for name in self.signature.input_names)
 
     def _function(self, inputs: Sequence[Tensor]) -> Function:
-        """The module, or what it is compiled to for inputs of these shapes."""
+        """The module, or the function that it was compiled to for inputs of these shapes."""
         return self._module if self._compiled is None else self._compiled.function(inputs)
 
     def _compute(self, function: Function, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
@@ -124,8 +126,10 @@ class TorchSession(Session):
 
 
 class Compiled:
-    """What torch.compile makes of a module: for each of the first ``limit`` shapes a function of its own, in which all
-    sizes are constants, and for all further shapes one in which the signature's axes may vary.
+    """The functions that torch.compile makes of a module.
+
+    Each of the first ``limit`` shapes has a function of its own, in which all sizes are constants. All further shapes
+    share one function, in which the signature's axes may vary.
     """
 
     def __init__(self, module: nn.Module, signature: Signature, limit: int) -> None:
@@ -136,7 +140,7 @@ class Compiled:
         self._dynamic: Function | None = None
 
     def function(self, inputs: Sequence[Tensor]) -> Function:
-        """What computes inputs of these shapes."""
+        """The function for inputs of these shapes."""
         shapes = tuple(t.shape for t in inputs)
         if shapes not in self._static:
             if len(self._static) >= self._limit:
@@ -154,7 +158,7 @@ class Compiled:
             return self._dynamic(*inputs)
 
     def _compile(self, *, dynamic: bool | None) -> Function:
-        """A program is copied for it, since torch counts how often it compiles by Python code, and stops at a limit."""
+        """Compile the module. torch limits how often it compiles the same Python code, so a program is copied first."""
         if isinstance(self._module, GraphModule):
             return torch.compile(copy_of(self._module), dynamic=dynamic, fullgraph=True)
         return torch.compile(self._module, dynamic=dynamic)

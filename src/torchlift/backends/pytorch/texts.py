@@ -1,4 +1,4 @@
-"""Texts in a program that torch makes more of than a string, and which of them run no code."""
+"""Texts in a program that torch evaluates or looks up. This module accepts only those that cannot run code."""
 
 from __future__ import annotations
 
@@ -32,8 +32,9 @@ _INTERNAL = frozenset(
         """,
     )
 )
-"""ATen's own operators that come up in networks. Others, such as _reshape_alias, trust their arguments: they read or
-write beyond a tensor where these are wrong."""
+"""ATen's internal operators that occur in networks. Other internal operators, such as _reshape_alias, do not check
+their arguments: with wrong ones they read or write beyond a tensor.
+"""
 
 _OF_SIZES = frozenset(
     f"{module}.{name}"
@@ -44,7 +45,7 @@ _OF_SIZES = frozenset(
     }.items()
     for name in names.split()
 )
-"""What torch.export computes sizes by."""
+"""The functions by which torch.export computes sizes."""
 
 _FUNCTIONS = frozenset(
     re.findall(
@@ -57,25 +58,25 @@ _FUNCTIONS = frozenset(
         """,
     )
 )
-"""What the size of a tensor may be computed by, besides Symbol and Float."""
+"""The functions that an expression for a size may call, besides Symbol and Float."""
 
 _VALUES = frozenset({"oo", "int_oo", "true", "false"})
 _BETWEEN = (ast.Add, ast.Sub, ast.Mult, ast.Div, ast.FloorDiv, ast.Mod)
 
 _ONE_LINE = re.compile(r"[\w ,.()'=+*/%-]*", re.ASCII)
-"""Python and sympy differ in what they make of line ends, comments and letters of other scripts."""
+"""Only these characters, since Python and sympy treat line ends, comments and other scripts differently."""
 
 _SYMBOL = re.compile(r"(s|u|zf|zuf)\d+", re.ASCII)
 _FLOAT = re.compile(r"-?\d+(\.\d*)?(e[+-]?\d+)?", re.ASCII)
 
 
 def is_message(text: str) -> bool:
-    """Whether a string argument stays a string in any source that is generated with it between quotes."""
+    """Whether a text stays one string when torch writes it between quotes into generated source."""
     return text.isprintable() and not {'"', "\\"} & set(text)
 
 
 def is_operator(text: Any) -> bool:
-    """Whether it names an operator of ATen that changes no argument and opens no file, or one of sizes."""
+    """Whether a text names a function of sizes, or an operator of ATen that changes no argument and opens no file."""
     return isinstance(text, str) and (text in _OF_SIZES or _is_aten(text))
 
 
@@ -90,17 +91,17 @@ def _is_aten(text: str) -> bool:
     if not isinstance(packet, torch._ops.OpOverloadPacket) or found[2] not in packet.overloads():
         return False
     operator = getattr(packet, found[2])
-    computes = torch._C._dispatch_has_kernel(operator.name())  # else TorchScript's own: save, warn, dict, ...
+    computes = torch._C._dispatch_has_kernel(operator.name())  # TorchScript's own have none: save, warn, dict, ...
     return computes and not operator._schema.is_mutable
 
 
 def is_symbol(text: Any) -> bool:
-    """Whether it is how torch calls a size or a number that is not known yet: ``s0``."""
+    """Whether a text is the name of a size or a number that is not known yet, such as ``s0``."""
     return isinstance(text, str) and _SYMBOL.fullmatch(text) is not None
 
 
 def is_expression(text: Any) -> bool:
-    """Whether sympy, which evaluates it as Python, computes a number from numbers and symbols and does nothing else."""
+    """Whether a text is arithmetic with numbers and symbols only. sympy evaluates it as Python."""
     if not isinstance(text, str) or _ONE_LINE.fullmatch(text) is None:
         return False
     try:
@@ -129,7 +130,7 @@ def _is_arithmetic(node: ast.expr) -> bool:
 
 
 def _is_quoted(arguments: list[ast.expr], pattern: re.Pattern[str]) -> bool:
-    """Whether they are one string of the pattern."""
+    """Whether the arguments are one string that matches the pattern."""
     if len(arguments) != 1 or not _is_constant(arguments[0], str):
         return False
     return pattern.fullmatch(ast.literal_eval(arguments[0])) is not None
@@ -140,7 +141,7 @@ def _is_constant(node: ast.expr, kind: type) -> bool:
 
 
 def is_spec(text: Any) -> bool:
-    """Whether it says that inputs and outputs come in tuples, and keyword arguments not at all."""
+    """Whether a text describes inputs or outputs as plain tuples, lists and empty dicts."""
     if not isinstance(text, str):
         return False
     try:

@@ -1,4 +1,4 @@
-"""TensorRT: engines that are built where they run, loaded only where they were built for, and read back."""
+"""The backend TensorRT. An engine is built on the machine that runs it, and is loaded on no other."""
 
 from __future__ import annotations
 
@@ -30,10 +30,12 @@ _REMEDY = 'pip install "torchlift[tensorrt]"'
 
 
 class TensorRt(Backend):
-    """NVIDIA's compiler. A network computes in the types that its graph states: from release 10 on TensorRT keeps them,
-    before it is permitted them, and the nodes that the graph leaves in FP32 are bound to that.
+    """NVIDIA's compiler. A network computes in the types that its graph states.
 
-    An engine, and the plug-in libraries beside it, are code: open only what you, or someone whom you trust, built.
+    Release 10 and later keep these types by themselves. Earlier releases choose types: they are given the flags that
+    permit FP16 or INT8, and the nodes that the graph keeps in FP32 are bound to FP32.
+
+    An engine and the plug-in libraries beside it are code. Open only what you, or someone whom you trust, built.
     """
 
     name = "tensorrt"
@@ -106,7 +108,7 @@ class TensorRt(Backend):
         )
         record.write(folder)
         if not options.stripped:
-            with self._loaded(folder / ENGINE, record, signature, SessionOptions()) as session:
+            with self._session_of(folder / ENGINE, record, signature, SessionOptions()) as session:
                 tuned = [{axis.name: axis.opt for axis in ranges} for ranges in built.profiles]
                 layers = [read_layers(session.describe(sizes, index)) for index, sizes in enumerate(tuned)]
             wanted = self.recipe(compilation.recipe).precision
@@ -128,10 +130,13 @@ class TensorRt(Backend):
         self.require()
         self.require_kind(model)
         record = read_record(model, _release(), _gpu(options.on.device))
-        return self._loaded(model, record, signature, options)
+        return self._session_of(model, record, signature, options)
 
-    def _loaded(self, model: Path, record: EngineRecord, signature: Signature, options: SessionOptions) -> Any:
-        """A session of an engine that fits here; where it was just built, its graph is not yet where it will be."""
+    def _session_of(self, model: Path, record: EngineRecord, signature: Signature, options: SessionOptions) -> Any:
+        """A session of an engine that fits this machine.
+
+        It is also used for an engine that was just built and is not yet at its final place in the bundle.
+        """
         from torchlift.backends.tensorrt.builder import load_plugins, refit
         from torchlift.backends.tensorrt.engines import Engines
         from torchlift.backends.tensorrt.record import component_of, source_of
@@ -153,7 +158,7 @@ class TensorRt(Backend):
     def _layers(
         self, model: Path, signature: Signature, feeds: Arrays, recipe: str, options: SessionOptions, runs: int
     ) -> list[LayerTime]:
-        """A layer stands for a whole subgraph where TensorRT compiled that as one."""
+        """The time of each layer. Where TensorRT compiled a subgraph as one layer, that layer stands for all of it."""
         from torchlift.backends.tensorrt.inspector import nodes_of, read_layers
 
         with self._open(model, signature, SessionOptions(options.on)) as session:

@@ -1,4 +1,4 @@
-"""Makes an engine from an ONNX file: parse it, say what may vary and what is permitted, build."""
+"""Builds an engine from an ONNX file: parses it, sets the ranges of its axes and the permitted types, compiles it."""
 
 from __future__ import annotations
 
@@ -30,15 +30,17 @@ _NOT_COMPUTING = frozenset({"Cast", "Constant", "QuantizeLinear", "DequantizeLin
 
 @dataclass(frozen=True)
 class Built:
-    """``engine`` is serialised; ``profiles`` are those that it was built with."""
+    """A serialised engine, and the profiles that it was built with."""
 
     engine: bytes
     profiles: tuple[Ranges, ...]
 
 
 def build_engine(source: Path, signature: Signature, compilation: Compilation, version: str) -> Built:
-    """Build an engine of the ONNX file ``source``. Raises ParserError, DeviceMemoryError,
-    BackendUnavailableError where CUDA does not start, or BackendError.
+    """Build an engine of the ONNX file ``source`` with the TensorRT of this ``version``.
+
+    Raises ParserError for a graph that the parser does not read, DeviceMemoryError where the GPU has no room,
+    BackendUnavailableError where CUDA does not start, and BackendError for all else.
     """
     import tensorrt as trt
 
@@ -52,8 +54,8 @@ def build_engine(source: Path, signature: Signature, compilation: Compilation, v
         parser = trt.OnnxParser(network, logger())
         _parse(parser, _lowered(source, Path(folder), release, parser), version)
         config = _config(builder, release, compilation)
-        kept = set() if release.typed else _kept(source, compilation.recipe)
-        _keep(network, config, kept)
+        kept = set() if release.typed else _nodes_kept_in_fp32(source, compilation.recipe)
+        _bind_to_fp32(network, config, kept)
         for profile in profiles:
             _add_profile(builder, config, network, signature, profile)
         with _cached(config, compilation.timing_cache), _watched(config, compilation.progress):
@@ -64,8 +66,9 @@ def build_engine(source: Path, signature: Signature, compilation: Compilation, v
 
 
 def load_plugins(libraries: Sequence[Path]) -> None:
-    """Make the operators of TensorRT's own library and of the user's known. Raises BackendError for one that cannot be
-    loaded.
+    """Register the operators of TensorRT's own plug-ins and of the user's libraries.
+
+    Raises BackendError for a library that cannot be loaded.
     """
     import tensorrt as trt
 
@@ -89,7 +92,7 @@ def _network_flags(release: Release) -> int:
 
 
 def _lowered(source: Path, folder: Path, release: Release, parser: Any) -> Path:
-    """The graph in operators that the parser has."""
+    """Write the graph to ``folder`` with operators that the parser knows; returns that file."""
     unknown = frozenset(operator for operator in EXPANSIONS if not parser.supports_operator(operator))
     return lower_file(source, folder, Target(release.opset, unknown, release.integer_weights, release.typed))
 
@@ -122,8 +125,8 @@ def _config(builder: Any, release: Release, compilation: Compilation) -> Any:
     return config
 
 
-def _kept(source: Path, recipe: str) -> set[str]:
-    """The nodes of a graph in half precision that compute in FP32: they were left so since FP16 does not hold them."""
+def _nodes_kept_in_fp32(source: Path, recipe: str) -> set[str]:
+    """The nodes that a conversion to FP16 kept in FP32, since FP16 does not hold their numbers."""
     if "FP16" not in FLAGS[recipe]:
         return set()
     model = ir.load(source)
@@ -135,8 +138,8 @@ def _kept(source: Path, recipe: str) -> set[str]:
     }
 
 
-def _keep(network: Any, config: Any, nodes: Collection[str]) -> None:
-    """Have the layers that were made of ``nodes`` compute in FP32."""
+def _bind_to_fp32(network: Any, config: Any, nodes: Collection[str]) -> None:
+    """Bind the layers that were made of ``nodes`` to FP32."""
     import tensorrt as trt
 
     if not nodes:
@@ -145,14 +148,14 @@ def _keep(network: Any, config: Any, nodes: Collection[str]) -> None:
     for index in range(network.num_layers):
         layer = network.get_layer(index)
         outputs = [layer.get_output(number) for number in range(layer.num_outputs)]
-        if _is_of(layer.name, nodes) and all(tensor.dtype == trt.float32 for tensor in outputs):
+        if _is_made_of(layer.name, nodes) and all(tensor.dtype == trt.float32 for tensor in outputs):
             layer.precision = trt.float32
             for number in range(layer.num_outputs):
                 layer.set_output_type(number, trt.float32)
 
 
-def _is_of(layer: str, nodes: Collection[str]) -> bool:
-    """Whether a layer was made of one of the nodes, or of a step that one was written out to (NODE.STEP)."""
+def _is_made_of(layer: str, nodes: Collection[str]) -> bool:
+    """Whether a layer was made of one of the nodes, or of a step of one: lowering calls steps ``NODE.STEP``."""
     return layer in nodes or layer.rpartition(".")[0] in nodes
 
 
@@ -166,8 +169,9 @@ def _add_profile(builder: Any, config: Any, network: Any, signature: Signature, 
 
 @contextlib.contextmanager
 def _cached(config: Any, file: Path | None) -> Any:
-    """Let the build start from the timings in ``file``, and write there what it found besides. Timings of another
-    device or release are passed over.
+    """Let a build use the timings of kernels in ``file``, and write the timings that it adds back to ``file``.
+
+    Timings of another GPU or another release are ignored. Without a file nothing is read or written.
     """
     if file is None:
         yield
@@ -179,14 +183,14 @@ def _cached(config: Any, file: Path | None) -> Any:
 
 
 def _start_from(config: Any, timings: bytes) -> bool:
-    """Let the build start from these timings; returns whether it does, as it is of this device and release."""
+    """Give timings to a build. Returns False where they are of another GPU or another release."""
     cache = config.create_timing_cache(timings)
     return cache is not None and bool(config.set_timing_cache(cache, ignore_mismatch=False))
 
 
 @contextlib.contextmanager
 def _watched(config: Any, progress: Progress) -> Any:
-    """Show the phases of the build, where the release tells them (from 10)."""
+    """Show the phases of a build as progress. Only release 10 and later report them."""
     import tensorrt as trt
 
     if not hasattr(trt, "IProgressMonitor"):
@@ -201,7 +205,7 @@ def _monitor(stack: contextlib.ExitStack, progress: Progress) -> Any:
     import tensorrt as trt
 
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
-        """Shows the outermost phases, one after the other."""
+        """Shows the outermost phases of a build, one after the other."""
 
         def __init__(self) -> None:
             trt.IProgressMonitor.__init__(self)
@@ -225,14 +229,15 @@ def _monitor(stack: contextlib.ExitStack, progress: Progress) -> Any:
 
 
 def copy_plugins(libraries: Sequence[Path], folder: Path) -> None:
-    """Put the libraries that an engine needs beside it."""
+    """Copy the plug-in libraries of an engine to its folder."""
     for library in libraries:
         shutil.copy(library, folder)
 
 
 def refit(engine: Any, source: Path, version: str) -> None:
-    """Give a stripped engine the weights of ``source``, the graph that it was built from. Raises EngineError where it
-    takes none.
+    """Give an engine that was built without weights the weights of ``source``, the graph that it was built from.
+
+    Raises EngineError where the engine does not accept them.
     """
     import tensorrt as trt
 

@@ -1,4 +1,4 @@
-"""Engines in memory: loaded from a file that is what was built, and handed out to execution contexts."""
+"""Engines in memory. Each is loaded from a file with the right checksum, and is given to execution contexts."""
 
 from __future__ import annotations
 
@@ -12,10 +12,14 @@ from torchlift.errors import EngineError
 
 
 class Engines:
-    """The engine of a file with its record, loaded again for a context where the release lets only one use a profile
-    (8.5): each time it must be what was built, and EngineError is raised where it no longer is.
+    """The engine of one file, loaded as often as its contexts need it.
 
-    ``finish`` is done to each as it is loaded, such as to give it weights. Contexts must be gone before :meth:`close`.
+    TensorRT 8.5 lets only one context of an engine use a profile. There (``shared`` is False) the engine is loaded once
+    more for each further context. At each load the file is compared with its checksum; EngineError is raised where it
+    changed.
+
+    ``finish`` is called with each engine that was loaded, for example to give it weights. All contexts must be gone
+    before :meth:`close`.
     """
 
     def __init__(
@@ -31,7 +35,7 @@ class Engines:
         self._taken: list[set[int]] = [set()]
 
     def take(self, profile: int) -> Any:
-        """An engine for one more context of a profile."""
+        """The engine to make one more context of a profile with. It may have to be loaded for that."""
         if self._shared:
             return self._loaded[0]
         for engine, taken in zip(self._loaded, self._taken, strict=True):
@@ -43,7 +47,7 @@ class Engines:
         return self._loaded[-1]
 
     def give_back(self, engine: Any, profile: int) -> None:
-        """A context of the engine is gone."""
+        """Note that a context of the engine no longer uses the profile."""
         for known, taken in zip(self._loaded, self._taken, strict=True):
             if known is engine:
                 taken.discard(profile)

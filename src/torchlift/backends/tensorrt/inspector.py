@@ -1,4 +1,4 @@
-"""What an engine says of itself: its layers, the ONNX nodes that each computes, and what it computes in."""
+"""Reads TensorRT's description of an engine: its layers, the ONNX nodes of each, and the types they compute in."""
 
 from __future__ import annotations
 
@@ -23,39 +23,41 @@ _TYPES = (
     ("int64", re.compile(r"Int64", re.IGNORECASE)),
     ("bool", re.compile(r"Bool", re.IGNORECASE)),
 )
-"""Precision -> how the inspector words it: "Row major linear FP16 format" (8.5), "Half" (10, 11). The first match
-holds."""
+"""Precision -> how TensorRT describes it: "Row major linear FP16 format" in 8.5, "Half" in 10 and 11. The first pattern
+that matches counts."""
 
 _KNOWN = frozenset(name for name, _ in _TYPES)
 
 _COMPUTED = frozenset({"fp32", "fp16", "bf16", "int8"})
-"""Precisions of a network's numbers; other types are of indices and conditions."""
+"""The precisions that a network computes in. Other types are those of indices and conditions."""
 
 _NAMED = 3
 """How many layers a note names."""
 
 _MOVING = frozenset({"Reformat", "NoOp", "Constant", "Shuffle", "ShapeHostToDevice", "DeviceToShapeHost", "Slice"})
-"""Types of layers that move numbers and compute none."""
+"""Types of layers that only move numbers."""
 
 _OPAQUE = frozenset({"Myelin", "kgen"})
-"""Types of layers that stand for a whole subgraph: only what goes in and out is told of them."""
+"""Types of layers that stand for a whole subgraph. TensorRT describes only their inputs and outputs."""
 
 _PRODUCT = re.compile(r"conv|gemm|matmul|matrixmultiply|fullyconnected", re.IGNORECASE)
-"""What the types of layers have in them that multiply by weights."""
+"""Found in the type of a layer that multiplies by weights."""
 
 _PROFILE = re.compile(r" \[profile (\d+)\]$")
 _FOREIGN = re.compile(r"^\{ForeignNode\[(?P<first>.+?)\.\.\.(?P<last>.+)\]\}$")
 _FUSED = re.compile(r" \+ | \|\| |, |PWN\(")
-"""What stands between the names of layers that were made one: "A + B", "A || B", pointwise ones "PWN(PWN(A), B)"."""
+"""Separates the names of fused layers: "A + B", "A || B", and "PWN(PWN(A), B)" for pointwise ones."""
 
 _METADATA = re.compile(r"\[ONNX Layer: ([^\]]+)\]")
 
 
 @dataclass(frozen=True)
 class EngineLayer:
-    """``kind`` is TensorRT's type of the layer; ``reads`` and ``writes`` are the precisions of its inputs and outputs,
-    ``holds`` that of its weights ("" without any); ``nodes`` are the ONNX nodes that it is known to compute; of a
-    subgraph the first and the last.
+    """One layer of an engine.
+
+    ``kind`` is TensorRT's type of the layer. ``reads`` and ``writes`` are the precisions of its inputs and outputs.
+    ``holds`` is the precision of its weights, "" where it has none. ``nodes`` are the ONNX nodes that it computes, as
+    far as they are known; of a subgraph they are the first and the last.
     """
 
     name: str
@@ -79,31 +81,35 @@ class EngineLayer:
 
     @property
     def known(self) -> set[str]:
-        """The precisions that are told of it; none where sizes vary and it has no weights (8.5)."""
+        """All precisions that TensorRT reports. 8.5 reports none for a layer of varying sizes without weights."""
         return {*self.reads, *self.writes, self.holds} & _KNOWN
 
     @property
     def made(self) -> set[str]:
-        """As ``known``, without what it only reads, which may be integers of the network's own."""
+        """The precisions of its outputs and weights.
+
+        Its inputs do not count: the network itself may have integers there.
+        """
         return {*self.writes, self.holds} & _KNOWN
 
     @property
     def precision(self) -> str:
-        """The precision of what it writes, else of its weights, else what TensorRT says in its place."""
+        """The precision of its first output, else of its weights, else TensorRT's own word for the output."""
         told = next((p for p in (*self.writes[:1], self.holds) if p in _KNOWN), None)
         return told or (self.writes[0] if self.writes else "?")
 
 
 def of_profile(texts: Sequence[str], profile: int) -> list[str]:
-    """Of what TensorRT's engine inspector says of each layer, in JSON, the layers of one profile: an engine has its own
-    for each, and from the second profile on their names say so.
+    """Those of the descriptions (JSON, one for each layer) that belong to one profile.
+
+    An engine has layers of its own for each profile. From the second profile on, their names end in ``[profile N]``.
     """
     names = {text: _PROFILE.search(json.loads(text)["Name"]) for text in texts}
     return [text for text in texts if (int(found[1]) if (found := names[text]) else 0) == profile]
 
 
 def read_layers(texts: Sequence[str]) -> list[EngineLayer]:
-    """The layers of which TensorRT's engine inspector says this, in JSON, at detailed verbosity."""
+    """The layers that TensorRT's engine inspector describes in these texts, which are JSON at detailed verbosity."""
     return [_layer(json.loads(text)) for text in texts]
 
 
@@ -128,8 +134,10 @@ def _precision(words: str) -> str:
 
 
 def nodes_of(name: str, metadata: str) -> tuple[str, ...]:
-    """The ONNX nodes of a layer: of its metadata (from 8.6), else of its name, which has those that were fused; none of
-    one that TensorRT put between others.
+    """The ONNX nodes of a layer.
+
+    From 8.6 on its metadata names them. Before, its own name does: it joins the names of the nodes that were fused. A
+    layer that TensorRT inserted between others has no nodes.
     """
     if found := _METADATA.findall(metadata):
         return tuple(dict.fromkeys(found))
@@ -140,8 +148,9 @@ def nodes_of(name: str, metadata: str) -> tuple[str, ...]:
 
 
 def ends_of(name: str) -> tuple[str, ...]:
-    """The first and the last node of a layer that stands for a subgraph, as far as its name tells them; none of another
-    layer.
+    """The first and the last node of a layer that stands for a subgraph, as far as its name holds them.
+
+    Empty for any other layer.
     """
     foreign = _FOREIGN.match(_PROFILE.sub("", name))
     return (*_parts(foreign["first"])[:1], *_parts(foreign["last"])[-1:]) if foreign else ()
@@ -153,10 +162,13 @@ def _parts(name: str) -> tuple[str, ...]:
 
 
 def require_precision(layers: Sequence[EngineLayer], wanted: Precision) -> bool:
-    """Raise BackendError for an engine that does not compute in what was asked for; returns whether that is told.
+    """Raise BackendError for an engine that does not compute in the precision that was asked for.
 
-    FP32 must be in no other type, though it may read integers; FP16 and INT8 must be in it somewhere. A subgraph of
-    which only what it writes is told may hold integers, and a product of which nothing is told may be in any.
+    In an FP32 engine no layer may compute in another type, though a layer may read integers. In an FP16 or INT8 engine
+    at least one layer must compute in that type.
+
+    Returns False where TensorRT's description does not decide it: a subgraph may hold integers that are not described,
+    and a product without any description may compute in any type.
     """
     computing = [layer for layer in layers if layer.computes]
     telling = [layer for layer in computing if layer.known]
@@ -175,7 +187,7 @@ def require_precision(layers: Sequence[EngineLayer], wanted: Precision) -> bool:
 
 
 def in_other_types(layers: Sequence[EngineLayer], wanted: Precision) -> str:
-    """How many layers compute in another type than was asked for, and which first, in words; empty where none does."""
+    """A note on layers that compute in another type than was asked for: how many, and the first; "" for none."""
     computing = [layer for layer in layers if layer.computes]
     others = [layer for layer in computing if layer.known & _COMPUTED and wanted not in layer.known]
     if not others:
@@ -209,5 +221,5 @@ def _profiler_class() -> type[Any]:
 
 
 def profiler() -> Any:
-    """A TensorRT profiler; its ``milliseconds`` are those of each layer, run by run."""
+    """A TensorRT profiler. Its ``milliseconds`` map a layer to the time of each run."""
     return _profiler_class()()

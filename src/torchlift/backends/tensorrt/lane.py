@@ -1,4 +1,4 @@
-"""An execution context of an engine with the memory of its inputs and outputs, run as it is or as a CUDA graph."""
+"""An execution context of an engine, with memory for its inputs and outputs. It runs directly or as a recording."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from torchlift.backends.base import Arrays
-from torchlift.backends.cuda import Buffer, Graph, Stream, capture
+from torchlift.backends.cuda import Buffer, Recording, Stream, capture
 from torchlift.backends.tensorrt.engines import Engines
 from torchlift.backends.tensorrt.inspector import of_profile
 from torchlift.backends.tensorrt.messages import logger
@@ -23,22 +23,25 @@ _DTYPES = {
     "BOOL": "bool",
     "UINT8": "uint8",
 }
-"""TensorRT's name of a tensor's type -> NumPy's. (tensorrt.nptype of 8.5 needs a NumPy before 1.24.)"""
+"""TensorRT's name of a type -> NumPy's. (``tensorrt.nptype`` of 8.5 fails with NumPy 1.24 and later.)"""
 
 
 class Lane:
-    """One execution context with its inputs' and outputs' memory. Recorded as a CUDA graph it is for one shape."""
+    """One execution context with memory for its inputs and outputs.
+
+    A lane runs any shape of its profile. Once it is recorded as a CUDA graph, it runs that one shape only.
+    """
 
     def __init__(self, engines: Engines, profile: int, stream: Stream) -> None:
         self._stream, self._engines, self._profile = stream, engines, profile
         self._engine = engines.take(profile)
         self._context: Any = None
-        self._graph: Graph | None = None
+        self._recording: Recording | None = None
         self.dtypes: dict[str, np.dtype] = {}
         self.inputs: dict[str, Buffer] = {}
         self.outputs: dict[str, Buffer] = {}
         self.holds: Arrays | None = None
-        """The arrays whose values the inputs have, at their shapes; None for unknown ones."""
+        """The arrays whose values the inputs hold now; None where that is not known."""
 
         try:
             self._open()
@@ -65,7 +68,7 @@ class Lane:
         self.outputs = {name: Buffer(stream.device) for name in names if name not in inputs}
 
     def shape(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
-        """Make room for inputs of these shapes and what comes of them."""
+        """Set the shapes of the inputs, and make room for inputs and outputs."""
         for name, shape in shapes.items():
             if not self._context.set_input_shape(name, shape):
                 raise BackendError(f"TensorRT refuses input {name} of shape {shape}", remedy="Build the engine again.")
@@ -86,39 +89,39 @@ class Lane:
         return tuple(self._context.get_tensor_shape(name))
 
     def read(self, name: str, address: int) -> None:
-        """Read an input from another place, until the shape is set again."""
+        """Let the engine read an input from another address, until :meth:`shape` is called again."""
         self._context.set_tensor_address(name, address)
 
     def enqueue(self) -> None:
-        """Tell the stream to run. Raises BackendError."""
+        """Give one run to the stream. Raises BackendError where TensorRT refuses."""
         if not self._context.execute_async_v3(self._stream.handle):
             raise BackendError(f"the engine did not run: {logger().last()}", remedy="Build it again: torchlift build.")
 
     def record(self) -> None:
-        """Run zeros once, and keep the run as a CUDA graph, which :meth:`launch` replays from then on.
+        """Record a run as a CUDA graph. From then on :meth:`launch` replays it.
 
-        What fresh memory holds may be indices that lie outside of what they index, which ends the work of the process
-        on the GPU.
+        The inputs are set to zero first and run once. Fresh memory may hold any numbers: as token ids they could point
+        outside of the embedding, and such an access makes the GPU unusable for this process.
         """
         for buffer in self.inputs.values():
             buffer.clear(self._stream)
         self.enqueue()
         self._stream.synchronize()
-        self._graph = capture(self._stream, self.enqueue)
+        self._recording = capture(self._stream, self.enqueue)
 
     def launch(self) -> None:
-        if self._graph is None:
+        if self._recording is None:
             self.enqueue()
         else:
-            self._graph.launch(self._stream)
+            self._recording.launch(self._stream)
 
     def profile_with(self, profiler: Any) -> None:
         self._context.profiler = profiler
 
     def describe(self) -> list[str]:
-        """The inspector's JSON of each layer of this lane's profile, at its shapes.
+        """TensorRT's description of each layer, as JSON, for this lane's profile and shapes.
 
-        Asked for the engine as a whole, 8.5 fails where there are several profiles.
+        Each layer is asked for by itself: where an engine has several profiles, 8.5 cannot describe it as a whole.
         """
         import tensorrt as trt
 
@@ -130,16 +133,16 @@ class Lane:
 
     def close(self) -> None:
         self.holds = None
-        if self._graph is not None:
-            self._graph.close()
-        self._context = None  # before the engine, which it refers to
+        if self._recording is not None:
+            self._recording.close()
+        self._context = None  # first, since it refers to the engine
         self._engines.give_back(self._engine, self._profile)
         for buffer in (*self.inputs.values(), *self.outputs.values()):
             buffer.close()
 
 
 def _dtype(name: str, kind: Any) -> np.dtype:
-    """NumPy's dtype for a tensor of a tensorrt.DataType. Raises BackendError where it has none."""
+    """NumPy's dtype of a tensor. Raises BackendError for a tensorrt.DataType that NumPy does not have."""
     if kind.name not in _DTYPES:
         raise BackendError(
             f"tensor {name} of the engine is {kind.name}, which NumPy does not have",

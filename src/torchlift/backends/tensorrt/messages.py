@@ -1,4 +1,4 @@
-"""What TensorRT logs and collects instead of raising, turned into errors that say what to do."""
+"""TensorRT logs its errors and does not raise them. This module makes exceptions of them, with what to do."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ _REASONS: tuple[tuple[re.Pattern[str], type[BackendError], str], ...] = (
         "Allow more --workspace, or leave it out; else use another backend for this graph.",
     ),
 )
-"""What is looked for in the log of a build that failed -> the kind of error, and the remedy."""
+"""A pattern in the log of a failed build, the error to raise, and its remedy."""
 
 _UNKNOWN = re.compile(r"Plugin not found|No importer registered", re.IGNORECASE)
-"""What the parser says of an operator that it does not have; its code is that of every node that it refuses."""
+"""The parser's message for an operator that it does not have. Its error code is the same for all refused nodes."""
 
 _REMEDY = "Use another backend for this graph, or another release of TensorRT."
 
 
 @dataclass(frozen=True)
 class ParserProblem:
-    """An error of the ONNX parser: ``node`` is the position of the node in the graph, -1 for none."""
+    """An error of the ONNX parser. ``node`` is the position of the node in the graph, -1 where there is none."""
 
     code: str
     node: int
@@ -40,7 +40,7 @@ class ParserProblem:
 
 
 def parser_error(problems: Sequence[ParserProblem], nodes: Sequence[tuple[str, str]], version: str) -> ParserError:
-    """What the parser collected as one error; ``nodes`` are the names and operators of the graph, in its order."""
+    """One error for all problems of the parser. ``nodes`` are (name, operator) of the graph's nodes, in order."""
     first = problems[0] if problems else ParserProblem("", -1, "it gave no reason")
     where = "the graph"
     if 0 <= first.node < len(nodes):
@@ -56,7 +56,7 @@ def parser_error(problems: Sequence[ParserProblem], nodes: Sequence[tuple[str, s
 
 
 def build_error(errors: Sequence[str], version: str) -> BackendError:
-    """What TensorRT logged while it built nothing, as an error."""
+    """The error for a build that gave no engine, from what TensorRT logged."""
     said = errors[-1] if errors else "it gave no reason"
     for pattern, kind, remedy in _REASONS:
         telling = next((text for text in errors if pattern.search(text)), None)
@@ -67,7 +67,10 @@ def build_error(errors: Sequence[str], version: str) -> BackendError:
 
 @functools.cache
 def logger() -> Any:
-    """TensorRT's one logger of this process; ``errors`` are the texts of what it called an error, the latest last."""
+    """The logger of this process, since TensorRT wants only one.
+
+    ``errors`` are the texts of its errors, oldest first.
+    """
     import tensorrt as trt
 
     class Logger(trt.ILogger):  # type: ignore[misc]
@@ -86,8 +89,10 @@ def logger() -> Any:
 
 
 def start(kind: Callable[[Any], Any]) -> Any:
-    """TensorRT's builder or runtime. Raises BackendUnavailableError where CUDA does not start: the bindings make a
-    TypeError of that, and only the log says why.
+    """Create TensorRT's builder or runtime.
+
+    Raises BackendUnavailableError where CUDA does not start. The bindings raise a TypeError for that, and only the log
+    has the reason.
     """
     log = logger()
     log.errors.clear()

@@ -1,4 +1,4 @@
-"""Which optimisation profile of an engine serves inputs of given sizes."""
+"""Optimisation profiles: the ranges of sizes that an engine is tuned for, and which of them serves given sizes."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ Ranges = tuple[Axis, ...]
 
 
 def default_profiles(signature: Signature) -> tuple[Ranges, ...]:
-    """One for single samples, where there is a batch axis, and one for the whole ranges: an engine that is tuned for
-    one size is slower at others.
+    """The profiles of an engine where the user names none: batch 1 alone, and the whole ranges.
+
+    A profile that is tuned for large batches is slower for single samples, so these get one of their own. Without a
+    batch axis there is one profile.
     """
     single = tuple(Axis(a.name, a.min, a.min, a.min) if a.name == BATCH else a for a in signature.axes)
     return (signature.axes,) if single == signature.axes else (single, signature.axes)
@@ -27,15 +29,21 @@ def covers(profile: Ranges, sizes: Mapping[str, int]) -> bool:
 
 
 def best_profile(profiles: Sequence[Ranges], sizes: Mapping[str, int]) -> int | None:
-    """The index of the profile that is tuned for what is nearest to ``sizes``: the least sum of |log(size / opt)|, then
-    the narrowest. None where none holds them.
+    """The index of the profile that serves ``sizes`` best; None where no profile covers them.
+
+    For example batch 60 goes to a profile with optimum 64 before one with optimum 8. The nearest optimum has the least
+    sum of ``|log(size / opt)|`` over the axes. Of equals, the narrowest profile counts.
     """
     fitting = [index for index, profile in enumerate(profiles) if covers(profile, sizes)]
     return min(fitting, key=lambda index: (_distance(profiles[index], sizes), _width(profiles[index])), default=None)
 
 
 def _distance(profile: Ranges, sizes: Mapping[str, int]) -> Fraction:
-    """The product of the ratios, whose logarithm is that sum: rounded logarithms would tell equal ones apart."""
+    """How far ``sizes`` are from a profile's optimum: the product of max(size, opt) / min(size, opt) over the axes.
+
+    Its logarithm is the sum that :func:`best_profile` names. Fractions are exact; rounded logarithms of equal distances
+    might differ.
+    """
     pairs = [(sizes[axis.name], axis.opt) for axis in profile]
     return math.prod((Fraction(max(pair), min(pair)) for pair in pairs), start=Fraction(1))
 
@@ -45,13 +53,13 @@ def _width(profile: Ranges) -> Fraction:
 
 
 def as_option(ranges: Mapping[str, tuple[int, int, int]], component: str = "") -> str:
-    """A profile, by axis, as ``torchlift build`` takes it: of one component, or of all that have the axes."""
+    """A profile as an option of ``torchlift build``. Without a component, it is for all that have these axes."""
     prefix = f"{component}." if component else ""
     return f"--profile {Profile({prefix + axis: ends for axis, ends in ranges.items()})}"
 
 
 def outside(profiles: Sequence[Ranges], sizes: Mapping[str, int], component: str = "") -> ProfileError:
-    """What to say of sizes that no profile of an engine holds, which is of a component where that is known."""
+    """The error for sizes that no profile covers. ``component`` is the engine's, "" where it is not known."""
     asked = ", ".join(f"{name} {size}" for name, size in sizes.items())
     held = "; ".join(", ".join(f"{axis.name} {axis.min}..{axis.max}" for axis in profile) for profile in profiles)
     wanted = [{name: (size, size, size) for name, size in sizes.items()}]

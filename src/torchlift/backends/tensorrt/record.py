@@ -1,4 +1,4 @@
-"""What an engine was built from, by what and for what: written beside it, and compared before it is loaded."""
+"""The record of an engine: its graph, its release of TensorRT and its GPU. They are compared before it is loaded."""
 
 from __future__ import annotations
 
@@ -18,18 +18,20 @@ ENGINE = "model.engine"
 RECORD = "engine.json"
 
 _AMPERE = (8, 0)
-"""The first capability that hardware-compatible engines run on."""
+"""Hardware-compatible engines run on GPUs of this compute capability and later."""
 
 _NEXT = {(8, 10), (10, 11)}
-"""A major version and the one whose runtime still runs its version-compatible engines."""
+"""(8, 10): the runtime of release 10 still runs version-compatible engines of release 8."""
 
 
 @dataclass(frozen=True)
 class EngineRecord:
-    """``engine`` and ``plugins`` are SHA-256 of the engine and, by file name, of the libraries beside it. ``source`` is
-    the path of the ONNX file from the engine's folder, ``graph`` its :func:`graph_digest`; a ``stripped`` engine takes
-    its weights from there when it is opened. ``profiles`` are ranges (min, opt, max) by axis, ``workspace`` was the
-    bound of the scratch memory, in bytes.
+    """What an engine was built from, and for what.
+
+    ``engine`` is the SHA-256 of the engine. ``plugins`` maps the names of the libraries beside it to theirs. ``source``
+    is the path of the ONNX file, from the engine's folder, and ``graph`` its :func:`graph_digest`. A ``stripped``
+    engine takes its weights from that file when it is opened. ``profiles`` are ranges (min, opt, max) by axis.
+    ``workspace`` is the limit of scratch memory that was set, in bytes.
     """
 
     tensorrt: str
@@ -53,7 +55,7 @@ class EngineRecord:
         (folder / RECORD).write_bytes(msgspec.json.format(msgspec.json.encode(self), indent=2))
 
     def misfit(self, version: str, gpu: Gpu) -> str:
-        """Why the engine cannot be loaded by a TensorRT of ``version`` on ``gpu``, in words; empty where it can."""
+        """Why a TensorRT of ``version`` cannot load the engine on ``gpu``, in words; "" where it can."""
         if self.tensorrt != version and not (self.version_compatible and _carried_on(self.tensorrt, version)):
             return f"it was built by TensorRT {self.tensorrt}, and {version} is here"
         another = (self.gpu, self.capability) != (gpu.name, gpu.capability)
@@ -66,9 +68,9 @@ class EngineRecord:
 
 
 def read_record(engine: Path, version: str, gpu: Gpu) -> EngineRecord:
-    """The record of an engine that was built for this machine, and whose plug-ins and graph are what they were then.
+    """Read the record of an engine, and check that the engine fits this machine, its plug-ins and its graph.
 
-    Raises EngineError else, with the command that builds it again.
+    Raises EngineError where it does not, with the command that builds it again.
     """
     import msgspec
 
@@ -102,7 +104,7 @@ def source_of(engine: Path, record: EngineRecord) -> Path:
 
 
 def graph_digest(source: Path) -> str:
-    """The SHA-256 of an ONNX file and of its weights, the files beside it whose names begin with its own."""
+    """One SHA-256 for an ONNX file and its weights. Weights are the files beside it whose names begin with its name."""
     digest = hashlib.sha256()
     for file in sorted(source.parent.iterdir()):
         if file.name.startswith(source.name):
@@ -111,12 +113,12 @@ def graph_digest(source: Path) -> str:
 
 
 def component_of(engine: Path) -> str:
-    """The component that an engine belongs to, by its place in a bundle."""
+    """The name of the component that an engine belongs to, from its path in a bundle."""
     return engine.absolute().parent.parent.name
 
 
 def read_engine(engine: Path, record: EngineRecord) -> bytes:
-    """The engine itself, as it was built. Raises EngineError for any other bytes, and where it is gone."""
+    """The bytes of an engine. Raises EngineError where the file is gone or is not what was built."""
     if not engine.is_file() or hashlib.sha256(data := engine.read_bytes()).hexdigest() != record.engine:
         raise _changed(engine, engine, record)
     return data
@@ -127,7 +129,7 @@ def _changed(file: Path, engine: Path, record: EngineRecord) -> EngineError:
 
 
 def _carried_on(built: str, here: str) -> bool:
-    """Whether version-compatible engines of the release ``built`` run with ``here``, which must be later."""
+    """Whether the later release ``here`` runs version-compatible engines of the release ``built``."""
     majors = _numbers(built)[0], _numbers(here)[0]
     return _numbers(built) < _numbers(here) and (majors[0] == majors[1] or majors in _NEXT)
 
@@ -137,8 +139,10 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 
 def _rebuild(engine: Path, record: EngineRecord | None = None) -> str:
-    """The command that builds it, and the options that it was built with. Libraries are named without a folder: those
-    in the bundle go with the engine that is replaced.
+    """The command that builds an engine again, with the options that it was built with.
+
+    Plug-in libraries are named without a folder. The copies in the bundle are removed with the engine that is replaced,
+    so the user must give the originals.
     """
     folder = engine.absolute().parent
     command = f"Build it here: torchlift build {folder.parents[1]} --backend tensorrt"
@@ -151,7 +155,7 @@ def _rebuild(engine: Path, record: EngineRecord | None = None) -> str:
 
 
 def _options(record: EngineRecord, component: str) -> Iterator[str]:
-    """What the engine of a component was built with, as ``torchlift build`` takes it."""
+    """The options that an engine was built with, as ``torchlift build`` takes them."""
     yield from (as_option(ranges, component) for ranges in filter(None, record.profiles))
     if record.workspace is not None:
         yield f"--workspace {-(-record.workspace >> 20)}"

@@ -1,4 +1,4 @@
-"""All nodes of a subgraph that TensorRT compiled as one layer, whose name tells only the first and the last."""
+"""Finds all nodes of a subgraph that TensorRT compiled as one layer. The layer names only the first and the last."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ from torchlift.graph.units import name_nodes
 
 
 def with_regions(layers: Sequence[LayerTime], source: Path) -> list[LayerTime]:
-    """Layers, each that is known by its first and last node alone with all between them in the ONNX file ``source``; no
-    weights are read. Where the file does not have both, the two names stay.
+    """The layers, with all nodes for those of which only the first and the last node are known.
+
+    The nodes between the two are looked up in the ONNX file ``source``; its weights are not read. A layer whose two
+    nodes are not in the file stays as it is.
     """
     regions = {layer.name for layer in layers if len(layer.nodes) == 2 and layer.nodes == ends_of(layer.name)}
     if not regions:
@@ -29,11 +31,13 @@ def with_regions(layers: Sequence[LayerTime], source: Path) -> list[LayerTime]:
 
 
 def between(graph: ir.Graph, first: str, last: str) -> tuple[str, ...]:
-    """The names of the nodes on all ways from one node to another, with both, in the graph's order; none where there is
-    no way or no such node. An end that is a constant stands for the one node that reads it.
+    """The names of all nodes on paths from node ``first`` to node ``last``, both included, in the graph's order.
 
-    All of them are in the layer, since no way between two of its nodes leaves it: else it would wait for itself. It may
-    have others, on ways that begin or end elsewhere.
+    Empty where there is no path or no such node. An end may also be a constant: it stands for the one node that reads
+    it.
+
+    All these nodes belong to the layer: a path that left the layer and came back would make the layer wait for itself.
+    The layer may have more nodes, on paths that begin or end elsewhere.
     """
     start, end = _node(graph, first), _node(graph, last)
     if start is None or end is None:
@@ -43,7 +47,7 @@ def between(graph: ir.Graph, first: str, last: str) -> tuple[str, ...]:
 
 
 def _node(graph: ir.Graph, name: str) -> ir.Node | None:
-    """The node of a name, else the only reader of the constant of that name."""
+    """The node of that name, else the only reader of the constant of that name."""
     for node in graph:
         if node.name == name:
             return node

@@ -1,4 +1,4 @@
-"""What the supported releases of TensorRT differ in, as one table; all else is the API that 8.5, 10 and 11 share."""
+"""One table of what differs between the supported releases of TensorRT. All other code is the same for all of them."""
 
 from __future__ import annotations
 
@@ -11,14 +11,16 @@ from torchlift.errors import BackendError, BackendUnavailableError
 
 @dataclass(frozen=True)
 class Release:
-    """One release and those after it, up to the next in the table.
+    """The facts of release ``since`` and of all later ones, up to the next entry of the table.
 
-    ``opset`` is the newest that its parser reads. A ``typed`` network computes in the types that the graph states; an
-    older one is given flags that permit them. ``explicit_batch`` names the flag of the network, where it has one.
-    ``previews`` are features to switch on. With ``shared_profiles`` several contexts of an engine may use one profile,
-    in 8.6 as a preview; else the engine is loaded once for each. ``integer_weights``: it reads weights that are stored
-    as integers.
-    ``lacks`` are the fields of CompileOptions that it has no means for.
+    - ``opset`` is the newest that its parser reads.
+    - ``typed``: a network computes in the types that the graph states. Otherwise flags permit types, and it chooses.
+    - ``explicit_batch``: a network needs the flag of that name.
+    - ``integer_weights``: the parser reads weights that are stored as integers.
+    - ``previews`` are features that have to be switched on.
+    - ``shared_profiles``: several contexts of an engine may use one profile (8.6 has that as a preview). Otherwise the
+      engine is loaded once for each context.
+    - ``lacks`` are the fields of CompileOptions that the release does not support.
     """
 
     since: tuple[int, int]
@@ -54,7 +56,7 @@ RELEASES = (
     Release((10, 0), opset=20),
     Release((10, 14), opset=23),
 )
-"""From the oldest on. 8.5 was run; what is said of the later ones is from their documentation and bindings."""
+"""Oldest first. 8.5 was run. The entries of later releases follow their documentation and bindings."""
 
 FIRST_WITH = {"version_compatible": "8.6", "hardware_compatible": "8.6", "stripped": "10.0"}
 """A field of CompileOptions -> the first release that has it."""
@@ -65,11 +67,11 @@ FLAGS: dict[str, tuple[str, ...]] = {
     "int8": ("INT8",),
     "int8-fp16": ("INT8", "FP16"),
 }
-"""Recipe -> the flags that permit a network that is not typed what its graph says."""
+"""Recipe -> the flags that permit its types in a network that is not ``typed``."""
 
 
 def release_of(version: str) -> Release:
-    """The entry for a version such as ``8.5.3.1``. Raises BackendUnavailableError for one before the first."""
+    """The facts of a version such as ``8.5.3.1``. Raises BackendUnavailableError for one that is too old."""
     major, minor = (int(part) for part in version.split(".")[:2])
     found = [release for release in RELEASES if release.since <= (major, minor)]
     if not found:
@@ -81,8 +83,9 @@ def release_of(version: str) -> Release:
 
 
 def require_options(options: CompileOptions, version: str) -> None:
-    """Raise BackendError where an option is set that the release has no means for, or where plug-in libraries, which go
-    into one folder, share a name.
+    """Raise BackendError for an option that the release does not support, and for two plug-in libraries of one name.
+
+    All plug-in libraries are copied to one folder, so their names must differ.
     """
     for name in sorted(release_of(version).lacks):
         if getattr(options, name):

@@ -1,4 +1,4 @@
-"""An engine that is loaded: memory of its own, one stream, and a CUDA graph for each of the last shapes."""
+"""A session of a loaded engine: its own memory, one stream, and recordings (CUDA graphs) of the last shapes."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import numpy as np
 from torchlift.backends.base import Arrays, Call, Session, SessionOptions
 from torchlift.backends.cuda import (
     DeviceArray,
-    GraphCache,
     Pinned,
+    RecordingCache,
     Stream,
     Timer,
     on_device,
@@ -30,7 +30,10 @@ from torchlift.signature import Signature
 
 
 class TensorRtSession(Session):
-    """A deserialised engine. Every shape has a lane of its own with CUDA graphs, else every profile has one."""
+    """Runs a loaded engine.
+
+    Without CUDA graphs there is one lane for each profile. With CUDA graphs there is one for each shape.
+    """
 
     on_device = True
 
@@ -51,9 +54,12 @@ class TensorRtSession(Session):
         self._options = options
         self.records = options.records
         self._stream = Stream(options.on.device)
-        self._lanes: GraphCache[Lane] = GraphCache(options.graphs if options.cuda_graph else max(1, len(profiles)))
-        self._lent: Mapping[str, DeviceArray] = {}
-        """What the last call was given on the device: kept until the next, since it returned before that was read."""
+        self._lanes: RecordingCache[Lane] = RecordingCache(
+            options.graphs if options.cuda_graph else max(1, len(profiles))
+        )
+        self._read_by_gpu: Mapping[str, DeviceArray] = {}
+        """The inputs on the device that the last call was given. The GPU may still read them after that call returned.
+        """
 
         self._pinned = {name: Pinned(options.on.device) for name in (*signature.input_names, *signature.output_names)}
 
@@ -64,8 +70,10 @@ class TensorRtSession(Session):
         return best_profile(self._profiles, sizes) is not None
 
     def _lane(self, shapes: Mapping[str, tuple[int, ...]], profile: int | None = None) -> Lane:
-        """A lane that is ready for inputs of these shapes, of a given profile or of that which serves them best; what
-        it held counts no more. Raises SignatureError, ProfileError where no profile holds them.
+        """A lane that is ready for inputs of these shapes. Its inputs hold no known values any more.
+
+        It is of the given profile, else of the one that serves these shapes best. Raises SignatureError for shapes that
+        the signature does not allow, ProfileError for shapes that no profile covers.
         """
         sizes = self.signature.check_shapes(shapes)
         profile = best_profile(self._profiles, sizes) if profile is None else profile
@@ -74,17 +82,17 @@ class TensorRtSession(Session):
         key = (profile, *sizes.values()) if self._options.cuda_graph else profile
         lane = self._lanes.get(key)
         if lane is None:
-            self._stream.synchronize()  # what is dropped may still run
+            self._stream.synchronize()  # a lane that is dropped may still be running
             self._lanes.make_room()
-            lane = self._made(profile, shapes)
+            lane = self._new_lane(profile, shapes)
             self._lanes.put(key, lane)
         lane.holds = None
         if not self._options.cuda_graph:
             lane.shape(shapes)
         return lane
 
-    def _made(self, profile: int, shapes: Mapping[str, tuple[int, ...]]) -> Lane:
-        """A new lane; with CUDA graphs it has recorded these shapes."""
+    def _new_lane(self, profile: int, shapes: Mapping[str, tuple[int, ...]]) -> Lane:
+        """A new lane of a profile. With CUDA graphs, a run of these shapes is recorded in it."""
         lane = Lane(self._engines, profile, self._stream)
         if self._options.cuda_graph:
             try:
@@ -96,8 +104,8 @@ class TensorRtSession(Session):
                 raise
         return lane
 
-    def _loaded(self, feeds: Arrays) -> Lane:
-        """The lane for ``feeds``, with them in its memory."""
+    def _lane_being_filled(self, feeds: Arrays) -> Lane:
+        """The lane for ``feeds``. Copies of them to its memory are under way on the stream."""
         lane = self._lane({name: array.shape for name, array in feeds.items()})
         for name, array in feeds.items():
             staged = self._pinned[name].array(array.shape, lane.dtypes[name])
@@ -108,7 +116,7 @@ class TensorRtSession(Session):
     def _run(self, feeds: Arrays) -> dict[str, np.ndarray]:
         staged = {}
         with on_device(self._options.on.device):
-            lane = self._loaded(feeds)
+            lane = self._lane_being_filled(feeds)
             lane.launch()
             for spec in self.signature.outputs:
                 staged[spec.name] = self._pinned[spec.name].array(lane.shape_of(spec.name), lane.dtypes[spec.name])
@@ -119,29 +127,30 @@ class TensorRtSession(Session):
     def _prepare(self, feeds: Arrays) -> Call:
         arrays = dict(feeds)
         with on_device(self._options.on.device):
-            lane, timer = self._held(arrays), Timer(self._stream)
+            lane, timer = self._filled_lane(arrays), Timer(self._stream)
 
         def call() -> float:
             nonlocal lane
             with on_device(self._options.on.device):
                 if lane.holds is not arrays:
-                    lane = self._held(arrays)
+                    lane = self._filled_lane(arrays)
                 timer.start()
                 lane.launch()
                 return timer.stop()
 
         return call
 
-    def _held(self, feeds: Arrays) -> Lane:
-        """As :meth:`_loaded`, and the copies are done."""
-        lane = self._loaded(feeds)
+    def _filled_lane(self, feeds: Arrays) -> Lane:
+        """The lane for ``feeds``, once their copies are done."""
+        lane = self._lane_being_filled(feeds)
         self._stream.synchronize()
         lane.holds = feeds
         return lane
 
     def _run_on_device(self, tensors: Mapping[str, Any]) -> dict[str, DeviceArray]:
-        """Of the engine's own dtypes. Inputs are read where they lie, or with a CUDA graph copied on the device to
-        where that reads them.
+        """Run tensors on the device, which must have the dtypes of the engine.
+
+        Inputs are read where they lie. A recording reads fixed addresses, so with CUDA graphs they are copied there.
         """
         with on_device(self._options.on.device):
             views = {name: view(tensor, self._stream) for name, tensor in tensors.items()}
@@ -156,7 +165,7 @@ class TensorRtSession(Session):
                     within_device(given.address, lane.inputs[name].address, given.nbytes, self._stream)
                 else:
                     lane.read(name, given.address)
-            self._lent = views
+            self._read_by_gpu = views
             lane.launch()
         return {
             name: DeviceArray(
@@ -171,13 +180,15 @@ class TensorRtSession(Session):
         }
 
     def layer_times(self, feeds: Arrays, runs: int) -> tuple[dict[str, list[float]], list[str]]:
-        """Run ``feeds`` as often as asked, after one run that does not count: layer -> milliseconds of each run, in the
-        order in which they run; and the inspector's JSON of each, at these shapes.
+        """Time each layer in ``runs`` runs of ``feeds``, after one run that does not count.
+
+        Returns layer -> milliseconds of each run, with layers in the order in which they run, and TensorRT's
+        description of each layer at these shapes, as JSON.
         """
         times = profiler()
         with self._turns, on_device(self._options.on.device):
             self._require_open()
-            lane = self._loaded(feeds)
+            lane = self._lane_being_filled(feeds)
             lane.enqueue()
             self._stream.synchronize()
             lane.profile_with(times)
@@ -187,8 +198,9 @@ class TensorRtSession(Session):
             return times.milliseconds, lane.describe()
 
     def describe(self, sizes: Mapping[str, int], profile: int | None = None) -> list[str]:
-        """The inspector's JSON of each layer for axes of these sizes, of a given profile or of that which serves them
-        best.
+        """TensorRT's description of each layer, as JSON, for axes of these sizes.
+
+        It is of the given profile, else of the one that serves these sizes best.
         """
         shapes = {spec.name: spec.shape_at(sizes) for spec in self.signature.inputs}
         with self._turns, on_device(self._options.on.device):
@@ -199,7 +211,7 @@ class TensorRtSession(Session):
         with on_device(self._options.on.device):
             self._stream.drain()
             self._lanes.clear()
-            self._lent = {}
+            self._read_by_gpu = {}
             self._engines.close()
             for pinned in self._pinned.values():
                 pinned.close()

@@ -1,4 +1,4 @@
-"""What a Chinese-CLIP network is made of, found from the shapes of its weights."""
+"""The architecture of a Chinese-CLIP network, found from the shapes of its weights."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from torchlift.errors import CheckpointError
 Shapes = Mapping[str, tuple[int, ...]]
 
 HEAD_WIDTH = 64
-"""Width of one attention head, where no other is known."""
+"""The width of an attention head, where no other is known."""
 
 HEADS_BY_WIDTH = {1280: 16}
-"""Heads of a vision transformer whose head is not 64 wide: ViT-H-14."""
+"""Width of a vision transformer -> its heads, where these are not 64 wide. 1280 is ViT-H-14."""
 
 RESNET_STRIDE = 32
-"""Pixels that one token of the attention pool stands for."""
+"""The side of the image area that one token of the attention pool stands for, in pixels."""
 
 
 @dataclass(frozen=True)
 class VisionTransformer:
-    """``patch`` in pixels, ``feed_forward`` the width inside the MLP."""
+    """The sizes of a vision transformer. ``patch`` is in pixels; ``feed_forward`` is the width inside the MLP."""
 
     width: int
     layers: int
@@ -41,7 +41,11 @@ class VisionTransformer:
 
 @dataclass(frozen=True)
 class ResNet:
-    """``width`` after the stem, ``layers`` in each of the four stages, ``heads`` of the attention pool."""
+    """The sizes of a ResNet.
+
+    ``width`` is the number of channels after the stem. ``layers`` are those of each of the four stages. ``heads`` are
+    those of the attention pool.
+    """
 
     width: int
     layers: tuple[int, ...]
@@ -53,13 +57,13 @@ class ResNet:
 
     @property
     def features(self) -> int:
-        """Channels that the attention pool sees."""
+        """The channels that the attention pool reads."""
         return self.width * 32
 
 
 @dataclass(frozen=True)
 class Bert:
-    """``vocabulary``, ``positions`` and ``types`` count the rows of the three embeddings."""
+    """The sizes of a BERT. ``vocabulary``, ``positions`` and ``types`` are the rows of its three embeddings."""
 
     width: int
     layers: int
@@ -74,7 +78,7 @@ class Bert:
 
 @dataclass(frozen=True)
 class Architecture:
-    """``embedding`` is the length of a feature, ``resolution`` the image size in pixels."""
+    """Both towers. ``embedding`` is the length of a feature, ``resolution`` the size of images in pixels."""
 
     embedding: int
     resolution: int
@@ -83,7 +87,7 @@ class Architecture:
 
     @property
     def name(self) -> str:
-        """The published name, or one such as ``vit-128x4-64px`` (width, layers, resolution)."""
+        """The published name, or a name such as ``vit-128x4-64px`` with width, layers and resolution."""
         for name, known in PUBLISHED.items():
             if self == known:
                 return name
@@ -93,7 +97,7 @@ class Architecture:
 
     @property
     def grid(self) -> int:
-        """Tokens along one side of the image."""
+        """The number of tokens along a side of the image."""
         return self.resolution // self.vision.stride
 
 
@@ -111,10 +115,10 @@ PUBLISHED = {
 
 
 def architecture_of(shapes: Shapes, config: Mapping[str, Any] | None = None) -> Architecture:
-    """Find the architecture from the shapes of the weights, by transformers' names.
+    """Find the architecture from the shapes of the weights, which have transformers' names.
 
-    ``config`` is the content of a transformers config.json; heads, activations and epsilons, which no shape tells, are
-    taken from it. Raises CheckpointError for a tensor that is missing or has an impossible shape.
+    ``config`` is the content of a transformers config.json. Heads, activations and epsilons do not follow from shapes,
+    so they are taken from it. Raises CheckpointError for a tensor that is missing or has an impossible shape.
     """
     text = _bert(shapes)
     vision, resolution = _resnet(shapes) if "visual.conv1.weight" in shapes else _vision_transformer(shapes)

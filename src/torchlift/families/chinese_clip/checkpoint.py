@@ -1,6 +1,7 @@
-"""Finding and reading Chinese-CLIP's weights, without running code that a file may hold and without a second copy.
+"""Finds and reads Chinese-CLIP's weights, without running code in a file, and without a second copy in memory.
 
-Two formats: a ``.pt`` file of the original project, and a folder that transformers saved (on disk or on the hub).
+There are two formats: a ``.pt`` file of the original project, and a folder that transformers saved (on disk or on the
+hub).
 """
 
 from __future__ import annotations
@@ -47,13 +48,15 @@ FOLDER_MARKS = (
     "text_model.embeddings.word_embeddings.weight",
     "vision_model.embeddings.patch_embedding.weight",
 )
-"""Weights that every checkpoint of a format has: where one is missing, it is another model's."""
+"""Weights that every checkpoint of a format has. A file without one of them is another model's."""
 
 
 @dataclass(frozen=True)
 class Checkpoint(ABC):
-    """Weights on disk. ``files`` are what they are read from, ``folder`` is where a vocabulary may lie beside them,
-    ``config`` is transformers' config.json where there is one.
+    """Weights on disk.
+
+    They are read from ``files``. A vocabulary may lie in ``folder``. ``config`` is the content of transformers'
+    config.json; None for an original file.
     """
 
     folder: Path
@@ -62,19 +65,19 @@ class Checkpoint(ABC):
 
     @abstractmethod
     def read(self) -> Weights:
-        """The weights by transformers' names, as stored, mapped into memory rather than copied where possible."""
+        """Read the weights as stored, by transformers' names. They are mapped into memory where possible."""
 
     @abstractmethod
     def read_scales(self) -> dict[str, Scales]:
-        """What fake quantisation left, by transformers' names of modules; nothing for most checkpoints."""
+        """Read the scales of fake quantisation, by transformers' names of modules. Most checkpoints have none."""
 
     @abstractmethod
     def name_in_file(self, name: str) -> str:
-        """What the file calls the weight that transformers calls ``name``."""
+        """The name in the file of the weight that transformers calls ``name``."""
 
 
 class OriginalFile(Checkpoint):
-    """A file of the original project: a dict with ``state_dict``, or a bare state_dict."""
+    """A file of the original project: a dict that has ``state_dict``, or a bare state_dict."""
 
     def read(self) -> Weights:
         file = self.files[0]
@@ -101,7 +104,7 @@ class OriginalFile(Checkpoint):
 
 
 class TransformersFolder(Checkpoint):
-    """A folder that transformers saved: config.json and weights, perhaps in shards."""
+    """A folder that transformers saved: config.json and weights, which may be split into shards."""
 
     def read(self) -> Weights:
         state, _ = split_scales(read_weights(self.files, EXPECTED))
@@ -118,7 +121,7 @@ class TransformersFolder(Checkpoint):
 def open_checkpoint(source: str) -> Checkpoint:
     """Find out what ``source`` is: a file, a folder, or a name on the hub, which is downloaded.
 
-    Raises CheckpointError where there is nothing, or something else.
+    Raises CheckpointError where there is no such model.
     """
     path = Path(source).expanduser()
     if path.is_file():
@@ -131,7 +134,7 @@ def open_checkpoint(source: str) -> Checkpoint:
 
 
 def check_names(checkpoint: Checkpoint, weights: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]]) -> None:
-    """Compare names and shapes of weights with those expected; raises CheckpointError that names some that differ."""
+    """Compare names and shapes of weights with ``expected``. Raises CheckpointError with some that differ."""
     missing = _names(checkpoint, [name for name in expected if name not in weights])
     unexpected = _names(checkpoint, [name for name in weights if name not in expected])
     wrong = [
@@ -148,8 +151,9 @@ def check_names(checkpoint: Checkpoint, weights: Mapping[str, Tensor], expected:
 
 
 def check_preprocessing(checkpoint: Checkpoint, resolution: int) -> None:
-    """Refuse a transformers folder that prepares pictures otherwise than Chinese-CLIP: they are resized to
-    ``resolution`` pixels square, nothing is cut off. Raises CheckpointError that names what differs.
+    """Raise CheckpointError for a transformers folder that prepares pictures in another way than Chinese-CLIP.
+
+    Chinese-CLIP resizes them to a square of ``resolution`` pixels and crops nothing. The error names what differs.
     """
     for file in (checkpoint.folder / name for name in PREPROCESSING_FILES):
         if checkpoint.config is not None and file.is_file():
@@ -171,7 +175,7 @@ def _check_pictures(file: Path, stated: Mapping[str, Any], resolution: int) -> N
         "do_center_crop": False,
     }
     if said.get("crop_size") == said.get("size") == square:
-        del expected["do_center_crop"]  # a crop to the size that the picture has
+        del expected["do_center_crop"]  # a crop to the size that the picture already has
     wrong = [
         f"{name} is {said[name]}, not {value}" for name, value in expected.items() if said.get(name, value) != value
     ]
@@ -212,7 +216,7 @@ def _open_folder(folder: Path) -> TransformersFolder:
 
 
 def _openai_clip(file: Path, how: str = "") -> CheckpointError:
-    """The error for a checkpoint of OpenAI's CLIP, the most common mistake."""
+    """The error for a checkpoint of OpenAI's CLIP, which is the most common mistake."""
     return CheckpointError(
         f"{file} looks like a model of OpenAI's CLIP{how}, not of Chinese-CLIP: its text tower is another",
         remedy=EXPECTED,

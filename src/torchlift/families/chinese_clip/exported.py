@@ -1,7 +1,8 @@
-"""The towers as they are exported: the published weights and answers, by a smaller graph.
+"""The towers in the form that is exported: the same weights and answers, with a smaller graph.
 
-Only the first token of the last layer is read, so there only its query, its output projection and its MLP are
-computed; class token, positions and token types are added as one table; the mask is three operators on floats.
+Only the first token of the last layer is used. So that layer computes the query, the output projection and the MLP for
+this token only. Class token, positions and token types are added as one table. The mask takes three operators on
+floats.
 """
 
 from __future__ import annotations
@@ -14,11 +15,11 @@ from torchlift.families.attention import Attention, Heads
 from torchlift.families.chinese_clip.towers import ImageTransformer, TextTransformer
 
 MASKED = 10000.0
-"""What is taken from the score of a padding token: float16 holds it, and softmax makes exactly 0 of it."""
+"""It is subtracted from the score of a padding token. float16 holds it, and softmax makes exactly 0 of it."""
 
 
 class ExportedImage(nn.Module):
-    """Takes and returns what ImageTransformer does, with the same parameters."""
+    """Computes the same as ImageTransformer, with the same parameters."""
 
     def __init__(self, reference: ImageTransformer, attention: Attention) -> None:
         super().__init__()
@@ -51,14 +52,14 @@ class ExportedImage(nn.Module):
         return features
 
     def _with_class_row(self, patches: Tensor) -> Tensor:
-        """A row of zeros first. F.pad is one operator, but TorchScript's exporter makes fifteen of it."""
+        """Add a row of zeros in front. F.pad is one operator, but TorchScript's exporter writes it as fifteen."""
         if self.heads.style != "eager":
             return F.pad(patches, (0, 0, 1, 0))
         return torch.cat([torch.zeros_like(patches[:, :1]), patches], dim=1)
 
 
 class ExportedText(nn.Module):
-    """Takes and returns what TextTransformer does, with the same parameters, for texts up to ``longest`` tokens."""
+    """Computes the same as TextTransformer, with the same parameters, for texts of at most ``longest`` tokens."""
 
     def __init__(self, reference: TextTransformer, attention: Attention, longest: int) -> None:
         super().__init__()
@@ -91,7 +92,10 @@ class ExportedText(nn.Module):
 
 
 def exported_of(reference: nn.Module, attention: Attention, longest: int) -> nn.Module:
-    """The module to export for a filled tower; a ResNet computes nothing that is not read, and is its own."""
+    """The module to export for a tower that has its weights.
+
+    A ResNet is exported as it is: it computes nothing extra.
+    """
     with torch.no_grad():
         if isinstance(reference, ImageTransformer):
             return ExportedImage(reference, attention).eval()

@@ -1,7 +1,7 @@
-"""The names of weights: as Chinese-CLIP's own checkpoints spell them (original) and as transformers does.
+"""Names of weights: those of Chinese-CLIP's own checkpoints (original), and those of transformers.
 
-Inside this package weights go by transformers' names. RN50's image tower, which transformers does not have, keeps its
-original names, ``visual.*``.
+In this package weights have the names of transformers. transformers has no RN50, so its image tower keeps the original
+names, ``visual.*``.
 """
 
 from __future__ import annotations
@@ -47,19 +47,19 @@ _UNUSED = re.compile(r"(?:bert|text_model)\.pooler\..*|.*\.position_ids")
 
 
 def is_resnet(names: Iterable[str]) -> bool:
-    """Whether the image tower of these original names is a ResNet."""
+    """Whether these original names are of a model whose image tower is a ResNet."""
     return any(name.startswith("visual.layer1.") for name in names)
 
 
 def without_unused(state: Mapping[str, Tensor]) -> Weights:
-    """Leave out what no feature depends on: the pooler and the stored position ids."""
+    """The weights without those that no feature depends on: the pooler and stored position ids."""
     return {name: tensor for name, tensor in state.items() if not _UNUSED.fullmatch(name)}
 
 
 def to_transformers(state: Mapping[str, Tensor]) -> Weights:
-    """Rename the weights of an original checkpoint (without ``module.``) as transformers' ChineseCLIPModel has them.
+    """Rename the weights of an original checkpoint (without ``module.``) to those of transformers' ChineseCLIPModel.
 
-    Tensors are views of the given ones. Unknown names are kept. Raises CheckpointError for a tensor that cannot be
+    The new tensors are views of the old ones. Unknown names stay. Raises CheckpointError for a tensor that cannot be
     split or transposed.
     """
     resnet = is_resnet(state)
@@ -78,7 +78,7 @@ def to_transformers(state: Mapping[str, Tensor]) -> Weights:
 
 
 def to_original(state: Mapping[str, Tensor]) -> Weights:
-    """Rename the weights of transformers' ChineseCLIPModel as Chinese-CLIP's own checkpoints have them.
+    """Rename the weights of transformers' ChineseCLIPModel to those of Chinese-CLIP's own checkpoints.
 
     ``torch.save({"epoch": 0, "step": 0, "name": "...", "state_dict": to_original(model.state_dict())}, file)`` writes a
     file that the reference implementation reads. Raises CheckpointError where a query, key or value projection is
@@ -106,7 +106,7 @@ def to_original(state: Mapping[str, Tensor]) -> Weights:
 
 
 def original_name(name: str) -> str:
-    """The original name of the tensor that holds the weight which transformers calls ``name``."""
+    """The original name of the tensor with the weight that transformers calls ``name``."""
     for old, new in (*_SAME_TENSOR.items(), *_TRANSPOSED.items()):
         if name == new:
             return old
@@ -124,8 +124,10 @@ def original_name(name: str) -> str:
 
 
 def scales_to_transformers(scales: Mapping[str, Scales]) -> dict[str, Scales]:
-    """Rename the modules of an original checkpoint as ``to_transformers`` renames their weights; what is known of a
-    fused projection of query, key and value holds for each, with its third of the weight's scales.
+    """Rename the modules of an original checkpoint's scales as ``to_transformers`` renames their weights.
+
+    The original has one projection for query, key and value. Its scales become those of three projections, and each
+    gets a third of the weight's scales.
     """
     resnet = any(path.startswith("visual.layer1.") for path in scales)
     renamed: dict[str, Scales] = {}

@@ -14,11 +14,11 @@ from torchlift.families.attention import Attention, Heads
 from torchlift.families.chinese_clip.architecture import ResNet
 
 EXPANSION = 4
-"""How many times wider a block's output is than its inner convolutions."""
+"""The output of a block has this many times the channels of its inner convolutions."""
 
 
 class Bottleneck(nn.Module):
-    """A residual block; a stride is taken by average pooling, after the 3x3 convolution and before the shortcut's."""
+    """A residual block. A stride is an average pooling, behind the 3x3 convolution and in front of the shortcut's."""
 
     def __init__(self, channels: int, inner: int, stride: int) -> None:
         super().__init__()
@@ -41,7 +41,7 @@ class Bottleneck(nn.Module):
 
 
 class AttentionPool(nn.Module):
-    """Attention whose only query is the mean token: [batch, channels, grid, grid] -> [batch, embedding]."""
+    """Attention with the mean of all tokens as its only query: [batch, channels, grid, grid] -> [batch, embedding]."""
 
     def __init__(self, tokens: int, channels: int, embedding: int, heads: int, attention: Attention) -> None:
         super().__init__()
@@ -62,7 +62,7 @@ class AttentionPool(nn.Module):
 
 
 class ModifiedResNet(nn.Module):
-    """[batch, 3, resolution, resolution] -> [batch, embedding]."""
+    """The ResNet: [batch, 3, resolution, resolution] -> [batch, embedding]."""
 
     def __init__(self, shape: ResNet, grid: int, embedding: int, attention: Attention) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Random texts that look to the text tower like real ones: for goldens, calibration of shapes, and timing."""
+"""Random texts with the structure of real ones, for goldens and timing."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from torchlift.families.chinese_clip.vocabulary import Vocabulary
 
 @dataclass(frozen=True)
 class TextSampler:
-    """Draws ``text`` int64 [batch, sequence]: [CLS], random tokens, [SEP], then 0; the first row is of full length."""
+    """Draws ``text``, int64 [batch, sequence]: [CLS], random tokens, [SEP], then zeros.
+
+    The first row has full length.
+    """
 
     vocabulary: Vocabulary
 

@@ -1,4 +1,4 @@
-"""The two towers as published, built without weights and then given them, and what they expect by name and shape."""
+"""The two published towers. They are built without weights, and get them later."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from torchlift.families.chinese_clip.resnet import ModifiedResNet
 from torchlift.families.transformers_folder import as_float32
 
 POSITIONS = ("vision_model.embeddings.position_embedding.weight", "visual.attnpool.positional_embedding")
-"""The tables, one of which an image tower has, whose length follows from the resolution."""
+"""The tables of positions, whose length depends on the resolution. An image tower has one of the two."""
 
 
 class ImageTransformer(nn.Module):
@@ -49,7 +49,7 @@ class ImageTransformer(nn.Module):
 
 
 class ImageResNet(nn.Module):
-    """RN50's kind: image float32 [batch, 3, R, R] -> features [batch, embedding], not normalised."""
+    """A ResNet, as in RN50: image float32 [batch, 3, R, R] -> features [batch, embedding], not normalised."""
 
     def __init__(self, architecture: Architecture, attention: Attention) -> None:
         super().__init__()
@@ -89,7 +89,7 @@ class TextTransformer(nn.Module):
 
 
 def build_image(architecture: Architecture, attention: Attention = "sdpa") -> ImageTransformer | ImageResNet:
-    """The image tower on the meta device: it has shapes and no weights."""
+    """The image tower on the meta device, which has shapes but no weights."""
     with torch.device("meta"):
         if isinstance(architecture.vision, ResNet):
             return ImageResNet(architecture, attention)
@@ -97,20 +97,20 @@ def build_image(architecture: Architecture, attention: Attention = "sdpa") -> Im
 
 
 def build_text(architecture: Architecture, attention: Attention = "sdpa") -> TextTransformer:
-    """The text tower on the meta device: it has shapes and no weights."""
+    """The text tower on the meta device, which has shapes but no weights."""
     with torch.device("meta"):
         return TextTransformer(architecture, attention)
 
 
 def expected_shapes(architecture: Architecture) -> dict[str, tuple[int, ...]]:
-    """Every weight that a checkpoint of this architecture holds, by transformers' names."""
+    """The shapes of all weights that a checkpoint of this architecture has, by transformers' names."""
     towers = (build_image(architecture), build_text(architecture))
     shapes = {name: tuple(tensor.shape) for tower in towers for name, tensor in tower.state_dict().items()}
     return {**shapes, "logit_scale": ()}
 
 
 def fill(tower: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """Give a tower from the meta device its weights, without a copy where they are float32, and put it in eval mode.
+    """Give a tower on the meta device its weights, and put it in eval mode. float32 weights are not copied.
 
     ``weights`` may hold more than the tower needs. Raises CheckpointError for a weight that is not finite.
     """
@@ -121,9 +121,9 @@ def fill(tower: nn.Module, weights: Mapping[str, Tensor]) -> None:
 
 
 def resize_positions(table: Tensor, grid: int) -> Tensor:
-    """Resize position embeddings [1 + old * old, width] to [1 + grid * grid, width]; the class token's stays.
+    """Resize position embeddings [1 + old * old, width] to [1 + grid * grid, width]. That of the class token stays.
 
-    Bicubic with aligned corners, as the reference implementation does it when it is fine-tuned at another resolution.
+    It is bicubic with aligned corners, as in the reference implementation for fine-tuning at another resolution.
     """
     old = round((len(table) - 1) ** 0.5)
     square = table[1:].float().reshape(1, old, old, -1).permute(0, 3, 1, 2)
@@ -132,7 +132,7 @@ def resize_positions(table: Tensor, grid: int) -> Tensor:
 
 
 def _restore_buffers(tower: nn.Module) -> None:
-    """Compute the buffers that checkpoints do not hold: transformers keeps ids of positions and of token types."""
+    """Compute the buffers that are not in checkpoints. In transformers these are position ids and token type ids."""
     makers = {
         "position_ids": lambda buffer: torch.arange(buffer.shape[-1]).expand(buffer.shape),
         "token_type_ids": lambda buffer: torch.zeros(buffer.shape, dtype=torch.long),

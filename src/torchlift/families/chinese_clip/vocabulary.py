@@ -1,4 +1,4 @@
-"""Finding the vocabulary that belongs to a checkpoint, and what is special in it."""
+"""Finds the vocabulary that belongs to a checkpoint."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FILE_NAME = "vocab.txt"
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """``content`` is the file; an entry's place in ``entries`` is its id."""
+    """A vocabulary. ``content`` are the bytes of its file. The position of an entry in ``entries`` is its id."""
 
     content: bytes
     entries: tuple[str, ...]
@@ -25,15 +25,15 @@ class Vocabulary:
 
     @property
     def ordinary(self) -> tuple[int, ...]:
-        """Ids of the entries that are not special: neither padding (0) nor in brackets, as ``[CLS]`` is."""
+        """The ids of ordinary entries: not the padding (0), and not in brackets such as ``[CLS]``."""
         return tuple(i for i, e in enumerate(self.entries) if i and not (e.startswith("[") and e.endswith("]")))
 
 
 def find_vocabulary(folder: Path, rows: int, given: Path | None = None) -> Vocabulary:
-    """Read the vocabulary: the file ``given``, else vocab.txt in ``folder``, else that of an installed cn_clip.
+    """Read the vocabulary: the file ``given``, or vocab.txt in ``folder``, or that of an installed cn_clip.
 
-    ``rows`` is how many entries the word embeddings have. Raises CheckpointError where none is found, where it has
-    another number of entries, and where it lacks a special one or does not begin with [PAD].
+    ``rows`` is the number of rows of the word embeddings. Raises CheckpointError where there is no file, where its
+    number of entries differs from ``rows``, where a special entry is missing, and where [PAD] is not the first.
     """
     candidates = [given] if given else [folder / FILE_NAME, _installed()]
     file = next((c for c in candidates if c and c.is_file()), None)

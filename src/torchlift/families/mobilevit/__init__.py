@@ -1,4 +1,4 @@
-"""MobileViT: a classifier of convolutions and small transformers, from two sources of checkpoints."""
+"""The family MobileViT: a classifier of convolutions and small transformers, with two formats of checkpoints."""
 
 from torchlift.families.mobilevit.family import MobileViTFamily
 

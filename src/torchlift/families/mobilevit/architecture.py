@@ -1,4 +1,4 @@
-"""What a MobileViT of the ``.pth.tar`` checkpoints is made of, found from the shapes of its weights."""
+"""The architecture of a MobileViT of the ``.pth.tar`` checkpoints, found from the shapes of its weights."""
 
 from __future__ import annotations
 
@@ -11,17 +11,19 @@ from torchlift.errors import CheckpointError
 Shapes = Mapping[str, tuple[int, ...]]
 
 PATCH = 2
-"""Sides of the patches that the transformers mix, in cells of the feature map."""
+"""The side of a patch that the transformers mix, in cells of the feature map."""
 
 STRIDE = 32
-"""Pixels of the image that one cell of the last feature map stands for."""
+"""The side of the image area that one cell of the last feature map stands for, in pixels."""
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """``channels`` after the stem's convolution, its block, and the nine blocks and convolutions that follow; of the
-    three transformers ``widths``, ``layers`` and ``feed_forward`` (the width inside the MLP); ``expansion`` of the
-    inverted residuals; ``head``, the width of the one attention head.
+    """The sizes of a MobileViT.
+
+    ``channels`` are those after the stem's convolution, after its block, and after the nine blocks and convolutions
+    that follow. ``widths``, ``layers`` and ``feed_forward`` (the width inside the MLP) are of the three transformers.
+    ``expansion`` is the factor of the inverted residuals. ``head`` is the width of the one attention head.
     """
 
     channels: tuple[int, ...]
@@ -34,14 +36,14 @@ class Architecture:
 
     @property
     def name(self) -> str:
-        """The published name, or one such as ``mobilevit-16x24x32`` (the widths of the transformers)."""
+        """The published name, or a name such as ``mobilevit-16x24x32`` with the widths of the transformers."""
         for name, known in PUBLISHED.items():
             if (self.channels, self.widths, self.layers) == (known.channels, known.widths, known.layers):
                 return name
         return f"mobilevit-{'x'.join(map(str, self.widths))}"
 
     def hidden(self, channels: int) -> int:
-        """The channels inside an inverted residual that is given ``channels``."""
+        """The channels inside an inverted residual with ``channels`` inputs."""
         return round(channels * self.expansion)
 
 
@@ -55,11 +57,11 @@ PUBLISHED = {
     "mobilevit-xs": _published((16, 32, 48, 48, 64, 64, 80, 80, 96, 96, 384), (96, 120, 144), 4),
     "mobilevit-s": _published((16, 32, 64, 64, 96, 96, 128, 128, 160, 160, 640), (144, 192, 240), 4),
 }
-"""The sizes of the paper (https://arxiv.org/abs/2110.02178), as the ``.pth.tar`` variant has them."""
+"""The published sizes (https://arxiv.org/abs/2110.02178) in the ``.pth.tar`` variant."""
 
 
 def architecture_of(shapes: Shapes) -> Architecture:
-    """Find the architecture from the shapes of the weights, by the names of a ``.pth.tar`` without ``module.``.
+    """Find the architecture from the shapes of the weights, with the names of a ``.pth.tar`` without ``module.``.
 
     Raises CheckpointError for a tensor that is missing or has an impossible shape.
     """
@@ -85,7 +87,7 @@ def architecture_of(shapes: Shapes) -> Architecture:
 
 
 _STAGES = ("stage2", "stage3", "stage4")
-"""Those with a transformer."""
+"""The stages with a transformer."""
 
 
 def _layers(shapes: Shapes, stage: str) -> int:

@@ -1,4 +1,4 @@
-"""Finding and reading MobileViT's weights: a ``.pth.tar`` file of the reference project, or transformers' folder."""
+"""Finds and reads MobileViT's weights: a ``.pth.tar`` file of the reference project, or a transformers folder."""
 
 from __future__ import annotations
 
@@ -28,23 +28,23 @@ EXPECTED = (
 )
 
 LABELS_FILE = "labels.txt"
-"""The names of the classes, a line each, beside a ``.pth.tar``."""
+"""A file beside a ``.pth.tar`` with the names of the classes, one a line."""
 
 MARKS = ("stem.0.weight", "stage1.0.conv.2.weight", "stage2.1.local_representation.1.conv.weight", "fc.weight")
 FOLDER_MARKS = ("mobilevit.conv_stem.convolution.weight", "classifier.weight")
-"""Weights that every checkpoint of a format has: where none is there, it is another model's."""
+"""Weights that every checkpoint of a format has. A file without most of them is another model's."""
 
 OTHERS = {
     "conv_1.block.conv.weight": "Apple's ml-cvnets",
     "stages.0.0.conv1_1x1.conv.weight": "timm",
     "mobilevit.conv_stem.convolution.weight": "transformers",
 }
-"""A weight by which another implementation's checkpoint is known -> whose it is."""
+"""A weight that only one implementation has -> the name of that implementation."""
 
 
 @dataclass(frozen=True)
 class Weights:
-    """``tensors`` by name, as stored, and what fake quantisation left ``scales`` of, by module."""
+    """The ``tensors`` as stored, by name, and the ``scales`` of fake quantisation, by module."""
 
     tensors: dict[str, Tensor]
     scales: dict[str, Scales]
@@ -56,18 +56,18 @@ class Weights:
 
 @dataclass(frozen=True)
 class Checkpoint(ABC):
-    """Weights on disk: ``files`` are what they are read from, ``folder`` is where labels and preprocessing lie."""
+    """Weights on disk. They are read from ``files``; labels and preprocessing lie in ``folder``."""
 
     folder: Path
     files: tuple[Path, ...]
 
     @abstractmethod
     def read(self) -> Weights:
-        """The weights, mapped into memory rather than copied where possible. Raises CheckpointError."""
+        """Read the weights. They are mapped into memory where possible. Raises CheckpointError."""
 
 
 class ReferenceFile(Checkpoint):
-    """A dict with ``state_dict``, or a bare state_dict; names may start with ``module.``."""
+    """A file with a dict that has ``state_dict``, or with a bare state_dict. Names may begin with ``module.``."""
 
     def read(self) -> Weights:
         file = self.files[0]
@@ -80,7 +80,7 @@ class ReferenceFile(Checkpoint):
 
 @dataclass(frozen=True)
 class TransformersFolder(Checkpoint):
-    """``config`` is the content of config.json."""
+    """A folder that transformers saved. ``config`` is the content of its config.json."""
 
     config: Mapping[str, Any]
 
@@ -91,7 +91,7 @@ class TransformersFolder(Checkpoint):
 def open_checkpoint(source: str) -> ReferenceFile | TransformersFolder:
     """Find out what ``source`` is: a file, a folder, or a name on the hub, which is downloaded.
 
-    Raises CheckpointError where there is nothing, or something else.
+    Raises CheckpointError where there is no such model.
     """
     path = Path(source).expanduser()
     if path.is_file():
@@ -105,7 +105,7 @@ def open_checkpoint(source: str) -> ReferenceFile | TransformersFolder:
 
 
 def check_weights(checkpoint: Checkpoint, found: Weights, expected: Mapping[str, tuple[int, ...]]) -> None:
-    """Compare names and shapes with those expected; raises CheckpointError that names some that differ."""
+    """Compare names and shapes of weights with ``expected``. Raises CheckpointError with some that differ."""
     shapes = found.shapes
     wrong = [f"{n} is {list(shapes[n])}, not {list(s)}" for n, s in expected.items() if n in shapes and shapes[n] != s]
     problems = {
@@ -119,7 +119,10 @@ def check_weights(checkpoint: Checkpoint, found: Weights, expected: Mapping[str,
 
 
 def read_labels(file: Path, classes: int) -> tuple[str, ...] | None:
-    """The names of the classes, or None where there is no file. Raises CheckpointError for another number of names."""
+    """Read the names of the classes; None where there is no file.
+
+    Raises CheckpointError for a wrong number of names.
+    """
     if not file.is_file():
         return None
     try:

@@ -1,7 +1,8 @@
-"""MobileViT as it is exported: the published weights and answers, by a smaller graph.
+"""MobileViT in the form that is exported: the same weights and answers, with a smaller graph.
 
-Every reshape is constant but for the batch, and attention is written as the runtimes take it; the four places in a
-patch, which attend apart, stand where the heads do. Modules keep the names that they have in the checkpoint.
+In every reshape only the batch varies. Attention is written in the form that runtimes fuse. The four positions in a
+patch attend separately, as heads do, so they lie along the axis of the heads. Modules keep their names from the
+checkpoint.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from torchlift.families.mobilevit.transformers_network import TransformersMobile
 
 
 class ExportedMobileViT(nn.Module):
-    """Takes and returns what MobileViT does, with the same parameters."""
+    """Computes the same as MobileViT, with the same parameters."""
 
     def __init__(self, reference: MobileViT, attention: Attention) -> None:
         super().__init__()
@@ -57,7 +58,7 @@ class ExportedMobileViT(nn.Module):
 
 
 class ExportedTransformersMobileViT(nn.Module):
-    """Takes and returns what TransformersMobileViT does, with the same parameters."""
+    """Computes the same as TransformersMobileViT, with the same parameters."""
 
     def __init__(self, reference: TransformersMobileViT, attention: Attention) -> None:
         super().__init__()
@@ -90,7 +91,7 @@ class ExportedTransformersMobileViT(nn.Module):
 
 
 def exported_of(reference: MobileViT | TransformersMobileViT, attention: Attention) -> nn.Module:
-    """The module to export for a filled network, in eval mode."""
+    """The module to export for a network that has its weights. It is in eval mode."""
     if isinstance(reference, MobileViT):
         return ExportedMobileViT(reference, attention).eval()
     return ExportedTransformersMobileViT(reference, attention).eval()

@@ -1,4 +1,4 @@
-"""MobileViT as a family: a source becomes a model with one component, its network."""
+"""The family MobileViT. A model has one component, its network."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from torchlift.signature import Axis, Signature, TensorSpec
 
 COMPONENT = "model"
 INPUT, OUTPUT = "input", "class"
-"""Names of the tensors, as the reference's deployment has them; the output is logits."""
+"""The names of the tensors in the reference's deployment. The output is logits."""
 
 AXES = {COMPONENT: ("batch",)}
 """Component -> the axes that may vary."""
@@ -47,7 +47,7 @@ class MobileViTFamily(Family):
     name: ClassVar[str] = "mobilevit"
 
     def load(self, source: str, options: LoadOptions) -> Model:
-        """Find the model at ``source``; weights are checked by name and shape.
+        """Find the model at ``source``, and check its weights by name and shape.
 
         Raises CheckpointError (UnsafeCheckpointError for a pickle with code in it), SourceError for a resolution that
         does not fit, SignatureError for axes that do not.
@@ -106,8 +106,9 @@ class MobileViTModel(Model):
         return self.picture.size[0]
 
     def component(self, name: str, *, attention: str = "sdpa") -> ModelComponent:
-        """Load the network: ``input`` float32 [batch, 3, R, R] to ``class``, logits float32 [batch, classes]. Raises
-        SourceError for an unknown name or attention, CheckpointError for weights that are not finite.
+        """Load the network. ``input`` is float32 [batch, 3, R, R]; ``class`` are logits, float32 [batch, classes].
+
+        Raises SourceError for an unknown name or attention, CheckpointError for weights that are not finite.
         """
         if name not in self.component_names:
             raise SourceError(f"{self.name} has no component {name!r}", remedy=f"Its component is {COMPONENT}.")
@@ -131,13 +132,13 @@ class MobileViTModel(Model):
 
 
 def _from_stub(scales: Mapping[str, Scales]) -> dict[str, Scales]:
-    """Scales where the range of the image, which torch.ao keeps at a QuantStub, is the first convolution's input."""
+    """Move the range of the image, which torch.ao stores at a QuantStub, to the input of the first convolution."""
     stub, first = scales.get("quant", Scales()), scales.get("stem.0", Scales())
     return {**scales, "stem.0": replace(first, input=first.input or stub.output)} if stub.output else dict(scales)
 
 
 def _build(checkpoint: Checkpoint) -> MobileViT | TransformersMobileViT:
-    """The network on the meta device, as the weights' shapes, or config.json, tell it."""
+    """Build the network on the meta device, from the shapes of the weights or from config.json."""
     if isinstance(checkpoint, TransformersFolder):
         return build(read_config(checkpoint.config))
     shapes = checkpoint.read().shapes
@@ -156,7 +157,7 @@ def _name(checkpoint: Checkpoint, shapes: Mapping[str, tuple[int, ...]]) -> str:
 
 
 def _names(checkpoint: Checkpoint, classes: int) -> tuple[str, ...]:
-    """The names of the classes: of config.json, else of a file beside the checkpoint, else their numbers."""
+    """The names of the classes: from config.json, from a file beside the checkpoint, or made of their numbers."""
     if isinstance(checkpoint, TransformersFolder):
         names = read_config(checkpoint.config).id2label
         return tuple(str(names[number]) for number in range(classes))

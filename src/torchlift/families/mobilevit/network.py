@@ -1,8 +1,8 @@
-"""The MobileViT of the ``.pth.tar`` checkpoints, as published; modules are named as the checkpoints name them.
+"""The published MobileViT of the ``.pth.tar`` checkpoints. Modules have the names of the checkpoints.
 
-The design is that of https://arxiv.org/abs/2110.02178, with four differences: the stem's convolution and the last one
-have neither normalisation nor activation, the expanding convolution has no activation, all attention has one head of
-32, and its scores are scaled by the width of the tokens.
+It follows https://arxiv.org/abs/2110.02178, with four differences. The first and the last convolution have neither
+normalisation nor activation. The convolution that expands channels has no activation. Each attention has one head of
+32. Its scores are scaled by the width of the tokens, and not by that of the head.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torchlift.families.mobilevit.architecture import PATCH, Architecture
 
 
 class ConvNorm(nn.Module):
-    """A convolution that keeps the size (or takes a stride), batch normalisation and, where asked for, SiLU."""
+    """A convolution, batch normalisation and, if ``active``, SiLU. With stride 1 the size stays the same."""
 
     def __init__(
         self, channels: int, outputs: int, kernel: int, *, stride: int = 1, groups: int = 1, active: bool = True
@@ -31,7 +31,7 @@ class ConvNorm(nn.Module):
 
 
 class InvertedResidual(nn.Module):
-    """MobileNetV2's block: widen to ``hidden`` (unless it is as wide), mix in space, narrow to ``outputs``."""
+    """MobileNetV2's block: expand to ``hidden`` channels (if these are more), mix in space, reduce to ``outputs``."""
 
     def __init__(self, channels: int, hidden: int, outputs: int, stride: int = 1) -> None:
         super().__init__()
@@ -66,7 +66,7 @@ class Attention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Linear, SiLU, Linear; the dropouts hold the places that the checkpoints number."""
+    """Linear, SiLU, Linear. The dropouts keep the numbers of the layers as in the checkpoints."""
 
     def __init__(self, width: int, hidden: int, dropout: float) -> None:
         super().__init__()
@@ -80,7 +80,7 @@ class FeedForward(nn.Module):
 
 
 class PreNorm(nn.Module):
-    """``fn`` of the normalised input."""
+    """Applies ``fn`` to the normalised input."""
 
     def __init__(self, width: int, fn: nn.Module) -> None:
         super().__init__()
@@ -93,7 +93,7 @@ class PreNorm(nn.Module):
 
 
 class Transformer(nn.Module):
-    """``layers`` of attention and MLP, pre-norm, without a norm at the end: [..., length, width] -> the same shape."""
+    """Layers of attention and MLP, each behind a norm; none at the end. [..., length, width] -> the same shape."""
 
     def __init__(self, width: int, layers: int, head: int, feed_forward: int, dropout: float) -> None:
         super().__init__()
@@ -112,7 +112,7 @@ class Transformer(nn.Module):
 
 
 class MobileViTBlock(nn.Module):
-    """Convolutions around a transformer that mixes, for each place in a patch, that place of all patches."""
+    """Convolutions around a transformer. The transformer mixes the same position of all patches."""
 
     def __init__(
         self, channels: int, outputs: int, width: int, layers: int, head: int, feed_forward: int, dropout: float
@@ -138,7 +138,7 @@ class MobileViT(nn.Module):
         channels = shape.channels
 
         def residual(index: int, outputs: int, stride: int = 1) -> InvertedResidual:
-            """The inverted residual that is given ``channels[index]``."""
+            """The inverted residual with ``channels[index]`` inputs."""
             return InvertedResidual(channels[index], shape.hidden(channels[index]), outputs, stride)
 
         def block(stage: int) -> MobileViTBlock:
@@ -166,14 +166,17 @@ class MobileViT(nn.Module):
 
 
 def to_tokens(x: Tensor) -> Tensor:
-    """A map [batch, width, H, W] as sequences [batch, 4, H * W / 4, width], one for each place in a 2 x 2 patch."""
+    """Split a map [batch, width, H, W] into one sequence for each position in a patch: [batch, 4, H * W / 4, width]."""
     width, rows, columns = x.shape[1], x.shape[2] // PATCH, x.shape[3] // PATCH
     split = x.reshape(-1, width, rows, PATCH, columns, PATCH)
     return split.permute(0, 3, 5, 2, 4, 1).reshape(-1, PATCH * PATCH, rows * columns, width)
 
 
 def to_map(tokens: Tensor, height: int, across: int) -> Tensor:
-    """The inverse of ``to_tokens``, also where it was flattened to [batch * 4, ...]: [batch, width, height, across]."""
+    """The inverse of ``to_tokens``: [batch, width, height, across].
+
+    Tokens may also be flattened to [batch * 4, ...].
+    """
     width, rows, columns = tokens.shape[-1], height // PATCH, across // PATCH
     split = tokens.reshape(-1, PATCH, PATCH, rows, columns, width)
     return split.permute(0, 5, 3, 1, 4, 2).reshape(-1, width, height, across)

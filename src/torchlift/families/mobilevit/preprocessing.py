@@ -1,4 +1,4 @@
-"""How pictures become MobileViT's input: as transformers' preprocessor_config.json says, else as the reference does."""
+"""How pictures become MobileViT's input: by transformers' preprocessor_config.json, or as in the reference project."""
 
 from __future__ import annotations
 
@@ -16,22 +16,23 @@ from torchlift.families.transformers_folder import PREPROCESSING_FILES, read_jso
 
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
-"""Mean and standard deviation of red, green and blue in ImageNet, with which the reference normalises."""
+"""Mean and standard deviation of red, green and blue in ImageNet. The reference project normalises with them."""
 
 REFERENCE = ImageInput((256, 256), MEAN, STD, resample="bilinear", convert="first")
-"""torchvision's Resize((256, 256)), ToTensor and Normalize on pictures that were made RGB first."""
+"""The reference project: pictures become RGB, then torchvision's Resize((256, 256)), ToTensor and Normalize."""
 
 GRID = STRIDE * PATCH
-"""The image must be a multiple of this, so that the last feature map divides into patches."""
+"""Pixels. The side of an image must be a multiple of this, so that the last feature map divides into patches."""
 
 _DEFAULT_RESAMPLE = Image.Resampling.BICUBIC
-"""What transformers' MobileViTImageProcessor takes where the file says nothing."""
+"""The default of transformers' MobileViTImageProcessor, for a file that states no method."""
 
 
 def find_preprocessing(folder: Path, resolution: int | None) -> ImageInput:
-    """What a file in ``folder`` says, else the reference's; ``resolution`` in pixels replaces the size.
+    """The preprocessing that a file in ``folder`` states, or that of the reference project.
 
-    Raises CheckpointError for a file that asks for what cannot be done, SourceError for a resolution that does not fit.
+    ``resolution``, in pixels, replaces the size. Raises CheckpointError for a file that states something unsupported,
+    and SourceError for a resolution that does not fit.
     """
     file = next((folder / name for name in PREPROCESSING_FILES if (folder / name).is_file()), None)
     stated = REFERENCE if file is None else _stated(file)
@@ -63,7 +64,10 @@ def _stated(file: Path) -> ImageInput:
 
 
 def _image_input(said: Mapping[str, Any]) -> ImageInput:
-    """The keys of transformers' MobileViTImageProcessor, and image_mean with image_std where do_normalize is set."""
+    """The preprocessing from the keys of transformers' MobileViTImageProcessor.
+
+    With do_normalize, image_mean and image_std are read too.
+    """
     if not said.get("do_resize", True) or not said.get("do_rescale", True):
         raise ValueError("do_resize and do_rescale must be true")
     if abs(said.get("rescale_factor", 1 / 255) * 255 - 1) > 1e-3:

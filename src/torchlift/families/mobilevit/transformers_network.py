@@ -1,4 +1,4 @@
-"""Apple's MobileViT as transformers has it (MobileViTForImageClassification), built from its config.json."""
+"""Apple's MobileViT from transformers (MobileViTForImageClassification), built from a config.json."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torchlift.families.mobilevit.architecture import PATCH, STRIDE
 
 
 class TransformersMobileViT(nn.Module):
-    """Images float32 [batch, 3, R, R] -> logits float32 [batch, classes]; named as transformers names its weights."""
+    """Images float32 [batch, 3, R, R] -> logits float32 [batch, classes]. Weights have the names of transformers."""
 
     def __init__(self, config: MobileViTConfig) -> None:
         super().__init__()
@@ -27,7 +27,7 @@ class TransformersMobileViT(nn.Module):
 
 
 def read_config(content: Mapping[str, Any]) -> MobileViTConfig:
-    """The configuration in a config.json. Raises CheckpointError for one that is not a classifier of RGB pictures."""
+    """The configuration in a config.json. Raises CheckpointError where it is not a classifier of RGB pictures."""
     try:
         config = MobileViTConfig.from_dict(dict(content))
     except Exception as error:  # transformers' validators raise many kinds
@@ -47,7 +47,7 @@ def read_config(content: Mapping[str, Any]) -> MobileViTConfig:
 
 
 def build(config: MobileViTConfig) -> TransformersMobileViT:
-    """The network on the meta device: it has shapes and no weights. Raises CheckpointError for sizes that clash."""
+    """The network on the meta device, which has shapes but no weights. Raises CheckpointError for conflicting sizes."""
     try:
         with torch.device("meta"):
             return TransformersMobileViT(config)

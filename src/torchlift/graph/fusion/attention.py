@@ -1,4 +1,4 @@
-"""Attention written as MatMul, Softmax and MatMul becomes ONNX Runtime's MultiHeadAttention."""
+"""Fuses attention, written as MatMul, Softmax and MatMul, to ONNX Runtime's MultiHeadAttention."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from torchlift.graph.fusion.base import CONTRIB, FLOATS, PatternFusion, Tape
 from torchlift.graph.fusion.pattern import Found, OneOf, Op, Pattern, Scalar, attribute, same_sizes, scalar
 
 _SPLIT = (0, 2, 1, 3)
-"""[batch, length, heads, width] -> [batch, heads, length, width], and back."""
+"""The permutation from [batch, length, heads, width] to [batch, heads, length, width], and back."""
 
 
 def _scaled(pattern: Pattern, name: str) -> OneOf:
-    """The pattern as it is, times a number or divided by one."""
+    """A pattern, or that pattern multiplied or divided by a number."""
     return OneOf(Op("Mul", pattern, Scalar(f"{name}*")), Op("Div", pattern, Scalar(f"{name}/")), pattern)
 
 
@@ -27,7 +27,10 @@ _SCORES = _scaled(Op("MatMul", _scaled("query", "query"), _scaled(_KEY, "key")),
 
 @dataclass(frozen=True)
 class _Heads:
-    """A value [batch, length, count, width], or with one position also [batch, count, 1, width]: the same memory."""
+    """A value [batch, length, count, width] that is split into heads.
+
+    With length 1 it may also be [batch, count, 1, width], which is the same in memory.
+    """
 
     value: ir.Value
     batch: int | ir.SymbolicDim
@@ -36,7 +39,7 @@ class _Heads:
     width: int
 
     def rows(self, tape: Tape) -> ir.Value:
-        """It as [batch, length, count * width]: what it was split from where that is certain, else reshaped."""
+        """The value as [batch, length, count * width]: the value that it was split from if known, else a Reshape."""
         source = self.value.producer()
         if source is not None and source.op_type == "Reshape" and not source.domain:
             shape = source.inputs[0].shape
@@ -49,14 +52,19 @@ class _Heads:
 class FuseAttention(PatternFusion):
     """softmax(scale * query @ key^T + bias) @ value -> com.microsoft::MultiHeadAttention.
 
-    Requires heads split from [batch, length, heads * width] by Reshape and Transpose (one query may be split by Reshape
-    alone), float or half precision, sizes of the heads that are known, one batch, a scale of one number and a bias
-    that broadcasts to [batch, heads, query's length, key's length]. A bias that is the same for every query is expanded
-    once for all layers, since the operator does not broadcast that axis.
+    An attention is fused under these conditions:
 
-    The bias stays a bias: as the operator's key_padding_mask, [batch, key's length] or [batch] lengths, it would be
-    worth nothing. On a GPU flash attention takes neither; cutlass's kernel takes a bias where the query's length is a
-    multiple of 8 (in FP16), and of the masks only lengths with offsets, which a mask of any form does not follow from
+    - Heads are split from [batch, length, heads * width] by Reshape and Transpose. A query of length 1 may be split by
+      Reshape alone.
+    - The type is float32 or float16. The number and the width of the heads are known. All inputs have one batch.
+    - The scale is one number. The bias broadcasts to [batch, heads, query's length, key's length].
+
+    The operator does not broadcast a bias along the query's length. So a bias that is the same for every query is
+    expanded here, once for all layers.
+
+    The bias is passed as a bias, and not as the operator's key_padding_mask, which would bring nothing. On a GPU flash
+    attention takes neither of them. The kernel of cutlass takes a bias where the query's length is a multiple of 8 (in
+    FP16). Of masks it takes only lengths with offsets, and not every mask can be written so
     (contrib_ops/cuda/bert/multihead_attention.cc of ONNX Runtime).
     """
 
@@ -99,7 +107,7 @@ class FuseAttention(PatternFusion):
     def _full(
         self, bias: ir.Value, query: tuple[_Heads, ir.Value], key: tuple[_Heads, ir.Value], tape: Tape
     ) -> ir.Value:
-        """The bias with the axes of the query's and the key's length in full. Each comes with its rows."""
+        """The bias, expanded to the query's and the key's length. ``query`` and ``key`` are heads with their rows."""
         lengths = [heads.length for heads, _ in (query, key)]
         if len(bias.shape) == 4 and same_sizes(list(bias.shape)[2:], lengths):
             return bias
@@ -114,7 +122,7 @@ class FuseAttention(PatternFusion):
 
 
 def _length(heads: _Heads, rows: ir.Value, tape: Tape) -> ir.Value:
-    """The length of ``rows``, the heads' own, as a vector of one number."""
+    """The length of ``rows`` as a vector of one number."""
     return tape.integers(1) if heads.length == 1 else tape.op("Shape", rows, start=1, end=2)
 
 
@@ -128,13 +136,14 @@ def _scale(found: Found) -> float:
 
 
 def _alike(a: int | ir.SymbolicDim, b: int | ir.SymbolicDim) -> bool:
-    """Whether two batches are the same number or both vary. Where they vary apart, the operator refuses to run."""
+    """Whether two batches are the same number, or both vary. If they then differ, the operator refuses to run."""
     return a == b or not (isinstance(a, int) or isinstance(b, int))
 
 
 def _fits(bias: ir.Value, heads: int) -> bool:
-    """Whether a bias has at most four axes, of which the heads' is 1, complete, or not known: else the original is no
-    attention over so many heads, and the operator refuses to run.
+    """Whether a bias fits so many heads: at most four axes, and along the heads 1, all heads, or an unknown size.
+
+    Otherwise the original is no attention over so many heads, and the operator would refuse to run.
     """
     if bias.shape is None or len(bias.shape) > 4:
         return False
@@ -143,7 +152,10 @@ def _fits(bias: ir.Value, heads: int) -> bool:
 
 
 def _split_heads(value: ir.Value) -> _Heads | None:
-    """The heads of a value [batch, length, heads, width]. Where only the width is known, what was split tells."""
+    """The heads of a value [batch, length, heads, width]; None where their number or width is not known.
+
+    Where only the width is known, the number follows from the value that was split.
+    """
     if value.shape is None or len(value.shape) != 4:
         return None
     batch, length, count, width = value.shape
@@ -158,7 +170,7 @@ def _split_heads(value: ir.Value) -> _Heads | None:
 
 
 def _query_heads(value: ir.Value) -> _Heads | None:
-    """The heads of a query [batch, heads, length, width]: split by Transpose, or only one position."""
+    """The heads of a query [batch, heads, length, width], split by a Transpose or of length 1; else None."""
     source = value.producer()
     if source is not None and source.op_type == "Transpose" and attribute(source, "perm") == _SPLIT:
         return _split_heads(source.inputs[0])
@@ -171,8 +183,9 @@ def _query_heads(value: ir.Value) -> _Heads | None:
 
 
 def _merged(output: ir.Value, mixed: ir.Value, query: _Heads, value: _Heads, tape: Tape) -> dict[ir.Value, ir.Value]:
-    """What takes the place of ``output`` [batch, heads, length, width], or of what it was merged to, is ``mixed``
-    [batch, length, heads * width].
+    """The replacement for ``output`` [batch, heads, length, width], given ``mixed`` [batch, length, heads * width].
+
+    Where the graph goes on to merge the heads, ``mixed`` replaces the merged value; otherwise it is split again.
     """
     if query.length == 1:
         return {output: tape.op("Reshape", mixed, tape.integers(0, query.count, 1, value.width))}

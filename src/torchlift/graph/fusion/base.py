@@ -1,4 +1,4 @@
-"""What a fusion is: a pass that replaces what it finds by larger operators, and counts it."""
+"""The base of fusions: passes that replace patterns by larger operators, and count what they replaced."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 import onnx_ir as ir
 
+from torchlift.graph.conditions import Pass
 from torchlift.graph.fusion.pattern import Found, Pattern, find
 
 CONTRIB = "com.microsoft"
@@ -18,14 +19,14 @@ FLOATS = frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16})
 
 
 class Tape:
-    """The nodes of one replacement, named after the value ``prefix`` that it computes."""
+    """Collects the nodes of one replacement. Their names begin with ``prefix``, the value that they compute."""
 
     def __init__(self, graph: ir.Graph, prefix: str, metadata: Mapping[str, str]) -> None:
         self.nodes: list[ir.Node] = []
         self._graph, self._prefix, self._metadata = graph, prefix, metadata
 
     def node(self, op: str, *inputs: ir.Value | None, domain: str = "", outputs: int = 1, **attributes: Any) -> ir.Node:
-        """Append a node; ``domain`` is declared to the model."""
+        """Append a node. The model declares its ``domain``."""
         name = f"{self._prefix}/{op}_{len(self.nodes)}"
         values = [ir.Value(name=name if number == 0 else f"{name}.{number}") for number in range(outputs)]
         node = ir.node(
@@ -40,7 +41,7 @@ class Tape:
         return self.node(op, *inputs, domain=domain, **attributes).outputs[0]
 
     def integers(self, *numbers: int) -> ir.Value:
-        """An int64 vector as an initialiser, shared by all that ask for the same numbers."""
+        """An initialiser int64 [n] of these numbers. Equal ones are shared."""
         name = f"torchlift/{'_'.join(map(str, numbers))}"
         if name not in self._graph.initializers:
             tensor = ir.tensor(np.array(numbers, np.int64), name=name)
@@ -50,18 +51,28 @@ class Tape:
         return self._graph.initializers[name]
 
 
-class Fusion(ir.passes.InPlacePass):
+class Fusion(Pass):
     """A pass that writes nodes of the main graph with fewer or larger operators.
 
-    Requires that values have types and shapes where they can be inferred, as :func:`torchlift.graph.fusion.fuse` sees
-    to: what cannot be proven from them is left as it is. Ensures the same outputs up to rounding, an order in which
-    nodes follow what they read, and that the new nodes carry the module scopes of a node that they replace.
-    Below ``least_opset`` nothing is replaced. ``count`` is the number of occurrences that the last call replaced.
+    Values should have types and shapes where onnx can infer them, as :func:`torchlift.graph.fusion.fuse` makes sure.
+    A pattern whose conditions cannot be proven from them stays as it is.
+
+    The outputs stay the same up to rounding. Nodes follow the nodes that they read. New nodes have the metadata of a
+    node that they replace. Below ``least_opset`` nothing is replaced. ``count`` is how many occurrences the last call
+    replaced.
     """
 
     name: ClassVar[str]
     least_opset: ClassVar[int] = 1
     count: int = 0
+
+    def ensures(self, model: ir.Model) -> None:
+        """Where anything was replaced, the model declares the domain of every node."""
+        if not self.count:
+            return
+        for node in model.graph:
+            if node.domain not in model.opset_imports:
+                raise ir.passes.PostconditionError(f"the domain of {node.name}, {node.domain}, is not declared")
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Returns whether anything was replaced."""
@@ -73,11 +84,11 @@ class Fusion(ir.passes.InPlacePass):
 
     @abstractmethod
     def fuse(self, graph: ir.Graph) -> int:
-        """Replace every occurrence; returns how many there were. Nodes may be left in any order."""
+        """Replace every occurrence; returns how many there were. The nodes need no order afterwards."""
 
 
 class PatternFusion(Fusion):
-    """Replaces every occurrence of ``patterns`` that nobody else reads the inside of; the longest stands first."""
+    """Replaces every occurrence of ``patterns``. A longer pattern must stand before one that is a part of it."""
 
     patterns: ClassVar[tuple[Pattern, ...]]
 
@@ -103,19 +114,20 @@ class PatternFusion(Fusion):
 
     @abstractmethod
     def replace(self, found: Found, tape: Tape) -> dict[ir.Value, ir.Value] | None:
-        """Write the replacement on the tape; returns which value takes the place of which, None to leave all as is."""
+        """Write the replacement on the tape; returns old value -> new value. None: leave this occurrence as it is."""
 
 
 def replace_values(graph: ir.Graph, place: ir.Node, tape: Tape, replaced: Mapping[ir.Value, ir.Value]) -> None:
-    """Insert the tape's nodes at ``place``, let all read what takes the place of what, and remove what nothing reads
-    any more.
+    """Insert the nodes of a tape at ``place``, and let all readers of an old value read the new one (``replaced``).
+
+    Nodes that nothing reads any more are removed.
     """
     ir.convenience.replace_nodes_and_values(graph, place, [], tape.nodes, list(replaced), list(replaced.values()))
     _remove_unread([place, *(value.producer() for value in replaced)])
 
 
 def _remove_unread(nodes: list[ir.Node | None]) -> None:
-    """Remove those of ``nodes`` that nothing reads, and then what only they read."""
+    """Remove those of ``nodes`` that nothing reads, then the nodes that only they read, and so on."""
     while nodes:
         node = nodes.pop()
         if node is None or node.graph is None or any(v.uses() or v.is_graph_output() for v in node.outputs):

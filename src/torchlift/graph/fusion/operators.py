@@ -1,4 +1,4 @@
-"""LayerNormalization and Gelu written out become the operators; a residual sum joins the normalisation after it."""
+"""Fuses LayerNormalization and Gelu that are written out, and a residual sum with the normalisation behind it."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from torchlift.graph.fusion.pattern import (
 
 
 def _mean(of: Pattern, name: str) -> OneOf:
-    """The mean over axes that are an attribute (to opset 17) or an input."""
+    """A mean. Its axes are an attribute up to opset 17, and an input since 18."""
     return OneOf(Op("ReduceMean", of, name=name), Op("ReduceMean", of, f"{name} axes", name=name))
 
 
 _CENTRED = Op("Sub", "x", _mean("x", "mean"))
 _VARIANCE = _mean(OneOf(Op("Pow", _CENTRED, 2.0), Op("Mul", _CENTRED, _CENTRED)), "variance")
 _SPREAD = Op("Sqrt", OneOf(Op("Add", _VARIANCE, Scalar("epsilon")), _VARIANCE))
-"""TorchScript's exporter leaves out an epsilon of 1e-12."""
+"""The epsilon is optional, since TorchScript's exporter leaves out one of 1e-12."""
 
 _NORMAL = OneOf(Op("Div", _CENTRED, _SPREAD), Op("Mul", _CENTRED, Op("Reciprocal", _SPREAD)))
 _WEIGHTED = Op("Mul", _NORMAL, "weight")
@@ -38,8 +38,8 @@ _WEIGHTED = Op("Mul", _NORMAL, "weight")
 class FuseLayerNorm(PatternFusion):
     """(x - mean) / sqrt(variance + epsilon) * weight [+ bias] -> LayerNormalization.
 
-    Requires the last axis, one of known size, and constant weight and bias of that size. The operator stands in the
-    standard domain at any opset: ONNX Runtime knows it there from opset 1, ONNX from 17.
+    It must be over the last axis, of known size, and weight and bias must be constants of that size. The operator is
+    written in the standard's domain at any opset: ONNX Runtime has it there from opset 1 on, ONNX from 17 on.
     """
 
     name = "layer-norm"
@@ -59,12 +59,14 @@ class FuseLayerNorm(PatternFusion):
 
 
 class FuseSkipLayerNorm(PatternFusion):
-    """LayerNormalization(x + skip) -> com.microsoft::SkipLayerNormalization, whose fourth output is the sum. Where x or
-    skip is itself the sum of a value and a constant vector, and nobody else reads it, the operator adds the vector too.
+    """LayerNormalization(x + skip) -> com.microsoft::SkipLayerNormalization, whose fourth output is the sum.
 
-    Requires [batch, length, width], x and skip of equal sizes, normalised over the width, and constant weight and bias.
-    ONNX Runtime makes it itself only where nobody else reads the sum, which leaves out every layer that normalises
-    first.
+    Where x or skip is itself the sum of a value and a constant vector, and nothing else reads that sum, the operator
+    adds the vector too.
+
+    x and skip must be [batch, length, width] of equal sizes, normalised over the width, with constant weight and bias.
+    ONNX Runtime has this fusion too, but only where nothing else reads the sum. A transformer that normalises first
+    reads it in every layer.
     """
 
     name = "skip-layer-norm"
@@ -131,8 +133,9 @@ class FuseGelu(PatternFusion):
 
 
 def _bias_apart(value: ir.Value) -> tuple[ir.Value, ...]:
-    """A value of the same sizes and a constant vector over the last axis, of which ``value`` is the sum and has one
-    reader; else ``value`` alone.
+    """Split ``value`` into a value of the same sizes and a constant vector over the last axis that are its addends.
+
+    Where it is no such sum, or has more than one reader, ``value`` alone.
     """
     parts = addends(value)
     if parts is None or readers(value) != 1 or value.shape is None:
@@ -143,7 +146,7 @@ def _bias_apart(value: ir.Value) -> tuple[ir.Value, ...]:
 
 
 def _over_last(node: ir.Node, rank: int) -> bool:
-    """Whether a reduction is over the last axis alone, and keeps it."""
+    """Whether a reduction is over the last axis only, and keeps that axis."""
     if len(node.inputs) == 1:
         axes = attribute(node, "axes")
     else:

@@ -1,4 +1,4 @@
-"""A convolution whose windows do not overlap, read as a sequence, becomes one product."""
+"""Fuses the patch embedding of a ViT, a convolution whose windows do not overlap, to one product."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from torchlift.graph.fusion.pattern import Found, OneOf, Op, attribute, tensor_o
 
 
 class FusePatches(PatternFusion):
-    """Transpose(Reshape(Conv(x, weight) + bias)) of the patches of a ViT -> their product with the weight.
+    """Transpose(Reshape(Conv(x, weight) + bias)) -> the product of the patches with the weight.
 
-    Requires pictures of known sizes that windows of more than one pixel cover side by side, one group, float or half
-    precision, a constant weight and nobody else who reads the convolution. On a GPU cuDNN changes the layout of
-    pictures and weights for it, and few channels leave its kernels idle.
+    The pictures must have known sizes, and windows of more than one pixel must cover them side by side. There must be
+    one group, float32 or float16, a constant weight, and no other reader of the convolution. On a GPU such a
+    convolution is slow: cuDNN converts the layout of pictures and weights, and with 3 channels its kernels are mostly
+    idle.
     """
 
     name = "patches"
@@ -52,7 +53,7 @@ class FusePatches(PatternFusion):
 
 
 def _side_by_side(conv: ir.Node, kernel: tuple[int, int]) -> bool:
-    """Whether a convolution moves by its kernel's size, over nothing but its input."""
+    """Whether a convolution has a stride of its kernel's size, and no padding, dilation or groups."""
     allowed = {
         "strides": (kernel,),
         "pads": (None, (0, 0, 0, 0)),

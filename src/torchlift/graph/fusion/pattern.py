@@ -1,4 +1,4 @@
-"""Finds a pattern of operators in a graph, written as the expression that it computes."""
+"""Finds patterns of operators in a graph. A pattern is written like the expression that it computes."""
 
 from __future__ import annotations
 
@@ -11,15 +11,17 @@ import onnx_ir as ir
 
 _COMMUTE = frozenset({"Add", "Mul"})
 _CLOSE = 2e-4
-"""How far a constant may be from the pattern's: float16 holds the square root of 2 to 1.1e-4."""
+"""The largest relative difference of a constant from the pattern's number. In float16 the square root of 2 is off by
+1.1e-4."""
 
 
 @dataclass(frozen=True, init=False)
 class Op:
-    """One operator of the standard domain with these ``inputs``, and no others, and these ``attributes``, among others.
+    """An operator of the standard's domain. It has exactly these ``inputs``, and at least these ``attributes``.
 
-    An input is another pattern, a number (a constant of one element near it) or a name: any value, the same wherever
-    the name stands. The inputs of Add and Mul match in either order. ``name`` lets the node be asked for.
+    An input is another pattern, a number or a name. A number matches a constant of one element that is close to it. A
+    name matches any value, but the same value wherever that name stands. The inputs of Add and Mul match in either
+    order. The node is found later by ``name``.
     """
 
     type: str
@@ -34,7 +36,7 @@ class Op:
 
 @dataclass(frozen=True, init=False)
 class OneOf:
-    """Any of several patterns, tried in this order."""
+    """One of several patterns. They are tried in this order."""
 
     options: tuple[Pattern, ...]
 
@@ -44,7 +46,7 @@ class OneOf:
 
 @dataclass(frozen=True)
 class Scalar:
-    """Any constant of one element."""
+    """Any constant of one element, found later by ``name``."""
 
     name: str
 
@@ -54,7 +56,10 @@ Pattern: TypeAlias = "Op | OneOf | Scalar | str | float"
 
 @dataclass(frozen=True)
 class Found:
-    """Where a pattern stands in a graph: the value of each name, the named nodes, and all nodes, the last one first."""
+    """An occurrence of a pattern in a graph.
+
+    ``values`` are the values by name, ``named`` the nodes by name, and ``nodes`` all nodes, the last one first.
+    """
 
     values: dict[str, ir.Value] = field(default_factory=dict)
     named: dict[str, ir.Node] = field(default_factory=dict)
@@ -65,7 +70,7 @@ class Found:
         return self.nodes[0].outputs[0]
 
     def is_private(self, kept: Sequence[ir.Value] = ()) -> bool:
-        """Whether nobody else reads what the nodes compute, except for the output and the values ``kept``."""
+        """Whether nothing outside reads a result of these nodes, except for the output and the values ``kept``."""
         return all(
             value in (self.output, *kept)
             or (not value.is_graph_output() and all(use.node in self.nodes for use in value.uses()))
@@ -75,7 +80,7 @@ class Found:
 
 
 def find(pattern: Pattern, value: ir.Value) -> Found | None:
-    """The first match of ``pattern`` that computes ``value``."""
+    """The first occurrence of ``pattern`` that computes ``value``; None where there is none."""
     return next(_match(pattern, value, Found()), None)
 
 
@@ -118,14 +123,15 @@ def _match_all(patterns: Sequence[Pattern], values: Sequence[ir.Value | None], f
 
 
 def attribute(node: ir.Node, name: str) -> object:
-    """The value of an attribute, lists as tuples; None where the node leaves it to its default."""
+    """The value of an attribute, a list as a tuple. None where the node does not state it."""
     found = node.attributes.get(name)
     return None if found is None else found.value
 
 
 def tensor_of(value: ir.Value | None) -> ir.TensorProtocol | None:
-    """The tensor of an initialiser or of a Constant, also behind Identity (which TorchScript writes for shared
-    weights); None for what is computed. Its elements are not read.
+    """The tensor of a constant: an initialiser or a Constant node, also behind Identity; None for a computed value.
+
+    TorchScript writes Identity for weights that are shared. The elements of the tensor are not read.
     """
     while value is not None and (node := value.producer()) is not None and node.op_type == "Identity":
         value = node.inputs[0]
@@ -133,18 +139,18 @@ def tensor_of(value: ir.Value | None) -> ir.TensorProtocol | None:
 
 
 def is_vector(value: ir.Value, size: object) -> bool:
-    """Whether a value is a constant vector of ``size``."""
+    """Whether a value is a constant vector of ``size`` elements."""
     tensor = tensor_of(value)
     return tensor is not None and tuple(tensor.shape) == (size,)
 
 
 def readers(value: ir.Value) -> int:
-    """How many inputs of nodes read a value, and one more where it is an output of the graph."""
+    """How many inputs of nodes read a value, plus one where it is an output of the graph."""
     return len(value.uses()) + value.is_graph_output()
 
 
 def addends(value: ir.Value) -> tuple[ir.Value, ir.Value] | None:
-    """What a constant vector is added to, and the vector, where a value is their sum."""
+    """The two addends of a value that is the sum of another value and a constant vector; None for any other value."""
     node = value.producer()
     if node is None or (node.domain, node.op_type) != ("", "Add"):
         return None
@@ -156,11 +162,11 @@ def addends(value: ir.Value) -> tuple[ir.Value, ir.Value] | None:
 
 
 def scalar(value: ir.Value | None) -> float | None:
-    """The one element of a constant; None for all else. Larger constants are not read."""
+    """The element of a constant with one element; None for any other value. Larger constants are not read."""
     tensor = tensor_of(value)
     return float(tensor.numpy().reshape(())) if tensor is not None and tensor.size == 1 else None
 
 
 def same_sizes(a: Sequence[object], b: Sequence[object]) -> bool:
-    """Whether two lists of dimensions are equal for certain: numbers, or symbols of one name."""
+    """Whether two lists of dimensions are certainly equal: the same numbers, or symbols of one name."""
     return len(a) == len(b) and all(x == y and getattr(x, "value", x) is not None for x, y in zip(a, b, strict=True))

@@ -1,4 +1,4 @@
-"""Projections of one input for the same attention become one product, which the attention computes where it can."""
+"""Joins the projections of query, key and value of an attention into one product."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from torchlift.graph.fusion.base import CONTRIB, FLOATS, Fusion, Tape, replace_v
 from torchlift.graph.fusion.pattern import addends, attribute, is_vector, readers, tensor_of
 
 _SCORES_BIAS = 5
-"""The input of both operators that is added to the scores."""
+"""The position of the input that is added to the scores, in MultiHeadAttention and in Attention."""
 
 
 @dataclass(frozen=True)
 class _Projection:
-    """``output`` = x @ weight [inner, width], + bias [width] where there is one."""
+    """``output`` = x @ weight + bias, where weight is [inner, width] and bias is [width] or None."""
 
     output: ir.Value
     x: ir.Value
@@ -25,25 +25,26 @@ class _Projection:
     bias: ir.Value | None
 
     def joins(self, other: _Projection) -> bool:
-        """Whether one product can compute both."""
+        """Whether one product can compute both projections."""
         alike = (self.x, self.weight.dtype, self.bias is None) == (other.x, other.weight.dtype, other.bias is None)
         return alike and self.output is not other.output
 
 
 class FuseQkv(Fusion):
-    """x @ q + b, x @ k + c, x @ v + d of one MultiHeadAttention -> com.microsoft::Attention, which multiplies once and
-    adds the biases where it splits the product. Where that does not fit, projections of one x -> one product, split
-    after it.
+    """Joins the projections x @ q + b, x @ k + c, x @ v + d of one MultiHeadAttention.
 
-    Attention takes three projections of equal width that all have a bias and that nobody else reads. One product takes
-    two at least, as key and value of an attention of one position, that all have a bias or none. Both require constant
-    matrices, float or half precision, and that nobody else reads the products before their biases are added. The
-    matrices are joined by a Concat in the graph, which the runtime's own constant folding computes when it builds: here
-    no weight is read. Needs opset 13.
+    - Where it fits, they become com.microsoft::Attention, which multiplies once and adds the biases as it splits the
+      product. It needs three projections of equal width, all with a bias, that nothing else reads.
+    - Otherwise projections of one x become one product and a Split. It needs at least two, all with a bias or all
+      without. Key and value of an attention with one query are such a pair.
 
-    Both operators take cuDNN's kernel on a Hopper GPU, also with a bias of the scores (seen of ONNX Runtime 1.31.1);
-    Attention since pull request 29717 of July 2026. Releases before it leave flash attention to lengths above 512 in
-    Attention, and take cutlass's kernel there.
+    Both need constant matrices in float32 or float16, and no other reader of a product before its bias is added. The
+    graph joins the matrices by a Concat. The runtime computes that once when it builds, so no weight is read here. The
+    opset must be 13 or later.
+
+    On a Hopper GPU both operators use cuDNN's kernel, also with a bias of the scores (seen with ONNX Runtime 1.31.1).
+    Attention does since pull request 29717 of July 2026. Earlier releases use flash attention in Attention only for
+    lengths above 512, else cutlass's kernel.
     """
 
     name = "qkv"
@@ -60,7 +61,7 @@ class FuseQkv(Fusion):
 
 
 def _groups(attention: ir.Node) -> Iterator[list[_Projection]]:
-    """The projections among query, key and value that one product can compute: two at least."""
+    """Groups of projections, of query, key and value, that one product can compute. A group has two at least."""
     found = [p for value in attention.inputs[:3] if (p := _projection(value)) is not None]
     while found:
         group = [found[0], *(p for p in found[1:] if p.joins(found[0]))]
@@ -91,8 +92,10 @@ def _projection(value: ir.Value | None) -> _Projection | None:
 
 
 def _fits_attention(group: Sequence[_Projection], attention: ir.Node) -> bool:
-    """Whether Attention can take the place of a MultiHeadAttention: all that this reads are these projections, three of
-    one width with biases that nobody else reads, and what is added to the scores.
+    """Whether Attention can replace a MultiHeadAttention.
+
+    The MultiHeadAttention must read nothing but these three projections and a bias of the scores. The projections must
+    have one width and a bias each, and nothing else may read them.
     """
     others = [value for place, value in enumerate(attention.inputs) if place > 2 and place != _SCORES_BIAS]
     return (
@@ -126,6 +129,6 @@ def _write_product(group: Sequence[_Projection], attention: ir.Node, graph: ir.G
 
 
 def _joined(group: Sequence[_Projection], tape: Tape) -> tuple[ir.Value, ir.Value | None]:
-    """The matrices side by side, and the biases one after the other."""
+    """The matrices side by side as one, and the biases one after the other; None where there are no biases."""
     weight = tape.op("Concat", *(p.weight for p in group), axis=1)
     return weight, None if group[0].bias is None else tape.op("Concat", *(p.bias for p in group), axis=0)
