@@ -23,7 +23,7 @@ from torchlift.backends.onnxruntime import OnnxRuntimeSession
 from torchlift.backends.pytorch.session import TorchSession
 from torchlift.bundle import Bundle
 from torchlift.errors import BakedInError, ExportError, NoSignalError, StorageError, VerificationError
-from torchlift.export import ExportOptions, _answers, export_component, export_key
+from torchlift.exporter import ExportOptions, _answers, export_component, export_key
 from torchlift.families.base import LoadOptions, Model
 from torchlift.families.module import ModuleFamily
 from torchlift.manifest import Component, Manifest

@@ -13,7 +13,7 @@ from torchlift.backends.pytorch.program import load_program
 from torchlift.backends.pytorch.session import TorchSession
 from torchlift.bundle import Bundle
 from torchlift.errors import StorageError
-from torchlift.export import ExportOptions, export_component, export_program
+from torchlift.exporter import ExportOptions, export_component, export_program
 from torchlift.families.base import LoadOptions, Model
 from torchlift.families.module import ModuleFamily
 from torchlift.manifest import Manifest

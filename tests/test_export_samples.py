@@ -6,7 +6,7 @@ import pytest
 
 from torchlift.bundle import Bundle
 from torchlift.errors import ExportError, SignatureError
-from torchlift.export import export_component
+from torchlift.exporter import export_component
 from torchlift.families.base import LoadOptions
 from torchlift.families.module import ModuleFamily
 from torchlift.manifest import Manifest

@@ -6,7 +6,7 @@ from torchlift import forms as known
 from torchlift.backends import BACKENDS, backend, forms
 from torchlift.convert.forms import made_in_parts, maker_of
 from torchlift.errors import BackendError, BackendUnavailableError
-from torchlift.export import EXPORTERS
+from torchlift.exporter import EXPORTERS
 from torchlift.forms import FP16, Form, Recipe
 from torchlift.graph.schemes import SCHEMES
 from torchlift.machine import Availability

@@ -9,12 +9,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from torchlift.api import bench as bench
+    from torchlift.api import bisect as bisect
+    from torchlift.api import build as build
+    from torchlift.api import export as export
+    from torchlift.api import open as open
+    from torchlift.api import score as score
+    from torchlift.api import ship as ship
+    from torchlift.api import verify as verify
     from torchlift.archive import pack as pack
     from torchlift.archive import unpack as unpack
-    from torchlift.backends import CompileOptions as CompileOptions
     from torchlift.bundle import Bundle as Bundle
-    from torchlift.convert.calibration import CalibrationOptions as CalibrationOptions
-    from torchlift.datasets import ReadOptions as ReadOptions
     from torchlift.declare.answers import Embedding as Embedding
     from torchlift.declare.answers import Labels as Labels
     from torchlift.declare.inputs import ImageInput as ImageInput
@@ -24,87 +29,50 @@ if TYPE_CHECKING:
     from torchlift.errors import TorchliftError as TorchliftError
     from torchlift.evidence import Gate as Gate
     from torchlift.evidence import Tolerance as Tolerance
-    from torchlift.export import ExportOptions as ExportOptions
-    from torchlift.families.base import LoadOptions as LoadOptions
-    from torchlift.jobs import DataOptions as DataOptions
-    from torchlift.jobs import JobOptions as JobOptions
-    from torchlift.jobs import bench_bundle as bench_bundle
-    from torchlift.jobs import bisect_bundle as bisect_bundle
-    from torchlift.jobs import build_bundle as build_bundle
-    from torchlift.jobs import score_bundle as score_bundle
-    from torchlift.jobs import verify_bundle as verify_bundle
-    from torchlift.jobs.ship import ShipOptions as ShipOptions
-    from torchlift.jobs.ship import Source as Source
-    from torchlift.jobs.ship import export as export_bundle
-    from torchlift.jobs.ship import ship as ship_model
-    from torchlift.machine import RunOn as RunOn
     from torchlift.manifest import Manifest as Manifest
     from torchlift.manifest import Variant as Variant
-    from torchlift.pipelines import OpenOptions as OpenOptions
-    from torchlift.pipelines import open_bundle as open
     from torchlift.pipelines.dual_encoder import DualEncoder as DualEncoder
     from torchlift.pipelines.tensors import TensorPipeline as TensorPipeline
     from torchlift.progress import Progress as Progress
-    from torchlift.prove.verify import VerifyOptions as VerifyOptions
     from torchlift.signature import Axis as Axis
     from torchlift.signature import Profile as Profile
     from torchlift.signature import Signature as Signature
     from torchlift.signature import TensorSpec as TensorSpec
-    from torchlift.stages import BenchOptions as BenchOptions
-    from torchlift.stages import BuildOptions as BuildOptions
-    from torchlift.stages import ConvertOptions as ConvertOptions
-    from torchlift.timing.latency import LatencyOptions as LatencyOptions
 
 __version__ = "0.1.0"
 
 _NAMES = {
     "Axis": "torchlift.signature",
-    "BenchOptions": "torchlift.stages",
-    "BuildOptions": "torchlift.stages",
     "Bundle": "torchlift.bundle",
-    "CalibrationOptions": "torchlift.convert.calibration",
-    "CompileOptions": "torchlift.backends",
-    "ConvertOptions": "torchlift.stages",
-    "DataOptions": "torchlift.jobs",
     "DualEncoder": "torchlift.pipelines.dual_encoder",
     "Embedding": "torchlift.declare.answers",
-    "ExportOptions": "torchlift.export",
     "Gate": "torchlift.evidence",
     "ImageInput": "torchlift.declare.inputs",
-    "JobOptions": "torchlift.jobs",
     "Labels": "torchlift.declare.answers",
-    "LatencyOptions": "torchlift.timing.latency",
-    "LoadOptions": "torchlift.families.base",
     "Manifest": "torchlift.manifest",
-    "OpenOptions": "torchlift.pipelines",
     "Profile": "torchlift.signature",
     "Progress": "torchlift.progress",
-    "ReadOptions": "torchlift.datasets",
-    "RunOn": "torchlift.machine",
-    "ShipOptions": "torchlift.jobs.ship",
     "Signature": "torchlift.signature",
-    "Source": "torchlift.jobs.ship",
     "TensorPipeline": "torchlift.pipelines.tensors",
     "TensorSpec": "torchlift.signature",
-    "Tolerance": "torchlift.evidence",
     "TextInput": "torchlift.declare.inputs",
     "TextPart": "torchlift.declare.inputs",
+    "Tolerance": "torchlift.evidence",
     "TorchliftError": "torchlift.errors",
     "Variant": "torchlift.manifest",
-    "VerifyOptions": "torchlift.prove.verify",
-    "bench_bundle": "torchlift.jobs",
-    "bisect_bundle": "torchlift.jobs",
-    "build_bundle": "torchlift.jobs",
-    "export_bundle": "torchlift.jobs.ship:export",
+    "bench": "torchlift.api",
+    "bisect": "torchlift.api",
+    "build": "torchlift.api",
+    "export": "torchlift.api",
     "module": "torchlift.declare.module",
-    "open": "torchlift.pipelines:open_bundle",
+    "open": "torchlift.api",
     "pack": "torchlift.archive",
-    "score_bundle": "torchlift.jobs",
-    "ship_model": "torchlift.jobs.ship:ship",
+    "score": "torchlift.api",
+    "ship": "torchlift.api",
     "unpack": "torchlift.archive",
-    "verify_bundle": "torchlift.jobs",
+    "verify": "torchlift.api",
 }
-"""Public name -> the module that has it, with the name there where it is another."""
+"""Public name -> the module that has it."""
 
 __all__ = ["__version__", *(name for name in _NAMES if name != "open")]
 """Without ``open``, which ``import *`` would put in the place of Python's own."""
@@ -113,8 +81,9 @@ __all__ = ["__version__", *(name for name in _NAMES if name != "open")]
 def __getattr__(name: str) -> Any:
     if name not in _NAMES:
         raise AttributeError(f"module 'torchlift' has no attribute {name!r}")
-    module, _, attribute = _NAMES[name].partition(":")
-    return getattr(import_module(module), attribute or name)
+    found = getattr(import_module(_NAMES[name]), name)
+    globals()[name] = found  # importing torchlift.exporter, a module, would otherwise put that in the function's place
+    return found
 
 
 def __dir__() -> list[str]:

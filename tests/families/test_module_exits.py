@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from torchlift.errors import ExportError, ModuleSourceError
-from torchlift.export import ExportOptions
+from torchlift.exporter import ExportOptions
 from torchlift.families.base import LoadOptions
 from torchlift.families.module import ModuleFamily
 from torchlift.jobs.ship import Source, export

@@ -307,7 +307,7 @@ def towers(tmp_path_factory):
     from shipped import checkpoint
 
     from torchlift.bundle import Bundle
-    from torchlift.export import ExportOptions
+    from torchlift.exporter import ExportOptions
     from torchlift.jobs.ship import Source, export
 
     folder = tmp_path_factory.mktemp("towers")

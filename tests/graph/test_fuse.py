@@ -621,7 +621,7 @@ def towers(request, tmp_path_factory):
     """A Chinese-CLIP as it is exported: two layers in each tower, one head, of which the last has one query."""
     from shipped import checkpoint
 
-    from torchlift.export import ExportOptions
+    from torchlift.exporter import ExportOptions
     from torchlift.jobs.ship import Source, export
 
     folder = tmp_path_factory.mktemp("towers")

@@ -22,7 +22,7 @@ from onnx.reference import ReferenceEvaluator
 from torchlift.bundle import Bundle
 from torchlift.convert.ranges import ranges_of
 from torchlift.errors import ConversionError
-from torchlift.export import ExportOptions, export_component
+from torchlift.exporter import ExportOptions, export_component
 from torchlift.families.base import LoadOptions
 from torchlift.families.module import ModuleFamily
 from torchlift.graph.files import save_model

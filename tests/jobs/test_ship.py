@@ -29,7 +29,7 @@ from torchlift.errors import (
     CheckpointError,
     InputError,
 )
-from torchlift.export import ExportOptions
+from torchlift.exporter import ExportOptions
 from torchlift.jobs import JobOptions, build_bundle
 from torchlift.jobs.ship import Peer, ShipOptions, Source, export, open_peer, peers, ship, source_of
 from torchlift.machine import Gpu, RunOn

@@ -31,7 +31,7 @@ def command(
 ) -> None:
     """Write a bundle that holds the ONNX graphs, PyTorch's golden answers and the assets, and no variant yet."""
     from torchlift.cli.tables import components_table, operators_line
-    from torchlift.export import ExportOptions
+    from torchlift.exporter import ExportOptions
     from torchlift.jobs.ship import export
 
     with display.progress_display() as progress:

@@ -44,7 +44,7 @@ def command(
     torchlift ship chinese-clip --checkpoint f.pt --data muge/ --within recall@1=0.2 -o clip/
     torchlift ship my_project/net.py:build -o net/
     """
-    from torchlift.export import ExportOptions
+    from torchlift.exporter import ExportOptions
     from torchlift.jobs.ship import ShipOptions, ship
 
     source = common.parse_source(**{name: given.pop(name) for name in common.SOURCE})

@@ -12,7 +12,7 @@ from torchlift.backends import Session, SessionOptions, backend, module_runtime
 from torchlift.bundle import Bundle
 from torchlift.errors import BackendError, CheckpointError, ExportError
 from torchlift.evidence import GRAPHED, Gate
-from torchlift.export import EXPORTERS, ExportOptions, export_component, export_key
+from torchlift.exporter import EXPORTERS, ExportOptions, export_component, export_key
 from torchlift.families import family
 from torchlift.families.base import LoadOptions, Model
 from torchlift.families.reference import open_reference

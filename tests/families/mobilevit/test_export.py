@@ -6,7 +6,7 @@ import onnx
 import pytest
 
 from torchlift.bundle import Bundle
-from torchlift.export import ExportOptions, export_component
+from torchlift.exporter import ExportOptions, export_component
 from torchlift.manifest import Manifest
 from torchlift.signature import Axis
 

@@ -1,0 +1,255 @@
+"""The Python functions of torchlift: a flat door with plain keywords. The command line does the same jobs.
+
+For example::
+
+    import torchlift as tl
+
+    tl.ship("chinese-clip", "f.pt", "clip/", data="muge/", within={"recall@1": 0.2})
+    with tl.open("clip/", threads=2) as clip:
+        clip.encode_text(["一只猫"])
+
+Keywords that several functions share are documented where they are declared, in :mod:`torchlift.jobs.keywords`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from torchlift.errors import InputError
+from torchlift.jobs import JobOptions, bisect_bundle, build_bundle, no_peers, report_bundle, score_bundle
+from torchlift.jobs import bench_bundle as _bench
+from torchlift.jobs import verify_bundle as _verify
+from torchlift.jobs.keywords import (
+    AxisRange,
+    BenchKeywords,
+    ConvertKeywords,
+    DataKeywords,
+    GateKeywords,
+    JobKeywords,
+    OnKeywords,
+    PathLike,
+    VerifyKeywords,
+    axes_of,
+    job_fields,
+    require_known,
+    run_on,
+)
+from torchlift.machine import RunOn
+from torchlift.manifest import Manifest, read_manifest
+from torchlift.pipelines import OpenOptions, open_bundle
+from torchlift.progress import SILENT, Progress
+
+if TYPE_CHECKING:
+    from typing import Unpack
+
+    from torchlift.bundle import Bundle
+    from torchlift.families.base import LoadOptions
+    from torchlift.jobs import BisectReport
+
+
+Exporter = Literal["dynamo", "torchscript"]
+
+
+def ship(
+    family: str,
+    source: PathLike,
+    output: PathLike,
+    *,
+    axes: Mapping[str, AxisRange] | None = None,
+    vocabulary: PathLike | None = None,
+    resolution: int | None = None,
+    exporter: Exporter = "dynamo",
+    opset: int | None = None,
+    seed: int = 0,
+    compiled: bool = False,
+    progress: Progress = SILENT,
+    **job: Unpack[JobKeywords],
+) -> Bundle:
+    """Take a trained model to a bundle that is verified, measured and ready to serve: the main job.
+
+    What was at ``output`` stays until the new bundle is complete. Run again after a kill, it goes on from what was
+    finished.
+
+    Args:
+        family: The kind of model: ``chinese-clip``, ``mobilevit``, or ``module`` for a network of your own.
+        source: A checkpoint file, a transformers folder, a hub name, or of a module ``path/to/file.py:function``.
+        output: The folder of the bundle.
+        axes: The range of an axis, by name: ``{"batch": (1, 8, 64), "text.sequence": "4..16..52"}``.
+        vocabulary: A vocab.txt, where none is beside the checkpoint.
+        resolution: Another image size than the checkpoint's, in pixels.
+        exporter: What writes the ONNX graphs.
+        opset: Their opset; by default 20, of torchscript 16.
+        seed: Draws the golden samples.
+        compiled: Measure torch.compile too.
+        progress: Is told of every stage.
+        job: The keywords of :class:`~torchlift.jobs.keywords.JobKeywords`: ``data``, ``within``, ``backends``, ...
+
+    Raises TorchliftError, and TypeError for a keyword that there is not.
+    """
+    from torchlift.exporter import ExportOptions
+    from torchlift.jobs.ship import ShipOptions, Source
+    from torchlift.jobs.ship import ship as ship_source
+
+    require_known("ship", job, JobKeywords)
+    options = ShipOptions(**job_fields(job), export=ExportOptions(exporter, opset, seed), compiled=compiled)
+    loading = _loading(axes, vocabulary, resolution)
+    return ship_source(Source(family, str(source), loading), Path(output), options, progress)
+
+
+def export(
+    family: str,
+    source: PathLike,
+    output: PathLike,
+    *,
+    axes: Mapping[str, AxisRange] | None = None,
+    vocabulary: PathLike | None = None,
+    resolution: int | None = None,
+    exporter: Exporter = "dynamo",
+    opset: int | None = None,
+    seed: int = 0,
+    program: bool = False,
+    progress: Progress = SILENT,
+) -> Bundle:
+    """Make a bundle that holds the ONNX graphs, proven, and no variant yet: :func:`build` makes those where it serves.
+
+    The arguments are those of :func:`ship`; ``program`` exports a torch.export program of each component too.
+    """
+    from torchlift.exporter import EXPORTERS, ExportOptions
+    from torchlift.jobs.ship import Source
+    from torchlift.jobs.ship import export as export_source
+
+    loading = _loading(axes, vocabulary, resolution)
+    made = Source(family, str(source), loading)
+    forms = tuple(EXPORTERS) if program else ()
+    return export_source(made, Path(output), ExportOptions(exporter, opset, seed), progress, forms=forms)
+
+
+def build(bundle: PathLike, *, progress: Progress = SILENT, **job: Unpack[JobKeywords]) -> Manifest:
+    """Make the variants that this machine runs, verify, score and measure them, and choose; without torch.
+
+    For example ``tl.build("clip/", backends=["openvino"], precisions=["int8"], calibration="train/")``.
+
+    The keywords are those of :class:`~torchlift.jobs.keywords.JobKeywords`. Raises TorchliftError, and TypeError for a
+    keyword that there is not.
+    """
+    require_known("build", job, JobKeywords)
+    fields = job_fields(job, read_manifest(Path(bundle)).gate)
+    return build_bundle(Path(bundle), JobOptions(**fields), progress)
+
+
+def score(
+    bundle: PathLike,
+    *,
+    source: PathLike | None = None,
+    write: PathLike | None = None,
+    report: bool = False,
+    progress: Progress = SILENT,
+    **job: Any,
+) -> Manifest:
+    """Score every variant that runs here on the model's task, and choose again among what was measured.
+
+    Args:
+        bundle: The folder of the bundle.
+        source: Where the model came from. PyTorch is then asked, and is what drops are against.
+        write: A folder for the chosen variants' answers in the formats of the task's own scripts.
+        report: Change nothing: only the manifest that is returned has the scores.
+        progress: Is told of every stage.
+        job: ``data`` and the other keywords of :class:`~torchlift.jobs.keywords.DataKeywords`,
+            :class:`~torchlift.jobs.keywords.GateKeywords` and :class:`~torchlift.jobs.keywords.OnKeywords`.
+    """
+    require_known("score", job, DataKeywords, GateKeywords, OnKeywords)
+    options = JobOptions(**job_fields(job, read_manifest(Path(bundle)).gate))
+    references = _references(bundle, source, options.on)
+    folder = None if write is None else Path(write)
+    return (report_bundle if report else score_bundle)(Path(bundle), options, references, progress, folder)
+
+
+def bench(
+    bundle: PathLike,
+    *,
+    source: PathLike | None = None,
+    compiled: bool = False,
+    progress: Progress = SILENT,
+    **job: Any,
+) -> Manifest:
+    """Measure the variants in one run, a process each, in interleaved rounds, and choose again.
+
+    ``source`` is where the model came from: PyTorch is then measured too, as the baseline; ``compiled`` adds
+    torch.compile. The keywords are those of :class:`~torchlift.jobs.keywords.BenchKeywords` and
+    :class:`~torchlift.jobs.keywords.OnKeywords`.
+    """
+    require_known("bench", job, BenchKeywords, OnKeywords)
+    if compiled and source is None:
+        raise InputError("compiled measures PyTorch, and no source is given", remedy="Give the checkpoint: source=...")
+    fields = job_fields(job)
+    peers = no_peers
+    if source is not None:
+        from torchlift.jobs.ship import peers as peers_of
+        from torchlift.jobs.ship import source_of
+
+        found = source_of(Path(bundle), str(source))
+        peers = partial(peers_of, found, on=fields["on"], compiled=compiled, cuda_graph=fields["bench"].cuda_graph)
+    return _bench(Path(bundle), fields["bench"], peers, progress, on=fields["on"])
+
+
+def verify(bundle: PathLike, *, progress: Progress = SILENT, **job: Any) -> Manifest:
+    """Verify every variant of a bundle on this machine, whether or not it was before.
+
+    The keywords are those of :class:`~torchlift.jobs.keywords.VerifyKeywords` and
+    :class:`~torchlift.jobs.keywords.OnKeywords`.
+    """
+    require_known("verify", job, VerifyKeywords, OnKeywords)
+    return _verify(Path(bundle), job_fields(job)["verify"], progress, on=run_on(job))
+
+
+def bisect(bundle: PathLike, variant: str, *, progress: Progress = SILENT, **job: Any) -> BisectReport:
+    """Rank the nodes of a variant's graph by what their conversion costs. The bundle is not changed.
+
+    The keywords are those of :class:`~torchlift.jobs.keywords.DataKeywords`,
+    :class:`~torchlift.jobs.keywords.OnKeywords`, and ``evaluations``.
+    """
+    require_known("bisect", job, DataKeywords, OnKeywords, ConvertKeywords)
+    return bisect_bundle(Path(bundle), variant, JobOptions(**job_fields(job)), progress)
+
+
+def open(
+    bundle: PathLike,
+    *,
+    variants: Mapping[str, str] | None = None,
+    threads: int = 0,
+    device: int = 0,
+    progress: Progress = SILENT,
+) -> Any:
+    """Open a bundle for use, without torch. Any number of threads may share it. Close it, or use ``with``.
+
+    The manifest says what it is: a :class:`~torchlift.pipelines.dual_encoder.DualEncoder` for pictures and texts in one
+    space, a :class:`~torchlift.pipelines.tensors.TensorPipeline` for a component that is called like a function.
+
+    Args:
+        bundle: The folder of the bundle.
+        variants: Others than the chosen: component -> variant name, or its ``backend/precision``.
+        threads: Threads for one call; 0 is every usable core.
+        device: The GPU, by ordinal, of what runs on one.
+        progress: Is told of every stage.
+
+    The chosen variants serve. One that was not yet verified on this machine is verified now. Raises BundleError,
+    BackendUnavailableError, VerificationError.
+    """
+    return open_bundle(bundle, OpenOptions(dict(variants or {}), RunOn(threads, device)), progress)
+
+
+def _loading(axes: Mapping[str, AxisRange] | None, vocabulary: PathLike | None, resolution: int | None) -> LoadOptions:
+    from torchlift.families.base import LoadOptions
+
+    return LoadOptions(axes_of(axes or {}), None if vocabulary is None else Path(vocabulary), resolution)
+
+
+def _references(bundle: PathLike, source: PathLike | None, on: RunOn) -> Any:
+    if source is None:
+        return None
+    from torchlift.jobs.ship import reference, source_of
+
+    return partial(reference, source_of(Path(bundle), str(source)), on)
