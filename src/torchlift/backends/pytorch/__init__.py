@@ -125,7 +125,7 @@ class PyTorch(Backend):
     def build(self, source: Path, folder: Path, signature: Signature, compilation: Compilation | None = None) -> str:
         raise BackendError(
             f"{self.name} opens a program as torch wrote it: nothing is built from {source.name}",
-            remedy="Ship the model with --backend pytorch, or export it with --program.",
+            remedy="Ship the model with `backends=pytorch`, or export it with `program=`.",
         )
 
     def open(
