@@ -21,7 +21,7 @@ PROGRAM = Form(
     "program",
     "export",
     model="model.pt2",
-    missing="the bundle has no torch.export program; ship it with --backend pytorch, or export with --program",
+    missing="the bundle has no torch.export program; ship it with `backends=pytorch`, or export with `program=`",
 )
 """The form of a component that torch.export wrote. It is exported from the network, not converted from ONNX. Its target
 must have torch.
