@@ -1,4 +1,4 @@
-"""Bundles that the release before wrote: their evidence as fields, still proven, chosen and served."""
+"""The evidence of bundles that version 1 wrote: as fields, and still proven, scored and chosen."""
 
 import dataclasses
 import json
@@ -6,7 +6,6 @@ import zipfile
 from pathlib import Path
 
 import msgspec
-import numpy as np
 import pytest
 
 import torchlift
@@ -32,7 +31,6 @@ from torchlift.evidence import (
 from torchlift.machine import this_machine
 from torchlift.manifest import MANIFEST, MANIFEST_VERSION, decode_manifest
 from torchlift.messages import entrant_text, failure_text, run_text
-from torchlift.prove.goldens import load_goldens
 from torchlift.prove.verify import VerifyOptions, proven_here
 from torchlift.stages.choose import choose_all
 from torchlift.stages.score import score_here
@@ -143,29 +141,6 @@ def test_the_same_is_chosen_as_before(name, tmp_path):
         for variant, verdict in now.others.items():
             assert verdict.kind == was.others[variant].kind
             assert verdict.ratio == pytest.approx(was.others[variant].ratio, abs=0.005), "it was kept to two digits"
-
-
-@pytest.fixture
-def unverified(monkeypatch):
-    """Nothing is verified anew."""
-    monkeypatch.setattr("torchlift.pipelines.base.verify_variant", lambda *_, **__: pytest.fail("it is proven"))
-
-
-@pytest.mark.usefixtures("unverified")
-def test_it_serves_as_it_was_proven(tmp_path):
-    bundle = unpacked("net", tmp_path / "bundle")
-    golden = load_goldens(bundle, bundle.manifest.component("model"))["max"]
-    with torchlift.open(bundle.path) as net:
-        answers = net.session("model").run(golden.inputs)
-    np.testing.assert_allclose(answers["logits"], golden.outputs["logits"], atol=1e-6)
-
-
-@pytest.mark.usefixtures("unverified")
-def test_it_answers_as_the_release_before_did(tmp_path):
-    bundle = unpacked("clip", tmp_path / "bundle")
-    with torchlift.open(bundle.path) as clip:
-        features = clip.encode_text(["一只猫"])
-    np.testing.assert_allclose(features, np.load(VERSION1 / "clip.npz")["texts"][:1], atol=1e-5)
 
 
 def test_what_is_written_then_is_version_2_and_the_same(name, tmp_path):

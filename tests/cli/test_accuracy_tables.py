@@ -10,7 +10,7 @@ from torchlift.cli.accuracy import conversions_table, findings_tables, scores_ta
 from torchlift.cli.tables import manifest_tables
 from torchlift.convert.calibration import UnitNoise
 from torchlift.convert.search import Finding, Search
-from torchlift.evidence import Damage, Gate, Interval, KeptNode, Repair
+from torchlift.evidence import Damage, Gate, Interval, KeptNode, Measure, Repair
 from torchlift.graph.units import Unit
 from torchlift.jobs import BisectReport
 
@@ -147,6 +147,27 @@ def test_scores_are_told_with_drops_intervals_and_verdicts(manifest, verbose):
     for said in ("PyTorch FP32", "the chosen together", "refused: top1 drops by", "96 images"):
         assert said in text
     assert ("top5" in text) == verbose
+
+
+def test_a_metric_is_told_in_its_unit_and_direction(manifest):
+    noise = replace(manifest.scoring, measures={"top1": Measure("dB", "lower"), "top5": Measure()})
+    other = replace(manifest, scoring=noise)
+    assert "In dB, rise in dB on" in words(shown(160, scores_table(other)))
+    assert "top1 rises by" in words(shown(160, scores_table(other)))
+    both = words(shown(160, scores_table(other, verbose=True)))
+    assert "top1 in dB, rise in dB; top5 in percent, drop in points on" in both
+    assert "top1 in dB on" in words(shown(160, *manifest_tables(other, 160)))
+    assert "Percent, drop in points on" in words(shown(160, scores_table(manifest)))
+
+
+def test_a_gate_with_a_confidence_says_so_in_every_table(manifest):
+    surely = replace(manifest, gate=Gate({"top1": 2.0}, confidence=95.0))
+    said = "The gate goes by what a drop is at 95% at most."
+    assert said in words(shown(160, scores_table(surely)))
+    assert said in words(shown(160, *manifest_tables(surely, 160)))
+    assert "refused: top1: drop at 95% at most" in words(shown(160, scores_table(surely)))
+    assert together_line(surely).endswith("gate: top1 within 2 at 95% confidence")
+    assert said not in words(shown(160, scores_table(manifest)))
 
 
 def test_the_metric_of_the_gate_is_the_one_that_is_shown(manifest):

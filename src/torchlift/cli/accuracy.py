@@ -13,7 +13,7 @@ from torchlift.cli.tables import data_text, gated_metric, size_text
 from torchlift.cli.verdicts import calibration_text, damage_text, decides_text, drop_text, unit_text
 from torchlift.convert.search import Finding
 from torchlift.errors import some
-from torchlift.evidence import Interval, KeptNode, Score, Scoring
+from torchlift.evidence import POINTS, Interval, KeptNode, Score, Scoring
 from torchlift.graph.units import Unit
 from torchlift.jobs import BisectReport
 from torchlift.manifest import Graph, Manifest
@@ -106,8 +106,7 @@ def _units(scoring: Scoring, metrics: Sequence[str]) -> str:
     measures = {metric: scoring.measure(metric) for metric in metrics}
     if len({*measures.values()}) == 1:
         measure = measures[metrics[0]]
-        unit = unit_text(measure)
-        return f"{unit[:1].upper()}{unit[1:]}, {drop_text(measure)}"
+        return f"{'Percent' if measure.unit == POINTS else 'In ' + unit_text(measure)}, {drop_text(measure)}"
     return "; ".join(f"{metric} in {unit_text(m)}, {drop_text(m)}" for metric, m in measures.items())
 
 

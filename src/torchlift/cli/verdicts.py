@@ -46,8 +46,8 @@ def unit_text(measure: Measure) -> str:
 
 
 def drop_text(measure: Measure) -> str:
-    """What a drop is: how much worse a variant is, in which unit."""
-    return f"drop in {visible(measure.unit)}" + (", the lower the better" if measure.better == "lower" else "")
+    """What a drop is: by how much a metric falls or, where lower is better, rises; and in which unit."""
+    return f"{'drop' if measure.better == 'higher' else 'rise'} in {visible(measure.unit)}"
 
 
 def decides_text(gate: Gate) -> str:
