@@ -13,6 +13,7 @@ import onnx_ir as ir
 
 from peers import apart
 from precision_cpu import Subject, drawn, make_variants, opened, subjects
+from torchlift.cli.verdicts import damage_text
 from torchlift.convert.calibration import CalibrationOptions, Method, collect, ranges_by
 from torchlift.graph.schemes import SCHEMES, observed
 from torchlift.graph.units import name_nodes
@@ -43,8 +44,9 @@ def bisect(path: Path, variant: str, evaluations: int) -> None:
     search = report.search
     nodes = sum(len(finding.items) for finding in search.findings)
     print(
-        f"{variant}: {seconds:.0f} s for {search.evaluations} evaluations of {nodes} nodes ({report.measure}); "
-        f"damage of all {search.total:.2e}; half of it is in {report.fix.count('--keep')} modules",
+        f"{variant}: {seconds:.0f} s for {search.evaluations} evaluations of {nodes} nodes "
+        f"({damage_text(report.damage)}); damage of all {search.total:.2e}; half of it is in "
+        f"{len(report.keep)} modules",
         flush=True,
     )
 

@@ -32,7 +32,7 @@ def main() -> None:
             benchmark = measure_latency(
                 contenders,
                 workloads(bundle, component, BenchOptions(tuple(arguments.batches))),
-                baseline=contenders[0].name,
+                baseline=contenders[0].entrant,
                 options=LatencyOptions(rounds=arguments.rounds, turn_seconds=0.6),
             )
             chosen = bundle.manifest.choices[name].variant

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from peers import encode_images, encode_images_singly, photographs, print_benchmark, shipped
+from torchlift.evidence import Entrant
 from torchlift.timing.latency import Contender, LatencyOptions, Workload, measure_latency
 
 
@@ -28,16 +29,21 @@ def main() -> None:
         resolution = bundle.manifest.settings["resolution"]
         variants = bundle.manifest.variants_of("image")
         contenders = [
-            Contender("Pillow + onnxruntime, one by one", partial(encode_images_singly, model, resolution, jpegs)),
+            Contender(
+                Entrant("Pillow + onnxruntime, one by one"), partial(encode_images_singly, model, resolution, jpegs)
+            ),
             *(
-                Contender(f"torchlift {v.backend}/{v.precision}", partial(encode_images, path, jpegs, v.name))
+                Contender(
+                    Entrant(f"torchlift {v.backend}/{v.precision}", v.precision),
+                    partial(encode_images, path, jpegs, v.name),
+                )
                 for v in variants
             ),
         ]
         benchmark = measure_latency(
             contenders,
             [Workload({"batch": len(jpegs)}, {})],
-            baseline=contenders[0].name,
+            baseline=contenders[0].entrant,
             options=LatencyOptions(rounds=arguments.rounds, warmups=0),
         )
         chosen = bundle.manifest.choices["image"].variant

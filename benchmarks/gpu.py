@@ -30,13 +30,14 @@ import msgspec
 
 from captions import CONTEXT
 from gpu_peers import BATCH, PlainOnnxRuntime, Stream, by_likeness, captions_as_ids, padded
-from gpu_tables import described
+from gpu_tables import COMPILED, EAGER, described
 from torchlift.backends import CompileOptions, backend
 from torchlift.bundle import Bundle
-from torchlift.evidence import GRAPHED, Benchmark
+from torchlift.evidence import Benchmark, Entrant
 from torchlift.interpreter import Interpreter
 from torchlift.machine import gpus
 from torchlift.manifest import Component, Variant
+from torchlift.messages import CUDA_GRAPH, entrant_text, failure_text
 from torchlift.pipelines.texts import SEQUENCE
 from torchlift.progress import Progress
 from torchlift.signature import Axis, Profile, Signature
@@ -46,9 +47,6 @@ from torchlift.timing.latency import Contender, LatencyOptions, Workload, measur
 from torchlift.timing.scaling import measure_scaling
 
 TEXTS = 1024
-
-COMPILED = "pytorch compile fp16 + CUDA graph"
-"""The peer of texts of realistic length."""
 
 PADDED = f"{{}} texts padded to {CONTEXT}"
 
@@ -61,7 +59,7 @@ class Subject:
     recipes: Mapping[str, tuple[str, ...]]
     batches: tuple[int, ...]
     profiles: tuple[str, ...]
-    baseline: str
+    baseline: Entrant
     sizes: Mapping[str, int]
 
 
@@ -70,7 +68,7 @@ CLIP = Subject(
     recipes={"tensorrt": ("fp16",), "onnxruntime-cuda": ("fp16",), "pytorch": ("fp16",)},
     batches=(1, BATCH),
     profiles=("image.batch=1", f"text.batch=1,text.sequence={CONTEXT}", f"text.batch=1:{BATCH}:{2 * BATCH}"),
-    baseline="pytorch eager fp16",
+    baseline=EAGER,
     sizes={"sequence": CONTEXT},
 )
 MOBILEVIT = Subject(
@@ -82,7 +80,7 @@ MOBILEVIT = Subject(
     },
     batches=(1, 4, 8),
     profiles=("batch=1:4:8",),
-    baseline="pytorch eager",
+    baseline=replace(EAGER, precision="fp32"),
     sizes={},
 )
 
@@ -176,7 +174,11 @@ def _state(bundle: Bundle, variant: Variant) -> str:
     variant = bundle.manifest.variant(variant.name)
     if variant.failure or variant.verification is None:
         return f"not built: {variant.failure}"
-    return "verified" if variant.verification.passed else f"out of tolerance: {variant.verification.failures[0]}"
+    return (
+        "verified"
+        if variant.verification.passed
+        else f"out of tolerance: {failure_text(variant.verification.failures[0])}"
+    )
 
 
 def peers_of(size: str, work: Path, component: str) -> list[Contender]:
@@ -187,12 +189,12 @@ def peers_of(size: str, work: Path, component: str) -> list[Contender]:
     (batch,) = (c.signature.axis("batch").max for c in bundle.manifest.components if c.name != "text")
     found = peers(source_of(size, work, batch), component, compiled=True, cuda_graph=True)
     if subject_of(size) is CLIP:
-        found = [peer for peer in found if "fp16" in peer.name]
+        found = [peer for peer in found if peer.entrant.precision == "fp16"]
     graph = bundle.manifest.graph(component, "fp16")
     if graph is not None and graph.model:
         signature = bundle.manifest.component(component).signature
         opener = partial(PlainOnnxRuntime, bundle.file(graph.model).absolute(), signature)
-        found.append(Contender("onnxruntime cuda fp16, plain", opener))
+        found.append(Contender(Entrant("onnxruntime cuda fp16, plain", "fp16"), opener))
     return found
 
 
@@ -217,8 +219,8 @@ def ours_of(
         if state != "verified":
             failed[variant.name] = f"measured, but {state}"
         opened = contenders_of(bundle, variant, graphed=True)
-        if not any(contender.name.endswith(GRAPHED) for contender in opened):
-            failed[f"{variant.name}{GRAPHED}"] = "its verification replayed no CUDA graph"
+        if not any(contender.entrant.cuda_graph for contender in opened):
+            failed[f"{variant.name}{CUDA_GRAPH}"] = "its verification replayed no CUDA graph"
         found += [replace(c, python=python if variant.backend == "tensorrt" else None) for c in opened]
     return found
 
@@ -236,7 +238,7 @@ def measure(
         options = LatencyOptions(rounds=rounds, turn_seconds=0.15, warmups=3)
         benchmark = measure_latency(contenders, loads, baseline=subject.baseline, options=options)
         result["components"][component.name] = benchmark
-        result["failed"] |= benchmark.failures
+        result["failed"] |= {entrant_text(x.contender): x.detail for x in benchmark.failures}
         result["facts"] |= _facts(size, work, component.name)
         yield result
 
@@ -248,7 +250,7 @@ def stream(size: str, work: Path, python: Interpreter | None, rounds: int) -> di
     signature = Bundle.open(work / size).manifest.component("text").signature
     benchmark = by_length([*peers_of(size, work, "text"), *ours], signature, rounds)
     result["components"]["texts of realistic length"] = benchmark
-    result["failed"] |= benchmark.failures
+    result["failed"] |= {entrant_text(x.contender): x.detail for x in benchmark.failures}
     return result
 
 
@@ -275,18 +277,24 @@ def by_length(contenders: Sequence[Contender], signature: Signature, rounds: int
     ids = captions_as_ids(TEXTS)
     found = []
     for contender in contenders:
-        if contender.name == COMPILED:
+        if contender.entrant == COMPILED:
             ways = {PADDED.format(rows): partial(padded, size=rows) for rows in (BATCH, most)}
-        elif contender.name.startswith("text/") and contender.name.endswith(GRAPHED):
+        elif contender.entrant.name.startswith("text/") and contender.entrant.cuda_graph:
             tokens = f"at most {most * signature.axis(SEQUENCE).opt} tokens"
             ways = {f"at most {BATCH} texts": partial(by_likeness, size=BATCH), tokens: by_likeness}
         else:
             continue
         for how, cut in ways.items():
-            found.append(replace(contender, name=f"{contender.name}, {how}", open=partial(Stream, contender.open, cut)))
+            entrant = _streamed(contender.entrant, how)
+            found.append(replace(contender, entrant=entrant, open=partial(Stream, contender.open, cut)))
     load = Workload({"batch": len(ids)}, {"text": ids})
     options = LatencyOptions(rounds=rounds, turn_seconds=0.15)
-    return measure_latency(found, [load], baseline=f"{COMPILED}, {PADDED.format(BATCH)}", options=options)
+    return measure_latency(found, [load], baseline=_streamed(COMPILED, PADDED.format(BATCH)), options=options)
+
+
+def _streamed(entrant: Entrant, how: str) -> Entrant:
+    """A contender under a name that says how it got its texts."""
+    return Entrant(f"{entrant_text(entrant)}, {how}", entrant.precision)
 
 
 def scale(size: str, work: Path, python: Interpreter | None, components: Sequence[str]) -> None:
@@ -296,15 +304,18 @@ def scale(size: str, work: Path, python: Interpreter | None, components: Sequenc
     print("| contender | batch | GPUs | samples a second | times one GPU |\n|---|--:|--:|--:|--:|")
     subject, bundle, failed, seen = subject_of(size), Bundle.open(work / size), {}, []
     for component in _chosen(bundle, components):
-        ours = [c for c in ours_of(size, work, component.name, python, failed) if c.name.endswith(GRAPHED)]
+        ours = [c for c in ours_of(size, work, component.name, python, failed) if c.entrant.cuda_graph]
         loads = _loads(subject, bundle, component, subject.batches[-1:])
         scaling = measure_scaling(ours, loads, range(len(gpus())), Said())
         found = scaling.throughputs
         alone = {x.contender: x.samples for x in found if x.devices == 1}
-        failed |= scaling.failures
+        failed |= {entrant_text(x.contender): x.detail for x in scaling.failures}
         for x in found:
             rate, times = x.samples, x.samples / alone[x.contender]
-            print(f"| {x.contender} | {x.sizes['batch']} | {x.devices} | {rate:,.0f} | {times:.2f} |", flush=True)
+            print(
+                f"| {entrant_text(x.contender)} | {x.sizes['batch']} | {x.devices} | {rate:,.0f} | {times:.2f} |",
+                flush=True,
+            )
         seen += scaling.conditions
     print("", *map(described, seen), sep="\n\n")
     for name, reason in failed.items():

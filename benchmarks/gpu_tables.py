@@ -17,10 +17,12 @@ from pathlib import Path
 
 import msgspec
 
-from torchlift.evidence import GRAPHED, Benchmark, Conditions, Latency
+from torchlift.cli.verdicts import moved_text
+from torchlift.evidence import Benchmark, Conditions, Entrant, Latency
+from torchlift.messages import entrant_text
 
-EAGER = "pytorch eager fp16"
-COMPILED = "pytorch compile fp16 + CUDA graph"
+EAGER = Entrant("pytorch", "fp16", compiled=False)
+COMPILED = Entrant("pytorch", "fp16", compiled=True, cuda_graph=True)
 
 CLIP_ON_T4 = {
     ("RN50", "image"): (12.93, 5.04, 1.36),
@@ -83,9 +85,9 @@ class Load:
     component: str
     sizes: Mapping[str, int]
     rows: Sequence[Latency]
-    baseline: str | None
+    baseline: Entrant | None
 
-    def of(self, contender: str) -> Latency | None:
+    def of(self, contender: Entrant) -> Latency | None:
         return next((x for x in self.rows if x.contender == contender), None)
 
     def times_best_peer(self, row: Latency) -> str:
@@ -100,11 +102,11 @@ class Load:
 
 
 def _is_ours(row: Latency) -> bool:
-    return "/" in row.contender
+    return "/" in row.contender.name
 
 
 def _variant_of(row: Latency) -> str:
-    return row.contender.partition(" ")[0]
+    return row.contender.name.partition(" ")[0]
 
 
 def summarise(results: Sequence[Result]) -> None:
@@ -127,7 +129,10 @@ def _summarise_clip(batch: int, loads: Sequence[tuple[Result, Load]]) -> None:
         eager, compiled, ours = load.of(EAGER), load.of(COMPILED), result.best(load)
         if not (eager and compiled and ours):
             continue
-        cells = [f"{eager.median:.3f} / {compiled.median:.3f} / {ours.median:.3f}", ours.contender.split("/", 1)[1]]
+        cells = [
+            f"{eager.median:.3f} / {compiled.median:.3f} / {ours.median:.3f}",
+            entrant_text(ours.contender).split("/", 1)[1],
+        ]
         cells += [_ratio(ours), load.times_best_peer(ours)]
         if batch == 1:
             torch, onnx, tensorrt = CLIP_ON_T4[result.size, load.component]
@@ -144,18 +149,23 @@ def _summarise_mobilevit(loads: Sequence[tuple[Result, Load]]) -> None:
     eager, fp32 = MOBILEVIT_ON_A10["pytorch"], MOBILEVIT_ON_A10["fp32"]
     for precision, published in MOBILEVIT_ON_A10.items():
         for result, load in loads:
-            batch, name = load.sizes["batch"], f"model/tensorrt/{precision}"
+            batch = load.sizes["batch"]
             if precision == "pytorch" or batch not in published:
                 continue
-            rows = [load.of(contender) for contender in (name, f"{name}{GRAPHED}")]
+            rows = [load.of(_engine(precision, cuda_graph=graphed)) for graphed in (False, True)]
             here = [_ratio(x) + " (refused)" * (x is not None and not result.is_proven(x)) for x in rows]
             over_fp32 = [
                 f"{fp32[batch] / published[batch]:.2f}",
-                _times(rows[1], load.of(f"model/tensorrt/fp32{GRAPHED}")),
+                _times(rows[1], load.of(_engine("fp32", cuda_graph=True))),
             ]
             cells = [f"{batch}", f"{eager[batch] / published[batch]:.2f}", *here, *over_fp32]
             print(f"| {precision} | {' | '.join(cells)} |")
     print()
+
+
+def _engine(recipe: str, *, cuda_graph: bool) -> Entrant:
+    """TensorRT's variant of MobileViT."""
+    return Entrant(f"model/tensorrt/{recipe}", recipe.partition("-")[0], cuda_graph=cuda_graph)
 
 
 def _times(row: Latency | None, other: Latency | None) -> str:
@@ -187,7 +197,7 @@ def _print_rows(result: Result, load: Load) -> None:
     titles = [
         "ms",
         "with copies",
-        f"times {load.baseline or 'the baseline'} [95%]",
+        f"times {entrant_text(load.baseline) if load.baseline else 'the baseline'} [95%]",
         "times the best peer",
         "built in s",
         "MB",
@@ -195,7 +205,8 @@ def _print_rows(result: Result, load: Load) -> None:
     print(f"| contender | {' | '.join(titles)} |\n|---|{'--:|' * len(titles)}")
     best = result.best(load)
     for x in load.rows:
-        name = f"**{x.contender}**" if x is best else x.contender
+        name = entrant_text(x.contender)
+        name = f"**{name}**" if x is best else name
         seconds, size = result.facts.get(_variant_of(x), (None, None))
         ratio = "1" if x.contender == load.baseline else _ratio(x)
         cells = [f"{x.median:.3f}", f"{x.copied:.3f}" if x.copied else "", ratio, load.times_best_peer(x)]
@@ -213,7 +224,8 @@ def _conditions(found: Benchmark) -> str:
 def described(seen: Conditions) -> str:
     """What a GPU did while it was measured."""
     low, middle, high = seen.clock
-    moved = f"; the times may have moved: {seen.moved}" if seen.moved else ""
+    said = moved_text(seen)
+    moved = f"; the times may have moved: {said}" if said else ""
     return f"{seen.gpu}, {low}-{high} MHz (median {middle}), at most {seen.temperature[1]} C{moved}"
 
 

@@ -19,11 +19,12 @@ from rich.table import Table
 
 from torchlift.backends import Session
 from torchlift.bundle import Bundle
-from torchlift.evidence import Benchmark
+from torchlift.evidence import Benchmark, Entrant
 from torchlift.families.chinese_clip.pixels import MEAN, STD
 from torchlift.interpreter import guarded_children
 from torchlift.jobs.ship import ShipOptions, Source, ship
 from torchlift.manifest import read_manifest
+from torchlift.messages import entrant_text
 from torchlift.pipelines import OpenOptions, open_bundle
 from torchlift.signature import Signature
 from torchlift.stages import BenchOptions
@@ -98,9 +99,9 @@ def on_same_onnx(bundle: Bundle, component: str) -> list[Contender]:
     part = bundle.manifest.component(component)
     model = bundle.file(part.model).absolute()
     return [
-        Contender("onnxruntime, plain", partial(PlainOnnxRuntime, model, part.signature)),
-        Contender("openvino, plain f32", partial(PlainOpenVino, model, part.signature, "f32")),
-        Contender("openvino, plain default", partial(PlainOpenVino, model, part.signature, "")),
+        Contender(Entrant("onnxruntime, plain"), partial(PlainOnnxRuntime, model, part.signature)),
+        Contender(Entrant("openvino, plain f32"), partial(PlainOpenVino, model, part.signature, "f32")),
+        Contender(Entrant("openvino, plain default"), partial(PlainOpenVino, model, part.signature, "")),
     ]
 
 
@@ -253,18 +254,19 @@ def encode_texts_padded(bundle: Path, texts: Sequence[str], variant: str = "", b
 def print_benchmark(title: str, benchmark: Benchmark, unit: str = "ms") -> None:
     """One table a workload, with the ratio to the baseline and to the best peer's median."""
     out = Console(width=150, highlight=False)
+    against = entrant_text(benchmark.baseline) if benchmark.baseline else "nothing"
     for batch in dict.fromkeys(x.batch for x in benchmark.latencies):
         rows = [x for x in benchmark.latencies if x.batch == batch]
         table = Table(title=f"{title}, batch {batch}", title_justify="left", box=None)
-        for name in ("contender", "runs on", "median ms", "p95", "per s", f"speed-up over {benchmark.baseline} [95%]"):
+        for name in ("contender", "runs on", "median ms", "p95", "per s", f"speed-up over {against} [95%]"):
             table.add_column(name, justify="left" if name in ("contender", "runs on") else "right")
         for x in rows:
             speed = str(x.speedup) if x.speedup else "1"
             numbers = (f"{x.median:.4g}", f"{x.p95:.4g}", f"{x.throughput:.4g}")
-            table.add_row(x.contender, benchmark.runtimes[x.contender], *numbers, speed)
+            table.add_row(entrant_text(x.contender), benchmark.runtime_of(x.contender), *numbers, speed)
         out.print(table)
-    for name, reason in benchmark.failures.items():
-        out.print(f"{name} failed: {reason}")
+    for failure in benchmark.failures:
+        out.print(f"{entrant_text(failure.contender)} failed: {failure.detail}")
     out.print(
         f"{benchmark.machine}; {benchmark.threads} threads; {benchmark.rounds} interleaved rounds; {benchmark.at}\n"
     )

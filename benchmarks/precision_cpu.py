@@ -30,11 +30,12 @@ from torchlift.backends import Session, backend
 from torchlift.bundle import Bundle, key_of
 from torchlift.convert.calibration import CalibrationOptions
 from torchlift.convert.ranges import Feeds
-from torchlift.evidence import Benchmark, GoldenCheck, Interval, Latency
+from torchlift.evidence import Benchmark, Entrant, GoldenCheck, Interval, Latency
 from torchlift.families.base import LoadOptions
 from torchlift.jobs.ship import Source, export
 from torchlift.jobs.ship import peers as torch_peers
 from torchlift.manifest import Component, Precision, Variant, read_manifest
+from torchlift.messages import entrant_text, failure_text
 from torchlift.prove.goldens import load_goldens
 from torchlift.prove.numerics import TOLERANCES, failures, verify_goldens
 from torchlift.signature import Axis
@@ -54,7 +55,7 @@ from torchlift.stages import (
 from torchlift.stages.samples import Samples
 from torchlift.timing.latency import Contender, LatencyOptions, measure_latency
 
-BASELINE = "onnxruntime, plain"
+BASELINE = Entrant("onnxruntime, plain")
 CLIP, MOBILEVIT = "ViT-B-16", "mobilevit-s"
 SEQUENCES = (16, 52, 128)
 SAMPLES_AT_ONCE = 4
@@ -188,7 +189,7 @@ def agreement_of(opener: Callable[[], Session], subject: Subject, precision: Pre
 def _summary(checks: Sequence[GoldenCheck], precision: Precision) -> Agreement:
     cosine = min(check.difference.cosine for check in checks)
     scaled = max(check.difference.max_scaled for check in checks)
-    return Agreement(cosine, scaled, failures(checks, TOLERANCES[precision]))
+    return Agreement(cosine, scaled, tuple(map(failure_text, failures(checks, TOLERANCES[precision]))))
 
 
 def peers_of(subject: Subject, count: int, failed: dict[str, str]) -> list[Entry]:
@@ -202,8 +203,8 @@ def peers_of(subject: Subject, count: int, failed: dict[str, str]) -> list[Entry
         return made_once(kept.absolute() / name, partial(quantize, maker, subject, count))
 
     eager = torch_peers(subject.source, component.name)[0]
-    openers: dict[str, tuple[Precision, Callable[[], Callable[[], Session]]]] = {
-        eager.name: ("fp32", lambda: eager.open),
+    openers: dict[str | Entrant, tuple[Precision, Callable[[], Callable[[], Session]]]] = {
+        eager.entrant: ("fp32", lambda: eager.open),
         BASELINE: ("fp32", lambda: partial(PlainOnnxRuntime, model, signature)),
         "onnxruntime, quantize_dynamic": (
             "int8",
@@ -226,13 +227,14 @@ def peers_of(subject: Subject, count: int, failed: dict[str, str]) -> list[Entry
             lambda: partial(PlainOpenVino, made("nncf", nncf) / "model.xml", signature, ""),
         )
     found = []
-    for name, (precision, prepare) in openers.items():
-        say(f"{subject.title}: {name}")
+    for peer, (precision, prepare) in openers.items():
+        entrant = Entrant(peer, precision) if isinstance(peer, str) else peer
+        say(f"{subject.title}: {entrant_text(entrant)}")
         try:
             opener = prepare()
-            found.append(Entry(Contender(name, opener), apart(agreement_of, opener, subject, precision)))
+            found.append(Entry(Contender(entrant, opener), apart(agreement_of, opener, subject, precision)))
         except Exception as error:
-            failed[name] = f"{type(error).__name__}: {error}"
+            failed[entrant_text(entrant)] = f"{type(error).__name__}: {error}"
     return found
 
 
@@ -245,12 +247,13 @@ def ours_of(subject: Subject, failed: dict[str, str]) -> list[Entry]:
     for variant in bundle.manifest.variants_of(component.name):
         proof = variant.verification
         if proof is None or not proof.checks:
-            failed[variant.name] = variant.failure or (proof.failures[0] if proof else "it was not verified")
+            said = failure_text(proof.failures[0]) if proof else "it was not verified"
+            failed[variant.name] = variant.failure or said
             continue
         say(f"{subject.title}: {variant.name}")
         contender = contenders_of(bundle, variant)[0]
         agreement = apart(agreement_of, contender.open, subject, variant.precision)
-        agreement = replace(agreement, failures=(*proof.failures, *agreement.failures))
+        agreement = replace(agreement, failures=(*map(failure_text, proof.failures), *agreement.failures))
         found.append(Entry(contender, agreement, variant))
     return found
 
@@ -266,7 +269,7 @@ def measure(subject: Subject, batches: Sequence[int], options: LatencyOptions, c
     say(f"{subject.title}: {len(entries)} contenders at {len(loads)} sizes, {options.rounds} rounds")
     contenders = [entry.contender for entry in entries]
     benchmark = measure_latency(contenders, loads, baseline=BASELINE, options=options)
-    failed |= benchmark.failures
+    failed |= {entrant_text(x.contender): x.detail for x in benchmark.failures}
     for load in loads:
         here = replace(benchmark, latencies=tuple(x for x in benchmark.latencies if x.sizes == load.sizes))
         chosen = choose(bundle, component, here).variant
@@ -289,28 +292,32 @@ def print_table(benchmark: Benchmark, entries: Sequence[Entry], chosen: str) -> 
         "| contender | runs on | median ms | p95 | per s | times plain onnxruntime FP32 [95%] | cosine | largest "
         "difference | tolerance |\n|---|---|--:|--:|--:|--:|--:|--:|---|"
     )
-    agreements = {entry.contender.name: entry.agreement for entry in entries}
+    agreements = {entry.contender.entrant: entry.agreement for entry in entries}
     for x in benchmark.latencies:
-        name = f"**{x.contender}**" if x.contender == chosen else x.contender
+        said_name = entrant_text(x.contender)
+        name = f"**{said_name}**" if said_name == chosen else said_name
         speed = said(x.speedup) if x.speedup else "1"
         numbers = f"{x.median:.4g} | {x.p95:.4g} | {x.throughput:.4g}"
-        print(f"| {name} | {benchmark.runtimes[x.contender]} | {numbers} | {speed} | {agreements[x.contender]} |")
+        print(f"| {name} | {benchmark.runtime_of(x.contender)} | {numbers} | {speed} | {agreements[x.contender]} |")
     print()
 
 
 def print_verdicts(benchmark: Benchmark, entries: Sequence[Entry], chosen: str, goal: float | None) -> None:
     """What is chosen against the best peer, and INT8 against its goal. A peer out of tolerance is no rival."""
     times = {x.contender: x for x in benchmark.latencies}
-    rows = [(entry, times[entry.contender.name]) for entry in entries if entry.contender.name in times]
+    rows = [(entry, times[entry.contender.entrant]) for entry in entries if entry.contender.entrant in times]
     rivals = [x for entry, x in rows if entry.ours is None and not entry.agreement.failures]
     best = min(rivals, key=lambda x: x.median)
-    against = ratio(times[chosen], best)
-    print(f"- chosen: {chosen}; {said(against)} times the best peer, {best.contender}: {verdict(against)}")
+    ours = next(x for entry, x in rows if entry.ours is not None and entry.ours.name == chosen)
+    against = ratio(ours, best)
+    print(
+        f"- chosen: {chosen}; {said(against)} times the best peer, {entrant_text(best.contender)}: {verdict(against)}"
+    )
     for entry, x in rows:
         if entry.ours is None and entry.agreement.failures and x.median < best.median:
             reason = f"it is out of tolerance ({entry.agreement.failures[0]})"
-            print(f"- faster than that is {x.contender}, {x.median:.4g} ms, but {reason};", end=" ")
-            print(f"the chosen one is {said(ratio(times[chosen], x))} times as fast")
+            print(f"- faster than that is {entrant_text(x.contender)}, {x.median:.4g} ms, but {reason};", end=" ")
+            print(f"the chosen one is {said(ratio(ours, x))} times as fast")
     integers = [(entry, x) for entry, x in rows if entry.ours and entry.ours.precision == "int8"]
     proven = [(entry, x) for entry, x in integers if not entry.agreement.failures]
     for what, found in {"INT8": integers, "INT8 in tolerance": proven}.items() if goal else ():
@@ -318,7 +325,10 @@ def print_verdicts(benchmark: Benchmark, entries: Sequence[Entry], chosen: str, 
             print(f"- no variant is {what}")
             continue
         x = min((x for _, x in found), key=lambda x: x.median)
-        print(f"- fastest {what}: {x.contender}, {said(x.speedup)} times {BASELINE}; {judged(x.speedup, goal)}")
+        print(
+            f"- fastest {what}: {entrant_text(x.contender)}, {said(x.speedup)} times {entrant_text(BASELINE)}; "
+            f"{judged(x.speedup, goal)}"
+        )
 
 
 def ratio(contender: Latency, rival: Latency) -> Interval:

@@ -13,6 +13,7 @@ import numpy as np
 
 from captions import CONTEXT, caption_lengths
 from peers import encode_texts, encode_texts_padded, print_benchmark, shipped
+from torchlift.evidence import Entrant
 from torchlift.pipelines import OpenOptions, open_bundle
 from torchlift.timing.latency import Contender, LatencyOptions, Workload, measure_latency
 
@@ -35,13 +36,13 @@ def main() -> None:
     print(f"{len(texts)} captions, {np.mean([len(t) for t in texts]):.1f} characters on average")
     for variant in ("openvino/fp32", "openvino/bf16"):
         contenders = [
-            Contender("padded to 52", partial(encode_texts_padded, path, texts, variant)),
-            Contender("torchlift", partial(encode_texts, path, texts, variant)),
+            Contender(Entrant("padded to 52"), partial(encode_texts_padded, path, texts, variant)),
+            Contender(Entrant("torchlift"), partial(encode_texts, path, texts, variant)),
         ]
         benchmark = measure_latency(
             contenders,
             [Workload({"batch": len(texts)}, {})],
-            baseline="padded to 52",
+            baseline=contenders[0].entrant,
             options=LatencyOptions(rounds=arguments.rounds, warmups=0),
         )
         print_benchmark(f"{arguments.size} text, {variant}", benchmark)

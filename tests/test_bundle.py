@@ -13,7 +13,24 @@ from hypothesis import strategies as st
 from torchlift.archive import pack
 from torchlift.bundle import Bundle, key_of, sha256
 from torchlift.errors import BundleError, ChecksumError, ManifestVersionError
-from torchlift.evidence import Benchmark, Choice, Difference, GoldenCheck, Interval, Latency, Provenance, Tolerance
+from torchlift.evidence import (
+    Benchmark,
+    Breach,
+    Choice,
+    Difference,
+    Entrant,
+    Failure,
+    Gate,
+    GoldenCheck,
+    Interval,
+    Latency,
+    NotMeasured,
+    Provenance,
+    Ran,
+    Rows,
+    Tolerance,
+    Verdict,
+)
 from torchlift.evidence import Verification as Proof
 from torchlift.jobs import JobOptions, build_bundle, verify_bundle
 from torchlift.machine import Machine, this_machine
@@ -33,25 +50,68 @@ def many(strategy):
 
 
 machines = st.builds(Machine, words, many(words), counts, counts, words)
-checks = st.builds(GoldenCheck, words, words, st.builds(Difference, *[numbers] * 7, counts, counts, counts, numbers))
+runs = {
+    "rows": st.none() | st.builds(Rows, counts, counts),
+    "sizes": st.dictionaries(words, counts, max_size=2),
+    "company": st.sampled_from(["alone", "turned", "fewer"]),
+    "replayed": st.booleans(),
+    "true_half": st.booleans(),
+}
+differences = st.builds(Difference, *[numbers] * 7, counts, counts, counts, numbers)
+checks = st.builds(GoldenCheck, words, words, differences, **runs)
+failures = st.builds(
+    Failure,
+    kind=st.sampled_from(["difference", "cosine", "nonfinite", "unproven", "error"]),
+    golden=words,
+    output=words,
+    difference=st.none() | numbers,
+    limit=st.none() | numbers,
+    nan=counts,
+    inf=counts,
+    detail=words,
+    **runs,
+)
 proofs = st.builds(
     Proof,
     st.builds(Provenance, machines, words, hashes, words),
     st.builds(Tolerance, numbers, numbers),
     many(checks),
     many(checks),
-    many(words),
+    many(failures),
 )
+intervals = st.builds(Interval, numbers, numbers, numbers, numbers)
+entrants = st.builds(Entrant, words, words, st.none() | st.booleans(), st.booleans())
 latencies = st.builds(
     Latency,
-    words,
+    entrants,
     st.dictionaries(words, counts, max_size=2),
     counts,
     *[numbers] * 8,
-    st.none() | st.builds(Interval, numbers, numbers, numbers),
+    st.none() | intervals,
 )
 benchmarks = st.builds(
-    Benchmark, machines, words, counts, counts, st.none() | words, many(latencies), hashes, hashes, hashes
+    Benchmark,
+    machines,
+    words,
+    counts,
+    counts,
+    st.none() | entrants,
+    many(latencies),
+    many(st.builds(Ran, entrants, words)),
+    hashes,
+    many(st.builds(NotMeasured, entrants, words)),
+)
+gates = st.builds(
+    Gate,
+    st.dictionaries(words, numbers, max_size=2),
+    st.sampled_from(["latency", "throughput", "size"]),
+    st.none() | st.floats(50, 99),
+)
+breaches = st.builds(Breach, words, numbers, st.none() | intervals, st.none() | numbers, st.none() | numbers)
+kinds = st.sampled_from(["costlier", "breach", "disagrees", "not built", "not verified"])
+verdicts = st.builds(Verdict, kinds, st.none() | numbers, st.none() | breaches, st.none() | failures, words)
+choices = st.builds(
+    Choice, words, gates, st.none() | counts, st.dictionaries(words, verdicts, max_size=2), st.booleans(), st.booleans()
 )
 
 
@@ -87,7 +147,7 @@ def manifests(draw):
         components=(component,),
         variants=(variant, Variant("model", "onnxruntime", "fp32", "", failure=draw(words) or "no")),
         benchmarks={"model": draw(benchmarks)},
-        choices={"model": Choice(draw(words), draw(words), draw(hashes))},
+        choices={"model": draw(choices)},
         files={p: FileRecord(draw(words), draw(counts)) for p in paths},
         made_with=draw(hashes),
     )
@@ -147,7 +207,7 @@ def test_a_changed_byte_is_found(built):
     assert str(built.path) in caught.value.message
     assert caught.value.remedy == (
         "Copy the bundle again from where it was made, or build the variant again: torchlift build "
-        f"{built.path} --backend onnxruntime --precision fp32."
+        f"{built.path} `backends=onnxruntime` `precisions=fp32`."
     )
 
 
@@ -162,7 +222,7 @@ def test_a_missing_file_is_found(built, mending):
 def test_to_be_mended_a_bundle_opens_without_the_variants_whose_own_files_are_damaged(built):
     notes, before = staged.Recorder(), built.manifest
     gone, kept = (tuple(v for v in before.variants if (v.backend == name)) for name in ("openvino", "onnxruntime"))
-    choices = {"model": Choice(gone[0].name, "the fastest")}
+    choices = {"model": Choice(gone[0].name)}
     built.commit(dataclasses.replace(before, choices=choices))
     file = built.file(gone[0].model)
     file.unlink()
@@ -178,7 +238,7 @@ def test_to_be_mended_a_bundle_opens_without_the_variants_whose_own_files_are_da
 
 
 def test_a_whole_bundle_that_is_opened_to_be_mended_is_as_it_was(built):
-    built.commit(dataclasses.replace(built.manifest, choices={"model": Choice("model/openvino/fp32", "the fastest")}))
+    built.commit(dataclasses.replace(built.manifest, choices={"model": Choice("model/openvino/fp32")}))
     assert Bundle.open(built.path, mending=True).manifest == built.manifest
 
 
@@ -239,8 +299,8 @@ def test_a_manifest_of_something_else(bundle, value):
 
 
 def test_a_manifest_of_a_newer_torchlift_is_refused_before_its_fields_are_read(bundle):
-    edited(bundle, lambda content: content.update(version=2, components="now a string"))
-    with pytest.raises(ManifestVersionError, match="has version 2; this torchlift reads up to 1") as caught:
+    edited(bundle, lambda content: content.update(version=3, components="now a string"))
+    with pytest.raises(ManifestVersionError, match="has version 3; this torchlift reads up to 2") as caught:
         Bundle.open(bundle.path)
     assert "pip install -U torchlift" in caught.value.remedy
 
@@ -370,7 +430,7 @@ def test_a_component_that_changed_drops_what_was_built_from_it(built):
     manifest = dataclasses.replace(
         built.manifest,
         benchmarks={"model": Benchmark(machine, "", 1, 1, None, ()), "other": Benchmark(machine, "", 1, 1, None, ())},
-        choices={"model": Choice("a", "b"), "other": Choice("c", "d")},
+        choices={"model": Choice("a"), "other": Choice("c")},
     )
     component = manifest.component("model")
     same = manifest.with_component(component)

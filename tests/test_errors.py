@@ -1,9 +1,16 @@
+import ast
 import inspect
 import pickle
+import re
+from pathlib import Path
 
 import pytest
 
+import torchlift
 from torchlift import errors
+
+OF_OTHERS = ("docker run --gpus", "pip install --no-deps")
+"""Flags of other programs."""
 
 
 def _classes():
@@ -41,3 +48,44 @@ def test_an_error_survives_the_way_to_another_process(kind):
     error = pickle.loads(pickle.dumps(kind("x is 3", remedy="Use 2.")))
     assert type(error) is kind
     assert str(error) == "x is 3\nUse 2."
+
+
+@pytest.mark.parametrize(
+    ("kind", "facts"),
+    [
+        (errors.SignatureError, {"axis": "batch"}),
+        (errors.BatchTooLargeError, {"axis": "batch"}),
+        (errors.BakedInError, {"axes": ("batch", "length")}),
+        (errors.ChecksumError, {"path": "model/model.onnx"}),
+        (errors.VerificationError, {"variant": "model/openvino/int8"}),
+        (errors.GateError, {"components": ("image",)}),
+        (errors.MetricError, {"metric": "top1"}),
+    ],
+)
+def test_what_an_error_is_about_survives_the_way_to_another_process(kind, facts):
+    error = pickle.loads(pickle.dumps(kind("x is 3", remedy="Use 2.", **facts)))
+    assert {name: getattr(error, name) for name in facts} == facts
+    assert error.remedy == "Use 2."
+
+
+def _texts(file):
+    """The strings of a module that are no docstrings."""
+    tree = ast.parse(file.read_text())
+    documents = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in documents:
+            yield node.value
+
+
+def test_only_the_command_line_names_its_flags():
+    """Elsewhere an argument is named as Python has it: the command line turns that into its own."""
+    source = Path(torchlift.__file__).parent
+    files = [file for file in source.rglob("*.py") if file.relative_to(source).parts[0] != "cli"]
+    named = {
+        (file.relative_to(source).as_posix(), text)
+        for file in files
+        for text in _texts(file)
+        if re.search(r"(^|[\s`(])--[a-z]", text) and not any(other in text for other in OF_OTHERS)
+    }
+    assert len(files) > 100
+    assert named == set()

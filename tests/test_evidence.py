@@ -2,10 +2,14 @@ from dataclasses import replace
 
 import pytest
 
+from torchlift.errors import InputError
 from torchlift.evidence import (
-    REPLAYED,
     Benchmark,
+    Conditions,
     Difference,
+    Entrant,
+    Failure,
+    Gate,
     GoldenCheck,
     Latency,
     Provenance,
@@ -53,12 +57,12 @@ def test_a_verification_passed_where_nothing_failed_and_knows_its_worst_check():
     proof = Verification(PROVENANCE, Tolerance(1e-4, 0.99), checks, ())
     assert proof.passed
     assert proof.worst is checks[1]
-    assert not replace(proof, failures=("b is off",)).passed
+    assert not replace(proof, failures=(Failure(kind="unproven"),)).passed
 
 
 def test_latencies_of_a_contender():
     def latency(name, sizes):
-        return Latency(name, sizes, 1, *[1.0] * 8)
+        return Latency(Entrant(name), sizes, 1, *[1.0] * 8)
 
     found = (
         latency("a", {"batch": 1}),
@@ -67,15 +71,24 @@ def test_latencies_of_a_contender():
         latency("c", {"length": 3}),
     )
     benchmark = Benchmark(MACHINE, "", 1, 1, None, found)
-    assert benchmark.of("a") == (found[0], found[2])
-    assert benchmark.at_batch("a", 8) is found[2]
-    assert benchmark.at_batch("b", 8) is None
-    assert benchmark.at_batch("c", 1) is found[3]
+    assert benchmark.of(Entrant("a")) == (found[0], found[2])
+    assert benchmark.at_batch(Entrant("a"), 8) is found[2]
+    assert benchmark.at_batch(Entrant("b"), 8) is None
+    assert benchmark.at_batch(Entrant("c"), 1) is found[3]
 
 
-@pytest.mark.parametrize(
-    ("goldens", "replays"), [((), False), (("min", "opt"), False), (("min", "min" + REPLAYED), True)]
-)
-def test_a_proof_says_whether_graphs_were_replayed(goldens, replays):
-    checks = tuple(GoldenCheck(golden, "y", SAME) for golden in goldens)
+@pytest.mark.parametrize(("replayed", "replays"), [((), False), ((False, False), False), ((False, True), True)])
+def test_a_proof_says_whether_graphs_were_replayed(replayed, replays):
+    checks = tuple(GoldenCheck("min", "y", SAME, replayed=each) for each in replayed)
     assert Verification(PROVENANCE, Tolerance(1e-4, 0.99999), checks, ()).replays is replays
+
+
+@pytest.mark.parametrize(("low", "moved"), [(1980, False), (1890, False), (1875, True)])
+def test_a_clock_has_moved_where_it_did_so_by_more_than_five_percent(low, moved):
+    assert Conditions("H200", (low, 1980, 1980), (34, 41)).clock_moved is moved
+
+
+@pytest.mark.parametrize("confidence", [0, 49.9, 100, 200, float("nan")])
+def test_a_gate_has_a_confidence_that_can_be_had(confidence):
+    with pytest.raises(InputError, match=f"{confidence:g}%"):
+        Gate({"top1": 1.0}, confidence=confidence)

@@ -186,8 +186,8 @@ def test_the_default_opset_of_dynamo_has_gelu(by_dynamo):
 @pytest.mark.parametrize(
     ("exporter", "opset", "remedy"),
     [
-        ("dynamo", 16, "use --exporter torchscript, or choose an opset from 18 to 25"),
-        ("torchscript", 23, "use --exporter dynamo, or choose an opset from 11 to 20"),
+        ("dynamo", 16, "use `exporter=torchscript`, or choose an opset from 18 to 25"),
+        ("torchscript", 23, "use `exporter=dynamo`, or choose an opset from 11 to 20"),
         ("dynamo", 99, "Instead, choose an opset from 18 to 25"),
     ],
 )
@@ -259,7 +259,7 @@ def test_dynamo_names_the_axis_that_turned_constant(export, name, axes):
         export(name)
     assert "mark_dynamic" not in str(caught.value), "advice to authors of PyTorch helps nobody here"
     axis = next(a for a in load(name).component("model").signature.axes if a.name == axes.split()[0])
-    assert f"--axis {axis.name}={axis.opt}." in caught.value.remedy
+    assert f"`axes={axis.name}={axis.opt}`." in caught.value.remedy
 
 
 def test_an_axis_may_be_fixed_as_the_remedy_says(export):
@@ -328,7 +328,7 @@ def test_weights_that_are_not_numbers_are_refused(export):
 def test_a_network_that_an_exporter_does_not_take_is_refused_with_the_other_exporter(export, exporter, other):
     with pytest.raises(ExportError, match=r"could not export the network: .*bessel_j0") as caught:
         export("without_an_onnx_operator", exporter)
-    assert f"Try --exporter {other}" in caught.value.remedy
+    assert f"Try `exporter={other}`" in caught.value.remedy
 
 
 @pytest.mark.parametrize("exporter", EXPORTERS)
@@ -451,14 +451,14 @@ def test_an_opset_other_than_the_one_asked_for_is_refused(export, monkeypatch):
     )
     with pytest.raises(ExportError, match="opset 16 was asked for, the torchscript exporter wrote opset 17") as caught:
         export("tiny", "torchscript")
-    assert "--opset 17" in caught.value.remedy
+    assert "`opset=17`" in caught.value.remedy
 
 
 def test_an_exporter_that_returns_nothing_is_refused_with_the_other(export, monkeypatch):
     monkeypatch.setattr(torch.onnx, "export", lambda *arguments, **options: None)
     with pytest.raises(ExportError, match="the exporter returned nothing") as caught:
         export("tiny")
-    assert "--exporter torchscript" in caught.value.remedy
+    assert "`exporter=torchscript`" in caught.value.remedy
 
 
 def test_a_seed_is_not_negative():

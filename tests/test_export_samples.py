@@ -72,4 +72,4 @@ def test_samples_that_the_memory_does_not_hold_are_said_to_be_so(refused):
     )
     error = refused(draw, ExportError)
     assert error.message == "the memory does not suffice at batch 6, length 8: Unable to allocate 1.2 PiB"
-    assert "--axis" in error.remedy
+    assert "`axes=" in error.remedy

@@ -217,7 +217,7 @@ def test_a_size_outside_its_range_is_no_matter_of_the_batch(batch, length, said)
 def test_a_batch_over_the_maximum_has_its_own_error_and_says_how_to_export():
     with pytest.raises(BatchTooLargeError, match=r"input ids is int64\[9, 4\]: batch 9 is outside 1..8") as caught:
         TEXT.check(feeds(batch=9))
-    assert "--axis batch=1..4..9" in caught.value.remedy
+    assert "`axes=batch=1..4..9`" in caught.value.remedy
 
 
 def test_a_list_is_no_tensor() -> None:
@@ -243,9 +243,9 @@ def test_a_part_of_a_range_is_within_it_or_refused(whole, part):
 @pytest.mark.parametrize(
     ("part", "wider"),
     [
-        ((1, 4, 9), "--axis batch=1..4..9"),
-        ((9, 9, 9), "--axis batch=1..4..9"),
-        ((10, 12, 64), "--axis batch=1..4..64"),
+        ((1, 4, 9), "`axes=batch=1..4..9`"),
+        ((9, 9, 9), "`axes=batch=1..4..9`"),
+        ((10, 12, 64), "`axes=batch=1..4..64`"),
     ],
 )
 def test_a_part_beyond_its_range_is_refused_and_says_how_to_export(part, wider):
@@ -258,7 +258,7 @@ def test_a_part_beyond_its_range_is_refused_and_says_how_to_export(part, wider):
 def test_a_part_below_its_range_is_refused_and_says_how_to_export():
     with pytest.raises(SignatureError, match=r"the profile length=1:3:6 is outside 2\.\.6") as caught:
         LENGTH.within(1, 3, 6)
-    assert "--axis length=1..4..6" in caught.value.remedy
+    assert "`axes=length=1..4..6`" in caught.value.remedy
 
 
 def test_a_part_must_be_a_range_itself():

@@ -126,9 +126,10 @@ def _checked(archive: zipfile.ZipFile, file: Path) -> Manifest:
             raise ChecksumError(
                 f"{file}: {name} has {entry.file_size:,} bytes, the manifest says {manifest.files[name].size:,}",
                 remedy="Pack the bundle again.",
+                path=name,
             )
     if missing := sorted(manifest.files.keys() - seen):
-        raise ChecksumError(f"{file}: {missing[0]} is missing", remedy="Pack the bundle again.")
+        raise ChecksumError(f"{file}: {missing[0]} is missing", remedy="Pack the bundle again.", path=missing[0])
     return manifest
 
 
@@ -173,4 +174,4 @@ def _write(archive: zipfile.ZipFile, file: Path, name: str, target: Path, record
         os.fsync(sink.fileno())
         sink.seek(0)
         if record is not None and digest_of(sink) != record.sha256:
-            raise ChecksumError(f"{file}: {name} was changed", remedy="Pack the bundle again.")
+            raise ChecksumError(f"{file}: {name} was changed", remedy="Pack the bundle again.", path=name)

@@ -67,8 +67,9 @@ class Axis:
         if not self.min <= low <= high <= self.max:
             raise SignatureError(
                 f"the profile {self.name}={low}:{opt}:{high} is outside {self.min}..{self.max}",
-                remedy=f"Choose a range within it, or export again with --axis {self.name}={min(low, self.min)}.."
-                f"{self.opt}..{max(high, self.max)}.",
+                remedy=f"Choose a range within it, or export again with `axes={self.name}={min(low, self.min)}.."
+                f"{self.opt}..{max(high, self.max)}`.",
+                axis=self.name,
             )
         return part
 

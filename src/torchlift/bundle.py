@@ -106,7 +106,7 @@ class Bundle:
             for path, problem in zip(files, pool.map(self._problem, files, files.values()), strict=True):
                 stage.advance()
                 if problem and path not in but:
-                    raise ChecksumError(f"{self.path}: {problem}", remedy=self._remedy(path))
+                    raise ChecksumError(f"{self.path}: {problem}", remedy=self._remedy(path), path=path)
                 if problem:
                     found[path] = problem
         return found
@@ -116,7 +116,7 @@ class Bundle:
         if path not in _own_files(self.manifest):
             return f"{copy} ship it again."
         variant = next(v for v in self.manifest.variants if path in v.files)
-        command = f"torchlift build {self.path} --backend {variant.backend} --precision {variant.recipe}"
+        command = f"torchlift build {self.path} `backends={variant.backend}` `precisions={variant.recipe}`"
         return f"{copy} build the variant again: {command}."
 
     def _leave_out_damaged(self, progress: Progress) -> None:

@@ -25,8 +25,12 @@ TorchliftError
 ├── GateError                 no variant that was asked for loses as little as it must
 ├── InputError                an image, a text or a batch that cannot be used
 ├── DataError                 a data set, a record or a result file that cannot be used
+│   ├── MetricError           a metric that the task lacks, or that the data are too few for
 │   └── UnsafeDataError       a pickle that would run code; it did not run
 └── StorageError              a disk that is full or may not be written
+
+Messages and remedies name an argument of Python's in backticks with an equals sign, and with its value where one is
+proposed: `calibration=`, `axes=batch=1..4..9`. The command line prints its own options in their place.
 """
 
 from __future__ import annotations
@@ -47,7 +51,11 @@ class TorchliftError(Exception):
 
 
 class SignatureError(TorchliftError):
-    pass
+    """``axis`` is the axis whose size does not fit; empty where it is something else."""
+
+    def __init__(self, message: str, *, remedy: str = "", axis: str = "") -> None:
+        super().__init__(message, remedy=remedy)
+        self.axis = axis
 
 
 class BatchTooLargeError(SignatureError):
@@ -79,7 +87,11 @@ class ExportError(TorchliftError):
 
 
 class BakedInError(ExportError):
-    pass
+    """``axes`` are those that turned constant, where that is known."""
+
+    def __init__(self, message: str, *, remedy: str = "", axes: Sequence[str] = ()) -> None:
+        super().__init__(message, remedy=remedy)
+        self.axes = tuple(axes)
 
 
 class ConversionError(TorchliftError):
@@ -91,7 +103,11 @@ class BundleError(TorchliftError):
 
 
 class ChecksumError(BundleError):
-    pass
+    """``path`` is the file's within the bundle."""
+
+    def __init__(self, message: str, *, remedy: str = "", path: str = "") -> None:
+        super().__init__(message, remedy=remedy)
+        self.path = path
 
 
 class ManifestVersionError(BundleError):
@@ -123,7 +139,11 @@ class DeviceMemoryError(BackendError):
 
 
 class VerificationError(TorchliftError):
-    pass
+    """``variant`` is the name of the variant that may not be used; empty where it is no variant."""
+
+    def __init__(self, message: str, *, remedy: str = "", variant: str = "") -> None:
+        super().__init__(message, remedy=remedy)
+        self.variant = variant
 
 
 class NoSignalError(VerificationError):
@@ -131,7 +151,11 @@ class NoSignalError(VerificationError):
 
 
 class GateError(TorchliftError):
-    pass
+    """``components`` are those that FP32 serves, since no variant of them that was asked for holds the gate."""
+
+    def __init__(self, message: str, *, remedy: str = "", components: Sequence[str] = ()) -> None:
+        super().__init__(message, remedy=remedy)
+        self.components = tuple(components)
 
 
 class InputError(TorchliftError):
@@ -140,6 +164,14 @@ class InputError(TorchliftError):
 
 class DataError(TorchliftError):
     pass
+
+
+class MetricError(DataError):
+    """``metric`` is the name that was asked for."""
+
+    def __init__(self, message: str, *, remedy: str = "", metric: str = "") -> None:
+        super().__init__(message, remedy=remedy)
+        self.metric = metric
 
 
 class UnsafeDataError(DataError):

@@ -27,6 +27,7 @@ from torchlift.graph.inspect import baked_in, read_facts
 from torchlift.graph.scales import save_scales
 from torchlift.machine import installed_version
 from torchlift.manifest import Component, Graph
+from torchlift.messages import failure_text
 from torchlift.progress import SILENT, Progress
 from torchlift.prove.goldens import Golden, load_goldens, require_signal, save_goldens
 from torchlift.prove.numerics import TOLERANCES, failures, verify_goldens
@@ -71,7 +72,7 @@ class ExportOptions:
         opsets = _OPSETS[self.exporter]
         if self.version not in opsets:
             other = next((e for e, r in _OPSETS.items() if self.version in r), None)
-            instead = f"use --exporter {other}, or " if other else ""
+            instead = f"use `exporter={other}`, or " if other else ""
             raise ExportError(
                 f"the {self.exporter} exporter does not write opset {self.version}",
                 remedy=f"Instead, {instead}choose an opset from {opsets[0]} to {opsets[-1]}.",
@@ -254,7 +255,7 @@ def _narrower(signature: Signature, sizes: Mapping[str, int]) -> str:
         return "Correct the network, or the shapes and the sample of its inputs."
     too_small = sizes.get(axis.name, axis.opt) < axis.opt
     verb, low, high = ("Raise", axis.opt, axis.max) if too_small else ("Lower", axis.min, axis.opt)
-    return f"{verb} the range to what the network takes, for example --axis {axis.name}={low}..{axis.opt}..{high}."
+    return f"{verb} the range to what the network takes, for example `axes={axis.name}={low}..{axis.opt}..{high}`."
 
 
 def _is_memory(error: BaseException) -> bool:
@@ -264,7 +265,7 @@ def _is_memory(error: BaseException) -> bool:
 def _no_memory(sizes: Mapping[str, int], error: BaseException) -> ExportError:
     return ExportError(
         f"the memory does not suffice at {_at(sizes)}: {str(error).strip().partition(chr(10))[0]}",
-        remedy="Lower the maximum of an axis with --axis, or use a machine with more memory.",
+        remedy="Lower the maximum of an axis with `axes=`, or use a machine with more memory.",
     )
 
 
@@ -281,7 +282,7 @@ def _export(part: ModelComponent, file: Path, options: ExportOptions) -> None:
         raise
     except BaseException as error:  # a user's network may end in sys.exit
         other = next(e for e in _OPSETS if e != options.exporter)
-        remedy = f"Try --exporter {other}; -v shows the exporter's whole account."
+        remedy = f"Try `exporter={other}`. The traceback has the exporter's whole account."
         raise explained(error, part.signature, remedy) from error
     ForgetOrigin()(model)
     NameAxes(part.signature)(model)
@@ -301,7 +302,7 @@ def _dynamo(part: ModelComponent, arguments: tuple[torch.Tensor, ...], opset: in
         verbose=False,
     )
     if exported is None:
-        raise ExportError("the exporter returned nothing", remedy="Try --exporter torchscript.")
+        raise ExportError("the exporter returned nothing", remedy="Try `exporter=torchscript`.")
     return exported.model
 
 
@@ -340,7 +341,7 @@ def _prove(file: Path, signature: Signature, options: ExportOptions, goldens: li
     if facts.opset != options.version:
         raise ExportError(
             f"opset {options.version} was asked for, the {options.exporter} exporter wrote opset {facts.opset}",
-            remedy=f"Ask for --opset {facts.opset}, or try another --exporter.",
+            remedy=f"Ask for `opset={facts.opset}`, or try another `exporter=`.",
         )
     constant = baked_in(facts, signature)
     if constant:
@@ -351,7 +352,7 @@ def _prove(file: Path, signature: Signature, options: ExportOptions, goldens: li
     try:
         onnx.checker.check_model(str(file))
     except onnx.checker.ValidationError as error:
-        raise ExportError(f"the exported graph is not valid ONNX: {error}", remedy="Try another --opset.") from error
+        raise ExportError(f"the exported graph is not valid ONNX: {error}", remedy="Try another `opset=`.") from error
     with reference_runtime().open(file, signature) as session:
         _prove_answers(session, goldens, progress)
 
@@ -362,7 +363,7 @@ def _prove_answers(session: Session, goldens: Sequence[Golden], progress: Progre
             wrong = failures(_checked(session.run, golden, session.signature), TOLERANCES["fp32"])
             if wrong:
                 raise VerificationError(
-                    f"the exported graph does not answer as PyTorch does: {'; '.join(wrong)}",
+                    f"the exported graph does not answer as PyTorch does: {'; '.join(map(failure_text, wrong))}",
                     remedy="Something in the network depends on Python values or on the traced shapes.",
                 )
             stage.advance()

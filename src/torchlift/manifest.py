@@ -15,6 +15,7 @@ from torchlift.declare.check import completed_answers, completed_inputs
 from torchlift.declare.inputs import Input
 from torchlift.errors import BundleError, InputError, ManifestVersionError, SignatureError
 from torchlift.evidence import Benchmark, Choice, Conversion, Gate, Scoring, Verification
+from torchlift.evidence import Precision as Precision
 from torchlift.folder import Folder
 from torchlift.signature import Signature
 from torchlift.upgrade import upgraded
@@ -25,7 +26,6 @@ MANIFEST_VERSION = 2
 _DEEPEST, _LONGEST = 16, 200
 """Parts of a path in a bundle, and bytes of a part; torchlift itself writes three or four short ones."""
 
-Precision = Literal["fp32", "bf16", "fp16", "int8"]
 
 SOURCE_FORM = "fp32"
 """The form of a component's own graph."""
@@ -260,7 +260,9 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def decode_manifest(data: bytes, file: Path) -> Manifest:
-    """Validate the content of manifest.json; ``file`` is named in errors, which are those of :func:`read_manifest`."""
+    """Validate the content of manifest.json, of this version or an earlier one; ``file`` is named in errors, which are
+    those of :func:`read_manifest`.
+    """
     import msgspec
 
     try:
@@ -272,13 +274,23 @@ def decode_manifest(data: bytes, file: Path) -> Manifest:
                 f"{file} has version {head['version']}; this torchlift reads up to {MANIFEST_VERSION}",
                 remedy="Upgrade it: pip install -U torchlift.",
             )
-        manifest = msgspec.convert(upgraded(head), Manifest)
+        manifest = msgspec.convert(_upgraded(head), Manifest)
     except (msgspec.MsgspecError, SignatureError, InputError, UnicodeDecodeError, RecursionError) as error:
         raise BundleError(
             f"{file} is damaged: {error}", remedy="Copy the bundle again from where it was made."
         ) from error
     _check_paths(file, manifest)
     return manifest
+
+
+def _upgraded(data: dict[str, Any]) -> dict[str, Any]:
+    """A manifest of an earlier version as one of this. Raises msgspec.ValidationError for what is no manifest."""
+    import msgspec
+
+    try:
+        return upgraded(data)
+    except (LookupError, TypeError, AttributeError, ValueError) as error:
+        raise msgspec.ValidationError(f"not what version 1 wrote: {type(error).__name__}: {error}") from error
 
 
 def _check_paths(file: Path, manifest: Manifest) -> None:

@@ -257,14 +257,16 @@ class Signature:
                         f"input {spec.name} is {dtype}{list(shape)}: axis {dim} is {size} here and {sizes[dim]} in "
                         "another input",
                         remedy=f"All inputs must agree on {dim}.",
+                        axis=dim,
                     )
                 axis = self.axis(dim)
                 if not axis.min <= size <= axis.max:
                     error = BatchTooLargeError if dim == BATCH and size > axis.max else SignatureError
                     raise error(
                         f"input {spec.name} is {dtype}{list(shape)}: {dim} {size} is outside {axis.min}..{axis.max}",
-                        remedy=f"Split it, or export again with --axis {dim}={axis.min}..{axis.opt}.."
-                        f"{max(size, axis.max)}.",
+                        remedy=f"Split it, or export again with `axes={dim}={axis.min}..{axis.opt}.."
+                        f"{max(size, axis.max)}`.",
+                        axis=dim,
                     )
 
 

@@ -267,4 +267,4 @@ def test_a_full_gpu_is_an_error_of_its_own():
 def test_nothing_is_built_from_onnx(tmp_path):
     with pytest.raises(BackendError, match=r"nothing is built from model\.onnx") as caught:
         PYTORCH.build(tmp_path / "model.onnx", tmp_path, TWO)
-    assert "--program" in caught.value.remedy
+    assert "`program=`" in caught.value.remedy

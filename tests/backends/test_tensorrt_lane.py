@@ -304,7 +304,7 @@ def test_sizes_that_no_profile_holds_are_refused_with_what_its_component_is_buil
     session, _ = opened(Engine(), most=7)
     with pytest.raises(ProfileError, match=r"holds batch 8; it has batch 1\.\.7") as caught:
         session.run({"x": tiny.sample(8)})
-    assert caught.value.remedy.endswith(": --profile model.batch=8:8:8 --profile model.batch=1:4:7.")
+    assert caught.value.remedy.endswith(": `profiles=model.batch=8:8:8` `profiles=model.batch=1:4:7`.")
 
 
 def test_a_session_lets_go_of_its_engine_and_memory_when_it_is_closed(opened):

@@ -27,7 +27,7 @@ def test_an_operator_that_the_parser_lacks_is_named_with_its_node_and_may_come_b
     assert isinstance(error, ParserError)
     assert error.message == f"TensorRT 8.5.3.1 cannot read LayerNormalization (node_layer_norm): {UNKNOWN.said}"
     assert error.remedy == (
-        "Give a library that has the operator with --plugin, export again with --exporter torchscript --opset 16, "
+        "Give a library that has the operator with `plugins=`, export again with `exporter=torchscript` `opset=16`, "
         "or use another backend."
     )
 
@@ -35,7 +35,7 @@ def test_an_operator_that_the_parser_lacks_is_named_with_its_node_and_may_come_b
 def test_for_an_operator_that_the_parser_has_no_library_is_wanted():
     error = parser_error([REFUSED], NODES, "8.5.3.1")
     assert error.message == f"TensorRT 8.5.3.1 cannot read Slice (node_slice_1): {REFUSED.said}"
-    assert error.remedy == "Export again with --exporter torchscript --opset 16, or use another backend."
+    assert error.remedy == "Export again with `exporter=torchscript` `opset=16`, or use another backend."
 
 
 def test_the_first_of_several_problems_is_told_and_the_others_counted():
@@ -83,7 +83,7 @@ def test_a_device_without_room_is_an_error_of_its_own_whatever_came_of_it(said):
     assert isinstance(error, DeviceMemoryError)
     assert error.message == f"TensorRT 10.3.0 built no engine: {said}"
     assert error.remedy == (
-        "End other programs on the GPU, narrow the profiles, or bound the scratch memory with --workspace."
+        "End other programs on the GPU, narrow the profiles, or bound the scratch memory with `workspace=`."
     )
 
 
@@ -91,7 +91,7 @@ def test_a_device_without_room_is_an_error_of_its_own_whatever_came_of_it(said):
 def test_without_a_kernel_the_telling_text_is_shown_and_not_the_last(said):
     error = build_error([said, NO_ENGINE], "8.5.3.1")
     assert (type(error), error.message) == (BackendError, f"TensorRT 8.5.3.1 built no engine: {said}")
-    assert error.remedy.startswith("Allow more --workspace")
+    assert error.remedy.startswith("Allow more by `workspace=`")
 
 
 class Log:

@@ -97,6 +97,12 @@ def test_the_least_batch_need_not_be_one():
     assert default_profiles(signature)[0] == (Axis("batch", 2, 2, 2),)
 
 
+def split_profiles(remedy):
+    """The words before the profiles, and each profile."""
+    said, *options = remedy.removesuffix("`.").split(" `profiles=")
+    return said, *(option.removesuffix("`") for option in options)
+
+
 def test_what_no_profile_holds_is_said_with_what_they_hold_and_how_to_build_one():
     single, whole = default_profiles(TEXT)
     error = outside([single, whole], {"batch": 65, "sequence": 20})
@@ -105,7 +111,7 @@ def test_what_no_profile_holds_is_said_with_what_they_hold_and_how_to_build_one(
         "no optimisation profile of the engine holds batch 65, sequence 20; it has batch 1..1, sequence 4..52; "
         "batch 1..64, sequence 4..52"
     )
-    said, *options = error.remedy.removesuffix(".").split(" --profile ")
+    said, *options = split_profiles(error.remedy)
     assert said == "Build it with one that does, beside those that it has:"
     assert [Profile.parse(option).ranges for option in options] == [
         {"batch": (65, 65, 65), "sequence": (20, 20, 20)},
@@ -117,7 +123,7 @@ def test_what_no_profile_holds_is_said_with_what_they_hold_and_how_to_build_one(
 def test_where_the_component_is_known_no_other_gets_its_profiles():
     single, whole = default_profiles(TEXT)
     error = outside([single, whole], {"batch": 65, "sequence": 20}, "text")
-    _, *options = error.remedy.removesuffix(".").split(" --profile ")
+    _, *options = split_profiles(error.remedy)
     wider = Signature(TEXT.inputs, TEXT.outputs, (Axis("batch", 1, 8, 128), TEXT.axis("sequence")))
     profiles = [Profile.parse(option) for option in options]
     assert [profile.of("text", wider.axes) for profile in profiles] == [

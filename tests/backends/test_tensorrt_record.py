@@ -20,6 +20,7 @@ from torchlift.backends.tensorrt.record import (
 )
 from torchlift.bundle import sha256
 from torchlift.cli.build import command as build
+from torchlift.cli.words import with_flags
 from torchlift.errors import EngineError
 from torchlift.machine import Gpu
 
@@ -74,8 +75,9 @@ def refused(engine, version=VERSION, gpu=H200):
 
 
 def told(error, *, wholly=False):
-    """What ``torchlift build`` is told by the remedy's command, and ``wholly`` by the options that it says besides."""
-    said, _, options = error.remedy.removesuffix(".").partition("; give ")[0].partition(". It was built with ")
+    """What ``torchlift build`` is told by the printed command, and ``wholly`` by the options that it says besides."""
+    printed = with_flags(error.remedy).removesuffix(".").partition("; give ")[0]
+    said, _, options = printed.partition(". It was built with ")
     program, name, *arguments = shlex.split(said.removeprefix("Build it here: "))
     assert (program, name) == ("torchlift", "build")
     arguments += shlex.split(options) if wholly else []
@@ -127,7 +129,7 @@ def test_the_options_of_before_are_said_with_the_command(engine):
     assert (found["version_compatible"], found["hardware_compatible"], found["stripped"]) == (True, False, True)
     assert found["workspace"] == 64
     written(engine, profiles=({},), plugins={})
-    assert refused(engine, gpu=A100).remedy.endswith("--precision fp16.")
+    assert refused(engine, gpu=A100).remedy.endswith("`precisions=fp16`.")
 
 
 def test_the_size_of_the_memory_is_no_matter(engine):
@@ -219,7 +221,7 @@ def test_libraries_must_be_the_user_s_own_since_those_in_the_bundle_go_with_the_
     error = refused(engine)
     assert error.message.startswith(f"{engine.with_name('operators.so')} is not what was built")
     assert error.remedy.endswith(
-        " --plugin operators.so --plugin others.so; give your own copy of operators.so, others.so."
+        " `plugins=operators.so` `plugins=others.so`; give your own copy of operators.so, others.so."
     )
 
 

@@ -10,7 +10,7 @@ from torchlift.cli.accuracy import conversions_table, findings_tables, scores_ta
 from torchlift.cli.tables import manifest_tables
 from torchlift.convert.calibration import UnitNoise
 from torchlift.convert.search import Finding, Search
-from torchlift.evidence import Gate, Interval, KeptNode, Repair
+from torchlift.evidence import Damage, Gate, Interval, KeptNode, Measure, Repair
 from torchlift.graph.units import Unit
 from torchlift.jobs import BisectReport
 
@@ -55,7 +55,9 @@ def manifest(colours):
         *(KeptNode(f"node_MatMul_{i}", "MatMul", LAYER.format(i), REASON) for i in range(5)),
         KeptNode("node_MatMul_9", "MatMul", "", "it was asked to stay"),
     )
-    repair = Repair(("node_MatMul_1",), "points of top1 lost", 87.53, 0.251, 0.8, 17, held=True)
+    repair = Repair(
+        ("node_MatMul_1",), Damage("top1", "points", "onnxruntime", true_half=False), 87.53, 0.251, 0.8, 17, held=True
+    )
     mended = replace(graph, conversion=replace(graph.conversion, kept=kept, repair=repair))
     failed = replace(
         graph, form="fp16", failure="nothing of it is within the range of [half]", files=(), conversion=None
@@ -72,14 +74,14 @@ def report():
         Finding(tuple(units[7:]), 1.0),
         Finding((Unit("node_Gemm_99", "Gemm", ""),), 0.0),
     )
-    fix = f"--keep image:{LAYER.format(3)} --keep image:{LAYER.format(5)}"
+    keep = (f"image:{LAYER.format(3)}", f"image:{LAYER.format(5)}")
     noise = tuple(UnitNoise(unit, 30.0 + i, None if i % 2 else 20.0 + i) for i, unit in enumerate(units))
     return BisectReport(
         "image/onnxruntime/int8",
-        "points of recall@1 lost",
+        Damage("recall@1", "points", "onnxruntime", true_half=False),
         Search(25.0, findings, 33),
         seconds=7.4,
-        fix=fix,
+        keep=keep,
         noise=noise,
     )
 
@@ -96,7 +98,8 @@ def test_what_was_converted_is_told_by_reason(manifest, verbose):
     assert "4 of 5 nodes" in text
     assert "conv: it reads the input itself" in text
     assert "not converted: nothing of it is within the range of [half]" in text
-    assert "mended after 17 trials: points of top1 lost went from 87.5 to 0.251" in text
+    assert "mended after 17 trials: points of top1 lost + 1 - cosine to the reference, in onnxruntime went" in text
+    assert "went from 87.5 to 0.251" in text
     assert "node_MatMul_9: it was asked to stay" in text, "a node that is of no module is told by its own name"
     assert (LAYER.format(4) in text) == verbose
     assert ("and 2 more" in text) != verbose
@@ -144,6 +147,27 @@ def test_scores_are_told_with_drops_intervals_and_verdicts(manifest, verbose):
     for said in ("PyTorch FP32", "the chosen together", "refused: top1 drops by", "96 images"):
         assert said in text
     assert ("top5" in text) == verbose
+
+
+def test_a_metric_is_told_in_its_unit_and_direction(manifest):
+    noise = replace(manifest.scoring, measures={"top1": Measure("dB", "lower"), "top5": Measure()})
+    other = replace(manifest, scoring=noise)
+    assert "In dB, rise in dB on" in words(shown(160, scores_table(other)))
+    assert "top1 rises by" in words(shown(160, scores_table(other)))
+    both = words(shown(160, scores_table(other, verbose=True)))
+    assert "top1 in dB, rise in dB; top5 in percent, drop in points on" in both
+    assert "top1 in dB on" in words(shown(160, *manifest_tables(other, 160)))
+    assert "Percent, drop in points on" in words(shown(160, scores_table(manifest)))
+
+
+def test_a_gate_with_a_confidence_says_so_in_every_table(manifest):
+    surely = replace(manifest, gate=Gate({"top1": 2.0}, confidence=95.0))
+    said = "The gate goes by what a drop is at 95% at most."
+    assert said in words(shown(160, scores_table(surely)))
+    assert said in words(shown(160, *manifest_tables(surely, 160)))
+    assert "refused: top1: drop at 95% at most" in words(shown(160, scores_table(surely)))
+    assert together_line(surely).endswith("gate: top1 within 2 at 95% confidence")
+    assert said not in words(shown(160, scores_table(manifest)))
 
 
 def test_the_metric_of_the_gate_is_the_one_that_is_shown(manifest):
@@ -201,7 +225,12 @@ def test_what_costs_the_accuracy_is_told_by_node_and_module_with_the_fix(report)
         assert finding.items[0].node in text
         assert finding.items[-1].module in text
     assert "(a function)" in text, "a node that is of no module"
-    for said in (report.fix, "80%", "33 evaluations", "points of recall@1 lost"):
+    for said in (
+        " ".join(f"--keep {name}" for name in report.keep),
+        "80%",
+        "33 evaluations",
+        "points of recall@1 lost",
+    ):
         assert said in text
 
 
@@ -214,7 +243,7 @@ def test_only_the_worst_are_shown_unless_asked(report):
 
 
 def test_a_graph_that_loses_nothing_has_nothing_to_fix(report):
-    clean = replace(report, search=Search(0.0, (Finding(report.search.findings[0].items, 0.0),), 1), fix="", noise=())
+    clean = replace(report, search=Search(0.0, (Finding(report.search.findings[0].items, 0.0),), 1), keep=(), noise=())
     text = words(shown(160, *findings_tables(clean, 10)))
     assert "To keep" not in text
     assert "signal-to-noise" not in text

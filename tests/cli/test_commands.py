@@ -8,6 +8,7 @@ from shipped import REFUSE_TORCH, in_process, torchlift
 
 from torchlift.bundle import Bundle
 from torchlift.cli import _COMMANDS
+from torchlift.messages import entrant_text
 
 LATENCY_COLUMNS = ("batch", "median ms", "p95", "p99", "per s", "speed-up")
 REFERENCE_LINE = re.compile(
@@ -83,8 +84,8 @@ def test_ship_prints_json(net, tmp_path):
     assert manifest["components"][0]["signature"]["axes"] == [{"name": "batch", "min": 1, "opt": 2, "max": 3}]
     assert manifest["choices"]["model"]["variant"] == "model/onnxruntime/fp32"
     latencies = manifest["benchmarks"]["model"]["latencies"]
-    assert [(x["contender"], x["sizes"]) for x in latencies] == [
-        ("pytorch eager", {"batch": 2}),
+    assert [(x["contender"]["name"], x["sizes"]) for x in latencies] == [
+        ("pytorch", {"batch": 2}),
         ("model/onnxruntime/fp32", {"batch": 2}),
     ]
     assert all(0 < x["min"] <= x["median"] <= x["max"] for x in latencies)
@@ -186,7 +187,7 @@ def test_bench_measures_pytorch_eager_and_compiled(net_copy, net, monkeypatch):
     seen = []
 
     def measure(bundle, options, peers, progress):
-        seen.extend(contender.name for contender in peers("model"))
+        seen.extend(entrant_text(contender.entrant) for contender in peers("model"))
         return Bundle.open(bundle).manifest
 
     monkeypatch.setattr("torchlift.jobs.bench_bundle", measure)

@@ -15,7 +15,12 @@ from torchlift.cli.tables import (
     runtimes_table,
     verification_table,
 )
-from torchlift.evidence import GRAPHED, Choice, Conditions, Scaling, Throughput
+from torchlift.evidence import Choice, Conditions, Entrant, NotMeasured, Scaling, Throughput
+from torchlift.messages import CUDA_GRAPH
+
+EAGER = Entrant("pytorch", compiled=False)
+PLAIN = Entrant("text/onnxruntime/fp32")
+REPLAYING = replace(PLAIN, cuda_graph=True)
 
 
 def shown(width, *renderables):
@@ -92,12 +97,12 @@ def test_the_tolerance_of_each_variant_is_shown(bundle, width):
 def test_what_ran_is_shown(bundle):
     lines = shown(100, runtimes_table(bundle.manifest))
     row = next(line for line in lines if line.split()[:2] == ["text", "onnxruntime/fp32"])
-    assert row.rstrip().endswith(bundle.manifest.benchmarks["text"].runtimes["text/onnxruntime/fp32"])
+    assert row.rstrip().endswith(bundle.manifest.benchmarks["text"].runtime_of(PLAIN))
 
 
 def test_reference_lines_name_the_component_once(bundle):
     benchmark = bundle.manifest.benchmarks["image"]
-    eager = replace(benchmark.latencies[0], contender="pytorch eager")
+    eager = replace(benchmark.latencies[0], contender=EAGER)
     lines = [*reference_lines("image", replace(benchmark, latencies=(eager, *benchmark.latencies)))]
     assert lines[0].startswith("[pytorch eager image inference speed (batch-size: 1):] mean=")
     assert any(line.startswith("[onnxruntime/fp32 image inference speed (batch-size: 1):] mean=") for line in lines)
@@ -105,7 +110,7 @@ def test_reference_lines_name_the_component_once(bundle):
 
 def test_a_peer_that_failed_is_in_the_table(bundle):
     benchmark = bundle.manifest.benchmarks["text"]
-    failed = replace(benchmark, baseline=None, failures={"pytorch eager": "no clip.pt"})
+    failed = replace(benchmark, baseline=None, failures=(NotMeasured(EAGER, "no clip.pt"),))
     manifest = replace(bundle.manifest, benchmarks={"text": failed})
     lines = shown(160, *manifest_tables(manifest, 160))
     row = next(line for line in lines if "pytorch eager" in line)
@@ -131,7 +136,7 @@ def test_a_variant_that_was_not_built_says_why(bundle):
 
 # GPUs
 
-ORT, OV = "text/onnxruntime/fp32", "text/openvino/fp32"
+ORT = "text/onnxruntime/fp32"
 STEADY = Conditions("NVIDIA H200, driver 580.159.04", (1965, 1980, 1980), (34, 41))
 
 
@@ -149,8 +154,8 @@ def on_gpu(bundle, **changes):
     """The manifest as if ONNX Runtime had run the text tower on a GPU, with CUDA graphs too."""
     found = []
     for x in bundle.manifest.benchmarks["text"].latencies:
-        if x.contender == ORT:
-            found += [replace(x, copied=3.25), replace(x, contender=ORT + GRAPHED, median=0.125, copied=2.75)]
+        if x.contender == PLAIN:
+            found += [replace(x, copied=3.25), replace(x, contender=REPLAYING, median=0.125, copied=2.75)]
         else:
             found.append(x)
     return with_benchmark(bundle, latencies=tuple(found), **changes)
@@ -166,7 +171,7 @@ def test_times_with_copies_are_shown_where_there_is_a_device(bundle, width):
     assert {"with", "copies"} <= headings(lines)
     assert max(map(len, lines)) <= width
     assert not any("…" in line for line in lines)
-    assert sum("3.25" in line.split() for line in lines) == len(bundle.manifest.benchmarks["text"].of(ORT))
+    assert sum("3.25" in line.split() for line in lines) == len(bundle.manifest.benchmarks["text"].of(PLAIN))
     assert "3.25" not in row_of(lines, "openvino").split()
     assert not any(line.endswith(": ") for line in lines), "a mode has no verdict of its own"
 
@@ -179,7 +184,7 @@ def test_on_a_processor_there_are_no_copies(bundle):
 
 def test_what_replays_graphs_has_a_line_of_its_own_below_the_variant(bundle):
     lines = shown(160, *manifest_tables(on_gpu(bundle), 160))
-    place = next(n for n, line in enumerate(lines) if line.strip().startswith(f"onnxruntime{GRAPHED}"))
+    place = next(n for n, line in enumerate(lines) if line.strip().startswith(f"onnxruntime{CUDA_GRAPH}"))
     assert lines[place - 1].split()[:2] == ["onnxruntime", "fp32"]
     assert {"0.125", "2.75", "fp32"} <= {*lines[place].split()}
     assert not any(line.strip().startswith(ORT) for line in lines), "it is no peer"
@@ -187,19 +192,19 @@ def test_what_replays_graphs_has_a_line_of_its_own_below_the_variant(bundle):
 
 def test_the_chosen_says_that_it_replays_graphs(bundle):
     manifest = on_gpu(bundle)
-    for graphed, said in ((True, f"chosen{GRAPHED}"), (False, "chosen")):
-        choice = Choice(ORT, "the fastest", cuda_graph=graphed)
+    for graphed, said in ((True, f"chosen{CUDA_GRAPH}"), (False, "chosen")):
+        choice = Choice(ORT, cuda_graph=graphed)
         lines = shown(160, *manifest_tables(replace(manifest, choices={"text": choice}), 160))
         assert re.split(r"\s{2,}", row_of(lines, "onnxruntime ").rstrip())[-1].strip() == said
 
 
 def test_graphs_that_failed_are_told_and_the_variant_is_shown_as_ever(bundle):
-    manifest = with_benchmark(bundle, failures={ORT + GRAPHED: "the capture was refused"})
+    manifest = with_benchmark(bundle, failures=(NotMeasured(REPLAYING, "the capture was refused"),))
     for width in (80, 160):
         lines = shown(width, *manifest_tables(manifest, width))
         assert "not measured: the capture was refused" in words(lines)
         assert sum(line.strip().startswith("onnxruntime") for line in lines) >= 2
-        median = f"{manifest.benchmarks['text'].of(ORT)[0].median:.3g}"
+        median = f"{manifest.benchmarks['text'].of(PLAIN)[0].median:.3g}"
         assert median in row_of(lines, "onnxruntime").split()
 
 
@@ -229,18 +234,21 @@ def test_what_the_target_must_have_besides_is_told_with_the_variant(bundle):
 @pytest.mark.parametrize("width", WIDTHS)
 def test_what_several_gpus_achieve_is_a_table(bundle, width):
     throughputs = (
-        Throughput(ORT, 1, {"batch": 8, "sequence": 16}, 2500.0),
-        Throughput(ORT, 2, {"batch": 8, "sequence": 16}, 4750.0),
-        Throughput(ORT, 1, {"batch": 1, "sequence": 16}, 1000.0),
-        Throughput(ORT, 2, {"batch": 1, "sequence": 16}, 1990.0),
-        Throughput(ORT + GRAPHED, 1, {"batch": 1, "sequence": 16}, 50.5),
+        Throughput(PLAIN, 1, {"batch": 8, "sequence": 16}, 2500.0),
+        Throughput(PLAIN, 2, {"batch": 8, "sequence": 16}, 4750.0),
+        Throughput(PLAIN, 1, {"batch": 1, "sequence": 16}, 1000.0),
+        Throughput(PLAIN, 2, {"batch": 1, "sequence": 16}, 1990.0),
+        Throughput(REPLAYING, 1, {"batch": 1, "sequence": 16}, 50.5),
     )
     conditions = (
         Conditions("NVIDIA H200", (1950, 1980, 1980), (35, 60)),
         Conditions("NVIDIA H200", (1500, 1900, 1980), (35, 70), ("power limit",)),
     )
     title, header, *rows = shown(
-        width, scaling_table("text", Scaling(throughputs, conditions, {"text/pytorch/fp16": "too few"}))
+        width,
+        scaling_table(
+            "text", Scaling(throughputs, conditions, (NotMeasured(Entrant("text/pytorch/fp16", "fp16"), "too few"),))
+        ),
     )
     assert title.strip() == "text: throughput"
     assert header.split() == ["variant", "sizes", "GPUs", "per", "s", "times", "one", "GPU"]
@@ -253,7 +261,7 @@ def test_what_several_gpus_achieve_is_a_table(bundle, width):
     ]
     assert "onnxruntime/fp32" in rows[0]
     assert "batch 8, sequence 16" in rows[0]
-    assert f"onnxruntime/fp32{GRAPHED}"[:23] in rows[4]
+    assert f"onnxruntime/fp32{CUDA_GRAPH}"[:23] in rows[4]
     said = words(rows)
     assert "Each GPU has a process of its own, inputs in its memory. NVIDIA H200: 1950-1980 MHz, 35-60 C." in said
     assert "1500-1980 MHz, 35-70 C. THE TIMES MAY HAVE MOVED: " in said
@@ -261,7 +269,7 @@ def test_what_several_gpus_achieve_is_a_table(bundle, width):
 
 
 def test_that_nothing_ran_on_several_gpus_is_printed_too(bundle, capsys):
-    failed = Scaling(failures={ORT: "the GPU is lost"})
+    failed = Scaling(failures=(NotMeasured(PLAIN, "the GPU is lost"),))
     benchmarks = {"text": replace(bundle.manifest.benchmarks["text"], scaling=failed)}
     print_manifest(replace(bundle.manifest, benchmarks=benchmarks))
     assert "onnxruntime/fp32 is not measured: the GPU is lost." in capsys.readouterr().out

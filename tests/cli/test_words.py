@@ -1,10 +1,13 @@
 """Text out of a stranger's files is shown on a terminal, and never obeyed."""
 
+import ast
 import contextlib
 import io
 import json
 import re
 from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,9 +18,13 @@ from rich.table import Table
 from rich.text import Text
 from shipped import torchlift
 
+import torchlift as tl
 from torchlift.bundle import Bundle
+from torchlift.cli import _COMMANDS
 from torchlift.cli.display import VisibleConsole, progress_display
-from torchlift.cli.words import visible, visible_json
+from torchlift.cli.words import FLAGS, visible, visible_json, with_flags
+from torchlift.errors import InputError
+from torchlift.jobs import JobOptions, score_bundle
 from torchlift.processing.answers import Labels
 
 HOSTILE = "cat\x1b]52;c;ZXZpbA==\x07\x1b[2J\x1b]8;;http://e.x\x1b\\\r\x08\x7f\x9b31m\x85\u202e"
@@ -158,3 +165,69 @@ def test_a_hostile_path_is_printed(built, tmp_path):
     unpacked = torchlift("unpack", tmp_path / "x\x1b[2J.zip", "-o", tmp_path / "y\x9b")
     assert unpacked.code == 0
     clean(unpacked, r"y\x9b: ")
+
+
+# options in the place of Python's arguments
+
+
+@pytest.mark.parametrize(
+    ("said", "printed"),
+    [
+        ("Give `calibration=` some hundred inputs.", "Give --calibration some hundred inputs."),
+        ("read with `trust_pickle=`.", "read with --trust-pickle."),
+        ("export again with `axes=batch=1..4..9`.", "export again with --axis batch=1..4..9."),
+        (
+            "torchlift build x `backends=tensorrt` `precisions=fp16`.",
+            "torchlift build x --backend tensorrt --precision fp16.",
+        ),
+        ("read without `strict=`, which skips it", "read without --strict-data, which skips it"),
+        ("Run `torchlift build clip` first; a = b", "Run `torchlift build clip` first; a = b"),
+    ],
+)
+def test_arguments_of_python_are_printed_as_options(said, printed):
+    assert with_flags(said) == printed
+
+
+def _options():
+    """Every option that a command has."""
+    commands = [import_module(f"torchlift.cli.{name}").command for name in _COMMANDS]
+    return {option for command in commands for parameter in command.params for option in parameter.opts}
+
+
+def _arguments():
+    """Every argument that a message names as Python has it, with the file."""
+    source = Path(tl.__file__).parent
+    for file in source.rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                for name in re.findall(r"(?<!`)`([a-z][a-z_]*)=", node.value):
+                    yield name, file.name
+
+
+def test_every_argument_that_a_message_names_is_an_option_of_a_command():
+    options, named = _options(), {*_arguments()}
+    assert len(named) > 20
+    unknown = {(name, file) for name, file in named if with_flags(f"`{name}=`") not in options}
+    assert unknown == set()
+    assert {f"--{flag}" for flag in FLAGS.values()} <= options
+
+
+def test_a_message_is_printed_with_options_wherever_it_appears(capsys):
+    said = "Give `trust_pickle=`."
+    with progress_display() as progress:
+        progress.note(said)
+    assert "--trust-pickle" in capsys.readouterr().err
+    table = Table()
+    table.add_column("why")
+    table.add_row(said)
+    assert "Give --trust-pickle." in rendered(table, terminal=False)
+
+
+def test_an_error_is_raised_with_the_argument_and_printed_with_the_option(clip):
+    with pytest.raises(InputError) as caught:
+        score_bundle(clip.path, JobOptions())
+    assert "`data=`" in caught.value.remedy
+    done = torchlift("score", clip.path)
+    assert done.code == 1
+    assert with_flags(caught.value.remedy) in done.err
+    assert "--data" in done.err

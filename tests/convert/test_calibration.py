@@ -225,7 +225,7 @@ def test_a_value_that_is_not_finite_is_named(source):
 def test_without_samples(source):
     with pytest.raises(DataError, match="no calibration samples") as error:
         calibrate(source, ["x"], [])
-    assert "--calibration" in error.value.remedy
+    assert "`calibration=`" in error.value.remedy
 
 
 @pytest.mark.parametrize(

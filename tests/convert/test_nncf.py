@@ -58,7 +58,7 @@ def test_a_node_to_keep_that_is_not_there(source, tmp_path):
 def test_without_samples(source, tmp_path):
     with pytest.raises(DataError, match="no calibration samples") as error:
         quantize_with_nncf(source, tmp_path, [])
-    assert "--calibration" in error.value.remedy
+    assert "`calibration=`" in error.value.remedy
 
 
 @needs_nncf

@@ -46,7 +46,7 @@ def test_a_pickle_that_would_run_code_does_not(tmp_path, protocol):
     with pytest.raises(UnsafeDataError, match=r"would call .*it did not run") as caught:
         unpickled(pickle.dumps(Touching(file), protocol), "record 5", trust=False)
     assert caught.value.message.startswith("record 5 is a pickle")
-    assert "--trust-pickle" in caught.value.remedy
+    assert "`trust_pickle=`" in caught.value.remedy
     assert not file.exists()
 
 

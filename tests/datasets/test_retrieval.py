@@ -82,7 +82,7 @@ def test_a_broken_text_is_skipped_counted_and_named(tmp_path, line, reason):
     assert reason in data.skips.named[0]
     with pytest.raises(DataError, match="line 3") as caught:
         read(tmp_path, strict=True)
-    assert "--strict" in caught.value.remedy
+    assert "`strict=`" in caught.value.remedy
 
 
 @pytest.mark.parametrize(
@@ -139,7 +139,7 @@ def test_among_unusual_splits_one_must_be_asked_for(tmp_path):
         retrieval(tmp_path, {1: b"x"}, [text(1, [1])], split)
     with pytest.raises(DataError, match="has the splits a, b") as caught:
         read(tmp_path)
-    assert "--split" in caught.value.remedy
+    assert "`split=`" in caught.value.remedy
 
 
 @pytest.mark.parametrize(("gone", "lacks"), [("valid_imgs.tsv", "no images"), ("valid_texts.jsonl", "no texts")])
@@ -192,7 +192,7 @@ def test_pickles_of_the_lmdb_form_are_refused_unless_trusted(lmdb_form):
     folder, _ = lmdb_form
     with pytest.raises(UnsafeDataError, match="holds pickles, which may run code; none was read") as caught:
         read(folder)
-    assert "--trust-pickle" in caught.value.remedy
+    assert "`trust_pickle=`" in caught.value.remedy
     assert "valid_texts.jsonl" in caught.value.remedy
 
 

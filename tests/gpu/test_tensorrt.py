@@ -25,6 +25,7 @@ from torchlift.backends.tensorrt.inspector import read_layers, require_precision
 from torchlift.backends.tensorrt.releases import release_of
 from torchlift.bundle import Bundle
 from torchlift.errors import BackendError, EngineError, ParserError, ProfileError, SignatureError
+from torchlift.evidence import Entrant
 from torchlift.graph.files import save_model
 from torchlift.graph.half import ToHalf
 from torchlift.graph.quantize import Quantize
@@ -32,6 +33,7 @@ from torchlift.graph.schemes import SCHEMES
 from torchlift.graph.units import name_nodes
 from torchlift.jobs import JobOptions, bench_bundle, build_bundle
 from torchlift.machine import RunOn, gpus
+from torchlift.messages import run_text
 from torchlift.prove.numerics import compare
 from torchlift.signature import Axis, Profile, Signature, TensorSpec
 from torchlift.stages import BenchOptions, BuildOptions, layers_of
@@ -80,9 +82,9 @@ def test_an_engine_is_built_proven_measured_and_chosen(engine, precision):
     variant = variant_of(engine.manifest, precision)
     assert not variant.failure
     assert variant.verification.passed, variant.verification.failures
-    assert {check.golden for check in variant.verification.checks} == proven("min", "opt", "max")
+    assert {run_text(check) for check in variant.verification.checks} == proven("min", "opt", "max")
     assert variant.verification.invariance
-    times = engine.manifest.benchmarks["model"].of(variant.name)
+    times = engine.manifest.benchmarks["model"].of(Entrant(variant.name, variant.precision))
     assert [x.batch for x in times] == [1, 8]
     assert all(0 < x.median < x.copied for x in times)
     assert engine.manifest.choices["model"].variant.startswith("model/tensorrt/")
@@ -163,14 +165,14 @@ def test_what_no_profile_holds_is_refused_and_what_one_holds_is_proven(tmp_path)
     manifest = build_bundle(bundle.path, options(profiles=(Profile.parse("batch=1:1:2"), Profile.parse("batch=4:4:5"))))
     proof = variant_of(manifest).verification
     assert proof.passed, proof.failures
-    assert {c.golden for c in proof.checks} == proven("min", "opt", "max, 5 of 8 rows")
-    assert [x.batch for x in manifest.benchmarks["model"].of("model/tensorrt/fp32")] == [1]
+    assert {run_text(c) for c in proof.checks} == proven("min", "opt", "max, 5 of 8 rows")
+    assert [x.batch for x in manifest.benchmarks["model"].of(Entrant("model/tensorrt/fp32"))] == [1]
     with opened(Bundle.open(bundle.path)) as session:
         session.run({"x": tiny.sample(4)})
         with pytest.raises(ProfileError, match=r"batch 3; it has batch 1\.\.2; batch 4\.\.5") as raised:
             session.run({"x": tiny.sample(3)})
         assert raised.value.remedy.endswith(
-            ": --profile model.batch=3:3:3 --profile model.batch=1:1:2 --profile model.batch=4:4:5."
+            ": `profiles=model.batch=3:3:3` `profiles=model.batch=1:1:2` `profiles=model.batch=4:4:5`."
         )
 
 
@@ -202,7 +204,7 @@ def test_a_library_of_operators_is_kept_and_loaded_with_the_engine_and_no_other_
     kept.write_bytes(b"another")
     with pytest.raises(EngineError, match=r"operators\.so is not what was built") as raised:
         opened(built)
-    assert raised.value.remedy.endswith("--workspace 64 --plugin operators.so; give your own copy of operators.so.")
+    assert raised.value.remedy.endswith("`workspace=64` `plugins=operators.so`; give your own copy of operators.so.")
 
 
 def test_the_command_line_runs_an_engine(engine, tmp_path):
@@ -263,7 +265,7 @@ def test_a_foreign_stale_or_changed_engine_is_refused(engine, tmp_path, field, v
     record.write_text(json.dumps({**json.loads(record.read_text()), field: value}))
     with pytest.raises(EngineError, match=said) as raised:
         opened(copy)
-    assert f"torchlift build {copy.path} --backend tensorrt --precision fp32" in raised.value.remedy
+    assert f"torchlift build {copy.path} `backends=tensorrt` `precisions=fp32`" in raised.value.remedy
 
 
 def test_an_operator_that_the_parser_lacks_is_named(tmp_path):

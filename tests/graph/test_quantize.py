@@ -439,7 +439,7 @@ def test_an_opset_without_scales_by_channel():
     old = ir.from_proto(proto(12))
     with pytest.raises(ConversionError, match="opset 12 has no scales by channel") as error:
         Quantize(S8S8, ranges())(old)
-    assert "--opset 13" in error.value.remedy
+    assert "`opset=13`" in error.value.remedy
 
 
 # what the exporter writes

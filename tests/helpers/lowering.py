@@ -92,7 +92,7 @@ def refused(model, words, target=OLD):
     """Lowering the model fails with these words, and says what to do."""
     with pytest.raises(ConversionError, match=words) as error:
         Lower(target)(ir.from_proto(model))
-    assert "--exporter torchscript --opset 16" in error.value.remedy
+    assert "`exporter=torchscript` `opset=16`" in error.value.remedy
     return error.value
 
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 from safetensors.numpy import save_file
 
-from torchlift.evidence import Benchmark, DataFacts, Gate, Interval, Latency, Score, Scoring
+from torchlift.evidence import Benchmark, DataFacts, Entrant, Gate, Interval, Latency, NotMeasured, Ran, Score, Scoring
 from torchlift.machine import this_machine
 from torchlift.progress import Progress
 from torchlift.prove.verify import provenance
@@ -40,25 +40,40 @@ def stamps(bundle, variant):
     return {p: (bundle.file(p).stat().st_ino, bundle.file(p).stat().st_mtime_ns) for p in variant.files}
 
 
+def entrant(name):
+    """A variant as it is measured."""
+    return Entrant(name, name.rpartition("/")[2].partition("-")[0])
+
+
+def graphed(name):
+    """A variant as it is measured replaying CUDA graphs."""
+    return replace(entrant(name), cuda_graph=True)
+
+
 def latency(contender, median, batch=1):
-    """The times of a contender that always takes ``median`` ms."""
+    """The times of a contender, or of a variant by its name, that always takes ``median`` ms."""
+    contender = entrant(contender) if isinstance(contender, str) else contender
     return Latency(
         contender, {"batch": batch}, 20, median, 0.1, median, median, median, median, median, 1e3 * batch / median
     )
 
 
 def benchmark(*latencies, failures=None):
-    return Benchmark(this_machine(), "2030-01-01T00:00:00+00:00", 2, 2, None, latencies, failures=failures or {})
+    """``failures`` are texts by contender, or by a variant's name."""
+    failed = tuple(
+        NotMeasured(entrant(who) if isinstance(who, str) else who, said) for who, said in (failures or {}).items()
+    )
+    return Benchmark(this_machine(), "2030-01-01T00:00:00+00:00", 2, 2, None, latencies, failures=failed)
 
 
 def made_up(contenders, workloads, *, baseline, files, **_):
     """In place of measuring, which takes a process for each contender: the later one was built, the faster it is."""
     times = [
-        latency(contender.name, 8 / (1 + place), workload.sizes.get("batch", 1))
+        latency(contender.entrant, 8 / (1 + place), workload.sizes.get("batch", 1))
         for workload in workloads
         for place, contender in enumerate(contenders)
     ]
-    ran = {contender.name: "made up" for contender in contenders}
+    ran = tuple(Ran(contender.entrant, "made up") for contender in contenders)
     return replace(benchmark(*times), baseline=baseline, files=files, runtimes=ran)
 
 
@@ -82,7 +97,7 @@ def put_scores(bundle, gate, scores):
         save_file({"model": np.zeros((1, 1), np.float32)}, added.path / "answers.safetensors")
     metrics = {metric: interval(90.0) for metric in gate.within or ("top1",)}
     answers = f"{added.folder}/answers.safetensors"
-    scoring = Scoring("classification", next(iter(metrics)), DATA, "PyTorch FP32", metrics, answers, scores)
+    scoring = Scoring("classification", next(iter(metrics)), DATA, "pytorch", metrics, answers, scores)
     bundle.commit(replace(bundle.manifest, scoring=scoring, gate=gate), added.files)
 
 

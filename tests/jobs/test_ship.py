@@ -29,10 +29,12 @@ from torchlift.errors import (
     CheckpointError,
     InputError,
 )
+from torchlift.evidence import Entrant
 from torchlift.exporter import ExportOptions
 from torchlift.jobs import JobOptions, build_bundle
-from torchlift.jobs.ship import Peer, ShipOptions, Source, export, open_peer, peers, ship, source_of
+from torchlift.jobs.ship import ShipOptions, Source, export, open_peer, peers, ship, source_of
 from torchlift.machine import Gpu, RunOn
+from torchlift.messages import entrant_text
 from torchlift.pipelines import open_bundle
 from torchlift.progress import Progress
 from torchlift.prove.verify import proven_here
@@ -153,11 +155,11 @@ def assert_complete(bundle, names):
         assert variant.verification.passed
         assert {choice.variant, *choice.others} == {v.name for v in manifest.variants_of(name)}
         benchmark = manifest.benchmarks[name]
-        assert benchmark.baseline == "pytorch eager"
-        assert benchmark.runtimes["pytorch eager"] == f"torch {torch.__version__} eager"
-        assert benchmark.failures == {}
-        assert {x.contender for x in benchmark.latencies} == {
-            "pytorch eager",
+        assert benchmark.baseline == Entrant("pytorch", "fp32", compiled=False)
+        assert benchmark.runtime_of(benchmark.baseline) == f"torch {torch.__version__} eager"
+        assert benchmark.failures == ()
+        assert {x.contender.name for x in benchmark.latencies} == {
+            "pytorch",
             *(v.name for v in manifest.variants_of(name) if v.verification.passed),
         }
 
@@ -471,7 +473,11 @@ def test_a_program_is_a_variant_like_any_other(with_program_once):
     assert [v.name for v in manifest.variants] == ["model/onnxruntime/fp32", "model/pytorch/fp32"]
     variant, graph = manifest.variant("model/pytorch/fp32"), manifest.graph("model", "program")
     assert (variant.model, variant.files) == (graph.model, graph.files) == ("model/program/model.pt2", (graph.model,))
-    assert manifest.benchmarks["model"].runtimes[variant.name].startswith(f"torch {torch.__version__} compile")
+    assert (
+        manifest.benchmarks["model"]
+        .runtime_of(Entrant(variant.name, variant.precision))
+        .startswith(f"torch {torch.__version__} compile")
+    )
     assert variant.verification.provenance.runtime == backend("pytorch").version()
 
 
@@ -504,7 +510,7 @@ def test_an_export_has_a_program_where_it_is_asked_for(tiny_source, tmp_path):
     with pytest.raises(BackendError, match="nothing that was asked for was built"):
         build_bundle(without.path, options)
     (variant,) = Bundle.open(without.path).manifest.variants
-    assert "export with --program" in variant.failure
+    assert "export with `program=`" in variant.failure
     bundle = export(tiny_source, tmp_path / "out", ExportOptions("torchscript"), forms=("program",))
     assert [g.name for g in bundle.manifest.graphs] == ["model/program"]
     assert bundle.manifest.variants == ()
@@ -545,18 +551,18 @@ def test_on_a_gpu_fp16_is_measured_against_pytorch_in_fp16(monkeypatch, tiny_sou
     def names(expected):
         return [name for name in expected if not any(word in name for word in left_out)]
 
-    assert [c.name for c in peers(tiny_source, "model", **modes)] == names(CPU_PEERS)
+    assert [entrant_text(c.entrant) for c in peers(tiny_source, "model", **modes)] == names(CPU_PEERS)
     h200 = Gpu("NVIDIA H200", "9.0", 1, "580")
     monkeypatch.setattr("torchlift.backends.pytorch.gpu_of", lambda options=None: h200)
     found = peers(tiny_source, "model", **modes)
-    assert [c.name for c in found] == names(GPU_PEERS)
+    assert [entrant_text(c.entrant) for c in found] == names(GPU_PEERS)
     assert all(c.open_on is not None for c in found)
     assert pickle.loads(pickle.dumps(found)), "each is opened in a process of its own"
 
 
 def test_a_peer_with_graphs_that_records_none_is_an_error(tiny_source):
     with pytest.raises(BackendError, match=r"pytorch eager \+ CUDA graph records none"):
-        open_peer(tiny_source, "model", Peer(cuda_graph=True), RunOn(1))
+        open_peer(tiny_source, "model", Entrant("pytorch", "fp32", compiled=False, cuda_graph=True), RunOn(1))
 
 
 def test_a_peer_is_opened_as_its_name_says(tiny_source):
@@ -564,7 +570,9 @@ def test_a_peer_is_opened_as_its_name_says(tiny_source):
     for contender in peers(tiny_source, "model", RunOn(1), compiled=True):
         assert contender.open_on is None, "the processor is not one of several"
         with contender.open() as session:
-            assert session.runtime == f"torch {torch.__version__} {contender.name.rpartition(' ')[2]}"
+            assert (
+                session.runtime == f"torch {torch.__version__} {'compile' if contender.entrant.compiled else 'eager'}"
+            )
             assert session.run(x)["y"].shape == (2, 3)
 
 

@@ -86,7 +86,7 @@ def chosen(bundle, name):
     """Verify a variant and make it the choice, without measuring."""
     variant = bundle.manifest.variant(name)
     bundle.commit(bundle.manifest.with_variant(replace(variant, verification=verify_variant(bundle, variant))))
-    bundle.commit(replace(bundle.manifest, choices={variant.component: Choice(name, "the only one")}))
+    bundle.commit(replace(bundle.manifest, choices={variant.component: Choice(name)}))
     return bundle
 
 

@@ -11,7 +11,7 @@ from torchlift.backends import Availability, Session, SessionOptions, backend
 from torchlift.backends.onnxruntime import OnnxRuntime
 from torchlift.bundle import Bundle
 from torchlift.errors import BackendUnavailableError, BundleError, EngineError, StorageError, VerificationError
-from torchlift.evidence import REPLAYED, Tolerance
+from torchlift.evidence import Failure, Tolerance
 from torchlift.machine import RunOn
 from torchlift.pipelines import OpenOptions, of_bundle, open_bundle
 from torchlift.prove.verify import VerifyOptions, verify_variant
@@ -48,7 +48,7 @@ def test_without_a_choice_the_remedy_is_to_build(built):
     ):
         answer(pipeline)
     assert f"torchlift build {built.path}" in caught.value.remedy
-    assert "--variant" in caught.value.remedy
+    assert "`variants=`" in caught.value.remedy
 
 
 @pytest.mark.parametrize("name", [OPENVINO, "openvino/fp32"])
@@ -123,7 +123,7 @@ def test_evidence_of_another_machine_is_obtained_anew_and_kept(ready, progress):
 
 
 def test_what_another_machine_refused_may_be_right_here(ready):
-    from_elsewhere(ready, ORT, failures=("y at min: 3 NaN, 0 infinite",))
+    from_elsewhere(ready, ORT, failures=(Failure(kind="nonfinite", golden="min", output="y", nan=3),))
     with open_bundle(ready.path) as pipeline:
         assert answer(pipeline).shape == (2, tiny.OUTPUTS)
 
@@ -229,7 +229,10 @@ def test_a_variant_is_verified_as_it_is_opened_on_the_device_that_was_named(read
 def test_a_variant_that_failed_a_stricter_tolerance_is_refused(ready):
     variant = ready.manifest.variant(ORT)
     proof = verify_variant(ready, variant, VerifyOptions({"fp32": Tolerance(0, 1)}))
-    proof = replace(proof, failures=proof.failures or ("y at min: off by 1e-07 of the scale (at most 0)",))
+    proof = replace(
+        proof,
+        failures=proof.failures or (Failure(kind="difference", golden="min", output="y", difference=1e-7, limit=0.0),),
+    )
     ready.commit(ready.manifest.with_variant(replace(variant, verification=proof)))
     with open_bundle(ready.path) as pipeline, pytest.raises(VerificationError, match="off by"):
         answer(pipeline)
@@ -287,7 +290,7 @@ def test_the_chosen_replays_graphs_where_it_was_faster_so_and_proven_so_and_on_t
 ):
     if proven:
         variant = ready.manifest.variant(ORT)
-        replayed = tuple(replace(c, golden=c.golden + REPLAYED) for c in variant.verification.checks)
+        replayed = tuple(replace(c, replayed=True) for c in variant.verification.checks)
         verification = replace(variant.verification, checks=variant.verification.checks + replayed)
         ready.commit(ready.manifest.with_variant(replace(variant, verification=verification)))
     choice = replace(ready.manifest.choices["model"], variant=chosen, cuda_graph=graphed)

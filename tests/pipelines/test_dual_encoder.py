@@ -422,7 +422,7 @@ def test_a_text_that_no_profile_holds_is_an_error_with_the_profiles(opened, prof
             ProfileError, match=r"holds batch 2, sequence 32; it has batch 1\.\.1, sequence 4\.\.16"
         ) as caught:
             pipeline.encode_text([IDEOGRAPHS[:30]] * 2)
-        assert "--profile batch=2:2:2,sequence=32:32:32" in caught.value.remedy
+        assert "`profiles=batch=2:2:2,sequence=32:32:32`" in caught.value.remedy
         assert pipeline.encode_text([IDEOGRAPHS[:10]] * 2).shape == (2, 32)
 
 

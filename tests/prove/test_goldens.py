@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
 from torchlift.errors import NoSignalError
+from torchlift.evidence import Rows
 from torchlift.prove.goldens import (
     Golden,
     blank,
@@ -92,13 +93,13 @@ def counted(rows):
 
 
 @pytest.mark.parametrize(
-    ("count", "rows", "said"),
-    [(2, [0, 1], ", 2 of 3 rows"), (3, [0, 1, 2], ""), (5, [0, 1, 2, 0, 1], ", 3 rows repeated to 5")],
+    ("count", "rows", "noted"),
+    [(2, [0, 1], Rows(2, 3)), (3, [0, 1, 2], None), (5, [0, 1, 2, 0, 1], Rows(5, 3))],
 )
-def test_rows_are_cut_or_repeated_with_their_answers(count, rows, said):
+def test_rows_are_cut_or_repeated_with_their_answers(count, rows, noted):
     signature, golden = counted(3)
     found = with_rows(signature, golden, count)
-    assert found.name == f"samples{said}"
+    assert (found.name, found.rows) == ("samples", noted)
     np.testing.assert_array_equal(found.inputs["x"], golden.inputs["x"][rows])
     np.testing.assert_array_equal(found.outputs["y"], golden.outputs["y"][:, rows])
     np.testing.assert_array_equal(found.inputs["scale"], golden.inputs["scale"])

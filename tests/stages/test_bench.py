@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import staged
 import tiny
-from staged import ORT, OV, QUICK, Recorder, component_of
+from staged import ORT, OV, QUICK, Recorder, component_of, entrant, graphed
 
 from torchlift.backends import SessionOptions, base
 from torchlift.backends.onnxruntime import OnnxRuntimeCpu
 from torchlift.bundle import Bundle
 from torchlift.errors import BackendUnavailableError, InputError
-from torchlift.evidence import GRAPHED, REPLAYED, Scaling
+from torchlift.evidence import Entrant, NotMeasured, Scaling
 from torchlift.jobs import bench_bundle
 from torchlift.machine import Gpu, RunOn
 from torchlift.manifest import Variant
@@ -30,7 +30,7 @@ ON_GPU = Variant("model", "tensorrt", "fp16", "key", ENGINE, (ENGINE,), form="fp
 
 def replayed(proof):
     """A proof in which CUDA graphs were replayed."""
-    return replace(proof, checks=(*proof.checks, replace(proof.checks[0], golden=f"min{REPLAYED}")))
+    return replace(proof, checks=(*proof.checks, replace(proof.checks[0], replayed=True)))
 
 
 def test_workloads_have_the_sizes_that_were_asked_for(bundle):
@@ -65,10 +65,10 @@ def test_other_axes_are_at_their_optimum_or_as_asked(bundle):
 @pytest.mark.parametrize(
     ("options", "said", "wider"),
     [
-        (BenchOptions((1, 9)), "batch 9 is outside 1..8", "--axis batch=1..4..9"),
-        (BenchOptions((0,)), "batch 0 is outside 1..8", "--axis batch=0..4..8"),
-        (BenchOptions(sizes={"width": 64}), "width 64 is outside 4..32", "--axis width=4..16..64"),
-        (BenchOptions(sizes={"width": 2}), "width 2 is outside 4..32", "--axis width=2..16..32"),
+        (BenchOptions((1, 9)), "batch 9 is outside 1..8", "`axes=batch=1..4..9`"),
+        (BenchOptions((0,)), "batch 0 is outside 1..8", "`axes=batch=0..4..8`"),
+        (BenchOptions(sizes={"width": 64}), "width 64 is outside 4..32", "`axes=width=4..16..64`"),
+        (BenchOptions(sizes={"width": 2}), "width 2 is outside 4..32", "`axes=width=2..16..32`"),
     ],
 )
 def test_sizes_outside_the_range_are_refused(bundle, options, said, wider):
@@ -90,8 +90,8 @@ def measurable(proven):
 def test_a_benchmark_is_kept_until_something_changes(measurable):
     component = component_of(measurable)
     first = bench_component(measurable, component, options=QUICK)
-    assert [(x.contender, x.batch) for x in first.latencies] == [(n, b) for b in (1, 4) for n in (ORT, OV)]
-    assert (first.baseline, first.failures) == (ORT, {})
+    assert [(x.contender, x.batch) for x in first.latencies] == [(entrant(n), b) for b in (1, 4) for n in (ORT, OV)]
+    assert (first.baseline, first.failures) == (entrant(ORT), ())
     files = {f for v in measurable.manifest.variants for f in v.files}
     assert first.files == measurable.manifest.hashes(tuple(files))
     recorder = Recorder()
@@ -132,11 +132,12 @@ def engine(proven):
     return replace(ON_GPU, verification=replayed(proven.manifest.variant(ORT).verification))
 
 
-@pytest.mark.parametrize(("graphed", "modes"), [(False, 1), (True, 2)])
-def test_what_replays_graphs_is_measured_both_ways_where_that_is_asked_for(engine, bundle, gpu, opened, graphed, modes):
+@pytest.mark.parametrize(("both", "modes"), [(False, 1), (True, 2)])
+def test_what_replays_graphs_is_measured_both_ways_where_that_is_asked_for(engine, bundle, gpu, opened, both, modes):
     asked = RunOn(threads=3, device=1)
-    found = contenders_of(bundle, engine, asked, graphed=graphed)
-    assert [c.name for c in found] == ["model/tensorrt/fp16", f"model/tensorrt/fp16{GRAPHED}"][:modes]
+    found = contenders_of(bundle, engine, asked, graphed=both)
+    plain = Entrant("model/tensorrt/fp16", "fp16")
+    assert [c.entrant for c in found] == [plain, replace(plain, cuda_graph=True)][:modes]
     for contender in found:
         contender.open()
         contender.open_on(5)
@@ -151,7 +152,7 @@ def test_what_was_not_verified_replaying_graphs_is_measured_without_and_noted(en
     for variant in (plain, ON_GPU):
         recorder = Recorder()
         (found,) = contenders_of(bundle, variant, graphed=True, progress=recorder)
-        assert found.name == ON_GPU.name
+        assert found.entrant == Entrant(ON_GPU.name, "fp16")
         assert recorder.notes == [
             "model/tensorrt/fp16 is not measured with CUDA graphs: its verification replayed none"
         ]
@@ -168,13 +169,13 @@ def test_openers_can_go_to_another_process(engine, bundle, gpu):
 @pytest.mark.parametrize("name", [ORT, OV])
 def test_what_runs_on_no_gpu_has_one_mode_and_no_devices(built, gpu, name):
     (found,) = contenders_of(built, built.manifest.variant(name), graphed=True)
-    assert (found.name, found.open_on) == (name, None)
+    assert (found.entrant, found.open_on) == (entrant(name), None)
 
 
 def test_without_a_gpu_nothing_is_measured_on_one(engine, bundle, monkeypatch):
     monkeypatch.setattr(base, "gpus", tuple)
     (found,) = contenders_of(bundle, engine, graphed=True)
-    assert (found.name, found.open_on) == (ON_GPU.name, None)
+    assert (found.entrant, found.open_on) == (Entrant(ON_GPU.name, "fp16"), None)
 
 
 @pytest.fixture
@@ -190,11 +191,12 @@ def replaying(measurable, gpu, monkeypatch):
 def test_both_modes_are_measured_side_by_side(replaying):
     options = replace(QUICK, batches=(1,), cuda_graph=True)
     found = bench_component(replaying, component_of(replaying), options=options)
-    assert [x.contender for x in found.latencies] == [ORT, ORT + GRAPHED, OV]
-    assert {*found.runtimes} == {ORT, ORT + GRAPHED, OV}
-    assert (found.baseline, found.failures) == (ORT, {})
-    assert found.modes_of(ORT) == (ORT, ORT + GRAPHED)
-    assert found.modes_of(OV) == (OV,)
+    plain, replaying, other = entrant(ORT), graphed(ORT), entrant(OV)
+    assert [x.contender for x in found.latencies] == [plain, replaying, other]
+    assert {x.contender for x in found.runtimes} == {plain, replaying, other}
+    assert (found.baseline, found.failures) == (plain, ())
+    assert found.modes_of(ORT) == (plain, replaying)
+    assert found.modes_of(OV) == (other,)
 
 
 def test_graphs_that_were_not_verified_are_not_measured(replaying, proven_once, unmeasured):
@@ -202,15 +204,15 @@ def test_graphs_that_were_not_verified_are_not_measured(replaying, proven_once, 
     recorder = Recorder()
     options = replace(QUICK, batches=(1,), cuda_graph=True)
     found = bench_component(replaying, component_of(replaying), options=options, progress=recorder)
-    assert [x.contender for x in found.latencies] == [ORT, OV]
+    assert [x.contender.name for x in found.latencies] == [ORT, OV]
     assert recorder.notes == [f"{ORT} is not measured with CUDA graphs: its verification replayed none"]
 
 
 def test_measuring_both_modes_is_another_benchmark(replaying, unmeasured):
-    graphed = bench_component(replaying, component_of(replaying), options=replace(QUICK, cuda_graph=True))
+    both = bench_component(replaying, component_of(replaying), options=replace(QUICK, cuda_graph=True))
     plain = bench_component(replaying, component_of(replaying), options=QUICK)
-    assert (graphed.modes_of(ORT), plain.modes_of(ORT)) == ((ORT, ORT + GRAPHED), (ORT,))
-    assert plain.key != graphed.key
+    assert (both.modes_of(ORT), plain.modes_of(ORT)) == ((entrant(ORT), graphed(ORT)), (entrant(ORT),))
+    assert plain.key != both.key
 
 
 def test_throughput_is_measured_on_several_devices_where_they_are_named(replaying, unmeasured, monkeypatch):
@@ -218,9 +220,9 @@ def test_throughput_is_measured_on_several_devices_where_they_are_named(replayin
     options = replace(QUICK, batches=(2,), more_devices=(1,))
     found = bench_component(replaying, component_of(replaying), options=options)
     throughputs = found.scaling.throughputs
-    assert [(x.contender, x.devices, x.sizes) for x in throughputs] == [(ORT, n, {"batch": 2}) for n in (1, 2)]
+    assert [(x.contender.name, x.devices, x.sizes) for x in throughputs] == [(ORT, n, {"batch": 2}) for n in (1, 2)]
     assert all(x.samples > 0 for x in throughputs)
-    assert [x.contender for x in found.latencies] == [ORT, OV]
+    assert [x.contender.name for x in found.latencies] == [ORT, OV]
 
 
 def test_what_failed_on_several_devices_is_measured_again(replaying, unmeasured, monkeypatch):
@@ -228,12 +230,12 @@ def test_what_failed_on_several_devices_is_measured_again(replaying, unmeasured,
 
     def fails_first(*_):
         told.append(True)
-        return Scaling(failures={} if len(told) > 1 else {ORT: "the GPU is lost"})
+        return Scaling(failures=() if len(told) > 1 else (NotMeasured(entrant(ORT), "the GPU is lost"),))
 
     monkeypatch.setattr(bench, "measure_scaling", fails_first)
     for _ in range(3):
         found = bench_component(replaying, component_of(replaying), options=options)
-    assert (len(told), found.scaling.failures) == (2, {})
+    assert (len(told), found.scaling.failures) == (2, ())
 
 
 def test_one_device_is_no_scaling(replaying, unmeasured, monkeypatch):
@@ -283,9 +285,10 @@ def failing(*components):
 
     def measure(contenders, workloads, **how):
         found = staged.made_up(contenders, workloads, **how)
-        failed = {c.name: "it was out of patience" for c in contenders if c.name.startswith(components)}
+        failed = [c.entrant for c in contenders if c.entrant.name.startswith(components)]
         kept = tuple(x for x in found.latencies if x.contender not in failed)
-        return replace(found, latencies=kept, failures=failed)
+        why = tuple(NotMeasured(each, "it was out of patience") for each in failed)
+        return replace(found, latencies=kept, failures=why)
 
     return measure
 

@@ -13,6 +13,7 @@ from torchlift.backends import backend
 from torchlift.bundle import Bundle
 from torchlift.convert.calibration import CalibrationOptions
 from torchlift.errors import DataError, InputError, StorageError
+from torchlift.evidence import Calibration
 from torchlift.graph.scales import Scales, save_scales
 from torchlift.stages import ConvertOptions, convert_component
 from torchlift.stages.convert import kept_nodes
@@ -97,8 +98,8 @@ def test_every_form_says_what_was_converted_and_what_its_ranges_are_from(convert
         assert (done[form].converted, done[form].candidates) == (4, 5)
     assert [(k.operator, k.module, k.reason) for k in done["int8-u8s8"].kept] == [("Conv", "conv", STEM)]
     assert [k.reason for k in done["int8-dynamic"].kept] == ["int8-dynamic has no Conv"]
-    assert done["int8-dynamic"].calibration == "", "it finds its ranges as it runs"
-    assert done["int8-u8s8"].calibration.startswith("8 samples of noise")
+    assert done["int8-dynamic"].calibration is None, "it finds its ranges as it runs"
+    assert done["int8-u8s8"].calibration == Calibration(8, "noise", "minmax")
     assert done["fp16"].share == 1
     assert done["int8-s8s8"].share == 0.8
 
@@ -289,7 +290,7 @@ TRAINED = {
 
 def test_int8_takes_the_scales_of_training_and_needs_no_samples(colours):
     graph = convert(with_scales(colours, TRAINED), ["int8-u8s8"], nothing_given())["int8-u8s8"]
-    assert (graph.conversion.converted, graph.conversion.calibration) == (4, "")
+    assert (graph.conversion.converted, graph.conversion.calibration) == (4, None)
     found = quantized_ranges(colours, graph)
     for scales, (low, high) in zip(TRAINED.values(), found, strict=True):
         assert (low, high) == pytest.approx(scales.input, rel=0.02)
@@ -307,7 +308,7 @@ def test_what_training_left_out_is_calibrated(colours):
     some = {name: TRAINED[name] for name in ("widen", "fragile")}
     graph = convert(with_scales(colours, some), ["int8-u8s8"], given())["int8-u8s8"]
     assert graph.conversion.converted == 4
-    assert graph.conversion.calibration.startswith("8 samples of noise")
+    assert (graph.conversion.calibration.samples, graph.conversion.calibration.source) == (8, "noise")
     found = quantized_ranges(colours, graph)
     assert found[2] == pytest.approx((-2.0, 2.0), rel=0.02)
     assert found[3] != pytest.approx((-1.0, 1.0), rel=0.02)
@@ -339,7 +340,7 @@ def test_nncf_makes_a_graph_of_its_own(colours):
     assert graph.failure == ""
     assert graph.model.endswith("model.xml")
     assert colours.file(graph.model).with_suffix(".bin").is_file()
-    assert graph.conversion.calibration.startswith("8 samples of noise")
+    assert (graph.conversion.calibration.samples, graph.conversion.calibration.source) == (8, "noise")
     assert graph.conversion.candidates == 0, "it does not say what it did to which node"
 
 

@@ -166,7 +166,7 @@ def test_int8_that_is_named_needs_samples(materials):
     with pytest.raises(InputError) as caught:
         recipes(materials, precisions=("fp32", "int8"))
     assert caught.value.message == "int8 needs samples to calibrate on, and none are given"
-    assert "--calibration" in caught.value.remedy
+    assert "`calibration=`" in caught.value.remedy
     assert "int8-dynamic" in caught.value.remedy
     assert recipes(materials, precisions=("fp32", "int8-dynamic")) == {"fp32", "int8-dynamic"}
 

@@ -11,7 +11,7 @@ from staged import Recorder, component_of
 from torchlift.bundle import Bundle
 from torchlift.datasets import ReadOptions
 from torchlift.errors import InputError
-from torchlift.evidence import Gate
+from torchlift.evidence import Damage, Gate
 from torchlift.jobs import bisect_bundle, build_bundle
 from torchlift.prove.verify import VerifyOptions
 from torchlift.stages import build_variant, convert_component, verify_all
@@ -97,12 +97,12 @@ def test_an_overflow_that_the_runtime_hides_is_found_in_true_half_precision(hidd
     bundle, variant = hidden
     (kept,) = bundle.manifest.graph("model", "fp16").conversion.kept
     assert kept.reason.endswith("8.389e+06, beyond 65504"), "the factor itself: the samples showed nothing"
-    checks = {c.golden: c.difference for c in variant.verification.checks}
-    half = checks.pop("min in true half precision")
-    assert half.nonfinite_mismatch > 0
-    assert all(d.nonfinite_mismatch == 0 for d in checks.values()), "ONNX Runtime hides it"
+    checks = variant.verification.checks
+    (half,) = (c for c in checks if c.true_half)
+    assert (half.golden, half.difference.nonfinite_mismatch > 0) == ("min", True)
+    assert all(c.difference.nonfinite_mismatch == 0 for c in checks if not c.true_half), "ONNX Runtime hides it"
     assert not variant.verification.passed
-    assert any("in true half precision" in failure for failure in variant.verification.failures)
+    assert any(failure.true_half for failure in variant.verification.failures)
 
 
 def test_an_overflow_that_the_runtime_hides_is_mended(hidden):
@@ -206,7 +206,7 @@ def test_a_search_ranks_all_nodes_the_worst_first(broken, pictures):
     }
     assert [unit.module for unit in search.findings[0].items] == ["fragile"]
     assert search.total > 40
-    assert bench.measure == "points of top1 lost + 1 - cosine to the reference, in onnxruntime"
+    assert bench.damage == Damage("top1", "points", "onnxruntime", true_half=False)
 
 
 def test_without_data_a_search_goes_by_the_distance_at_the_goldens(broken):
@@ -214,7 +214,7 @@ def test_without_data_a_search_goes_by_the_distance_at_the_goldens(broken):
     search = find_culprits(bench, 40)
     assert [unit.module for unit in search.findings[0].items] == ["fragile"]
     assert 0 < search.total < 2
-    assert bench.measure == "1 - cosine to the reference, in onnxruntime"
+    assert bench.damage == Damage("", "points", "onnxruntime", true_half=False)
 
 
 def test_a_search_leaves_nothing_in_the_bundle(broken):
@@ -253,10 +253,10 @@ def test_a_variant_that_compiles_is_not_searched_and_another_of_the_same_graph_i
 @pytest.mark.parametrize(
     ("form", "maker"),
     [
-        ("int8-u8s8", "--backend onnxruntime --precision int8"),
-        ("int8-s8s8", "--backend openvino --precision int8"),
-        ("int8-s8s8-fp16", "--backend onnxruntime --precision int8-fp16"),
-        ("fp16", "--backend onnxruntime --precision fp16"),
+        ("int8-u8s8", "`backends=onnxruntime` `precisions=int8`"),
+        ("int8-s8s8", "`backends=openvino` `precisions=int8`"),
+        ("int8-s8s8-fp16", "`backends=onnxruntime` `precisions=int8-fp16`"),
+        ("fp16", "`backends=onnxruntime` `precisions=fp16`"),
     ],
 )
 def test_where_no_other_has_its_graph_the_command_that_makes_one_is_named(broken, form, maker):
@@ -293,5 +293,5 @@ def test_bisect_changes_nothing_in_a_bundle_that_has_no_gate(colours, job):
     build_bundle(colours.path, job("int8", data=False, evaluations=0))
     before = Bundle.open(colours.path).manifest
     assert before.gate == Gate()
-    assert bisect_bundle(colours.path, INT8, job()).fix == "--keep model:fragile"
+    assert bisect_bundle(colours.path, INT8, job()).keep == ("model:fragile",)
     assert Bundle.open(colours.path).manifest == before

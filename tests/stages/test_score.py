@@ -6,22 +6,23 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from colour_models import sessions
-from staged import component_of
+from staged import DATA, component_of
 
 from torchlift.backends import Session
 from torchlift.bundle import Bundle
 from torchlift.datasets import ReadOptions
 from torchlift.errors import InputError
-from torchlift.evidence import Gate
+from torchlift.evidence import Gate, Measure, Score
 from torchlift.jobs import score_bundle
 from torchlift.jobs.ship import Source, reference
 from torchlift.machine import RunOn
+from torchlift.prove.verify import provenance
 from torchlift.stages import build_variant, verify_all
 from torchlift.stages.score import Scorer, record_together, score_component, score_here, score_variant
-from torchlift.tasks import open_task
+from torchlift.tasks import Metric, open_task
 
 FP32 = "model/onnxruntime/fp32"
-GRAPH = "the FP32 graph in ONNX Runtime"
+GRAPH = "source"
 
 
 class Wrong(Session):
@@ -76,7 +77,7 @@ def scored(bundle, pictures, references=None, **read):
 def test_where_pytorch_is_at_hand_drops_are_against_it(bundle, pictures, pytorch):
     scored(bundle, pictures, pytorch)
     scoring = bundle.manifest.scoring
-    assert (scoring.task, scoring.primary, scoring.reference) == ("classification", "top1", "PyTorch FP32")
+    assert (scoring.task, scoring.primary, scoring.reference) == ("classification", "top1", "pytorch")
     assert scoring.data.samples == {"images": 96, "classes": 8}
     found = scoring.scores[FP32]
     assert scoring.metrics["top1"].value > 95
@@ -95,7 +96,7 @@ def test_what_pytorch_answered_is_kept_for_where_it_is_not(bundle, pictures, pyt
     assert before.metrics["top1"].value < 90
     assert before.scores[FP32].drops["top1"].value < -5, "it is better than this reference"
     later = Scorer(Bundle.open(bundle.path), task_of(bundle, pictures))
-    assert later.reference == "PyTorch FP32"
+    assert later.reference == "pytorch"
     assert later.begin() == before
     again = score_variant(later, bundle.manifest.variant(FP32), again=True)
     assert again.drops == before.scores[FP32].drops
@@ -117,7 +118,7 @@ def test_what_pytorch_answered_on_other_data_is_not_taken(bundle, pictures, pyto
 def test_the_same_pictures_elsewhere_are_the_same_data(bundle, pictures, pytorch, tmp_path):
     scored(bundle, pictures, lambda component: Wrong(pytorch(component)))
     copy = shutil.copytree(pictures, tmp_path / "moved")
-    assert Scorer(bundle, task_of(bundle, copy)).reference == "PyTorch FP32"
+    assert Scorer(bundle, task_of(bundle, copy)).reference == "pytorch"
     (copy / "val" / "colour0" / "0.png").write_bytes((copy / "val" / "colour1" / "0.png").read_bytes())
     assert Scorer(bundle, task_of(bundle, copy)).reference == GRAPH
 
@@ -125,7 +126,7 @@ def test_the_same_pictures_elsewhere_are_the_same_data(bundle, pictures, pytorch
 def test_pytorch_at_hand_is_asked_though_answers_are_kept(bundle, pictures, pytorch):
     scored(bundle, pictures)
     scored(bundle, pictures, lambda component: Wrong(pytorch(component)))
-    assert bundle.manifest.scoring.reference == "PyTorch FP32"
+    assert bundle.manifest.scoring.reference == "pytorch"
     assert bundle.manifest.scoring.metrics["top1"].value < 90
 
 
@@ -161,6 +162,60 @@ def test_a_score_does_not_hold_for_a_variant_that_was_built_anew(bundle, picture
     assert score_here(bundle, replace(variant, failure="no such operator")) is None
 
 
+def test_at_another_confidence_all_is_scored_again_and_the_old_score_is_not_believed(bundle, pictures, pytorch):
+    scored(bundle, pictures, pytorch)
+    before, variant = bundle.manifest.scoring, bundle.manifest.variant(FP32)
+    record_together(Scorer(bundle, task_of(bundle, pictures)), {"model": variant})
+    bundle.commit(replace(bundle.manifest, gate=Gate({"top1": 2.0}, confidence=80.0)))
+    assert score_here(bundle, variant) is None
+    scorer = Scorer(bundle, task_of(bundle, pictures))
+    begun = scorer.begin()
+    assert (begun.scores, begun.together, begun.answers) == ({}, None, before.answers)
+    assert {x.confidence for x in begun.metrics.values()} == {80.0}
+    assert begun.metrics["top1"].value == before.metrics["top1"].value
+    found = score_variant(scorer, variant)
+    assert found.at(80.0)
+    assert score_here(bundle, variant) == found
+    assert Bundle.open(bundle.path).manifest.scoring.scores == {FP32: found}
+
+
+def test_a_scoring_says_the_unit_of_its_metrics_and_which_values_are_better(bundle, pictures, pytorch):
+    scored(bundle, pictures, pytorch)
+    scoring = bundle.manifest.scoring
+    assert scoring.measures == dict.fromkeys(scoring.metrics, Measure("points", "higher"))
+
+
+class Noisy:
+    """A task of a metric in dB of which lower is better, and of one that is no mean."""
+
+    name = "depth"
+    primary = "noise"
+    components = ("model",)
+    measures = (Metric("noise", unit="dB", better="lower"), Metric("largest", unit="dB", better="lower", whole=np.max))
+    data = DATA
+
+    def answers(self, component, pipeline, progress):
+        return np.zeros((3, 1), np.float32)
+
+    def outcomes(self, answers):
+        noise = answers["model"][:, 0].astype(np.float64)
+        return {"noise": noise, "largest": noise}
+
+
+def test_a_drop_of_a_metric_of_which_lower_is_better_is_by_how_much_it_rises(bundle):
+    scorer = Scorer(bundle, Noisy())
+    worse = np.array([[0.5], [1.0], [1.5]], np.float32)
+    assert scorer.drop("model", worse, "noise").value == 1.0
+    assert scorer.drop("model", worse, "largest").value == 1.5
+    assert scorer.scoring().measures["noise"] == Measure("dB", "lower")
+    drop = scorer.drop("model", worse, "noise")
+    lossy = Score(provenance(bundle, bundle.manifest.variant(FP32)), {}, {"noise": drop})
+    breach = Gate({"noise": 0.9}).breach(lossy, scorer.scoring().measures)
+    assert (breach.bound, breach.measure) == (1.0, Measure("dB", "lower"))
+    assert Gate({"noise": 1.0}).breach(lossy, scorer.scoring().measures) is None
+    assert Gate({"noise": 1.0}, confidence=95.0).breach(lossy, scorer.scoring().measures).bound == drop.high
+
+
 def test_the_chosen_are_scored_together(bundle, pictures):
     scorer = scored(bundle, pictures)
     variant = bundle.manifest.variant(FP32)
@@ -173,7 +228,7 @@ def test_the_chosen_are_scored_together(bundle, pictures):
 def test_a_component_alone_is_scored_with_the_reference_for_the_others(clip_without_graphs, muge):
     task = open_task(clip_without_graphs, muge)
     scorer = Scorer(clip_without_graphs, task, lambda component: sessions()[component])
-    assert scorer.reference == "PyTorch FP32"
+    assert scorer.reference == "pytorch"
     blind = sessions(image=lambda pixels: np.ones((len(pixels), 3)))["image"]
     answers = scorer.answers("image", blind)
     assert scorer.drop("image", answers, task.primary).value > 50
@@ -193,7 +248,7 @@ def test_a_bundle_is_scored_where_it_was_not_measured(bundle, pictures, job):
 def test_scoring_needs_data(bundle, job):
     with pytest.raises(InputError, match="no data to score on") as caught:
         score_bundle(bundle.path, job(data=False))
-    assert "--data" in caught.value.remedy
+    assert "`data=`" in caught.value.remedy
 
 
 def test_answers_are_written_for_tasks_that_have_files_of_their_own(bundle, pictures, job, tmp_path):

@@ -145,7 +145,7 @@ def test_data_too_few_for_the_primary_metric_are_refused(clip, tmp_path):
 
 
 def test_a_metric_is_found_by_its_name(clip, muge):
-    assert metric_of(open_task(clip, muge), "recall@5") == Metric("recall@5", 5, higher_is_better=True)
+    assert metric_of(open_task(clip, muge), "recall@5") == Metric("recall@5", 5, "points", "higher")
 
 
 @pytest.mark.parametrize(

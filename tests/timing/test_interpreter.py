@@ -8,6 +8,7 @@ import contenders
 import pytest
 import traps
 
+from torchlift.evidence import Entrant
 from torchlift.interpreter import Interpreter
 from torchlift.timing.latency import Contender, LatencyOptions, Workload, measure_latency
 
@@ -25,19 +26,22 @@ def elsewhere(tmp_path):
 
 
 def test_a_contender_runs_in_the_python_that_it_names(elsewhere):
-    there = Contender("there", contenders.environment_name, python=elsewhere)
-    here = Contender("here", contenders.environment_name)
+    there = Contender(Entrant("there"), contenders.environment_name, python=elsewhere)
+    here = Contender(Entrant("here"), contenders.environment_name)
     load = Workload({"batch": 2}, {"x": contenders.rows(2)})
     benchmark = measure_latency([here, there], [load], options=QUICK)
-    assert benchmark.failures == {}
-    assert benchmark.runtimes == {"here": "nothing", "there": "said"}
+    assert benchmark.failures == ()
+    assert [(x.contender.name, x.runtime) for x in benchmark.runtimes] == [("here", "nothing"), ("there", "said")]
 
 
 def test_a_python_that_is_not_there_is_a_contender_that_fails():
-    gone = Contender("gone", partial(contenders.Sleeper, 0.001), python=Interpreter("/no/such/python"))
+    gone = Contender(Entrant("gone"), partial(contenders.Sleeper, 0.001), python=Interpreter("/no/such/python"))
     benchmark = measure_latency([gone], [Workload({"batch": 2}, {"x": contenders.rows(2)})], options=QUICK)
-    assert "/no/such/python" not in benchmark.runtimes
-    assert "python" in benchmark.failures["gone"]
+    assert benchmark.runtimes == ()
+    (failure,) = benchmark.failures
+    assert failure.contender == Entrant("gone")
+    assert "/no/such/python" not in failure.detail
+    assert "python" in failure.detail
 
 
 @pytest.mark.parametrize("variable", [None, f"{os.pathsep}/nowhere"])
@@ -50,17 +54,17 @@ def test_nothing_of_the_current_folder_is_imported_where_times_are_measured(else
     if variable is not None:
         monkeypatch.setenv("PYTHONPATH", variable)
     python = Interpreter(elsewhere.executable, {"PYTHONPATH": f"{elsewhere.environment['PYTHONPATH']}{os.pathsep}"})
-    named = [Contender("here", contenders.quick), Contender("there", contenders.quick, python=python)]
+    named = [Contender(Entrant("here"), contenders.quick), Contender(Entrant("there"), contenders.quick, python=python)]
     benchmark = measure_latency(named, [Workload({"batch": 2}, {"x": contenders.rows(2)})], options=QUICK)
     assert not mark.exists(), mark.read_text()
-    assert benchmark.failures == {}
-    assert [x.contender for x in benchmark.latencies] == ["here", "there"]
+    assert benchmark.failures == ()
+    assert [x.contender.name for x in benchmark.latencies] == ["here", "there"]
 
 
 def test_a_contender_may_name_files_from_the_current_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "said.txt").write_text("found")
-    named = [Contender("reads", partial(contenders.reads, "said.txt"))]
+    named = [Contender(Entrant("reads"), partial(contenders.reads, "said.txt"))]
     benchmark = measure_latency(named, [Workload({"batch": 2}, {"x": contenders.rows(2)})], options=QUICK)
-    assert benchmark.failures == {}
-    assert benchmark.runtimes == {"reads": "found"}
+    assert benchmark.failures == ()
+    assert [(x.contender.name, x.runtime) for x in benchmark.runtimes] == [("reads", "found")]

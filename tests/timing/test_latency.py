@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from torchlift.backends import SessionOptions
 from torchlift.backends.opening import open_file
 from torchlift.errors import BackendError, InputError
+from torchlift.evidence import Entrant
 from torchlift.machine import RunOn, this_machine, usable_cores
 from torchlift.progress import Progress
 from torchlift.timing.latency import Contender, LatencyOptions, Workload, measure_latency, speedup
@@ -28,30 +29,33 @@ ROWS = [Workload({"batch": rows}, {"x": tiny.sample(rows)}) for rows in (1, 4)]
 
 
 def measure(*openers, workloads=ROWS[:1], **options):
-    named = [Contender(opener.__name__, opener) for opener in openers]
+    named = [Contender(Entrant(opener.__name__), opener) for opener in openers]
     return measure_latency(named, workloads, options=QUICK, **options)
 
 
 def test_contenders_are_ordered_by_their_times():
-    found = measure(contenders.quick, contenders.slow, workloads=ROWS, baseline="slow", files={"a": "hash"})
-    assert [(x.contender, x.sizes) for x in found.latencies] == [
+    found = measure(contenders.quick, contenders.slow, workloads=ROWS, baseline=Entrant("slow"), files={"a": "hash"})
+    assert [(x.contender.name, x.sizes) for x in found.latencies] == [
         ("quick", {"batch": 1}),
         ("slow", {"batch": 1}),
         ("quick", {"batch": 4}),
         ("slow", {"batch": 4}),
     ]
     for batch in (1, 4):
-        quick, slow = found.at_batch("quick", batch), found.at_batch("slow", batch)
+        quick, slow = found.at_batch(Entrant("quick"), batch), found.at_batch(Entrant("slow"), batch)
         assert quick.median < slow.median
         assert quick.speedup.low <= quick.speedup.value <= quick.speedup.high
         assert quick.speedup.value > 1
         assert slow.speedup is None
         assert quick.throughput == pytest.approx(1e3 * batch / quick.median)
-    assert (found.baseline, found.rounds, found.threads) == ("slow", 4, usable_cores())
+    assert (found.baseline, found.rounds, found.threads) == (Entrant("slow"), 4, usable_cores())
     assert found.machine == this_machine()
-    assert found.runtimes == {"quick": "sleeper 0.001", "slow": "sleeper 0.005"}
+    assert [(x.contender.name, x.runtime) for x in found.runtimes] == [
+        ("quick", "sleeper 0.001"),
+        ("slow", "sleeper 0.005"),
+    ]
     assert found.files == {"a": "hash"}
-    assert found.failures == {}
+    assert found.failures == ()
 
 
 def test_statistics_are_of_the_times():
@@ -65,13 +69,13 @@ def test_statistics_are_of_the_times():
 @pytest.mark.parametrize(("options", "runs"), [({"turn_seconds": 1e-9, "min_runs": 2}, 6), ({"turn_seconds": 9}, 15)])
 def test_a_turn_has_at_least_and_at_most_so_many_runs(options, runs):
     limits = LatencyOptions(**{"rounds": 3, "max_runs": 5, "pause_seconds": 0.0, **options})
-    (found,) = measure_latency([Contender("quick", contenders.quick)], ROWS[:1], options=limits).latencies
+    (found,) = measure_latency([Contender(Entrant("quick"), contenders.quick)], ROWS[:1], options=limits).latencies
     assert found.runs == runs
 
 
 def test_contenders_take_turns_and_none_is_always_the_first(tmp_path):
     log = tmp_path / "log"
-    named = [Contender(name, partial(contenders.Logger, name, log)) for name in "abc"]
+    named = [Contender(Entrant(name), partial(contenders.Logger, name, log)) for name in "abc"]
     options = LatencyOptions(rounds=4, warmups=1, min_runs=2, max_runs=2, pause_seconds=0.0)
     measure_latency(named, ROWS[:1], options=options)
     opening, *turns = ("aabbcc", *("".join(3 * n for n in order) for order in ("abc", "bca", "cab", "abc")))
@@ -80,7 +84,7 @@ def test_contenders_take_turns_and_none_is_always_the_first(tmp_path):
 
 def test_threads_are_recorded_as_they_were_asked_for():
     options = LatencyOptions(rounds=2, max_runs=1)
-    quick = [Contender("quick", contenders.quick)]
+    quick = [Contender(Entrant("quick"), contenders.quick)]
     assert measure_latency(quick, ROWS[:1], options=options, on=RunOn(3)).threads == 3
 
 
@@ -96,32 +100,32 @@ def test_threads_are_recorded_as_they_were_asked_for():
     ],
 )
 def test_a_contender_that_fails_is_reported_and_the_others_are_measured(opener, words):
-    found = measure(contenders.slow, opener, contenders.quick, baseline="slow")
-    name = opener.__name__
-    assert list(found.failures) == [name]
-    assert re.match(words, found.failures[name])
-    assert [x.contender for x in found.latencies] == ["slow", "quick"]
-    assert found.at_batch("quick", 1).runs >= QUICK.rounds
-    assert found.at_batch("quick", 1).speedup.value > 1
+    found = measure(contenders.slow, opener, contenders.quick, baseline=Entrant("slow"))
+    (failure,) = found.failures
+    assert failure.contender == Entrant(opener.__name__)
+    assert re.match(words, failure.detail)
+    assert [x.contender.name for x in found.latencies] == ["slow", "quick"]
+    assert found.at_batch(Entrant("quick"), 1).runs >= QUICK.rounds
+    assert found.at_batch(Entrant("quick"), 1).speedup.value > 1
 
 
 @pytest.mark.parametrize("opener", [contenders.refuses, contenders.killed_later])
 def test_without_its_baseline_nothing_is_faster(opener):
-    found = measure(opener, contenders.quick, baseline=opener.__name__)
+    found = measure(opener, contenders.quick, baseline=Entrant(opener.__name__))
     assert found.baseline is None
-    assert list(found.failures) == [opener.__name__]
-    assert [(x.contender, x.speedup) for x in found.latencies] == [("quick", None)]
+    assert [x.contender.name for x in found.failures] == [opener.__name__]
+    assert [(x.contender.name, x.speedup) for x in found.latencies] == [("quick", None)]
 
 
 def test_nothing_is_measured_where_all_fail():
     found = measure(contenders.refuses, contenders.killed)
     assert found.latencies == ()
-    assert list(found.failures) == ["refuses", "killed"]
+    assert [x.contender.name for x in found.failures] == ["refuses", "killed"]
 
 
 def test_an_unknown_baseline_is_refused_with_the_known_ones():
     with pytest.raises(BackendError, match="the baseline 'fast' is none of the contenders") as caught:
-        measure(contenders.quick, contenders.slow, baseline="fast")
+        measure(contenders.quick, contenders.slow, baseline=Entrant("fast"))
     assert caught.value.remedy == "Choose one of quick, slow."
 
 
@@ -130,10 +134,10 @@ def test_a_real_session_is_measured_in_its_own_process(built):
     opener = partial(
         open_file, "onnxruntime", built.file(variant.model), tiny.SIGNATURE, "fp32", SessionOptions(RunOn(1))
     )
-    found = measure_latency([Contender(variant.name, opener)], ROWS, options=QUICK)
-    assert found.failures == {}
+    found = measure_latency([Contender(Entrant(variant.name), opener)], ROWS, options=QUICK)
+    assert found.failures == ()
     assert [x.batch for x in found.latencies] == [1, 4]
-    assert found.runtimes[variant.name].endswith("CPUExecutionProvider")
+    assert found.runtime_of(Entrant(variant.name)).endswith("CPUExecutionProvider")
 
 
 times = st.floats(1e-6, 10)
@@ -195,7 +199,7 @@ class Announce(Progress):
         return super().stage(title, total)
 
 measure_latency(
-    [Contender(str(n), contenders.quick) for n in range(2)],
+    [Contender(Entrant(str(n)), contenders.quick) for n in range(2)],
     [Workload({"batch": 1}, {"x": sample(1)})],
     options=LatencyOptions(rounds=10**6),
     progress=Announce(),
@@ -245,7 +249,10 @@ class Impatient(Progress):
 def test_ctrl_c_does_not_wait_for_contenders_that_open(tmp_path, monkeypatch):
     monkeypatch.setattr("torchlift.timing.latency.usable_cores", lambda: 8)
     slow = partial(contenders.opens_late, tmp_path / "begun", tmp_path / "opened")
-    named = [Contender("quick", partial(contenders.after, tmp_path / "begun")), Contender("slow", slow)]
+    named = [
+        Contender(Entrant("quick"), partial(contenders.after, tmp_path / "begun")),
+        Contender(Entrant("slow"), slow),
+    ]
     with pytest.raises(KeyboardInterrupt):
         measure_latency(named, ROWS[:1], options=QUICK, progress=Impatient())
     assert (tmp_path / "begun").exists()

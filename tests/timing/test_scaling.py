@@ -11,7 +11,7 @@ import tiny
 from hypothesis import given
 from hypothesis import strategies as st
 
-from torchlift.evidence import Conditions
+from torchlift.evidence import Conditions, Entrant
 from torchlift.progress import Progress
 from torchlift.timing import scaling
 from torchlift.timing.latency import Contender, Workload
@@ -21,7 +21,7 @@ ROWS = [Workload({"batch": rows}, {"x": tiny.sample(rows)}) for rows in (1, 4)]
 
 
 def scaled(*openers, workloads=ROWS[:1], devices=(0, 1), **options):
-    named = [Contender(opener.__name__, contenders.quick, opener) for opener in openers]
+    named = [Contender(Entrant(opener.__name__), contenders.quick, opener) for opener in openers]
     return measure_scaling(named, workloads, devices, seconds=0.2, **options).throughputs
 
 
@@ -41,7 +41,10 @@ def test_any_number_of_devices_begins_with_one_and_ends_with_all(devices):
 
 def test_the_throughput_is_of_all_devices_together():
     one, two = scaled(contenders.on)
-    assert [(x.contender, x.devices, x.sizes) for x in (one, two)] == [("on", 1, {"batch": 1}), ("on", 2, {"batch": 1})]
+    assert [(x.contender.name, x.devices, x.sizes) for x in (one, two)] == [
+        ("on", 1, {"batch": 1}),
+        ("on", 2, {"batch": 1}),
+    ]
     assert 0 < one.samples <= 1 / 0.05
     assert 1 / 0.05 < two.samples <= 1 / 0.05 + 1 / 0.005
 
@@ -69,13 +72,13 @@ def test_what_runs_on_no_device_or_fails_on_one_is_left_out_and_the_others_are_n
             notes.append(text)
 
     named = [
-        Contender("on a processor", contenders.quick),
-        Contender("fails", contenders.quick, contenders.only_on_others),
-        Contender("runs", contenders.quick, contenders.narrow_on),
+        Contender(Entrant("on a processor"), contenders.quick),
+        Contender(Entrant("fails"), contenders.quick, contenders.only_on_others),
+        Contender(Entrant("runs"), contenders.quick, contenders.narrow_on),
     ]
     found = measure_scaling(named, ROWS[:1], (1, 0, 2), Recorder(), seconds=0.01)
-    assert [*found.failures] == ["fails"]
-    assert [(x.contender, x.devices) for x in found.throughputs] == [("runs", 1), ("runs", 2), ("runs", 3)]
+    assert [x.contender.name for x in found.failures] == ["fails"]
+    assert [(x.contender.name, x.devices) for x in found.throughputs] == [("runs", 1), ("runs", 2), ("runs", 3)]
     assert titles == [("measure on several GPUs", 2)]
     assert len(notes) == 1
     assert notes[0].startswith("fails is not measured on several GPUs: ")
@@ -104,7 +107,7 @@ def test_all_devices_are_watched_while_what_counts_runs(monkeypatch):
 
     monkeypatch.setattr(scaling, "Watch", Watch)
     monkeypatch.setattr(scaling.Process, "ask", ask)
-    named = [Contender("runs", contenders.quick, contenders.on)]
+    named = [Contender(Entrant("runs"), contenders.quick, contenders.on)]
     assert measure_scaling(named, ROWS[:1], (0,), seconds=0.01).conditions == (seen,)
     assert happened == [(0,), "open", "load", "keep_running", "looks", "keep_running", "looks away"]
 

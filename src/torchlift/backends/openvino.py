@@ -108,7 +108,7 @@ class OpenVino(Backend):
             ov.save_model(model, folder / "model.xml", compress_to_fp16=False)
         except Exception as error:
             raise BackendError(
-                f"OpenVINO cannot convert {source.name}: {error}", remedy="Use another backend, or another --opset."
+                f"OpenVINO cannot convert {source.name}: {error}", remedy="Use another backend, or another `opset=`."
             ) from error
         return "model.xml"
 

@@ -14,7 +14,7 @@ import click
 
 import torchlift
 from torchlift.cli.interrupts import INTERRUPTS
-from torchlift.cli.words import echo
+from torchlift.cli.words import echo, with_flags
 from torchlift.errors import GateError, TorchliftError
 from torchlift.interpreter import guarded_children
 
@@ -114,7 +114,7 @@ def _failed(error: BaseException, verbose: bool) -> int:
     if isinstance(error, click.ClickException):
         shown = io.StringIO()
         error.show(shown)
-        echo(shown.getvalue().rstrip(), err=True)
+        echo(with_flags(shown.getvalue().rstrip()), err=True)
         return error.exit_code
     if isinstance(error, BrokenPipeError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -143,7 +143,7 @@ def _place(error: BaseException) -> str:
 
 def _show(message: str, remedy: str, status: int = 1) -> int:
     click.secho("error: ", fg="red", bold=True, nl=False, err=True)
-    echo(message, err=True)
+    echo(with_flags(message), err=True)
     if remedy:
-        echo(f"  {remedy}", err=True)
+        echo(f"  {with_flags(remedy)}", err=True)
     return status

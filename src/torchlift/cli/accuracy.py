@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from torchlift.cli.tables import data_text, gated_metric, size_text
+from torchlift.cli.verdicts import calibration_text, damage_text, decides_text, drop_text, unit_text
 from torchlift.convert.search import Finding
 from torchlift.errors import some
-from torchlift.evidence import Interval, KeptNode, Score
+from torchlift.evidence import POINTS, Interval, KeptNode, Score, Scoring
 from torchlift.graph.units import Unit
 from torchlift.jobs import BisectReport
 from torchlift.manifest import Graph, Manifest
+from torchlift.messages import breach_text, reference_text
 
 _SHOWN = 3
 """Kept nodes that are named where there is no room for all."""
@@ -42,7 +44,7 @@ def _conversion(manifest: Manifest, graph: Graph, verbose: bool) -> list[str]:
         return ["-", "-", "-", f"not converted: {graph.failure}"]
     size = sum(manifest.files[path].size for path in graph.files)
     share = f"{done.converted} of {done.candidates} nodes" if done.candidates else "as NNCF does"
-    return [share, size_text(size), done.calibration or "none needed", _kept(done.kept, verbose) + _mended(graph)]
+    return [share, size_text(size), calibration_text(done.calibration), _kept(done.kept, verbose) + _mended(graph)]
 
 
 def _kept(kept: tuple[KeptNode, ...], verbose: bool) -> str:
@@ -61,7 +63,7 @@ def _mended(graph: Graph) -> str:
         return ""
     verdict = "mended" if repair.held else "mended in vain"
     return (
-        f"; {verdict} after {repair.evaluations} trials: {repair.measure} went from {repair.before:.3g} to "
+        f"; {verdict} after {repair.evaluations} trials: {damage_text(repair.damage)} went from {repair.before:.3g} to "
         f"{repair.after:.3g}"
     )
 
@@ -80,24 +82,36 @@ def scores_table(manifest: Manifest, *, verbose: bool = False) -> RenderableType
             overflow="fold",
         )
     for metric in metrics:
-        table.add_row(scoring.reference, metric, str(scoring.metrics[metric]), "", "")
+        table.add_row(reference_text(scoring.reference), metric, str(scoring.metrics[metric]), "", "")
     together = {"the chosen together": scoring.together} if scoring.together else {}
     for name, score in {**scoring.scores, **together}.items():
         for number, metric in enumerate(metrics):
             cells = (metric, str(score.metrics[metric]), str(score.drops[metric]))
             table.add_row("" if number else name, *cells, "" if number else _verdict(manifest, score))
-    skipped = f" {scoring.data.unusable} records were skipped: {'; '.join(scoring.data.skipped)}."
-    caption = (
-        f"Percent on {data_text(scoring.data)}, drop in points, with 95% intervals of a bootstrap over the queries; "
-        f"drops are paired, query by query. Of a model with several components, the others are the reference's."
-        + skipped
-        * bool(scoring.data.unusable)
-    )
+    confidence = scoring.metrics[metrics[0]].confidence
+    said = [
+        f"{_units(scoring, metrics)} on {data_text(scoring.data)}, with {confidence:g}% intervals of a bootstrap over "
+        "the queries; drops are paired, query by query.",
+        "Of a model with several components, the others are the reference's.",
+        decides_text(manifest.gate),
+    ]
+    if scoring.data.unusable:
+        said.append(f"{scoring.data.unusable} records were skipped: {'; '.join(scoring.data.skipped)}.")
+    caption = " ".join(filter(None, said))
     return Group(table, Text(caption, style="dim"), Text(""))
 
 
+def _units(scoring: Scoring, metrics: Sequence[str]) -> str:
+    """The units of metrics and of their drops: ``Percent, drop in points``; where they differ, metric by metric."""
+    measures = {metric: scoring.measure(metric) for metric in metrics}
+    if len({*measures.values()}) == 1:
+        measure = measures[metrics[0]]
+        return f"{'Percent' if measure.unit == POINTS else 'In ' + unit_text(measure)}, {drop_text(measure)}"
+    return "; ".join(f"{metric} in {unit_text(m)}, {drop_text(m)}" for metric, m in measures.items())
+
+
 def metrics_table(title: str, metrics: Mapping[str, Interval]) -> RenderableType:
-    """Metrics of whatever ``title`` names, in percent with their intervals."""
+    """Metrics of whatever ``title`` names, in their units, with their intervals."""
     table = Table(title=title, title_justify="left", title_style="bold", box=None)
     for metric in metrics:
         table.add_column(metric, justify="right", no_wrap=True)
@@ -108,8 +122,8 @@ def metrics_table(title: str, metrics: Mapping[str, Interval]) -> RenderableType
 def _verdict(manifest: Manifest, score: Score) -> str:
     if not manifest.gate.within:
         return ""
-    breach = manifest.gate.breach(score)
-    return f"refused: {breach}" if breach else "holds"
+    breach = manifest.gate.breach(score, manifest.scoring.measures if manifest.scoring else {})
+    return f"refused: {breach_text(breach)}" if breach else "holds"
 
 
 def together_line(manifest: Manifest) -> str:
@@ -140,10 +154,10 @@ def findings_tables(report: BisectReport, top: int, *, verbose: bool = False) ->
         share = f"{finding.damage / search.total:.0%}" if search.total > 0 else "-"
         table.add_row(f"{finding.damage:.4g}", share, _span([u.node for u in finding.items]), _modules(finding))
     spent = f"{search.evaluations} evaluations in {report.seconds:.0f} s"
-    caption = f"cost: {report.measure}. All together: {search.total:.4g}; {spent}."
+    caption = f"cost: {damage_text(report.damage)}. All together: {search.total:.4g}; {spent}."
     yield Group(table, Text(caption, style="dim"), Text(""))
-    if report.fix:
-        yield Text(f"To keep the worst in FP32: {report.fix}")
+    if report.keep:
+        yield Text(f"To keep the worst in FP32: {' '.join(f'--keep {name}' for name in report.keep)}")
     if report.noise:
         yield _noise_table(report, verbose)
 

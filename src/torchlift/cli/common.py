@@ -103,8 +103,14 @@ gate_options = options(
         "--within",
         multiple=True,
         metavar="METRIC=DROP",
-        help="Choose only what loses at most DROP points against PyTorch FP32, for example recall@1=0.2. "
-        "[default, with --data: 1 point of the task's primary metric]",
+        help="Choose only what is worse by at most DROP than PyTorch FP32, in the metric's unit (points of shares), "
+        "for example recall@1=0.2. [default, with --data: 1 of the task's primary metric]",
+    ),
+    click.option(
+        "--confidence",
+        metavar="PERCENT",
+        help="Hold the limits at this confidence: the upper bound of a drop's interval decides. With none, its "
+        "estimate does. [default: none]",
     ),
     click.option(
         "--objective",
@@ -210,7 +216,9 @@ def parse_precisions(text: str | None) -> tuple[str, ...]:
     return names
 
 
-def parse_gate(within: tuple[str, ...], objective: Any, bundle: Path | None = None) -> Gate | None:
+def parse_gate(
+    within: tuple[str, ...], confidence: str | None, objective: Any, bundle: Path | None = None
+) -> Gate | None:
     """What the gate's options say, None where nothing; what they leave out stays as in the gate of ``bundle``."""
     from torchlift.evidence import Gate
     from torchlift.manifest import read_manifest
@@ -222,12 +230,29 @@ def parse_gate(within: tuple[str, ...], objective: Any, bundle: Path | None = No
             limits[metric] = float(number)
         except ValueError:
             limits[metric] = math.nan
-        if not metric or not 0 <= limits[metric] <= 100:
-            raise click.UsageError(f"--within {text}: write METRIC=DROP in points from 0 to 100, e.g. recall@1=0.2.")
-    if not (limits or objective):
+        if not metric or not 0 <= limits[metric] < math.inf:
+            raise click.UsageError(
+                f"--within {text}: write METRIC=DROP, in the metric's unit and not below 0, e.g. recall@1=0.2."
+            )
+    if not (limits or objective or confidence):
         return None
     before = read_manifest(bundle).gate if bundle is not None else Gate()
-    return Gate(limits, objective or before.objective)
+    asked = before.confidence if confidence is None else _parse_confidence(confidence)
+    return Gate(limits, objective or before.objective, asked)
+
+
+def _parse_confidence(text: str) -> float | None:
+    from torchlift.errors import InputError
+    from torchlift.evidence import Gate
+
+    if text == "none":
+        return None
+    try:
+        return Gate(confidence=float(text)).confidence
+    except (ValueError, InputError):
+        raise click.UsageError(
+            f"--confidence {text}: write a percentage from 50 to below 100, for example 95, or none."
+        ) from None
 
 
 def parse_data(
@@ -250,6 +275,7 @@ def parse_job(
     backends: tuple[str, ...],
     precisions: str | None,
     within: tuple[str, ...],
+    confidence: str | None,
     objective: Any,
     calibration: Path | None,
     calibrator: Any,
@@ -278,7 +304,7 @@ def parse_job(
         "data": scored,
         "convert": ConvertOptions(calibrating, parse_keep(keep), evaluations),
         "verify": parse_tolerances(tolerances),
-        "gate": parse_gate(within, objective, bundle),
+        "gate": parse_gate(within, confidence, objective, bundle),
         "bench": BenchOptions(parse_batches(batches), latency=LatencyOptions(rounds), cuda_graph=cuda_graph),
         "on": RunOn(threads),
     }
@@ -293,6 +319,7 @@ def require_gate(manifest: Manifest) -> None:
         raise GateError(
             f"no variant of {' and '.join(failed)} that was asked for holds {manifest.gate}: FP32 serves instead",
             remedy="Allow a larger drop with --within, calibrate on more or other samples, or see `torchlift bisect`.",
+            components=failed,
         )
 
 

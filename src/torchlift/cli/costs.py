@@ -28,7 +28,7 @@ def scaling_table(component: str, scaling: Scaling) -> RenderableType:
         ratio = x.samples / single[x.contender, str(x.sizes)]
         table.add_row(within(component, x.contender), sizes, str(x.devices), rate_text(x.samples), f"{ratio:.2f}")
     said = ["Each GPU has a process of its own, inputs in its memory.", *map(conditions_text, scaling.conditions)]
-    said += [f"{within(component, name)} is not measured: {why}." for name, why in scaling.failures.items()]
+    said += [f"{within(component, x.contender)} is not measured: {x.detail}." for x in scaling.failures]
     return Group(table, Text(" ".join(said), style="dim"), Text(""))
 
 

@@ -12,7 +12,7 @@ from rich.segment import Segment
 from rich.text import Text
 
 from torchlift.cli.interrupts import Interruptible
-from torchlift.cli.words import echo, visible, visible_json
+from torchlift.cli.words import echo, visible, visible_json, with_flags
 from torchlift.progress import Progress, Stage
 
 if TYPE_CHECKING:
@@ -32,8 +32,8 @@ class VisibleConsole(Console):
         super().__init__(markup=False, emoji=False, highlight=False, **options)
 
     def render_str(self, text: str, **options: Any) -> Text:
-        """Strings become visible before they are measured, so that tables have room for them."""
-        return super().render_str(visible(text), **options)
+        """Strings become visible, and name options, before they are measured, so that tables have room for them."""
+        return super().render_str(visible(with_flags(text)), **options)
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         """All other text, in the end."""

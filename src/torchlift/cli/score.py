@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 def command(
     bundle: Path,
     within: tuple[str, ...],
+    confidence: str | None,
     objective: Any,
     checkpoint: str | None,
     module_: str | None,
@@ -63,7 +64,7 @@ def command(
     location = checkpoint or module_
     options = JobOptions(
         data=common.parse_data(**data),
-        gate=common.parse_gate(within, objective, bundle),
+        gate=common.parse_gate(within, confidence, objective, bundle),
         on=RunOn(threads),
     )
     if predictions is not None:

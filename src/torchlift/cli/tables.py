@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -11,9 +11,19 @@ from rich.text import Text
 
 from torchlift.backends import backend
 from torchlift.bundle import Bundle
+from torchlift.cli.verdicts import decides_text, drop_text, moved_text, unit_text
+from torchlift.cli.words import with_flags
 from torchlift.doctor import Report
-from torchlift.evidence import GRAPHED, Benchmark, Conditions, DataFacts, Difference, Latency, Tolerance
+from torchlift.evidence import Benchmark, Conditions, DataFacts, Difference, Entrant, Latency, Tolerance
 from torchlift.manifest import Component, Manifest, Variant
+from torchlift.messages import (
+    CUDA_GRAPH,
+    entrant_text,
+    failure_text,
+    reference_text,
+    run_text,
+    verdict_text,
+)
 
 
 def size_text(size: float) -> str:
@@ -132,7 +142,7 @@ def _component_table(manifest: Manifest, component: Component, width: int) -> Re
             score, drop = line.score
             said = f"{metric} {score}{f', drop {drop}' if drop else ''}; " if score not in ("", "-") else ""
             if said or line.verdict:
-                below.append(Text(f"{line.name} {line.precision}: {said}{line.verdict}", style=line.style))
+                below.append(Text(with_flags(f"{line.name} {line.precision}: {said}{line.verdict}"), style=line.style))
     caption = f"{_caption(component, benchmark, width)} {_score_caption(manifest, component)}"
     return Group(table, *below, Text(caption, style="dim"), Text(""))
 
@@ -155,9 +165,11 @@ def _score_caption(manifest: Manifest, component: Component) -> str:
         return "The task was not scored."
     others = [c.name for c in manifest.components if c.name != component.name]
     rest = f", with the reference's {' and '.join(others)}" if others else ""
+    metric, against = gated_metric(manifest), reference_text(scoring.reference)
+    measure = scoring.measure(metric)
     return (
-        f"{gated_metric(manifest)} in percent on {data_text(scoring.data)}, drop in points against {scoring.reference}"
-        f"{rest}."
+        f"{metric} in {unit_text(measure)} on {data_text(scoring.data)}, {drop_text(measure)} against {against}{rest}."
+        + (f" {decides_text(manifest.gate)}" if manifest.gate.confidence else "")
     )
 
 
@@ -168,29 +180,39 @@ def data_text(data: DataFacts) -> str:
 
 def _lines(manifest: Manifest, component: Component, benchmark: Benchmark | None) -> Iterator[_Line]:
     """Peers first, then the variants."""
-    ours = {name + mode for name in (v.name for v in manifest.variants) for mode in ("", GRAPHED)}
     if benchmark:
-        for name in [n for n in {**benchmark.runtimes, **benchmark.failures} if n not in ours]:
-            role = "the reference" if name == benchmark.baseline else "a peer"
-            if name in benchmark.failures:
-                role = f"not measured: {benchmark.failures[name]}"
-            precision = next((p for p in ("fp16", "bf16") if p in name.split()), "fp32")
-            score = _reference_score(manifest) if precision == "fp32" else ("", "")
-            yield _Line(name, precision, "", "", score, benchmark.of(name), role, "dim")
+        for peer in _peers(manifest, benchmark):
+            role = "the reference" if peer == benchmark.baseline else "a peer"
+            score = _reference_score(manifest) if peer.precision == "fp32" else ("", "")
+            role = _not_measured(benchmark, peer) or role
+            yield _Line(entrant_text(peer), peer.precision, "", "", score, benchmark.of(peer), role, "dim")
     for variant in manifest.variants_of(component.name):
         size = size_text(manifest.size(variant)) if variant.files else "-"
-        latencies = benchmark.of(variant.name) if benchmark else ()
+        plain = Entrant(variant.name, variant.precision)
+        latencies = benchmark.of(plain) if benchmark else ()
         verdict = _verdict(manifest, variant)
         style = "bold green" if verdict.startswith(_CHOSEN) else ""
         scores = _score(manifest, variant)
         needs = backend(variant.backend).needs
         name = f"{variant.backend} (needs {needs})" if needs else variant.backend
         yield _Line(name, variant.recipe, size, _difference(variant), scores, latencies, verdict, style)
-        graphed = benchmark.of(variant.name + GRAPHED) if benchmark else ()
-        failure = benchmark.failures.get(variant.name + GRAPHED, "") if benchmark else ""
-        if graphed or failure:
-            said = f"not measured: {failure}" if failure else ""
-            yield _Line(f"{variant.backend}{GRAPHED}", variant.recipe, "", "", ("", ""), graphed, said, style)
+        replaying = replace(plain, cuda_graph=True)
+        graphed = benchmark.of(replaying) if benchmark else ()
+        said = _not_measured(benchmark, replaying) if benchmark else ""
+        if graphed or said:
+            yield _Line(f"{variant.backend}{CUDA_GRAPH}", variant.recipe, "", "", ("", ""), graphed, said, style)
+
+
+def _peers(manifest: Manifest, benchmark: Benchmark) -> list[Entrant]:
+    """What was measured besides the bundle's variants, those that failed last."""
+    ours = {variant.name for variant in manifest.variants}
+    ran = [x.contender for x in benchmark.runtimes] + [x.contender for x in benchmark.failures]
+    return [entrant for entrant in dict.fromkeys(ran) if entrant.name not in ours]
+
+
+def _not_measured(benchmark: Benchmark, entrant: Entrant) -> str:
+    failure = benchmark.failure_of(entrant)
+    return f"not measured: {failure.detail}" if failure else ""
 
 
 def _reference_score(manifest: Manifest) -> tuple[str, str]:
@@ -208,13 +230,15 @@ def _verdict(manifest: Manifest, variant: Variant) -> str:
     if variant.failure:
         return f"not built: {variant.failure}"
     choice = manifest.choices.get(variant.component)
-    why_not = choice.others.get(variant.name, "") if choice is not None else ""
+    why_not = choice.others.get(variant.name) if choice is not None else None
+    said = verdict_text(why_not, choice.gate) if choice is not None and why_not is not None else ""
     if variant.verification is not None and not variant.verification.passed:
-        return why_not if why_not.startswith("refused: ") else f"refused: {variant.verification.failures[0]}"
+        refused = why_not is not None and why_not.refuses
+        return said if refused else f"refused: {failure_text(variant.verification.failures[0])}"
     if choice is not None and choice.variant == variant.name:
-        return f"{_CHOSEN}{GRAPHED}" if choice.cuda_graph else _CHOSEN
-    if why_not:
-        return why_not
+        return f"{_CHOSEN}{CUDA_GRAPH}" if choice.cuda_graph else _CHOSEN
+    if said:
+        return said
     return "not verified" if variant.verification is None else "verified"
 
 
@@ -225,7 +249,7 @@ def _caption(component: Component, benchmark: Benchmark | None, width: int) -> s
     others = {n: s for n, s in benchmark.latencies[0].sizes.items() if n != "batch"} if benchmark.latencies else {}
     at = "".join(f", {n} {s}" for n, s in others.items())
     interval = " with 95% interval" if width >= INTERVALS else ""
-    over = f"; speed-up over {benchmark.baseline}{interval}" if benchmark.baseline else ""
+    over = f"; speed-up over {entrant_text(benchmark.baseline)}{interval}" if benchmark.baseline else ""
     return (
         f"median ms a call{at}, {benchmark.rounds} interleaved rounds, a process each, {benchmark.threads} threads"
         f"{over}. {_on_gpu(benchmark)}{benchmark.machine}. {diff}"
@@ -244,7 +268,8 @@ def conditions_text(seen: Conditions) -> str:
     """What a GPU did while it was measured, with a flag where that may have moved the times."""
     low, _, high = seen.clock
     cold, hot = seen.temperature
-    moved = f" THE TIMES MAY HAVE MOVED: {seen.moved}." if seen.moved else ""
+    said = moved_text(seen)
+    moved = f" THE TIMES MAY HAVE MOVED: {said}." if said else ""
     return f"{seen.gpu}: {low}-{high} MHz, {cold}-{hot} C.{moved}"
 
 
@@ -323,10 +348,11 @@ def verification_table(
             continue
         verdict = Text("agrees", "green") if proof.passed else Text("refused", "red")
         checks = [*proof.checks, *proof.invariance] if verbose else ([proof.worst] if proof.checks else [])
-        rows = [[c.golden, c.output, *(cell(c.difference) for cell in cells.values())] for c in checks]
+        rows = [[run_text(c), c.output, *(cell(c.difference) for cell in cells.values())] for c in checks]
         for number, row in enumerate(rows or [["-"] * (2 + len(cells))]):
             table.add_row(variant.name, *row, "" if number else verdict)
-        reasons += [Text(f"{variant.name} is refused: {failure}") for failure in proof.failures]
+        said = [f"{variant.name} is refused: {failure_text(failure)}" for failure in proof.failures]
+        reasons += map(Text, map(with_flags, said))
         tolerances.setdefault(proof.tolerance, []).append(variant.name)
     held = [
         f"tolerance: at most {t.scaled:g} of scale, cosine at least {t.cosine:g} for {', '.join(names)}"
@@ -339,14 +365,14 @@ def runtimes_table(manifest: Manifest) -> RenderableType:
     """What ran each contender of the benchmarks."""
     table = Table(title="what ran", title_justify="left", title_style="bold", box=None, show_header=False)
     for component, benchmark in manifest.benchmarks.items():
-        for name, runtime in benchmark.runtimes.items():
-            table.add_row(component, within(component, name), runtime)
+        for ran in benchmark.runtimes:
+            table.add_row(component, within(component, ran.contender), ran.runtime)
     return table
 
 
-def within(component: str, contender: str) -> str:
+def within(component: str, contender: Entrant) -> str:
     """A contender's name without the component's."""
-    return contender.removeprefix(f"{component}/")
+    return entrant_text(contender).removeprefix(f"{component}/")
 
 
 def reference_lines(component: str, benchmark: Benchmark) -> Iterator[str]:

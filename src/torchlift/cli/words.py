@@ -22,6 +22,36 @@ def visible_json(text: str) -> str:
     return _UNSEEN.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
+_ARGUMENT = re.compile(r"`([a-z][a-z_]*)=([^`]*)`")
+"""How messages name an argument of Python's, with a value or without: `trust_pickle=`, `axes=batch=1..4..9`."""
+
+FLAGS = {
+    "axes": "axis",
+    "backends": "backend",
+    "batches": "batch",
+    "plugins": "plugin",
+    "precisions": "precision",
+    "profiles": "profile",
+    "strict": "strict-data",
+    "stripped": "strip-weights",
+    "tolerances": "tolerance",
+    "variants": "variant",
+}
+"""Python's arguments -> the options that say the same, where these have another name."""
+
+
+def with_flags(text: str) -> str:
+    """A message with the options of the command line in the place of Python's arguments: `--trust-pickle`,
+    `--axis batch=1..4..9`.
+    """
+
+    def flag(found: re.Match[str]) -> str:
+        name = FLAGS.get(found[1], found[1].replace("_", "-"))
+        return f"--{name} {found[2]}".rstrip()
+
+    return _ARGUMENT.sub(flag, text)
+
+
 def echo(text: str, *, err: bool = False) -> None:
     """Print a line of plain text to standard output, or to standard error."""
     click.echo(visible(text), err=err)

@@ -214,7 +214,7 @@ def collect(
             if done >= samples:
                 break
     if not done:
-        raise DataError("there are no calibration samples", remedy="Give data that the model will see: --calibration.")
+        raise DataError("there are no calibration samples", remedy="Give `calibration=` data that the model will see.")
     return histograms
 
 

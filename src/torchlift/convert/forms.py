@@ -15,7 +15,7 @@ from torchlift.convert.calibration import CalibrationOptions, calibrate
 from torchlift.convert.nncf import quantize_with_nncf
 from torchlift.convert.ranges import Feeds, Range, float_tensors, overflowing, ranges_of
 from torchlift.errors import ConversionError
-from torchlift.evidence import KeptNode
+from torchlift.evidence import KeptNode, RangeMethod
 from torchlift.forms import Form, Way
 from torchlift.graph.files import load_model, save_model
 from torchlift.graph.half import ToHalf, half_candidates, require_half
@@ -42,12 +42,13 @@ in part."""
 @dataclass(frozen=True)
 class Converted:
     """How many nodes were converted, and which of those that compute were not, with why; ``ranges`` is how they were
-    found on samples, empty where none were needed.
+    found on samples, None where none were needed; ``percentile`` belongs to the method of that name.
     """
 
     count: int
     kept: tuple[KeptNode, ...]
-    ranges: str = ""
+    ranges: RangeMethod | None = None
+    percentile: float | None = None
 
 
 class Converter(ABC):
@@ -239,7 +240,12 @@ class Integers(PartMaker):
         if not names or samples is None:
             return self.converter(source, {}, options.keep).write(folder)
         ranges = calibrate(source, names, samples(), options.calibration, progress=progress, on=options.on)
-        return replace(self.converter(source, ranges, options.keep).write(folder), ranges=options.calibration.method)
+        found = options.calibration
+        return replace(
+            self.converter(source, ranges, options.keep).write(folder),
+            ranges=found.method,
+            percentile=found.percentile if found.method == "percentile" else None,
+        )
 
     def converter(self, source: Path, ranges: Ranges, keep: Mapping[str, str]) -> Converter:
         kind = MixedConverter if self.form.half else IntegerConverter
@@ -259,7 +265,7 @@ class Nncf(Maker):
     ) -> Converted:
         self.form.require()
         quantize_with_nncf(source, folder, samples() if samples else [], keep=options.keep, progress=progress)
-        return Converted(0, (), ranges="NNCF")
+        return Converted(0, (), ranges="nncf")
 
 
 _MAKERS: dict[Way, type[Maker]] = {"half": Half, "integers": Integers, "nncf": Nncf}

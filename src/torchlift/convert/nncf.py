@@ -43,7 +43,7 @@ def quantize_with_nncf(
     ConversionError for a name in ``keep`` that the graph lacks and where NNCF fails.
     """
     if not feeds:
-        raise DataError("there are no calibration samples", remedy="Give data that the model will see: --calibration.")
+        raise DataError("there are no calibration samples", remedy="Give `calibration=` data that the model will see.")
     graph = ir.load(source)
     kept = _kept(graph, keep)
     try:

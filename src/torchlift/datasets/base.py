@@ -58,7 +58,7 @@ class Skips:
 
     def add(self, reason: str) -> None:
         if self.strict:
-            raise DataError(reason, remedy="Repair or remove it, or read without --strict-data, which skips it.")
+            raise DataError(reason, remedy="Repair or remove it, or read without `strict=`, which skips it.")
         self.count += 1
         if len(self.named) < NAMED:
             self.named.append(reason)
@@ -125,7 +125,7 @@ def chosen_split(where: Path, there: Iterable[str], asked: str) -> str:
         return asked
     found = next((name for name in SPLITS if name in names), names[0] if len(names) == 1 else "")
     if not found:
-        raise DataError(f"{where} has the splits {', '.join(names)}", remedy="Say which with --split.")
+        raise DataError(f"{where} has the splits {', '.join(names)}", remedy="Say which with `split=`.")
     return found
 
 

@@ -97,7 +97,7 @@ def unpickled(data: bytes, what: str, trust: bool) -> Any:
     except _RefusedError as error:
         raise UnsafeDataError(
             f"{what} is a pickle that would call {error}; it did not run",
-            remedy="Write plain bytes and numbers; or, where you made it yourself, read with --trust-pickle.",
+            remedy="Write plain bytes and numbers; or, where you made it yourself, read with `trust_pickle=`.",
         ) from error
     except Exception as error:  # a broken pickle raises almost anything
         raise ValueError(f"the pickle is broken: {error}") from error

@@ -186,7 +186,7 @@ def _read_texts(folder: Path, split: str, skips: Skips, trust_pickle: bool) -> l
         raise UnsafeDataError(
             f"{database} holds pickles, which may run code; none was read",
             remedy=f"Put {file.name}, from which it was made, into {folder}; or, where you made it yourself, read with "
-            "--trust-pickle.",
+            "`trust_pickle=`.",
         )
     return _read_pairs(database, skips)
 

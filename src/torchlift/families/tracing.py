@@ -110,7 +110,8 @@ def explained(error: BaseException, signature: Signature, remedy: str) -> Export
         return BakedInError(
             f"axis {' and '.join(axes)} turned constant in the export: {detail.partition('. If ')[0]}",
             remedy="Write the network without taking this size as a Python number (reshape with -1), or "
-            f"fix the axis, for example --axis {axes[0]}={signature.axis(axes[0]).opt}.",
+            f"fix the axis, for example `axes={axes[0]}={signature.axis(axes[0]).opt}`.",
+            axes=axes,
         )
     if isinstance(error, GuardOnDataDependentSymNode):
         return BakedInError(

@@ -54,7 +54,7 @@ def require_opset(model: ir.Model, least: int = 1, *, needs: str = "") -> None:
     if opset is None:
         raise ConversionError("the graph does not say which opset its operators are of", remedy=_EXPORT_AGAIN)
     if opset < least:
-        raise ConversionError(f"opset {opset} has no {needs}", remedy=f"Export with --opset {least} or later.")
+        raise ConversionError(f"opset {opset} has no {needs}", remedy=f"Export with `opset={least}` or later.")
 
 
 def require_order(model: ir.Model) -> None:

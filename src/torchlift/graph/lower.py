@@ -173,7 +173,7 @@ def _require_known(model: ir.Model) -> None:
     if (opset := _opset(model)) > (latest := defs.onnx_opset_version()):
         raise ConversionError(
             f"the graph is of opset {opset}, and the installed onnx knows up to {latest}",
-            remedy="Install a later release of onnx, or export again with a lower --opset.",
+            remedy="Install a later release of onnx, or export again with a lower `opset=`.",
         )
 
 

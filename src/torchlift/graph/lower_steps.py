@@ -23,7 +23,7 @@ def refused(node: ir.Node, opset: int, why: str) -> ConversionError:
     """The error that says why a node cannot be written for a parser of ``opset``."""
     return ConversionError(
         f"for a parser of opset {opset}: {unit_of(node)} {why}",
-        remedy=f"Export again with `--exporter torchscript --opset {min(opset, 16)}`, or use another backend.",
+        remedy=f"Export again with `exporter=torchscript` `opset={min(opset, 16)}`, or use another backend.",
     )
 
 

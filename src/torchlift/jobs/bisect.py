@@ -11,6 +11,7 @@ from torchlift.convert.calibration import UnitNoise, collect, noise_by_unit
 from torchlift.convert.forms import IntegerConverter
 from torchlift.convert.ranges import Feeds
 from torchlift.convert.search import Search
+from torchlift.evidence import Damage
 from torchlift.graph.units import Unit
 from torchlift.jobs.options import JobOptions
 from torchlift.jobs.scoring import trial_scorer
@@ -26,15 +27,15 @@ _NOISE_SAMPLES = 32
 
 @dataclass(frozen=True)
 class BisectReport:
-    """What a search for the costly nodes of a variant found, in ``seconds``. ``measure`` says what the damage is,
-    ``fix`` are options that keep the worst nodes in FP32, ``noise`` is empty but for INT8.
+    """What a search for the costly nodes of a variant found, in ``seconds``. ``damage`` says what it is made of,
+    ``keep`` names the worst nodes, as the option that keeps them in FP32 takes them, ``noise`` is empty but for INT8.
     """
 
     variant: str
-    measure: str
+    damage: Damage
     search: Search[Unit]
     seconds: float
-    fix: str
+    keep: tuple[str, ...]
     noise: tuple[UnitNoise, ...] = ()
 
 
@@ -49,7 +50,7 @@ def bisect_bundle(path: Path, name: str, options: JobOptions, progress: Progress
         search = find_culprits(bench, options.convert.evaluations, progress)
         seconds = time.monotonic() - start
         return BisectReport(
-            name, bench.measure, search, seconds, _fix(variant, search), _noise(bench, options, progress)
+            name, bench.damage, search, seconds, _kept(variant, search), _noise(bench, options, progress)
         )
 
 
@@ -75,10 +76,10 @@ def _few_samples(bench: Workbench, options: JobOptions, progress: Progress) -> F
     return data_as_samples(bench.bundle, options.data.path, few, progress).of(bench.component)
 
 
-def _fix(variant: Variant, search: Search[Unit]) -> str:
-    """Options that keep in FP32 what does half of the damage, by module where a module is one node."""
+def _kept(variant: Variant, search: Search[Unit]) -> tuple[str, ...]:
+    """What to keep in FP32: what does half of the damage, by module where a module is one node."""
     if search.total <= 0:
-        return ""
+        return ()
     worst: list[Unit] = []
     found = 0.0
     for finding in search.findings:
@@ -87,4 +88,4 @@ def _fix(variant: Variant, search: Search[Unit]) -> str:
         worst += finding.items
         found += finding.damage
     names = dict.fromkeys(unit.module or unit.node for unit in worst)
-    return " ".join(f"--keep {variant.component}:{name}" for name in names)
+    return tuple(f"{variant.component}:{name}" for name in names)

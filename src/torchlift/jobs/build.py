@@ -76,7 +76,7 @@ def _check_kept(bundle: Bundle, options: JobOptions) -> None:
     names = [component.name for component in bundle.manifest.components]
     for text in options.convert.keep:
         if text.partition(":")[0] not in names:
-            raise InputError(f"--keep {text} names no component", remedy=f"The components are {', '.join(names)}.")
+            raise InputError(f"`keep={text}` names no component", remedy=f"The components are {', '.join(names)}.")
 
 
 def _check_profiles(bundle: Bundle, options: JobOptions) -> None:
@@ -86,7 +86,7 @@ def _check_profiles(bundle: Bundle, options: JobOptions) -> None:
     known = {name: None for component, axis in axes for name in (axis, f"{component}.{axis}")}
     for name in (name for profile in options.compile.profiles for name in profile.ranges):
         if name not in known:
-            raise InputError(f"--profile {name} names no axis", remedy=f"The axes are {', '.join(known) or 'none'}.")
+            raise InputError(f"`profiles={name}` names no axis", remedy=f"The axes are {', '.join(known) or 'none'}.")
 
 
 def _reserve(bundle: Bundle, pairs: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:

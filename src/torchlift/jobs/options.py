@@ -56,7 +56,8 @@ class JobOptions:
 
 
 def gate_without_data(gate: Gate) -> InputError:
+    asked = str(gate) or f"a confidence of {gate.interval:g}%"
     return InputError(
-        f"{gate} cannot be held without data",
-        remedy="Give --data with a data set of the model's task, or leave --within out.",
+        f"{asked} cannot be held without data",
+        remedy="Give `data=`, a data set of the model's task, or leave `within=` and `confidence=` out.",
     )

@@ -8,7 +8,7 @@ from pathlib import Path
 from torchlift.bundle import Bundle
 from torchlift.datasets.results import OTHER, PREDICTED, read_predictions, side_of
 from torchlift.errors import InputError
-from torchlift.evidence import Interval
+from torchlift.evidence import Gate, Interval
 from torchlift.jobs.options import JobOptions
 from torchlift.jobs.scoring import open_scorer, plain_scorer, require_data, required_task
 from torchlift.manifest import Manifest
@@ -88,14 +88,16 @@ def _save(scorer: Scorer, folder: Path | None) -> None:
 
 
 def score_predictions(path: Path, file: Path, options: JobOptions, progress: Progress = SILENT) -> dict[str, Interval]:
-    """The metrics, in percent, of a file of predictions in the format of Chinese-CLIP's scripts, of any origin.
+    """The metrics of a file of predictions in the format of Chinese-CLIP's scripts, of any origin.
 
     Raises DataError where it does not fit the data, InputError where the data is not for retrieval.
     """
     task = required_task(Bundle.open(path, progress), options, progress)
     if not isinstance(task, RetrievalTask):
-        raise InputError(f"{task.name} has no files of predictions", remedy="Give --data of retrieval.")
+        raise InputError(f"{task.name} has no files of predictions", remedy="Give `data=` of retrieval.")
     side = side_of(file)
     queries, gallery = (dict.fromkeys(task.ids[x]) for x in (side, OTHER[side]))
     predictions = read_predictions(file, side, queries, gallery, min(PREDICTED, len(gallery)))
-    return {metric: estimate(values) for metric, values in task.outcomes_of(side, predictions).items()}
+    metrics, confidence = {m.name: m for m in task.measures}, (options.gate or Gate()).interval
+    outcomes = task.outcomes_of(side, predictions)
+    return {name: estimate(metrics[name], values, confidence) for name, values in outcomes.items()}

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from torchlift.bundle import Bundle
 from torchlift.errors import InputError
-from torchlift.evidence import Gate
+from torchlift.evidence import POINTS, Gate
 from torchlift.jobs.options import JobOptions, gate_without_data
 from torchlift.pipelines.pictures import KeptPictures
 from torchlift.progress import Progress
@@ -14,7 +14,7 @@ from torchlift.stages.score import OpenReference, Scorer
 from torchlift.tasks import Task, metric_of, open_task
 
 DEFAULT_DROP = 1.0
-"""Points of a task's primary metric that may be lost where nothing was said."""
+"""How much worse a task's primary metric may be, in its unit, where nothing was said."""
 
 _TRIAL_SAMPLES = 256
 """Samples that a graph is tried on in a search, unless their number is asked for."""
@@ -40,7 +40,7 @@ def required_task(bundle: Bundle, options: JobOptions, progress: Progress) -> Ta
 def require_data(options: JobOptions) -> None:
     """Raise InputError where there is no data to score on."""
     if options.data.path is None:
-        raise InputError("there is no data to score on", remedy="Give --data.")
+        raise InputError("there is no data to score on", remedy="Give `data=`, a data set of the model's task.")
 
 
 def open_scorer(
@@ -51,7 +51,7 @@ def open_scorer(
     pictures: KeptPictures | None = None,
 ) -> Scorer | None:
     """Read the data, ask the reference, and hold the bundle to the gate that is asked for, from now on; where none is,
-    to a drop of ``DEFAULT_DROP`` of the task's primary metric.
+    to a drop of ``DEFAULT_DROP`` of the task's primary metric. What was scored at another confidence counts no more.
 
     Raises DataError, also for a metric that the task lacks, InputError for a gate without data.
     """
@@ -67,12 +67,16 @@ def _gate(bundle: Bundle, options: JobOptions, task: Task | None) -> Gate:
     before = bundle.manifest.gate
     gate = options.gate or before
     if task is None:
-        if gate.within not in ({}, before.within):
+        if gate.within not in ({}, before.within) or gate.confidence != before.confidence:
             raise gate_without_data(gate)
         return replace(gate, within=before.within)
     gate = replace(gate, within=gate.within or before.within or {task.primary: DEFAULT_DROP})
-    for metric in gate.within:
-        metric_of(task, metric)
+    for metric, limit in gate.within.items():
+        if metric_of(task, metric).unit == POINTS and limit > 100:
+            raise InputError(
+                f"{metric} within {limit:g} allows everything: it is a share, of 100 points in all",
+                remedy="Give `within=` a limit in points from 0 to 100, for example 0.2.",
+            )
     return gate
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from torchlift.backends import Session, SessionOptions, backend, module_runtime
 from torchlift.bundle import Bundle
 from torchlift.errors import BackendError, CheckpointError, ExportError
-from torchlift.evidence import GRAPHED, Gate
+from torchlift.evidence import Entrant, Gate, Precision
 from torchlift.exporter import EXPORTERS, ExportOptions, export_component, export_key
 from torchlift.families import family
 from torchlift.families.base import LoadOptions, Model
@@ -19,7 +19,8 @@ from torchlift.families.reference import open_reference
 from torchlift.folder import Folder
 from torchlift.jobs import JobOptions, gate_without_data, make_variants, materials_of
 from torchlift.machine import HERE, RunOn, installed_version
-from torchlift.manifest import Manifest, Precision, read_manifest
+from torchlift.manifest import Manifest, read_manifest
+from torchlift.messages import entrant_text
 from torchlift.progress import SILENT, Progress
 from torchlift.stages import Materials, plan
 from torchlift.staging import staging
@@ -48,7 +49,8 @@ class ShipOptions(JobOptions):
     compiled: bool = False
 
     def __post_init__(self) -> None:
-        if self.gate is not None and self.gate.within and self.data.path is None:
+        asked = self.gate is not None and (self.gate.within or self.gate.confidence is not None)
+        if self.gate is not None and asked and self.data.path is None:
             raise gate_without_data(self.gate)
 
 
@@ -174,31 +176,16 @@ def reference(source: Source, on: RunOn, component: str) -> Session:
     return open_reference(source.family, source.location, source.options, component, SessionOptions(on))
 
 
-@dataclass(frozen=True)
-class Peer:
-    """A way of running the network as published by PyTorch itself."""
-
-    precision: Precision = "fp32"
-    compiled: bool = False
-    cuda_graph: bool = False
-
-    @property
-    def name(self) -> str:
-        """What tables call it: ``pytorch compile fp16 + CUDA graph``."""
-        how = "compile" if self.compiled else "eager"
-        precision = "" if self.precision == "fp32" else f" {self.precision}"
-        return f"{module_runtime().name} {how}{precision}{GRAPHED if self.cuda_graph else ''}"
-
-
 _PEER_PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16")
 
 PEERS = tuple(
-    Peer(precision, compiled, cuda_graph)
+    Entrant(module_runtime().name, precision, compiled, cuda_graph)
     for precision in _PEER_PRECISIONS
     for compiled in (False, True)
     for cuda_graph in (False, True)
 )
-"""The first is what others are measured against. FP16 and CUDA graphs are for GPUs."""
+"""The ways of running the network as published by PyTorch itself. The first, eager in FP32, is what others are measured
+against. FP16 and CUDA graphs are for GPUs."""
 
 
 def peers(
@@ -218,13 +205,13 @@ def peers(
     wanted = [
         peer
         for peer in PEERS
-        if runtime.supports(peer.precision).ok and peer.compiled <= compiled and peer.cuda_graph <= graphs
+        if runtime.supports(peer.precision).ok and (compiled or not peer.compiled) and peer.cuda_graph <= graphs
     ]
-    openers = {peer.name: partial(open_peer, source, component, peer, on) for peer in wanted}
-    return [Contender(name, opener, opener if on_gpu else None) for name, opener in openers.items()]
+    openers = {peer: partial(open_peer, source, component, peer, on) for peer in wanted}
+    return [Contender(peer, opener, opener if on_gpu else None) for peer, opener in openers.items()]
 
 
-def open_peer(source: Source, component: str, peer: Peer, on: RunOn, device: int | None = None) -> Session:
+def open_peer(source: Source, component: str, peer: Entrant, on: RunOn, device: int | None = None) -> Session:
     """A peer as a session, on another GPU than that of ``on`` where ``device`` names one; can be pickled by name.
 
     Raises BackendError for one with CUDA graphs that records none.
@@ -236,11 +223,12 @@ def open_peer(source: Source, component: str, peer: Peer, on: RunOn, device: int
         component,
         SessionOptions(on if device is None else replace(on, device=device), peer.cuda_graph),
         precision=peer.precision,
-        compiled=peer.compiled,
+        compiled=bool(peer.compiled),
     )
     if peer.cuda_graph and not session.records:
         session.close()
         raise BackendError(
-            f"{peer.name} records none: the model computes the size of an output", remedy="Measure without CUDA graphs."
+            f"{entrant_text(peer)} records none: the model computes the size of an output",
+            remedy="Measure without CUDA graphs.",
         )
     return session

@@ -19,6 +19,7 @@ from torchlift.bundle import Bundle
 from torchlift.errors import BackendError, BundleError, StorageError, VerificationError
 from torchlift.machine import HERE, RunOn
 from torchlift.manifest import Variant, read_manifest
+from torchlift.messages import failure_text
 from torchlift.pipelines.columns import Prepared
 from torchlift.pipelines.prepare import Cut, Preparer, preparers
 from torchlift.pipelines.run import Batching, Loader, run_prepared
@@ -88,7 +89,7 @@ class Pipeline:
         if component not in manifest.choices:
             raise BundleError(
                 f"no variant of {component} has been chosen",
-                remedy=f"Run `torchlift build {self.bundle.path}` on this machine, or name one with --variant.",
+                remedy=f"Run `torchlift build {self.bundle.path}` on this machine, or name one with `variants=`.",
             )
         return manifest.variant(manifest.choices[component].variant)
 
@@ -204,7 +205,9 @@ def require_verified(bundle: Bundle, variant: Variant, options: OpenOptions, pro
     """
     backend(variant.backend).require()
     if variant.failure:
-        raise VerificationError(f"{variant.name} was not built: {variant.failure}", remedy="Choose another variant.")
+        raise VerificationError(
+            f"{variant.name} was not built: {variant.failure}", remedy="Choose another variant.", variant=variant.name
+        )
     if not proven_here(bundle, variant):
         progress.note(f"{variant.name} was not verified on this machine with these releases: verifying it now")
         proof = verify_variant(bundle, variant, _as_before(variant, progress), progress, on=options.on, raising=True)
@@ -221,8 +224,9 @@ def require_verified(bundle: Bundle, variant: Variant, options: OpenOptions, pro
         compared = variant.verification.checks
         raise VerificationError(
             f"{variant.name} {'does not agree with PyTorch' if compared else 'cannot be used here'}: "
-            f"{'; '.join(variant.verification.failures)}",
+            f"{'; '.join(map(failure_text, variant.verification.failures))}",
             remedy="Choose another variant, or build it again: torchlift build.",
+            variant=variant.name,
         )
     return variant
 

@@ -42,7 +42,7 @@ def batch_size(axis: Axis, asked: int | None) -> int:
     if not axis.min <= size <= axis.max:
         raise InputError(
             f"batch size {size} is outside {axis.min}..{axis.max}",
-            remedy=f"Ask for at most {axis.max}, or export again with --axis batch={axis.min}..{axis.opt}..{size}.",
+            remedy=f"Ask for at most {axis.max}, or export again with `axes=batch={axis.min}..{axis.opt}..{size}`.",
         )
     return size
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Hashable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 
 from torchlift.bundle import Bundle
 from torchlift.errors import BundleError, NoSignalError, SignatureError, some
+from torchlift.evidence import GoldenRun, Rows
 from torchlift.manifest import Component, Graph
 from torchlift.signature import BATCH, CORNERS, Signature
 
@@ -25,12 +26,25 @@ _REMEDY = "Copy the bundle again from where it was made, or export the model aga
 class Golden:
     """Inputs and the answers to them, with the signature's dtypes and shapes.
 
-    ``name`` is the corner (min, opt, max), or describes other samples.
+    ``name`` is the corner (min, opt, max) or ``samples``. ``rows`` says how many rows of that golden there are here,
+    None where all are. ``sizes`` are the axes' sizes where the golden was cut to them, and answered anew.
     """
 
     name: str
     inputs: Mapping[str, np.ndarray]
     outputs: Mapping[str, np.ndarray]
+    rows: Rows | None = None
+    sizes: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def run(self) -> GoldenRun:
+        """What is run where this golden is."""
+        return GoldenRun(self.name, rows=self.rows, sizes=dict(self.sizes))
+
+    @property
+    def key(self) -> Hashable:
+        """Tells goldens apart that were cut from the same."""
+        return self.name, self.rows, *self.sizes.items()
 
 
 def save_goldens(file: Path, goldens: Iterable[Golden]) -> None:
@@ -200,8 +214,9 @@ def with_rows(signature: Signature, golden: Golden, count: int, order: np.ndarra
             for name, array in arrays.items()
         }
 
-    said = f"{count} of {there} rows" if count < there else f"{there} rows repeated to {count}"
-    return Golden(f"{golden.name}, {said}", taken(golden.inputs), taken(golden.outputs))
+    return replace(
+        golden, inputs=taken(golden.inputs), outputs=taken(golden.outputs), rows=Rows(taken=count, there=there)
+    )
 
 
 def telling_order(signature: Signature, golden: Golden) -> np.ndarray:

@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterable, Mapping
 import numpy as np
 
 from torchlift.errors import VerificationError
-from torchlift.evidence import Difference, GoldenCheck, Tolerance
+from torchlift.evidence import Company, Difference, Failure, GoldenCheck, Tolerance
 from torchlift.manifest import Precision
+from torchlift.messages import run_text
 from torchlift.prove.goldens import Golden
 from torchlift.signature import BATCH, Signature, TensorSpec
 
@@ -99,11 +100,13 @@ def verify_goldens(
             answer = answers[name]
             if (answer.shape, answer.dtype) != (expected.shape, expected.dtype):
                 raise VerificationError(
-                    f"output {name} is {answer.dtype}{list(answer.shape)} for the golden {golden.name}, "
+                    f"output {name} is {answer.dtype}{list(answer.shape)} for the golden {run_text(golden.run)}, "
                     f"PyTorch's is {expected.dtype}{list(expected.shape)}",
                     remedy="An axis was turned into a constant, or a type changed, on the way: export again.",
                 )
-            checks.append(GoldenCheck(golden.name, name, compare(answer, expected)))
+            checks.append(
+                GoldenCheck(golden.name, name, compare(answer, expected), rows=golden.rows, sizes=dict(golden.sizes))
+            )
     return tuple(checks)
 
 
@@ -125,7 +128,7 @@ def verify_invariance(
     if axis is None or rows < 2:
         return ()
     together = run(golden.inputs)
-    companies = {"turned": np.roll(np.arange(rows), 1)}
+    companies: dict[Company, np.ndarray] = {"turned": np.roll(np.arange(rows), 1)}
     if rows - 1 >= axis.min and covers({**sizes, BATCH: rows - 1}):
         companies["fewer"] = np.arange(rows - 1)
     checks = []
@@ -134,7 +137,7 @@ def verify_invariance(
         for spec in signature.outputs:
             if spec.batch_position is not None:
                 difference = compare(answers[spec.name], _take(spec, together[spec.name], order))
-                checks.append(GoldenCheck(f"{golden.name}, rows {company}", spec.name, difference))
+                checks.append(GoldenCheck(golden.name, spec.name, difference, rows=golden.rows, company=company))
     return tuple(checks)
 
 
@@ -145,15 +148,15 @@ def _take(spec: TensorSpec, array: np.ndarray, rows: np.ndarray) -> np.ndarray:
     return np.require(array.take(rows, axis=spec.batch_position), requirements="C")
 
 
-def failures(checks: Iterable[GoldenCheck], tolerance: Tolerance) -> tuple[str, ...]:
-    """The checks that are out of tolerance, in words; empty where all pass."""
-    said = []
+def failures(checks: Iterable[GoldenCheck], tolerance: Tolerance) -> tuple[Failure, ...]:
+    """The checks that are out of tolerance; empty where all pass."""
+    found = []
     for check in checks:
-        d, where = check.difference, f"{check.output} at {check.golden}"
+        d = check.difference
         if d.nonfinite_mismatch:
-            said.append(f"{where}: {d.nan} NaN, {d.inf} infinite")
+            found.append(check.failure("nonfinite"))
         elif d.max_scaled > tolerance.scaled:
-            said.append(f"{where}: off by {d.max_scaled:.1e} of the scale (at most {tolerance.scaled:.0e})")
+            found.append(check.failure("difference", d.max_scaled, tolerance.scaled))
         elif d.cosine < tolerance.cosine:
-            said.append(f"{where}: cosine {d.cosine:.5f} (at least {tolerance.cosine})")
-    return tuple(said)
+            found.append(check.failure("cosine", d.cosine, tolerance.cosine))
+    return tuple(found)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from torchlift.backends import Session, SessionOptions, backend
 from torchlift.backends.opening import open_source, open_variant
 from torchlift.bundle import Bundle
 from torchlift.errors import BackendError, BundleError, TorchliftError
-from torchlift.evidence import REPLAYED, GoldenCheck, Provenance, Tolerance, Verification, now
+from torchlift.evidence import Failure, GoldenCheck, Provenance, Tolerance, Verification, now
 from torchlift.machine import HERE, RunOn, this_machine
 from torchlift.manifest import Component, Graph, Precision, Variant
+from torchlift.messages import run_text
 from torchlift.progress import SILENT, Progress
 from torchlift.prove.goldens import (
     Golden,
@@ -118,32 +119,33 @@ def verify_variant(
     tolerance = options.tolerance(variant.precision)
     component = bundle.manifest.component(variant.component)
     drawn, judged = load_goldens(bundle, component), judged_goldens(bundle, variant)
-    goldens, calibrated = {**drawn, **judged}, judged.keys() != drawn.keys()
-    checks: dict[str, tuple[GoldenCheck, ...]] = {}
+    goldens, calibrated = _by_key(*drawn.values(), *judged.values()), judged.keys() != drawn.keys()
+    held_to = _by_key(*judged.values())
+    checks: dict[Hashable, tuple[GoldenCheck, ...]] = {}
     invariance: tuple[GoldenCheck, ...] = ()
-    wrong: tuple[str, ...] = ()
+    wrong: tuple[Failure, ...] = ()
     runtime = backend(variant.backend)
     with progress.stage(f"verify {variant.name}", len(goldens) + 1) as stage:
         try:
             with open_variant(bundle, variant, SessionOptions(on)) as session:
                 met = []
-                for name, golden in goldens.items():
+                for key, golden in goldens.items():
                     held = within(session, golden)
-                    checks[name] = verify_goldens(session.run, [held]) if held else ()
-                    met += [component.signature.check(held.inputs)] if held and name in judged else []
+                    checks[key] = verify_goldens(session.run, [held]) if held else ()
+                    met += [component.signature.check(held.inputs)] if held and key in held_to else []
                     stage.advance()
                 samples = _brought(session, judged.values(), met) if calibrated else []
                 met += [component.signature.check(golden.inputs) for golden in samples]
                 others = [sizes for sizes in session.specialised() if sizes not in met]
                 answered = [*_answered(bundle, component, drawn["max"], others, on)]
-                judged |= {golden.name: golden for golden in (samples if calibrated else answered)}
+                held_to |= _by_key(*(samples if calibrated else answered))
                 for golden in (*samples, *answered):
-                    goldens[golden.name] = golden
-                    checks[golden.name] = verify_goldens(session.run, [golden])
-                    if golden.name not in judged:
+                    goldens[golden.key] = golden
+                    checks[golden.key] = verify_goldens(session.run, [golden])
+                    if golden.key not in held_to:
                         progress.note(
-                            f"{variant.name} is only known to be finite at {golden.name}: its samples cannot be "
-                            "brought to that size"
+                            f"{variant.name} is only known to be finite at {run_text(golden.run)}: its samples cannot "
+                            "be brought to that size"
                         )
                 for corner in ("opt", "max"):
                     held = within(session, drawn[corner])
@@ -151,26 +153,33 @@ def verify_variant(
                         invariance = verify_invariance(session.run, component.signature, held, session.covers)
                 stage.advance()
             if runtime.replays and runtime.on_gpu():
-                for name, replayed in _replayed(bundle, variant, goldens, on, progress).items():
-                    checks[name] += replayed
-            if not any(checks[name] for name in judged):
-                wrong = ("no golden is within its optimisation profiles: nothing proves it",)
+                for key, replayed in _replayed(bundle, variant, goldens.values(), on, progress).items():
+                    checks[key] += replayed
+            if not any(checks[key] for key in held_to):
+                wrong = (Failure(kind="unproven"),)
             if runtime.recipe(variant.recipe).emulated:
-                smallest = next(iter(judged))
-                checks[smallest] += _in_true_half(bundle, variant, judged[smallest], on)
+                smallest = next(iter(held_to))
+                checks[smallest] += _in_true_half(bundle, variant, held_to[smallest], on)
         except BundleError:
             raise  # the state of the folder says nothing about the variant
         except TorchliftError as error:
             if raising and isinstance(error, BackendError):
                 raise
-            wrong = (without_folders("; ".join(filter(None, (error.message, error.remedy)))),)
+            wrong = (_error("; ".join(filter(None, (error.message, error.remedy)))),)
         except Exception as error:
-            wrong = (without_folders(f"{variant.backend} failed: {type(error).__name__}: {error}"),)
-    close = tuple(check for name in judged for check in checks.get(name, ()))
-    finite = tuple(check for name in goldens if name not in judged for check in checks.get(name, ()))
-    wrong += failures(close, tolerance) + failures(finite, UNBOUNDED)
-    wrong += tuple(f"rows depend on their neighbours: {f}" for f in failures(invariance, tolerance))
+            wrong = (_error(f"{variant.backend} failed: {type(error).__name__}: {error}"),)
+    close = tuple(check for key in held_to for check in checks.get(key, ()))
+    finite = tuple(check for key in goldens if key not in held_to for check in checks.get(key, ()))
+    wrong += failures(close, tolerance) + failures(finite, UNBOUNDED) + failures(invariance, tolerance)
     return Verification(provenance(bundle, variant), tolerance, close, invariance, wrong)
+
+
+def _by_key(*goldens: Golden) -> dict[Hashable, Golden]:
+    return {golden.key: golden for golden in goldens}
+
+
+def _error(said: str) -> Failure:
+    return Failure(kind="error", detail=without_folders(said))
 
 
 def _brought(session: Session, samples: Collection[Golden], met: Sequence[Mapping[str, int]]) -> list[Golden]:
@@ -201,13 +210,12 @@ def _answered(
     with open_source(bundle, component, on) as session:
         for sizes in wanted:
             inputs = cut(component.signature, largest.inputs, sizes)
-            name = ", ".join(f"{axis} {size}" for axis, size in sizes.items())
-            yield Golden(name, inputs, session.run(inputs))
+            yield Golden(largest.name, inputs, session.run(inputs), sizes=dict(sizes))
 
 
 def _replayed(
-    bundle: Bundle, variant: Variant, goldens: Mapping[str, Golden], on: RunOn, progress: Progress
-) -> dict[str, tuple[GoldenCheck, ...]]:
+    bundle: Bundle, variant: Variant, goldens: Iterable[Golden], on: RunOn, progress: Progress
+) -> dict[Hashable, tuple[GoldenCheck, ...]]:
     """What it answers to each golden where it replays CUDA graphs: recorded in a run of all shapes with blank inputs,
     replayed in a second one; so many shapes at a time as it keeps.
 
@@ -219,13 +227,13 @@ def _replayed(
             if not session.records:
                 progress.note(f"{variant.name} replays no CUDA graphs: it computes the size of an output")
                 return {}
-            held = [(name, inside) for name, golden in goldens.items() if (inside := within(session, golden))]
+            held = [(golden.key, inside) for golden in goldens if (inside := within(session, golden))]
             for some in (held[i : i + session.records] for i in range(0, len(held), session.records)):
                 for _, golden in some:
                     session.run(blank(session.signature, golden.inputs))
-                for name, golden in some:
+                for key, golden in some:
                     checks = verify_goldens(session.run, [golden])
-                    found[name] = tuple(replace(check, golden=check.golden + REPLAYED) for check in checks)
+                    found[key] = tuple(replace(check, replayed=True) for check in checks)
     except BackendError as error:
         progress.note(f"{variant.name} replays no CUDA graphs: {without_folders(error.message)}")
         return {}
@@ -254,4 +262,4 @@ def _in_true_half(bundle: Bundle, variant: Variant, golden: Golden, on: RunOn) -
     signature = bundle.manifest.component(variant.component).signature
     with HalfSession(bundle.model(graph), signature, on) as session:
         checks = verify_goldens(session.run, [golden])
-    return tuple(replace(check, golden=f"{check.golden} in true half precision") for check in checks)
+    return tuple(replace(check, true_half=True) for check in checks)

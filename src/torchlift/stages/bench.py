@@ -11,9 +11,10 @@ from torchlift.backends import Session, SessionOptions, backend
 from torchlift.backends.opening import opener_of
 from torchlift.bundle import Bundle, key_of
 from torchlift.errors import BackendUnavailableError, InputError
-from torchlift.evidence import GRAPHED, Benchmark, Scaling
+from torchlift.evidence import Benchmark, Entrant, Scaling
 from torchlift.machine import HERE, RunOn, this_machine
 from torchlift.manifest import Component, Variant
+from torchlift.messages import failure_text
 from torchlift.progress import SILENT, Progress
 from torchlift.prove.goldens import cut, load_goldens
 from torchlift.prove.verify import proven_here
@@ -64,7 +65,7 @@ def bench_component(
     contenders = [*peers, *itertools.chain(*offered)]
     files = bundle.manifest.hashes(tuple(sorted({path for v in ours for path in v.files})))
     key = key_of(
-        [c.name for c in contenders],
+        [c.entrant for c in contenders],
         [v.key for v in ours],
         files,
         batches_of(component.signature, options),
@@ -79,7 +80,7 @@ def bench_component(
     benchmark = measure_latency(
         contenders,
         found,
-        baseline=contenders[0].name,
+        baseline=contenders[0].entrant,
         options=options.latency,
         files=files,
         progress=progress,
@@ -96,7 +97,7 @@ def bench_component(
 def _unproven(variant: Variant) -> str:
     """Why a variant is not proven, where that is known."""
     proof = variant.verification
-    said = variant.failure or (proof.failures[0] if proof and proof.failures else "")
+    said = variant.failure or (failure_text(proof.failures[0]) if proof and proof.failures else "")
     return f"{variant.name}: {said}" if said else ""
 
 
@@ -113,15 +114,16 @@ def contenders_of(
     """
     opener, runtime = opener_of(bundle, variant), backend(variant.backend)
     on_gpu = runtime.on_gpu()
-    modes = {variant.name: SessionOptions(on)}
+    plain = Entrant(variant.name, variant.precision)
+    modes = {plain: SessionOptions(on)}
     if graphed and on_gpu and runtime.replays:
         if variant.verification is not None and variant.verification.replays:
-            modes[variant.name + GRAPHED] = SessionOptions(on, cuda_graph=True)
+            modes[replace(plain, cuda_graph=True)] = SessionOptions(on, cuda_graph=True)
         else:
             progress.note(f"{variant.name} is not measured with CUDA graphs: its verification replayed none")
     return [
-        Contender(name, partial(opener, mode), partial(_on_device, opener, mode) if on_gpu else None)
-        for name, mode in modes.items()
+        Contender(entrant, partial(opener, mode), partial(_on_device, opener, mode) if on_gpu else None)
+        for entrant, mode in modes.items()
     ]
 
 
@@ -144,7 +146,7 @@ def _require_within(axis: Axis, size: int) -> None:
         wider = f"{min(size, axis.min)}..{axis.opt}..{max(size, axis.max)}"
         raise InputError(
             f"{axis.name} {size} is outside {axis.min}..{axis.max}",
-            remedy=f"Choose a size within it, or export again with --axis {axis.name}={wider}.",
+            remedy=f"Choose a size within it, or export again with `axes={axis.name}={wider}`.",
         )
 
 

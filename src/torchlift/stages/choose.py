@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from torchlift.bundle import Bundle
 from torchlift.errors import BackendUnavailableError
-from torchlift.evidence import GRAPHED, ROUNDING, Benchmark, Choice, Gate, Objective
+from torchlift.evidence import Benchmark, Breach, Choice, Entrant, Gate, Objective, Verdict
+from torchlift.evidence.accuracy import ROUNDING
 from torchlift.machine import this_machine
 from torchlift.manifest import Component, Variant
+from torchlift.messages import refusal_text, verdict_text
 from torchlift.prove.verify import proven_here
 from torchlift.stages.plan import RANKS
 from torchlift.stages.score import Scorer, record_together, score_here
@@ -19,89 +21,85 @@ _TIE = 1.02
 """Variants whose costs are within this ratio are equally good: less than this a run cannot tell apart."""
 
 
-@dataclass(frozen=True)
-class _Costs:
-    """What each variant that may serve costs by the objective: the lower the better, in ``unit``."""
-
-    of: Mapping[str, float]
-    unit: str
-    best: str
-    """How the least cost is praised."""
+Costs = dict[str, float]
+"""What each variant that may serve costs by the objective: the lower the better."""
 
 
 def choose(
     bundle: Bundle,
     component: Component,
     benchmark: Benchmark,
-    excluded: Mapping[str, str] | None = None,
+    excluded: Mapping[str, Breach] | None = None,
 ) -> Choice:
     """Pick the best proven variant that holds the bundle's gate, and say why not the others.
 
     Among those that are equally good (2%) the more precise wins, then the faster. Where none holds the gate, FP32
-    serves, and the choice says so. ``excluded`` gives reasons of its own by variant name. Raises
+    serves, and the choice says so. ``excluded`` are breaches by variant name that are known besides. Raises
     BackendUnavailableError where none can serve.
     """
     gate = bundle.manifest.gate
     ours = bundle.manifest.variants_of(component.name)
     proven = {v.name: v for v in ours if proven_here(bundle, v)}
     costs = _COSTS[gate.objective](bundle, benchmark, proven.values())
-    if not costs.of:
-        why = [f"{v.name}: {_why_not_measured(v, benchmark, proven)}" for v in ours]
+    if not costs:
+        why = [f"{v.name}: {verdict_text(_why_not_measured(v, benchmark, proven), gate)}" for v in ours]
         raise BackendUnavailableError(
             "; ".join([f"no variant of {component.name} can serve: none was both verified and measured", *why]),
-            remedy=f"What was chosen before stays. Mend the cause, or see `torchlift inspect {bundle.path} --verbose`.",
+            remedy=f"What was chosen before stays. Mend the cause, or see `torchlift inspect {bundle.path}`.",
         )
-    refused = {**_breaches(bundle, ours, gate), **(excluded or {})}
+    refused = {**_refused(bundle, ours, gate), **{n: Verdict("breach", breach=b) for n, b in (excluded or {}).items()}}
     reserve = {v.name for v in ours if v.reserve}
-    holding = {name: cost for name, cost in costs.of.items() if name not in refused and name not in reserve}
-    winner = _winner(bundle, benchmark, holding or _fallback(bundle, costs.of, refused))
-    reason = f"{costs.best} of those that agree with PyTorch" + (f" and hold {gate}" if gate.within else "")
+    holding = {name: cost for name, cost in costs.items() if name not in refused and name not in reserve}
+    winner = _winner(bundle, benchmark, holding or _fallback(bundle, costs, refused))
     choice = Choice(
         variant=winner,
-        reason=reason if holding else f"none of what was asked for holds {gate}: FP32 serves",
+        gate=gate,
+        batch=_decisive(benchmark) if gate.objective == "latency" else None,
         others={
             v.name: _why_not(v, costs, winner, refused, reserve, proven, benchmark) for v in ours if v.name != winner
         },
         held=bool(holding),
-        cuda_graph=_fastest_mode(benchmark, winner, gate.objective).endswith(GRAPHED),
+        cuda_graph=_fastest_mode(benchmark, winner, gate.objective).cuda_graph,
     )
     bundle.commit(replace(bundle.manifest, choices={**bundle.manifest.choices, component.name: choice}))
     return choice
 
 
-def _breaches(bundle: Bundle, variants: Collection[Variant], gate: Gate) -> dict[str, str]:
+def _refused(bundle: Bundle, variants: Collection[Variant], gate: Gate) -> dict[str, Verdict]:
     """Variant name -> why it does not hold the gate. Of FP32 that agrees with PyTorch it is known without a score."""
     if not gate.within:
         return {}
     found = {}
+    scoring = bundle.manifest.scoring
     for variant in variants:
         score = score_here(bundle, variant)
         if score is None and variant.precision != "fp32" and proven_here(bundle, variant):
-            found[variant.name] = f"not scored here: {gate} is not known to hold"
-        elif score is not None and (breach := gate.breach(score)):
-            found[variant.name] = breach
+            found[variant.name] = Verdict("not scored")
+        elif scoring and score and (breach := gate.breach(score, scoring.measures)):
+            found[variant.name] = Verdict("breach", breach=breach)
     return found
 
 
-def _fallback(bundle: Bundle, costs: Mapping[str, float], refused: Mapping[str, str]) -> dict[str, float]:
+def _fallback(bundle: Bundle, costs: Costs, refused: Mapping[str, Verdict]) -> Costs:
     """The FP32 variants, which agree with PyTorch. Raises BackendUnavailableError where there is none."""
     found = {n: c for n, c in costs.items() if bundle.manifest.variant(n).precision == "fp32"}
     if not found:
-        said = "; ".join(f"{name}: {reason}" for name, reason in refused.items())
+        gate = bundle.manifest.gate
+        said = "; ".join(f"{name}: {refusal_text(verdict, gate)}" for name, verdict in refused.items())
         raise BackendUnavailableError(
             f"no variant may serve, and FP32 was not made or measured ({said})",
-            remedy="Build fp32 too, or allow a larger drop with --within.",
+            remedy="Build fp32 too, or allow a larger drop with `within=`.",
         )
     return found
 
 
-def _winner(bundle: Bundle, benchmark: Benchmark, costs: Mapping[str, float]) -> str:
+def _winner(bundle: Bundle, benchmark: Benchmark, costs: Costs) -> str:
     bar = _TIE * min(costs.values())
     tied = [name for name, cost in costs.items() if cost <= bar]
     return min(tied, key=lambda n: (RANKS[bundle.manifest.variant(n).precision], _time(benchmark, n)))
 
 
-def _median(benchmark: Benchmark, contender: str) -> float:
+def _median(benchmark: Benchmark, contender: Entrant) -> float:
     found = benchmark.at_batch(contender, _decisive(benchmark))
     return found.median if found else float("inf")
 
@@ -111,13 +109,13 @@ def _time(benchmark: Benchmark, variant: str) -> float:
     return min(_median(benchmark, mode) for mode in benchmark.modes_of(variant))
 
 
-def _fastest_mode(benchmark: Benchmark, variant: str, objective: Objective) -> str:
+def _fastest_mode(benchmark: Benchmark, variant: str, objective: Objective) -> Entrant:
     """The contender as which the variant is best: as it is, or replaying CUDA graphs."""
     cost = _time_a_sample if objective == "throughput" else _median
-    return min(benchmark.modes_of(variant), key=lambda name: cost(benchmark, name))
+    return min(benchmark.modes_of(variant), key=lambda mode: cost(benchmark, mode))
 
 
-def _time_a_sample(benchmark: Benchmark, contender: str) -> float:
+def _time_a_sample(benchmark: Benchmark, contender: Entrant) -> float:
     return 1 / max(x.throughput for x in benchmark.of(contender))
 
 
@@ -125,27 +123,23 @@ def _decisive(benchmark: Benchmark) -> int:
     return benchmark.latencies[0].batch if benchmark.latencies else 0
 
 
-def _by_latency(bundle: Bundle, benchmark: Benchmark, variants: Collection[Variant]) -> _Costs:
-    batch = _decisive(benchmark)
+def _by_latency(bundle: Bundle, benchmark: Benchmark, variants: Collection[Variant]) -> Costs:
     found = {v.name: _time(benchmark, v.name) for v in _measured(bundle, benchmark, variants)}
-    found = {name: time for name, time in found.items() if time < math.inf}
-    return _Costs(found, "the time", f"the fastest at batch {batch}")
+    return {name: time for name, time in found.items() if time < math.inf}
 
 
-def _by_throughput(bundle: Bundle, benchmark: Benchmark, variants: Collection[Variant]) -> _Costs:
-    found = {
+def _by_throughput(bundle: Bundle, benchmark: Benchmark, variants: Collection[Variant]) -> Costs:
+    return {
         v.name: min(_time_a_sample(benchmark, mode) for mode in benchmark.modes_of(v.name))
         for v in _measured(bundle, benchmark, variants)
     }
-    return _Costs(found, "the time a sample", "the highest throughput")
 
 
-def _by_size(bundle: Bundle, benchmark: Benchmark, variants: Collection[Variant]) -> _Costs:
-    found = {v.name: float(bundle.manifest.size(v)) for v in _measured(bundle, benchmark, variants)}
-    return _Costs(found, "the size", "the smallest")
+def _by_size(bundle: Bundle, benchmark: Benchmark, variants: Collection[Variant]) -> Costs:
+    return {v.name: float(bundle.manifest.size(v)) for v in _measured(bundle, benchmark, variants)}
 
 
-_COSTS: dict[Objective, Callable[[Bundle, Benchmark, Collection[Variant]], _Costs]] = {
+_COSTS: dict[Objective, Callable[[Bundle, Benchmark, Collection[Variant]], Costs]] = {
     "latency": _by_latency,
     "throughput": _by_throughput,
     "size": _by_size,
@@ -159,7 +153,7 @@ def _measured(bundle: Bundle, benchmark: Benchmark, variants: Collection[Variant
     return [
         v
         for v in variants
-        if v.name not in benchmark.failures
+        if benchmark.failure_as_it_is(v.name) is None
         and benchmark.modes_of(v.name)
         and all(benchmark.files.get(path, digest) == digest for path, digest in bundle.manifest.hashes(v.files).items())
     ]
@@ -167,31 +161,32 @@ def _measured(bundle: Bundle, benchmark: Benchmark, variants: Collection[Variant
 
 def _why_not(
     variant: Variant,
-    costs: _Costs,
+    costs: Costs,
     winner: str,
-    refused: Mapping[str, str],
+    refused: Mapping[str, Verdict],
     reserve: Collection[str],
     proven: Collection[str],
     benchmark: Benchmark,
-) -> str:
-    if variant.name in refused and not variant.failure and variant.name not in benchmark.failures:
-        return f"refused: {refused[variant.name]}"
-    if variant.name not in costs.of:
+) -> Verdict:
+    if variant.name in refused and not variant.failure and benchmark.failure_as_it_is(variant.name) is None:
+        return refused[variant.name]
+    if variant.name not in costs:
         return _why_not_measured(variant, benchmark, proven)
     if variant.name in reserve:
-        return "not asked for: kept for where no other holds the gate"
-    ratio = costs.of[variant.name] / costs.of[winner]
-    return f"{ratio:.2f} times {costs.unit}" if ratio > _TIE else f"as good within {_TIE - 1:.0%}, not more precise"
+        return Verdict("reserve")
+    ratio = costs[variant.name] / costs[winner]
+    return Verdict("costlier" if ratio > _TIE else "as good", ratio)
 
 
-def _why_not_measured(variant: Variant, benchmark: Benchmark, proven: Collection[str]) -> str:
+def _why_not_measured(variant: Variant, benchmark: Benchmark, proven: Collection[str]) -> Verdict:
     if variant.failure:
-        return f"not built: {variant.failure}"
-    if variant.name in benchmark.failures:
-        return f"not measured: {benchmark.failures[variant.name]}"
+        return Verdict("not built", detail=variant.failure)
+    failed = benchmark.failure_as_it_is(variant.name)
+    if failed is not None:
+        return Verdict("not measured", detail=failed.detail)
     if variant.verification is not None and not variant.verification.passed:
-        return f"refused: {variant.verification.failures[0]}"
-    return "not measured" if variant.name in proven else "not verified on this machine"
+        return Verdict("disagrees", failure=variant.verification.failures[0])
+    return Verdict("not measured" if variant.name in proven else "not verified")
 
 
 def choose_all(bundle: Bundle, scorer: Scorer | None = None) -> None:
@@ -201,46 +196,50 @@ def choose_all(bundle: Bundle, scorer: Scorer | None = None) -> None:
     Without a scorer, choices that were not scored together before are taken to lose the sum of what each loses.
     The choices of before stay where none can be made for a component.
     """
-    before, excluded = bundle.manifest.choices, dict[str, str]()
+    before, excluded = bundle.manifest.choices, dict[str, Breach]()
     with bundle.together():
         while True:
             benchmarks = bundle.manifest.benchmarks
             choices = {c.name: choose(bundle, c, benchmarks[c.name], excluded) for c in bundle.manifest.components}
             breach = _breach_together(bundle, scorer, before, choices)
             worst = _worst(bundle, choices) if breach else None
-            if worst is None:
+            if breach is None or worst is None:
                 return
-            excluded[worst] = f"with the other components' choices, {breach}"
+            excluded[worst] = breach
 
 
 def _breach_together(
     bundle: Bundle, scorer: Scorer | None, before: Mapping[str, Choice], now: Mapping[str, Choice]
-) -> str:
+) -> Breach | None:
     """Why choices may not serve together; notes their score, or that there is none."""
     gate = bundle.manifest.gate
     if scorer is not None:
         variants = {name: bundle.manifest.variant(choice.variant) for name, choice in now.items()}
-        return gate.breach(record_together(scorer, variants))
+        score, together = record_together(scorer, variants), bundle.manifest.scoring
+        breach = gate.breach(score, together.measures if together else {})
+        return replace(breach, components="all") if breach else None
     scoring = bundle.manifest.scoring
     if scoring is None or {n: c.variant for n, c in before.items()} == {n: c.variant for n, c in now.items()}:
-        return ""
+        return None
     bundle.commit(replace(bundle.manifest, scoring=replace(scoring, together=None)))
     for metric, limit in gate.within.items():
         drops = [scoring.scores[c.variant].drops for c in now.values() if c.variant in scoring.scores]
-        lost = [drop[metric].value for drop in drops if metric in drop]
+        lost = [gate.bound(drop[metric]) for drop in drops if metric in drop]
         if sum(lost) > limit + ROUNDING and len(lost) > 1:
-            return f"{metric} may drop by {sum(lost):.2f} (the sum), at most {limit:g} may"
-    return ""
+            measure = scoring.measure(metric)
+            return Breach(metric, limit, None, sum(lost), gate.confidence, measure, components="sum")
+    return None
 
 
 def _worst(bundle: Bundle, choices: Mapping[str, Choice]) -> str | None:
     """The chosen variant that loses most by itself, as a share of what may be lost; None where none loses anything."""
     scores = bundle.manifest.scoring.scores if bundle.manifest.scoring else {}
-    limits = bundle.manifest.gate.within
+    gate = bundle.manifest.gate
 
     def loss(name: str) -> float:
         drops = scores[name].drops
-        return max((drops[m].value / max(limit, 1e-6) for m, limit in limits.items() if m in drops), default=0.0)
+        shares = (gate.bound(drops[m]) / max(limit, 1e-6) for m, limit in gate.within.items() if m in drops)
+        return max(shares, default=0.0)
 
     lossy = [choice.variant for choice in choices.values() if choice.held and choice.variant in scores]
     worst = max(lossy, key=loss, default=None)

@@ -20,7 +20,7 @@ from torchlift.convert.forms import Converted, Converter, Draw, FormOptions, Mak
 from torchlift.convert.ranges import Feeds
 from torchlift.convert.search import EVALUATIONS
 from torchlift.errors import BundleError, InputError, StorageError, TorchliftError
-from torchlift.evidence import Conversion, Repair
+from torchlift.evidence import Calibration, Conversion, Repair
 from torchlift.graph.units import module_of, name_nodes
 from torchlift.machine import HERE, RunOn, installed_version
 from torchlift.manifest import Component, Graph
@@ -116,9 +116,10 @@ def _making(
         converted = maker.make(bundle.model(component), folder, usable, options, progress)
         if calibrated and samples.real:
             save_goldens(folder / GOLDENS, [_answered(bundle, component, draw()[0], options.on)])
-        found = converted.ranges
-        rows = sum(count_rows(component.signature, feed) for feed in draw()) if found else 0
-        return conversion_of(converted, f"{rows} samples of {samples.said}, {found}" if found else "")
+        if converted.ranges is None:
+            return conversion_of(converted, None)
+        rows = sum(count_rows(component.signature, feed) for feed in draw())
+        return conversion_of(converted, Calibration(rows, samples.source, converted.ranges, converted.percentile))
 
     return make
 
@@ -129,7 +130,7 @@ def _remaker(bundle: Bundle, there: Graph, converter: Converter, options: FormOp
     def make(folder: Path) -> Conversion:
         converted = converter.write(folder, options.keep)
         copy_goldens(bundle, there, folder)
-        return conversion_of(converted, there.conversion.calibration if there.conversion else "")
+        return conversion_of(converted, there.conversion.calibration if there.conversion else None)
 
     return make
 
@@ -147,7 +148,7 @@ def _answered(bundle: Bundle, component: Component, inputs: Mapping[str, np.ndar
         return Golden("samples", inputs, session.run(inputs))
 
 
-def conversion_of(converted: Converted, calibration: str, repair: Repair | None = None) -> Conversion:
+def conversion_of(converted: Converted, calibration: Calibration | None, repair: Repair | None = None) -> Conversion:
     """What was converted, as evidence."""
     return Conversion(converted.count, converted.count + len(converted.kept), converted.kept, calibration, repair)
 
@@ -181,7 +182,7 @@ def kept_nodes(source: Path, patterns: Sequence[str]) -> dict[str, str]:
             names = [name for n in model.graph for name in (n.name or "", module_of(n))]
             near = difflib.get_close_matches(pattern, names, 1)
             raise InputError(
-                f"--keep: no node and no module is called {pattern!r}",
+                f"`keep=`: no node and no module is called {pattern!r}",
                 remedy=f"Did you mean {near[0]}?" if near else "Name it as `torchlift bisect` prints it.",
             )
         found |= dict.fromkeys(nodes, "it was asked to stay")

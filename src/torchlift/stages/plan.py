@@ -97,6 +97,6 @@ def _require_samples(recipes: list[Recipe], options: BuildOptions, materials: Ma
         if calibrated and not any(materials.suffice(form) for form in calibrated):
             raise InputError(
                 f"{asked} needs samples to calibrate on, and none are given",
-                remedy="Give --calibration FOLDER with some hundred real inputs, or ask for int8-dynamic, which finds "
+                remedy="Give `calibration=` some hundred real inputs, or ask for int8-dynamic, which finds "
                 "its ranges as it runs.",
             )

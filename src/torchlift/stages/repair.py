@@ -13,10 +13,11 @@ from torchlift.bundle import Bundle
 from torchlift.convert.forms import GRAPH, converter_of, made_in_parts
 from torchlift.convert.search import EVALUATIONS, Finding, Search, bisect
 from torchlift.errors import InputError
-from torchlift.evidence import Conversion, Gate, Repair
+from torchlift.evidence import POINTS, Conversion, Damage, Gate, Repair
 from torchlift.graph.units import Unit
 from torchlift.machine import HERE, RunOn
 from torchlift.manifest import Graph, Variant
+from torchlift.messages import breach_text, failure_text
 from torchlift.progress import SILENT, Progress
 from torchlift.prove.half import HalfSession
 from torchlift.prove.numerics import distance
@@ -41,17 +42,17 @@ def tries(runtime: Backend) -> bool:
 class Trial:
     """What a graph in which only some nodes are converted loses.
 
-    ``points`` are those lost on the task, 0 where the bootstrap cannot tell them from chance or there is no task;
-    ``distance`` is 1 - the mean cosine between its answers and the reference's.
+    ``lost`` is how much worse the metric is, in its unit: 0 where the bootstrap cannot tell that from chance, and where
+    there is no task; ``distance`` is 1 - the mean cosine between its answers and the reference's.
     """
 
-    points: float
+    lost: float
     distance: float
 
     @property
     def damage(self) -> float:
-        """Orders trials: by points lost, and among equals by the distance, which is below 1 where anything works."""
-        return self.points + self.distance
+        """Orders trials: by what is lost, and among equals by the distance, which is below 1 where anything works."""
+        return self.lost + self.distance
 
 
 class Workbench:
@@ -89,11 +90,10 @@ class Workbench:
         self._on = on
 
     @property
-    def measure(self) -> str:
-        """What :attr:`Trial.damage` is made of, in words."""
-        where = "in true half precision" if self.emulated else f"in {self.runtime.name}"
-        points = f"points of {self._metric} lost + " if self._scorer else ""
-        return f"{points}1 - cosine to the reference, {where}"
+    def damage(self) -> Damage:
+        """What :attr:`Trial.damage` is made of."""
+        unit = self._scorer.measure(self._metric).unit if self._scorer else POINTS
+        return Damage(self._metric if self._scorer else "", unit, self.runtime.name, self.emulated)
 
     def trial(self, converted: Sequence[Unit]) -> Trial:
         """What is lost where just ``converted`` are converted."""
@@ -124,7 +124,7 @@ class Workbench:
         answers = self._scorer.answers(self.component.name, session)
         lost = self._scorer.drop(self.component.name, answers, self._metric)
         return Trial(
-            points=max(lost.value, 0.0) if lost.low > 0 else 0.0,
+            lost=max(lost.value, 0.0) if lost.low > 0 else 0.0,
             distance=self._scorer.distance(self.component.name, answers),
         )
 
@@ -144,7 +144,7 @@ def _instead(bundle: Bundle, variant: Variant) -> str:
     if usable:
         return f"Bisect {usable[0]} instead: it has the same graph."
     makers = [
-        f"--backend {name} --precision {recipe.name}"
+        f"`backends={name}` `precisions={recipe.name}`"
         for name in BACKENDS
         for recipe in backend(name).recipes.values()
         if recipe.form.name == variant.form and tries(backend(name))
@@ -232,7 +232,7 @@ def _mend(
         converted = bench.converter.write(folder, moved)
         copy_goldens(bundle, bundle.manifest.graph(variant.component, variant.form), folder)
         share = converted.count / (converted.count + len(converted.kept))
-        record = Repair(tuple(moved), bench.measure, search.total, after, share, spent, held=False)
+        record = Repair(tuple(moved), bench.damage, search.total, after, share, spent, held=False)
         return conversion_of(converted, calibration, record)
 
     graph = put_graph(bundle, bench.graph, make)
@@ -272,9 +272,13 @@ def _problem(bundle: Bundle, variant: Variant, scorer: Scorer | None, gate: Gate
         return None
     if not variant.verification.checks:
         return None
-    if scorer is not None and runs_here(bundle, variant) and (breach := gate.breach(score_variant(scorer, variant))):
-        return _Problem(breach, on_task=True)
-    return None if variant.verification.passed else _Problem(variant.verification.failures[0], on_task=False)
+    if scorer is not None and runs_here(bundle, variant):
+        score, scoring = score_variant(scorer, variant), bundle.manifest.scoring
+        breach = gate.breach(score, scoring.measures if scoring else {})
+        if breach is not None:
+            return _Problem(breach_text(breach), on_task=True)
+    proof = variant.verification
+    return None if proof.passed else _Problem(failure_text(proof.failures[0]), on_task=False)
 
 
 def _names(bench: Workbench, nodes: Mapping[str, str]) -> list[str]:

@@ -34,11 +34,11 @@ def train_split(data: Path | None, read: ReadOptions, scored: str) -> ReadOption
 
 @dataclass(frozen=True)
 class Samples:
-    """Where samples are from, in words, with a ``key`` that changes with them, and how to get a component's; ``given``
-    by the user to calibrate on; ``real`` where they are of a data set.
+    """Where samples are from, with a ``key`` that changes with them, and how to get a component's. ``source`` is the
+    data set's name, None for the goldens; ``given`` by the user to calibrate on; ``real`` where they are of a data set.
     """
 
-    said: str
+    source: str | None
     key: str
     of: Callable[[Component], Feeds]
     given: bool = False
@@ -51,7 +51,7 @@ def goldens_as_samples(bundle: Bundle) -> Samples:
     def feeds(component: Component) -> Feeds:
         return [dict(golden.inputs) for golden in load_goldens(bundle, component).values()]
 
-    return Samples("the goldens", "goldens", feeds)
+    return Samples(None, "goldens", feeds)
 
 
 def data_as_samples(

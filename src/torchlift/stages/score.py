@@ -13,21 +13,21 @@ from torchlift.backends import Session, SessionOptions
 from torchlift.backends.opening import open_source, open_variant
 from torchlift.bundle import Bundle
 from torchlift.errors import InputError
-from torchlift.evidence import Interval, Score, Scoring
+from torchlift.evidence import Interval, Measure, Reference, Score, Scoring
 from torchlift.machine import HERE, RunOn
 from torchlift.manifest import Component, Variant
+from torchlift.messages import reference_text
 from torchlift.pipelines.run import Batching, Loader, run_prepared
 from torchlift.progress import SILENT, Named, Progress
 from torchlift.prove.numerics import distance
 from torchlift.prove.verify import provenance, runs_here
-from torchlift.tasks import Task
+from torchlift.tasks import Metric, Task
 from torchlift.tasks.base import ANSWER, Answers
 from torchlift.tasks.statistics import estimate, paired_drop
 
 OpenReference = Callable[[str], Session]
 """Opens the reference of a component, by name."""
 
-PYTORCH = "PyTorch FP32"
 ANSWERS = "answers.safetensors"
 
 
@@ -51,15 +51,17 @@ class Scorer:
         self._on = on
         self._progress = progress
         self._known: dict[str, Answers] = {}
+        self._metrics: Mapping[str, Metric] = {metric.name: metric for metric in task.measures}
+        self.reference: Reference
         kept = None if references else self._kept()
         if kept is not None:
             self.reference, self._reference = kept
         else:
-            self.reference = PYTORCH if references else "the FP32 graph in ONNX Runtime"
+            self.reference = "pytorch" if references else "source"
             self._reference = self._ask(references or self._source)
         self.outcomes = task.outcomes(self._reference)
 
-    def _kept(self) -> tuple[str, Mapping[str, Answers]] | None:
+    def _kept(self) -> tuple[Reference, Mapping[str, Answers]] | None:
         from safetensors.numpy import load
 
         scoring = self.bundle.manifest.scoring
@@ -77,7 +79,7 @@ class Scorer:
         found = {}
         for component in self.task.components:
             with references(component) as session:
-                found[component] = self.answers(component, session, f"{component} by {self.reference}")
+                found[component] = self.answers(component, session, f"{component} by {reference_text(self.reference)}")
         return found
 
     def answers(self, component: str, session: Session, said: str = "") -> Answers:
@@ -101,9 +103,27 @@ class Scorer:
         self._known.pop(variant.name, None)
 
     def drop(self, component: str, answers: Answers, metric: str) -> Interval:
-        """Points of ``metric`` lost where ``answers`` of a component replace the reference's."""
+        """How much worse ``metric`` is, in its unit, where ``answers`` of a component replace the reference's."""
         outcomes = self.task.outcomes({**self._reference, component: answers})
-        return paired_drop(self.outcomes[metric], outcomes[metric])
+        return self._drops({metric: outcomes[metric]})[metric]
+
+    def measure(self, metric: str) -> Measure:
+        """What the numbers of a metric are."""
+        return self._metrics[metric].measure
+
+    @property
+    def confidence(self) -> float:
+        """The confidence, in percent, of the intervals that the bundle's gate asks for."""
+        return self.bundle.manifest.gate.interval
+
+    def _estimates(self, outcomes: Mapping[str, np.ndarray]) -> dict[str, Interval]:
+        return {name: estimate(self._metrics[name], values, self.confidence) for name, values in outcomes.items()}
+
+    def _drops(self, outcomes: Mapping[str, np.ndarray]) -> dict[str, Interval]:
+        return {
+            name: paired_drop(self._metrics[name], self.outcomes[name], values, self.confidence)
+            for name, values in outcomes.items()
+        }
 
     def distance(self, component: str, answers: Answers) -> float:
         """How far answers are from the reference's; see :func:`torchlift.prove.numerics.distance`. Of several arrays
@@ -124,14 +144,14 @@ class Scorer:
         runtimes = ", ".join(dict.fromkeys(proof.runtime for proof in proofs))
         return Score(
             provenance=replace(proofs[0], runtime=runtimes, files=files),
-            metrics={metric: estimate(values) for metric, values in outcomes.items()},
-            drops={metric: paired_drop(self.outcomes[metric], values) for metric, values in outcomes.items()},
+            metrics=self._estimates(outcomes),
+            drops=self._drops(outcomes),
         )
 
     def require_files(self) -> None:
         """Raise InputError for a task that has no files of its own."""
         if not self.task.has_files:
-            raise InputError(f"{self.task.name} has no files of its own", remedy="Leave --write out, or use --json.")
+            raise InputError(f"{self.task.name} has no files of its own", remedy="Leave `write=` out.")
 
     def save(self, folder: Path, variants: Mapping[str, Variant]) -> None:
         """Write the variants' answers in the formats of the task's own scripts. Raises InputError for a task that has
@@ -147,16 +167,19 @@ class Scorer:
             primary=self.task.primary,
             data=self.task.data,
             reference=self.reference,
-            metrics={metric: estimate(values) for metric, values in self.outcomes.items()},
+            metrics=self._estimates(self.outcomes),
             answers="",
+            measures={name: metric.measure for name, metric in self._metrics.items()},
         )
 
     def begin(self) -> Scoring:
-        """The bundle's scoring on this data, with what was scored before on it; started anew on other data."""
+        """The bundle's scoring on this data, with what was scored before on it; started anew on other data. What was
+        scored at another confidence than the gate asks for is left out.
+        """
         before = self.bundle.manifest.scoring
         task, data = self.task, self.task.data
         if before is not None and (before.task, before.data, before.reference) == (task.name, data, self.reference):
-            return before
+            return before if _all_at(before, self.confidence) else self._begun_again(before)
         from safetensors.numpy import save_file
 
         with self.bundle.adding("scores") as added:
@@ -165,6 +188,22 @@ class Scorer:
         scoring = replace(self.scoring(), answers=f"{added.folder}/{ANSWERS}")
         self.bundle.commit(replace(self.bundle.manifest, scoring=scoring), added.files)
         return scoring
+
+    def _begun_again(self, before: Scoring) -> Scoring:
+        """A scoring with the reference's intervals at the gate's confidence, and only the scores at that."""
+        scores = {name: score for name, score in before.scores.items() if score.at(self.confidence)}
+        together = before.together if before.together and before.together.at(self.confidence) else None
+        scoring = replace(self.scoring(), answers=before.answers, scores=scores, together=together)
+        self.bundle.commit(replace(self.bundle.manifest, scoring=scoring))
+        return scoring
+
+
+def _all_at(scoring: Scoring, confidence: float) -> bool:
+    """Whether all intervals of a scoring have this confidence."""
+    scores = [*scoring.scores.values(), *([scoring.together] if scoring.together else [])]
+    return all(score.at(confidence) for score in scores) and all(
+        x.confidence == confidence for x in scoring.metrics.values()
+    )
 
 
 def _flat(answers: Mapping[str, Answers]) -> dict[str, np.ndarray]:
@@ -210,10 +249,12 @@ def score_variant(scorer: Scorer, variant: Variant, *, again: bool = False) -> S
 
 
 def score_here(bundle: Bundle, variant: Variant) -> Score | None:
-    """What the variant scored with these files, this runtime's release and this processor; None where it was not."""
+    """What the variant scored with these files, this runtime's release and this processor, at the confidence that the
+    gate asks for; None where it was not.
+    """
     scoring = bundle.manifest.scoring
     found = scoring.scores.get(variant.name) if scoring else None
-    if found is None or variant.failure:
+    if found is None or variant.failure or not found.at(bundle.manifest.gate.interval):
         return None
     here = provenance(bundle, variant)
     return found if found.provenance.holds(here.machine, here.runtime, here.files) else None

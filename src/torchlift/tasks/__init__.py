@@ -10,7 +10,7 @@ from typing import Any
 
 from torchlift.bundle import Bundle
 from torchlift.datasets import ReadOptions, open_data
-from torchlift.errors import DataError
+from torchlift.errors import DataError, MetricError
 from torchlift.pipelines.pictures import KeptPictures
 from torchlift.progress import SILENT, Progress
 from torchlift.tasks.base import Metric, Misfit, Task, too_small
@@ -72,18 +72,22 @@ def _kind_of(bundle: Bundle, data: Any) -> type[Task]:
 def metric_of(task: Task, name: str) -> Metric:
     """The metric called ``name``.
 
-    Raises DataError, with the nearest name where the task has no such metric, with the reason where the data are too
+    Raises MetricError, with the nearest name where the task has no such metric, with the reason where the data are too
     few for it.
     """
     for metric in task.measures:
         if metric.name == name:
             return metric
     if name in task.left_out:
-        raise too_small(task.left_out[name])
+        raise too_small(name, task.left_out[name])
     known = {_bare(other): other for other in (*task.metrics, *task.left_out)}
     near = max(known, key=lambda other: _likeness(_bare(name), other))
     meant = f"Did you mean {known[near]}? " if _likeness(_bare(name), near) > _ALIKE else ""
-    raise DataError(f"{task.name} has no metric {name!r}", remedy=f"{meant}The metrics are {', '.join(task.metrics)}.")
+    raise MetricError(
+        f"{task.name} has no metric {name!r}",
+        remedy=f"{meant}The metrics are {', '.join(task.metrics)}.",
+        metric=name,
+    )
 
 
 def _likeness(a: str, b: str) -> float:

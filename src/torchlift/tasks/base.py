@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
-from torchlift.errors import DataError
-from torchlift.evidence import DataFacts
+from torchlift.errors import MetricError
+from torchlift.evidence import POINTS, DataFacts, Direction, Measure
 from torchlift.manifest import Manifest
 from torchlift.pipelines.columns import Prepared
 from torchlift.progress import Progress
@@ -35,13 +35,32 @@ class Misfit:
 
 @dataclass(frozen=True)
 class Metric:
-    """A mean over queries, in percent. ``k`` is how many of the best answers count: with no more than ``k`` candidates
-    it says nothing.
+    """A number that says how good the answers to a data set are.
+
+    For example the share of queries with a right answer among the first: outcomes of 0 or 1, of which the mean is
+    taken, in points. Or the mean error of depths in metres, of which lower is ``better``. A metric that is no mean of
+    what single samples achieve, such as mAP or F1, is given as ``whole``: a function from the outcomes of samples,
+    float64 [samples, ...], to a number.
+
+    ``unit`` is ``points`` for shares, which are shown in percent, else the name of the unit that outcomes have. ``k``
+    is how many of the best answers count: with no more than ``k`` candidates the metric says nothing.
     """
 
     name: str
-    k: int
-    higher_is_better: bool = True
+    k: int = 0
+    unit: str = POINTS
+    better: Direction = "higher"
+    whole: Callable[[np.ndarray], float] | None = None
+
+    @property
+    def measure(self) -> Measure:
+        """What the numbers are, for the evidence."""
+        return Measure(self.unit, self.better)
+
+    @property
+    def scale(self) -> float:
+        """What an outcome is multiplied by to be in the unit."""
+        return 100.0 if self.unit == POINTS else 1.0
 
 
 class Task(ABC):
@@ -81,7 +100,7 @@ class Task(ABC):
             if count <= metric.k
         }
         if self.primary in self.left_out:
-            raise too_small(self.left_out[self.primary])
+            raise too_small(self.primary, self.left_out[self.primary])
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -101,10 +120,11 @@ class Task(ABC):
 
     @abstractmethod
     def outcomes(self, answers: Mapping[str, Answers]) -> dict[str, np.ndarray]:
-        """Component -> answers to metric -> float64 [queries], each 0..1; the metric is their mean. An answer that is
-        not a number is a miss.
+        """Component -> answers to metric -> outcomes, float64 [queries], of which the metric is the mean; of a metric
+        in points each is 0..1. Of a metric with a function of its own they are [samples, ...], which that function
+        takes. An answer that is not a number is a miss.
         """
 
 
-def too_small(reason: str) -> DataError:
-    return DataError(reason, remedy="Score on a larger data set, or ask for another metric.")
+def too_small(metric: str, reason: str) -> MetricError:
+    return MetricError(reason, remedy="Score on a larger data set, or ask for another metric.", metric=metric)

@@ -1,51 +1,72 @@
-"""Confidence intervals of metrics and of their drops, by the bootstrap over queries."""
+"""Confidence intervals of metrics and of their drops, by the bootstrap over samples."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
-from torchlift.errors import DataError
-from torchlift.evidence import Interval
+from torchlift.errors import DataError, MetricError
+from torchlift.evidence import CONFIDENCE, Interval
+from torchlift.tasks.base import Metric
 
 RESAMPLES = 4000
+"""Of a mean, which is quick to take."""
+
+RESAMPLES_WHOLE = 1000
+"""Of a figure of the whole data set, which may take long to compute."""
+
 SEED = 0
-BOUNDS = (2.5, 97.5)
-"""Percentiles: a 95% interval."""
 
 _DRAWN = 1 << 20
 """Numbers drawn at once."""
 
+_LEAST_DEFINED = 0.9
+"""The share of resamples in which a figure must be a number, so that their spread says something."""
 
-def estimate(outcomes: np.ndarray) -> Interval:
-    """The mean of outcomes float [queries] in 0..1, in percent, with its interval.
 
-    Where all outcomes are equal, so are those of every resample: the interval is then a point.
+def estimate(metric: Metric, outcomes: np.ndarray, confidence: float = CONFIDENCE) -> Interval:
+    """A metric of outcomes [samples, ...] in its unit, with its interval at ``confidence`` percent.
+
+    Where all outcomes are equal, so are those of every resample: the interval is then a point. Raises DataError without
+    outcomes, and where the metric is not a number.
     """
-    return _bootstrap(outcomes)
+    if metric.whole is None:
+        return _of_mean(outcomes * metric.scale, confidence)
+    whole = metric.whole
+    return _of_whole(lambda rows: whole(outcomes[rows]) * metric.scale, len(outcomes), metric.name, confidence)
 
 
-def paired_drop(reference: np.ndarray, candidate: np.ndarray) -> Interval:
-    """How many points the candidate loses against the reference, on the same queries; negative where it gains.
+def paired_drop(
+    metric: Metric, reference: np.ndarray, candidate: np.ndarray, confidence: float = CONFIDENCE
+) -> Interval:
+    """How much worse the candidate is than the reference on the same samples, in the metric's unit; negative where it
+    is better. So of a metric of which lower values are better, it is by how much the metric rises.
 
-    The differences are resampled query by query, so that what both find hard does not widen the interval. Raises
-    DataError where the numbers of queries differ.
+    Both are resampled by the same samples, so that what both find hard does not widen the interval. Raises DataError
+    where the numbers of samples differ, and as :func:`estimate` does.
     """
     if reference.shape != candidate.shape:
         raise DataError(
-            f"the reference has {reference.size:,} outcomes, the candidate {candidate.size:,}",
+            f"the reference has {len(reference):,} outcomes, the candidate {len(candidate):,}",
             remedy="Score both on the same data.",
         )
-    return _bootstrap(reference - candidate)
+    worse = metric.scale if metric.better == "higher" else -metric.scale
+    if metric.whole is None:
+        return _of_mean((reference - candidate) * worse, confidence)
+    whole = metric.whole
+    return _of_whole(
+        lambda rows: (whole(reference[rows]) - whole(candidate[rows])) * worse, len(reference), metric.name, confidence
+    )
 
 
-def _bootstrap(values: np.ndarray) -> Interval:
-    """The percentile bootstrap of the mean (Efron and Tibshirani, An Introduction to the Bootstrap, chapter 13), x100.
+def _of_mean(values: np.ndarray, confidence: float) -> Interval:
+    """The percentile bootstrap of the mean (Efron and Tibshirani, An Introduction to the Bootstrap, chapter 13).
 
     A resample of n values matters only by how often each distinct value is in it, which is multinomial: a few numbers
     for each resample in place of n.
     """
-    if not len(values):
-        raise DataError("there are no outcomes", remedy="Score at least one query.")
+    _require_outcomes(len(values))
     distinct, counts = np.unique(values, return_counts=True)
     rng, n, share = np.random.default_rng(SEED), len(values), counts / len(values)
     at_once = max(1, _DRAWN // len(distinct))
@@ -53,5 +74,31 @@ def _bootstrap(values: np.ndarray) -> Interval:
         rng.multinomial(n, share, min(at_once, RESAMPLES - start)) @ distinct / n
         for start in range(0, RESAMPLES, at_once)
     ]
-    low, high = np.percentile(np.concatenate(means), BOUNDS)
-    return Interval(*(float(100 * x) for x in (np.mean(values), low, high)))
+    return _interval(float(np.mean(values)), np.concatenate(means), confidence)
+
+
+def _of_whole(figure: Callable[[np.ndarray], float], samples: int, name: str, confidence: float) -> Interval:
+    """The same of a ``figure`` of some rows of the data set, int64 [samples], which may repeat."""
+    _require_outcomes(samples)
+    rng = np.random.default_rng(SEED)
+    value = float(figure(np.arange(samples)))
+    drawn = np.array([float(figure(rng.integers(0, samples, samples))) for _ in range(RESAMPLES_WHOLE)])
+    defined = drawn[np.isfinite(drawn)]
+    if not np.isfinite(value) or len(defined) < _LEAST_DEFINED * RESAMPLES_WHOLE:
+        raise MetricError(
+            f"{name} is not a number on {samples:,} samples, or on too many of their resamples",
+            remedy="Score on a larger data set, or ask for another metric.",
+            metric=name,
+        )
+    return _interval(value, defined, confidence)
+
+
+def _require_outcomes(count: int) -> None:
+    if not count:
+        raise DataError("there are no outcomes", remedy="Score at least one query.")
+
+
+def _interval(value: float, drawn: np.ndarray, confidence: float) -> Interval:
+    beyond = (100 - confidence) / 2
+    low, high = np.percentile(drawn, [beyond, 100 - beyond])
+    return Interval(value, float(low), float(high), confidence)

@@ -9,17 +9,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from torchlift.evidence import Conditions
+from torchlift.evidence import Conditions, Slowdown
 from torchlift.machine import Gpu, nvml_handles
 
 _PERIOD = 0.05
 """Seconds between two samples."""
 
-_REASONS = {
+_REASONS: dict[str, Slowdown] = {
     "nvmlClocksEventReasonSwPowerCap": "power limit",
-    "nvmlClocksEventReasonSwThermalSlowdown": "temperature (software)",
-    "nvmlClocksThrottleReasonHwSlowdown": "hardware slow-down",
-    "nvmlClocksThrottleReasonHwThermalSlowdown": "temperature (hardware)",
+    "nvmlClocksEventReasonSwThermalSlowdown": "software temperature",
+    "nvmlClocksThrottleReasonHwSlowdown": "hardware",
+    "nvmlClocksThrottleReasonHwThermalSlowdown": "hardware temperature",
     "nvmlClocksThrottleReasonHwPowerBrakeSlowdown": "power brake",
 }
 """NVML's name of a reason -> how it is reported. A clock that is low since nothing runs, or that a user set, is not a
@@ -30,7 +30,7 @@ reason."""
 class _Seen:
     clocks: list[int] = field(default_factory=list)
     temperatures: list[int] = field(default_factory=list)
-    reasons: set[str] = field(default_factory=set)
+    reasons: set[Slowdown] = field(default_factory=set)
 
 
 class Watch:

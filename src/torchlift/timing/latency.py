@@ -12,9 +12,10 @@ import numpy as np
 
 from torchlift.backends.base import Session
 from torchlift.errors import BackendError, InputError
-from torchlift.evidence import Benchmark, Interval, Latency, now
+from torchlift.evidence import Benchmark, Entrant, Interval, Latency, NotMeasured, Ran, now
 from torchlift.interpreter import Interpreter
 from torchlift.machine import HERE, RunOn, this_machine, usable_cores
+from torchlift.messages import entrant_text
 from torchlift.progress import SILENT, Progress
 from torchlift.signature import BATCH
 from torchlift.storage import without_folders
@@ -31,14 +32,14 @@ _CORES_EACH = 2
 
 @dataclass(frozen=True)
 class Contender:
-    """Something to time, for example a variant.
+    """Something to time, for example a variant; ``entrant`` is what it is called in the results.
 
     ``open`` opens its session. ``open_on`` opens it on the GPU of a given number; it is None for what does not run on a
     GPU. Both are called in the contender's own process, so they must be picklable. ``python`` is the interpreter of
     that process; None is this one.
     """
 
-    name: str
+    entrant: Entrant
     open: Callable[[], Session]
     open_on: Callable[[int], Session] | None = None
     python: Interpreter | None = None
@@ -87,7 +88,7 @@ def measure_latency(
     contenders: Sequence[Contender],
     workloads: Sequence[Workload],
     *,
-    baseline: str | None = None,
+    baseline: Entrant | None = None,
     options: LatencyOptions | None = None,
     files: Mapping[str, str] | None = None,
     progress: Progress = SILENT,
@@ -100,16 +101,17 @@ def measure_latency(
     Raises BackendError where ``baseline`` is not among the contenders.
     """
     options = options or LatencyOptions()
-    if baseline is not None and baseline not in {c.name for c in contenders}:
+    names = [c.entrant for c in contenders]
+    if baseline is not None and baseline not in names:
         raise BackendError(
-            f"the baseline {baseline!r} is none of the contenders",
-            remedy=f"Choose one of {', '.join(c.name for c in contenders)}.",
+            f"the baseline {entrant_text(baseline)!r} is none of the contenders",
+            remedy=f"Choose one of {', '.join(map(entrant_text, names))}.",
         )
-    failed: dict[str, str] = {}
+    failed: dict[Entrant, str] = {}
     latencies: list[Latency] = []
     with contextlib.ExitStack() as stack:
         processes = _start(contenders, stack, failed, progress)
-        runtimes = {name: process.runtime for name, process in processes.items()}
+        runtimes = {entrant: process.runtime for entrant, process in processes.items()}
         watch = Watch(on.device)
         stack.enter_context(watch.looking())
         with progress.stage("measure side by side", len(workloads) * options.rounds) as stage:
@@ -123,24 +125,25 @@ def measure_latency(
         rounds=options.rounds,
         baseline=baseline if baseline in runtimes and baseline not in failed else None,
         latencies=tuple(latencies),
-        runtimes=runtimes,
+        runtimes=tuple(Ran(entrant, runtime) for entrant, runtime in runtimes.items()),
         files=dict(files or {}),
-        failures=failed,
+        failures=tuple(NotMeasured(entrant, detail) for entrant, detail in failed.items()),
         conditions=watch.conditions(),
     )
 
 
 def _start(
-    contenders: Sequence[Contender], stack: contextlib.ExitStack, failed: dict[str, str], progress: Progress
-) -> dict[str, Process]:
-    processes: list[Process] = []
+    contenders: Sequence[Contender], stack: contextlib.ExitStack, failed: dict[Entrant, str], progress: Progress
+) -> dict[Entrant, Process]:
+    processes: dict[Entrant, Process] = {}
     openers = []
     for contender in contenders:
         try:
-            processes.append(stack.enter_context(Process(contender.name, contender.python)))
+            process = Process(entrant_text(contender.entrant), contender.python)
+            processes[contender.entrant] = stack.enter_context(process)
             openers.append(contender.open)
         except BackendError as error:
-            failed[contender.name] = without_folders(error.message)
+            failed[contender.entrant] = without_folders(error.message)
 
     def open_(process: Process, opener: Callable[[], Session]) -> BackendError | None:
         try:
@@ -149,13 +152,14 @@ def _start(
             return error
         return None
 
-    opened = {}
-    with progress.stage("open in a process each", len(processes)) as stage, crew(processes, _at_once()) as threads:
-        for process, refused in zip(processes, threads.map(open_, processes, openers), strict=True):
+    opened, started = {}, [*processes.values()]
+    with progress.stage("open in a process each", len(started)) as stage, crew(started, _at_once()) as threads:
+        answers = threads.map(open_, started, openers)
+        for (entrant, process), refused in zip(processes.items(), answers, strict=True):
             if refused is None:
-                opened[process.name] = process
+                opened[entrant] = process
             else:
-                failed[process.name] = without_folders(refused.message)
+                failed[entrant] = without_folders(refused.message)
                 process.close()
             stage.advance()
     return opened
@@ -167,17 +171,17 @@ def _at_once() -> int:
 
 
 def _interleave(
-    processes: dict[str, Process],
+    processes: dict[Entrant, Process],
     workload: Workload,
     options: LatencyOptions,
-    failed: dict[str, str],
+    failed: dict[Entrant, str],
     advance: Callable[[], None],
-) -> dict[str, list[Turn]]:
+) -> dict[Entrant, list[Turn]]:
     """Contender -> its turn in each round. Contenders that do not run inputs of these sizes are left out."""
-    runs: dict[str, int] = {}
-    times: dict[str, list[Turn]] = {}
+    runs: dict[Entrant, int] = {}
+    times: dict[Entrant, list[Turn]] = {}
 
-    def turn(name: str, method: str, *arguments: object) -> Any:
+    def turn(name: Entrant, method: str, *arguments: object) -> Any:
         time.sleep(options.pause_seconds)
         try:
             return processes[name].ask(method, *arguments)
@@ -187,7 +191,7 @@ def _interleave(
             times.pop(name, None)
             return None
 
-    def load(name: str) -> float | None:
+    def load(name: Entrant) -> float | None:
         seconds: float | None = turn(name, "load", dict(workload.feeds))
         return seconds
 
@@ -207,7 +211,7 @@ def _interleave(
     return times
 
 
-def _summaries(times: Mapping[str, list[Turn]], workload: Workload, baseline: str | None) -> list[Latency]:
+def _summaries(times: Mapping[Entrant, list[Turn]], workload: Workload, baseline: Entrant | None) -> list[Latency]:
     summaries = []
     plain = {name: [turn.plain for turn in turns] for name, turns in times.items()}
     reference = plain.get(baseline) if baseline else None

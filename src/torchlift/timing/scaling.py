@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from functools import partial
 
 from torchlift.errors import BackendError
-from torchlift.evidence import Scaling, Throughput
+from torchlift.evidence import NotMeasured, Scaling, Throughput
+from torchlift.messages import entrant_text
 from torchlift.progress import SILENT, Progress
 from torchlift.signature import BATCH
 from torchlift.storage import without_folders
@@ -33,17 +34,18 @@ def measure_scaling(
     """
     able = [c for c in contenders if c.open_on is not None]
     found: list[Throughput] = []
-    failures: dict[str, str] = {}
+    failures: list[NotMeasured] = []
     watch = Watch(*devices)
     with progress.stage("measure on several GPUs", len(able)) as stage:
         for contender in able:
             try:
                 found += _scaled(contender, workloads, devices, seconds, watch)
             except BackendError as error:
-                failures[contender.name] = without_folders(error.message)
-                progress.note(f"{contender.name} is not measured on several GPUs: {failures[contender.name]}")
+                failures.append(NotMeasured(contender.entrant, without_folders(error.message)))
+                name = entrant_text(contender.entrant)
+                progress.note(f"{name} is not measured on several GPUs: {failures[-1].detail}")
             stage.advance()
-    return Scaling(tuple(found), watch.conditions(), failures)
+    return Scaling(tuple(found), watch.conditions(), tuple(failures))
 
 
 def _scaled(
@@ -52,7 +54,7 @@ def _scaled(
     assert contender.open_on is not None
     found = []
     with contextlib.ExitStack() as stack:
-        processes = [stack.enter_context(Process(contender.name, contender.python)) for _ in devices]
+        processes = [stack.enter_context(Process(entrant_text(contender.entrant), contender.python)) for _ in devices]
         threads = stack.enter_context(crew(processes, len(devices)))
         openers = [partial(contender.open_on, device) for device in devices]
         for _ in threads.map(Process.open, processes, openers):
@@ -65,7 +67,7 @@ def _scaled(
                     with meanwhile:
                         rates = [*threads.map(lambda p: p.ask("keep_running", seconds), processes[:count])]
                 samples = workload.sizes.get(BATCH, 1) * sum(rates)
-                found.append(Throughput(contender.name, count, dict(workload.sizes), samples))
+                found.append(Throughput(contender.entrant, count, dict(workload.sizes), samples))
     return found
 
 

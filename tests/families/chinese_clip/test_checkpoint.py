@@ -335,7 +335,7 @@ def test_a_missing_vocabulary_is_refused(write, open_model, vit, monkeypatch):
     without_cn_clip(monkeypatch)
     file = write(vit)
     (file.parent / "vocab.txt").unlink()
-    refused(open_model, file, "no vocab.txt was found", "--vocabulary")
+    refused(open_model, file, "no vocab.txt was found", "`vocabulary=`")
 
 
 def test_a_named_vocabulary_comes_first_and_must_exist(write, open_model, vit, vocabulary, tmp_path):
@@ -363,7 +363,7 @@ def test_the_vocabulary_of_an_installed_cn_clip_is_used_without_importing_it(
 def test_a_vocabulary_of_another_size_is_refused(write, open_model, vit, vocabulary):
     file = write(vit)
     (file.parent / "vocab.txt").write_bytes(vocabulary(119))
-    refused(open_model, file, "has 119 entries", "have 120", "--vocabulary")
+    refused(open_model, file, "has 119 entries", "have 120", "`vocabulary=`")
 
 
 def test_only_newlines_separate_entries(write, open_model, vit, vocabulary):
@@ -392,7 +392,7 @@ def test_a_vocabulary_without_its_special_entries_is_refused_before_anything_is_
 ):
     file = write(vit)
     (file.parent / "vocab.txt").write_bytes(vocabulary(120).replace(*change))
-    refused(open_model, file, f"vocab.txt {said}", "--vocabulary")
+    refused(open_model, file, f"vocab.txt {said}", "`vocabulary=`")
 
 
 SQUARE = {"height": 48, "width": 48}

@@ -78,7 +78,7 @@ def test_a_resolution(write, open_model):
 def test_a_resolution_that_does_not_divide_is_refused(write, open_model, resolution, near):
     with pytest.raises(SourceError, match="do not divide into patches") as caught:
         open_model(write(size=None), resolution=resolution)
-    assert f"--resolution {near}" in caught.value.remedy
+    assert f"`resolution={near}`" in caught.value.remedy
 
 
 class TestLabels:

@@ -21,7 +21,7 @@ PROGRAM = Form(
     "program",
     "export",
     model="model.pt2",
-    missing="the bundle has no torch.export program; ship it with --backend pytorch, or export with --program",
+    missing="the bundle has no torch.export program; ship it with `backends=pytorch`, or export with `program=`",
 )
 """The form of a component that torch.export wrote. It is exported from the network, not converted from ONNX. Its target
 must have torch.
@@ -125,7 +125,7 @@ class PyTorch(Backend):
     def build(self, source: Path, folder: Path, signature: Signature, compilation: Compilation | None = None) -> str:
         raise BackendError(
             f"{self.name} opens a program as torch wrote it: nothing is built from {source.name}",
-            remedy="Ship the model with --backend pytorch, or export it with --program.",
+            remedy="Ship the model with `backends=pytorch`, or export it with `program=`.",
         )
 
     def open(

@@ -14,12 +14,12 @@ _REASONS: tuple[tuple[re.Pattern[str], type[BackendError], str], ...] = (
     (
         re.compile(r"out ?of ?memory", re.IGNORECASE),
         DeviceMemoryError,
-        "End other programs on the GPU, narrow the profiles, or bound the scratch memory with --workspace.",
+        "End other programs on the GPU, narrow the profiles, or bound the scratch memory with `workspace=`.",
     ),
     (
         re.compile(r"insufficient workspace|Could not find any implementation for node", re.IGNORECASE),
         BackendError,
-        "Allow more --workspace, or leave it out; else use another backend for this graph.",
+        "Allow more by `workspace=`, or leave it out; else use another backend for this graph.",
     ),
 )
 """A pattern in the log of a failed build, the error to raise, and its remedy."""
@@ -48,10 +48,10 @@ def parser_error(problems: Sequence[ParserProblem], nodes: Sequence[tuple[str, s
         where = f"{operator} ({name})"
     more = f"; and {len(problems) - 1} more" if len(problems) > 1 else ""
     unknown = _UNKNOWN.search(first.said)
-    remedy = "export again with --exporter torchscript --opset 16, or use another backend."
+    remedy = "export again with `exporter=torchscript` `opset=16`, or use another backend."
     return ParserError(
         f"TensorRT {version} cannot read {where}: {first.said}{more}",
-        remedy=f"Give a library that has the operator with --plugin, {remedy}" if unknown else remedy.capitalize(),
+        remedy=f"Give a library that has the operator with `plugins=`, {remedy}" if unknown else remedy.capitalize(),
     )
 
 

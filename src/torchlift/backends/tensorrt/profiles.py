@@ -55,7 +55,7 @@ def _width(profile: Ranges) -> Fraction:
 def as_option(ranges: Mapping[str, tuple[int, int, int]], component: str = "") -> str:
     """A profile as an option of ``torchlift build``. Without a component, it is for all that have these axes."""
     prefix = f"{component}." if component else ""
-    return f"--profile {Profile({prefix + axis: ends for axis, ends in ranges.items()})}"
+    return f"`profiles={Profile({prefix + axis: ends for axis, ends in ranges.items()})}`"
 
 
 def outside(profiles: Sequence[Ranges], sizes: Mapping[str, int], component: str = "") -> ProfileError:

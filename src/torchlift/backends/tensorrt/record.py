@@ -145,24 +145,24 @@ def _rebuild(engine: Path, record: EngineRecord | None = None) -> str:
     so the user must give the originals.
     """
     folder = engine.absolute().parent
-    command = f"Build it here: torchlift build {folder.parents[1]} --backend tensorrt"
+    command = f"Build it here: torchlift build {folder.parents[1]} `backends=tensorrt`"
     if record is None:
         return f"{command}."
     given = " ".join(_options(record, component_of(engine)))
     if record.plugins:
         given += f"; give your own copy of {', '.join(record.plugins)}"
-    return f"{command} --precision {record.recipe}." + (f" It was built with {given}." if given else "")
+    return f"{command} `precisions={record.recipe}`." + (f" It was built with {given}." if given else "")
 
 
 def _options(record: EngineRecord, component: str) -> Iterator[str]:
     """The options that an engine was built with, as ``torchlift build`` takes them."""
     yield from (as_option(ranges, component) for ranges in filter(None, record.profiles))
     if record.workspace is not None:
-        yield f"--workspace {-(-record.workspace >> 20)}"
-    yield from (f"--plugin {name}" for name in record.plugins)
+        yield f"`workspace={-(-record.workspace >> 20)}`"
+    yield from (f"`plugins={name}`" for name in record.plugins)
     flags = {
-        "--version-compatible": record.version_compatible,
-        "--hardware-compatible": record.hardware_compatible,
-        "--strip-weights": record.stripped,
+        "`version_compatible=`": record.version_compatible,
+        "`hardware_compatible=`": record.hardware_compatible,
+        "`stripped=`": record.stripped,
     }
     yield from (flag for flag, given in flags.items() if given)

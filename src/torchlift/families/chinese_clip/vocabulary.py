@@ -43,7 +43,7 @@ def find_vocabulary(folder: Path, rows: int, given: Path | None = None) -> Vocab
         )
         raise CheckpointError(
             where,
-            remedy=f"Name the model's {FILE_NAME} with --vocabulary, put it beside the checkpoint, or run: "
+            remedy=f"Name the model's {FILE_NAME} with `vocabulary=`, put it beside the checkpoint, or run: "
             "pip install --no-deps cn_clip.",
         )
     return _read(file, rows)
@@ -70,13 +70,13 @@ def _read(file: Path, rows: int) -> Vocabulary:
     if len(entries) != rows:
         raise CheckpointError(
             f"{file} has {len(entries):,} entries; the checkpoint's word embeddings have {rows:,}",
-            remedy="Name the vocab.txt that the model was trained with, with --vocabulary.",
+            remedy="Name the vocab.txt that the model was trained with, with `vocabulary=`.",
         )
     ids = {entry.strip(): index for index, entry in enumerate(entries)}
     missing = [entry for entry in (PAD, UNKNOWN, START, END) if entry not in ids]
     if missing or ids[PAD] != 0:
         problem = f"has no {', '.join(missing)}" if missing else f"has {PAD} as entry {ids[PAD]:,}, it must be entry 0"
         raise CheckpointError(
-            f"{file} {problem}", remedy="Name the vocab.txt that the model was trained with, with --vocabulary."
+            f"{file} {problem}", remedy="Name the vocab.txt that the model was trained with, with `vocabulary=`."
         )
     return Vocabulary(content, entries)

@@ -45,7 +45,7 @@ def find_preprocessing(folder: Path, resolution: int | None) -> ImageInput:
         near = max(1, round(size[0] / GRID)) * GRID
         raise SourceError(
             f"pictures of {size[0]} x {size[1]} pixels do not divide into patches",
-            remedy=f"They must be square and a multiple of {GRID}: use --resolution {near}.",
+            remedy=f"They must be square and a multiple of {GRID}: use `resolution={near}`.",
         )
     return stated
 

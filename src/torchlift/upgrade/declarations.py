@@ -1,4 +1,4 @@
-"""Manifests of earlier versions as this version writes them: plain data in, plain data out."""
+"""What version 1 did not declare: how inputs are prepared and answers read, as the components of version 2 say it."""
 
 from __future__ import annotations
 
@@ -10,17 +10,7 @@ _CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 """How version 1 normalised the pictures of every Chinese-CLIP. It did not write it down."""
 
 
-def upgraded(data: dict[str, Any]) -> dict[str, Any]:
-    """A manifest of version 1 as version 2 has it; one of another version as it is.
-
-    Content that is no manifest is left for validation to refuse.
-    """
-    if data.get("version") != 1:
-        return data
-    return {**_declarations(data), "version": 2}
-
-
-def _declarations(data: dict[str, Any]) -> dict[str, Any]:
+def declarations(data: dict[str, Any]) -> dict[str, Any]:
     """Version 1 had pre- and postprocessing in the settings, or in the code of Chinese-CLIP's pipeline."""
     settings, components = data.get("settings"), data.get("components", [])
     if not isinstance(settings, dict) or not all(isinstance(c, dict) for c in components):
