@@ -290,8 +290,8 @@ def test_layers_that_do_not_tell_are_not_counted_with_those_that_do():
 def test_a_product_that_does_not_tell_may_be_in_any_type(kind):
     silent = ["N/A due to dynamic shapes"]
     for precision in ("fp16", "int8"):
-        layers_ = [computing(silent, silent, kind), computing([LINEAR_32], [LINEAR_32])]
-        assert require_precision(layers_, precision) is False
+        both = [computing(silent, silent, kind), computing([LINEAR_32], [LINEAR_32])]
+        assert require_precision(both, precision) is False
 
 
 def test_a_release_that_tells_the_type_apart_from_the_format_is_read():
