@@ -37,7 +37,7 @@ def at_corners():
 @pytest.fixture
 def component(bundle):
     """The component of a bundle whose goldens are of ids."""
-    component = replace(bundle.manifest.component("model"), signature=IDS)
+    component = replace(bundle.manifest.component("model"), signature=IDS, inputs={}, answers={})
     save_goldens(bundle.file(component.goldens), at_corners())
     return component
 
@@ -74,7 +74,7 @@ def test_without_axes_all_corners_are_of_one_size(bundle, component):
     signature = Signature((TensorSpec("x", "float32", (2, 3)),), (TensorSpec("y", "float32", ()),))
     x, y = np.ones((2, 3), np.float32), np.asarray(3, np.float32)
     save_goldens(bundle.file(component.goldens), [Golden(corner, {"x": x}, {"y": y}) for corner in CORNERS])
-    assert [*load_goldens(bundle, replace(component, signature=signature))] == ["min", "opt", "max"]
+    assert [*load_goldens(bundle, replace(component, signature=signature, inputs={}, answers={}))] == ["min", "opt", "max"]
 
 
 def without(golden):

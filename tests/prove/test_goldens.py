@@ -52,7 +52,7 @@ def test_every_dtype_of_a_signature_is_kept(tmp_path, dtype):
 def test_names_with_slashes_come_back(bundle):
     array = np.ones(1, np.float32)
     signature = Signature((TensorSpec("a/b", "float32", (1,)),), (TensorSpec("c/d/e", "float32", (1,)),))
-    component = replace(bundle.manifest.component("model"), signature=signature)
+    component = replace(bundle.manifest.component("model"), signature=signature, inputs={}, answers={})
     save_goldens(bundle.file(component.goldens), [Golden(c, {"a/b": array}, {"c/d/e": array}) for c in CORNERS])
     for golden in load_goldens(bundle, component).values():
         assert (list(golden.inputs), list(golden.outputs)) == (["a/b"], ["c/d/e"])
