@@ -1,5 +1,6 @@
 """Every error that torchlift raises on purpose; each says what is wrong, with the value, and what to do.
 
+```text
 TorchliftError
 ├── SignatureError            inputs or outputs that do not fit what the component declares
 │   ├── BatchTooLargeError    more rows at once than the signature's maximum
@@ -27,6 +28,7 @@ TorchliftError
 ├── DataError                 a data set, a record or a result file that cannot be used
 │   └── UnsafeDataError       a pickle that would run code; it did not run
 └── StorageError              a disk that is full or may not be written
+```
 """
 
 from __future__ import annotations
