@@ -67,6 +67,16 @@ def test_files_that_are_named_exist(document):
     assert [path for path in named if not (REPOSITORY / path).exists()] == []
 
 
+@pytest.mark.parametrize("name", ["ARCHITECTURE.md", "CONTRIBUTING.md", "docs/internals.md"])
+def test_modules_that_are_named_exist(name):
+    text = (REPOSITORY / name).read_text()
+    named = [*re.findall(r"`([\w/]+(?:\.py|/))`", text), *re.findall(r"(?<![/\w])(\w+\.py)\b", text)]
+    rooms = [REPOSITORY, REPOSITORY / "src" / "torchlift", *REPOSITORY.glob("src/torchlift/*/")]
+    rooms += [*REPOSITORY.glob("src/torchlift/*/*/")]
+    assert named
+    assert [path for path in named if not any((room / path).exists() for room in rooms)] == []
+
+
 def test_every_public_name_has_its_place_in_the_reference():
     import torchlift
 
