@@ -1,5 +1,6 @@
 """Every error that torchlift raises on purpose; each says what is wrong, with the value, and what to do.
 
+```text
 TorchliftError
 ├── SignatureError            inputs or outputs that do not fit what the component declares
 │   ├── BatchTooLargeError    more rows at once than the signature's maximum
@@ -28,6 +29,7 @@ TorchliftError
 │   ├── MetricError           a metric that the task lacks, or that the data are too few for
 │   └── UnsafeDataError       a pickle that would run code; it did not run
 └── StorageError              a disk that is full or may not be written
+```
 
 Messages and remedies name an argument of Python's in backticks with an equals sign, and with its value where one is
 proposed: `calibration=`, `axes=batch=1..4..9`. The command line prints its own options in their place.
