@@ -74,7 +74,11 @@ def test_without_axes_all_corners_are_of_one_size(bundle, component):
     signature = Signature((TensorSpec("x", "float32", (2, 3)),), (TensorSpec("y", "float32", ()),))
     x, y = np.ones((2, 3), np.float32), np.asarray(3, np.float32)
     save_goldens(bundle.file(component.goldens), [Golden(corner, {"x": x}, {"y": y}) for corner in CORNERS])
-    assert [*load_goldens(bundle, replace(component, signature=signature, inputs={}, answers={}))] == ["min", "opt", "max"]
+    assert [*load_goldens(bundle, replace(component, signature=signature, inputs={}, answers={}))] == [
+        "min",
+        "opt",
+        "max",
+    ]
 
 
 def without(golden):
