@@ -17,11 +17,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from statistics import median
 
-from peers import apart, photographs
-from random_checkpoint import write_checkpoint
 from rich.console import Console
 from rich.table import Table
 
+from peers import apart, photographs
+from random_checkpoint import write_checkpoint
 from torchlift.backends import backend
 from torchlift.bundle import Bundle
 from torchlift.families.base import LoadOptions

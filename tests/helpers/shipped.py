@@ -1,17 +1,18 @@
 """Tiny models taken to bundles once a session, and the command line run in this process or in one without torch."""
 
-import functools
 import io
+import shutil
 import subprocess
 import sys
 from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from unittest import mock
 
 import numpy as np
 import pytest
 from PIL import Image
+from workers import WORKER, made_once
 
 from torchlift.cli import main
 from torchlift.jobs import JobOptions, build_bundle
@@ -178,13 +179,11 @@ class Shipped:
     said: Finished | None = None
 
 
-@functools.cache
 def _clip(folder):
     from torchlift.families.base import LoadOptions
     from torchlift.jobs.ship import Source, export
     from torchlift.signature import Axis
 
-    folder.mkdir()
     file = checkpoint(folder)
     axes = {"": {"batch": Axis("batch", 1, 4, 8)}}
     path = folder / "clip"
@@ -193,9 +192,7 @@ def _clip(folder):
     return Shipped(path, str(file))
 
 
-@functools.cache
 def _net(folder):
-    folder.mkdir()
     (folder / "tiny_net.py").write_text(NET)
     source, path = f"{folder / 'tiny_net.py'}:build", folder / "net"
     said = torchlift("ship", source, "-o", path, "--backend", "onnxruntime", "--rounds", 2)
@@ -203,16 +200,23 @@ def _net(folder):
     return Shipped(path, source, said)
 
 
+def _mine(shipped, factory):
+    """The same with a copy of the bundle, since only one process may hold a bundle's lock."""
+    if not WORKER:
+        return shipped
+    return replace(shipped, path=shutil.copytree(shipped.path, factory.mktemp("shipped") / shipped.path.name))
+
+
 @pytest.fixture(scope="session")
 def clip(tmp_path_factory):
     """A Chinese-CLIP with both towers, built for every backend here in fp32; not to be changed."""
-    return _clip(tmp_path_factory.getbasetemp() / "shipped-clip")
+    return _mine(made_once(tmp_path_factory, "shipped-clip", _clip), tmp_path_factory)
 
 
 @pytest.fixture(scope="session")
 def net(tmp_path_factory):
     """A module with declared images and labels, shipped by the command line; not to be changed."""
-    return _net(tmp_path_factory.getbasetemp() / "shipped-net")
+    return _mine(made_once(tmp_path_factory, "shipped-net", _net), tmp_path_factory)
 
 
 def pictures(count, seed=0):
