@@ -17,23 +17,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from statistics import median
 
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from peers import apart, photographs
-from random_checkpoint import write_checkpoint
 from torchlift.backends import backend
 from torchlift.bundle import Bundle
-from torchlift.families.base import LoadOptions
-from torchlift.jobs import JobOptions, build_bundle
-from torchlift.jobs.ship import Source, export
 from torchlift.machine import this_machine
 from torchlift.manifest import Manifest, read_manifest
 from torchlift.pipelines import OpenOptions, of_bundle
 from torchlift.progress import Progress, Stage
-from torchlift.signature import Axis
-from torchlift.stages import BenchOptions, BuildOptions
-from torchlift.timing.latency import LatencyOptions
 
 OPENERS: dict[str, Callable[[Path, Progress], Bundle]] = {"all files": Bundle.open, "files used": Bundle.open_to_use}
 
@@ -65,7 +58,7 @@ def opened(path: Path, compared: str, variant: str) -> dict[str, float]:
     """Open a bundle, its variant ``variant``, and answer once: part -> seconds."""
     component, runtime, _ = variant.split("/")
     backend(runtime).require()  # imports the runtime
-    pictures, watch = photographs(1), Stopwatch()
+    picture, watch = np.full((480, 640, 3), 128, np.uint8), Stopwatch()
     began = time.perf_counter()
     bundle = OPENERS[compared](path, watch)
     with of_bundle(bundle, options=OpenOptions({component: variant}), progress=watch) as pipeline:
@@ -73,7 +66,7 @@ def opened(path: Path, compared: str, variant: str) -> dict[str, float]:
         pipeline.session(component)
         ready = time.perf_counter()
         if component == "image":
-            pipeline.encode_image(pictures)
+            pipeline.encode_image([picture])
         else:
             pipeline.encode_text(["一只猫在草地上"])
         answered = time.perf_counter()
@@ -87,7 +80,15 @@ def opened(path: Path, compared: str, variant: str) -> dict[str, float]:
 
 
 def made(size: str, work: Path) -> Path:
-    """The bundle of a published size below ``work``, with random weights and small batches; made on the first call."""
+    """The bundle of a published size below ``work``, with random weights and small batches; the first call makes it."""
+    from random_checkpoint import write_checkpoint
+    from torchlift.families.base import LoadOptions
+    from torchlift.jobs import JobOptions, build_bundle
+    from torchlift.jobs.ship import Source, export
+    from torchlift.signature import Axis
+    from torchlift.stages import BenchOptions, BuildOptions
+    from torchlift.timing.latency import LatencyOptions
+
     target = work / f"{size}-opening"
     if not (target / "manifest.json").is_file() or not read_manifest(target).choices:
         file = work / f"{size}-checkpoint" / f"{size}.pt"
@@ -103,6 +104,8 @@ def made(size: str, work: Path) -> Path:
 
 def measure(path: Path, variant: str, rounds: int) -> dict[str, dict[str, float]]:
     """Ways to compare -> part -> median of the seconds over interleaved rounds."""
+    from peers import apart
+
     found: dict[str, list[dict[str, float]]] = defaultdict(list)
     for number in range(rounds):
         for compared in (*OPENERS,) if number % 2 else reversed(OPENERS):
