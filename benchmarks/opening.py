@@ -3,8 +3,9 @@
     python benchmarks/opening.py --work /tmp/bench --model ViT-B-16
 
 ``all files`` compares every file of the bundle before it is used, as `torchlift verify` does; ``files used`` compares
-those that the variants need, as `torchlift run` and `tl.open` do. Each opening is in a process of its own, in which the
-libraries are imported already; the files are in the page cache.
+those that the variant needs, as `torchlift run` and `tl.open` do. Each variant that was chosen has a process of its own,
+in which both ways take turns; the first opening in it, which loads the libraries, is not counted. The files are in the
+page cache.
 """
 
 from __future__ import annotations
@@ -34,7 +35,6 @@ PARTS = ("manifest", "checksums", "session", "first run")
 """``manifest`` is reading it and looking for files that are not listed, and the pipeline but for its sessions."""
 
 BACKENDS = ("onnxruntime", "openvino")
-SERVED = ("image", "text")
 
 
 class Stopwatch(Progress):
@@ -104,12 +104,11 @@ def made(size: str, work: Path) -> Path:
 
 def measure(path: Path, variant: str, rounds: int) -> dict[str, dict[str, float]]:
     """Ways to compare -> part -> median of the seconds over interleaved rounds."""
-    from peers import apart
-
+    opened(path, "files used", variant)
     found: dict[str, list[dict[str, float]]] = defaultdict(list)
     for number in range(rounds):
         for compared in (*OPENERS,) if number % 2 else reversed(OPENERS):
-            found[compared].append(apart(opened, path, compared, variant))
+            found[compared].append(opened(path, compared, variant))
     return {
         compared: {part: median(run[part] for run in found[compared]) for part in (*PARTS, "all")}
         for compared in OPENERS
@@ -122,11 +121,13 @@ def main() -> None:
     parser.add_argument("--model", nargs="+", default=["ViT-B-16", "ViT-H-14"], help="published sizes of Chinese-CLIP")
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
+    from peers import apart
+
     for size in arguments.model:
         path = made(size, arguments.work).absolute()
         manifest = read_manifest(path)
-        names = [v.name for c in SERVED for v in manifest.variants_of(c) if not v.failure]
-        table(size, manifest, {name: measure(path, name, arguments.rounds) for name in names}, arguments.rounds)
+        names = [choice.variant for choice in manifest.choices.values()]
+        table(size, manifest, {name: apart(measure, path, name, arguments.rounds) for name in names}, arguments.rounds)
 
 
 def table(size: str, manifest: Manifest, measured: dict[str, dict[str, dict[str, float]]], rounds: int) -> None:
