@@ -2,6 +2,7 @@
 
 PYTHON ?= python3
 VENV ?= .venv
+WORKERS ?= 2
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEMO ?= demo
@@ -26,7 +27,7 @@ demo: $(READY)
 	$(BIN)/torchlift score $(DEMO)/clip --data $(DEMO)/muge
 
 test: $(READY)
-	$(BIN)/python -m pytest -m "not full and not gpu"
+	$(BIN)/python -m pytest -m "not full and not gpu" -n $(WORKERS) --dist worksteal
 
 test-full: $(READY)
 	$(BIN)/python -m pytest -m "not gpu"

@@ -27,7 +27,8 @@ from peers import (
     quantized_statically,
 )
 from torchlift.backends import Session, backend
-from torchlift.bundle import Bundle, key_of
+from torchlift.bundle import Bundle
+from torchlift.checksums import key_of
 from torchlift.convert.calibration import CalibrationOptions
 from torchlift.convert.ranges import Feeds
 from torchlift.evidence import Benchmark, Entrant, GoldenCheck, Interval, Latency

@@ -1,18 +1,23 @@
 """What the tests of the core share: a tiny model, as an ONNX file, as a bundle, and built by the real backends."""
 
+import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
-import onnx
-import pytest
-from hypothesis import settings
-
 HELPERS = Path(__file__).parent / "helpers"
 sys.path.insert(0, str(HELPERS))
 
+import workers  # noqa: E402
+
+workers.take_cores()
+os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"  # more are processes, and each imports torch
+
+import onnx  # noqa: E402
+import pytest  # noqa: E402
 import tiny  # noqa: E402
+from hypothesis import settings  # noqa: E402
 
 from torchlift.backends import backend  # noqa: E402
 from torchlift.bundle import Bundle  # noqa: E402

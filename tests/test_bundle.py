@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from torchlift.archive import pack
-from torchlift.bundle import Bundle, key_of, sha256
+from torchlift.bundle import Bundle
+from torchlift.checksums import key_of, sha256
 from torchlift.errors import BundleError, ChecksumError, ManifestVersionError
 from torchlift.evidence import (
     Benchmark,

@@ -13,7 +13,8 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from torchlift.bundle import Bundle, digest_of
+from torchlift.bundle import Bundle
+from torchlift.checksums import digest_of
 from torchlift.errors import BundleError, ChecksumError
 from torchlift.folder import Folder
 from torchlift.manifest import MANIFEST, FileRecord, Manifest, decode_manifest

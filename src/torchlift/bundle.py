@@ -13,24 +13,25 @@ Layout::
 A folder whose name is taken gets a number: ``scores.2``. Whatever changes a bundle writes new files first and the
 manifest last, by rename: a kill in between leaves the bundle as it was. No file is reached through a link
 (:class:`torchlift.folder.Folder`).
+
+No file is read before its bytes were compared with the manifest. Each is compared once for every :class:`Bundle`: all
+of them by :meth:`Bundle.open`, or each when it is first read, where the bundle comes from :meth:`Bundle.open_to_use`.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import itertools
 import os
 from collections.abc import Collection, Container, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
+from torchlift.checksums import Checksums, record_of, unreadable
 from torchlift.companions import companions
 from torchlift.errors import BundleError, ChecksumError, StorageError, some
 from torchlift.folder import Folder
-from torchlift.machine import usable_cores
 from torchlift.manifest import (
     MANIFEST,
     Component,
@@ -55,12 +56,16 @@ or no longer. If a run dies then, the next one knows from it which files are our
 
 
 class Bundle:
-    """A bundle on disk: its ``path`` and its current ``manifest``; see :meth:`open` and :meth:`create`."""
+    """A bundle on disk: its ``path`` and its current ``manifest``; see :meth:`open`, :meth:`open_to_use` and
+    :meth:`create`. ``progress`` is told of files that are compared when they are first used.
+    """
 
-    def __init__(self, path: Path, manifest: Manifest) -> None:
+    def __init__(self, path: Path, manifest: Manifest, progress: Progress = SILENT) -> None:
         self.path = path
         self.manifest = manifest
         self._folder = Folder(path)
+        self._progress = progress
+        self._checksums = Checksums(self._folder)
         self._passed: set[str] | None = None
         """Within :meth:`together`: all files that were listed at any time. Otherwise None."""
 
@@ -83,33 +88,68 @@ class Bundle:
         """
         folder = Path(path)
         while True:
-            bundle = cls(folder, read_manifest(folder))
+            bundle = cls(folder, read_manifest(folder), progress)
             try:
                 if mending:
                     bundle._leave_out_damaged(progress)
                 else:
                     bundle.check(progress)
-            except ChecksumError:
+            except BundleError:
                 if read_manifest(folder) != bundle.manifest:
                     continue  # another process has changed it meanwhile
                 raise
-            if unlisted := bundle.unlisted():
-                progress.note(f"{folder} has files that its manifest does not list; none is used: {some(unlisted)}")
+            bundle._note_unlisted()
             return bundle
+
+    @classmethod
+    def open_to_use(cls, path: str | os.PathLike[str], progress: Progress = SILENT) -> Bundle:
+        """Open a bundle after checking its manifest alone. A file is compared with its SHA-256 when it is first used,
+        so that what a variant does not need costs nothing: 10 GB of other variants, for example.
+
+        It is for who runs a bundle; who changes, packs or verifies one opens it by :meth:`open`. Raises BundleError or
+        ManifestVersionError.
+        """
+        folder = Path(path)
+        bundle = cls(folder, read_manifest(folder), progress)
+        bundle._note_unlisted()
+        return bundle
 
     def check(self, progress: Progress = SILENT, *, but: Container[str] = ()) -> dict[str, str]:
         """Compare every file with the manifest; raises ChecksumError that names the first that differs, unless it is
         among ``but``: of these returns path -> what is wrong.
         """
         files, found = self.manifest.files, dict[str, str]()
-        with ThreadPoolExecutor(usable_cores()) as pool, progress.stage("compare checksums", len(files)) as stage:
-            for path, problem in zip(files, pool.map(self._problem, files, files.values()), strict=True):
+        with progress.stage("compare all checksums", len(files)) as stage:
+            for path, problem in self._checksums.compare(files):
                 stage.advance()
                 if problem and path not in but:
-                    raise ChecksumError(f"{self.path}: {problem}", remedy=self._remedy(path), path=path)
+                    raise self._error(path, problem)
                 if problem:
                     found[path] = problem
         return found
+
+    def _compare_first(self, owner: Component | Graph | Variant) -> None:
+        """Compare those files of an owner that were not compared yet. Raises ChecksumError or BundleError."""
+        records = {path: self._record(path) for path in self.manifest.files_of(owner)}
+        files = {path: record for path, record in records.items() if not self._checksums.knows(path, record)}
+        if not files:
+            return
+        with self._progress.stage(f"compare checksums of {owner.name}", len(files)) as stage:
+            for path, problem in self._checksums.compare(files):
+                stage.advance()
+                if problem:
+                    raise self._error(path, problem)
+
+    def _record(self, path: str) -> FileRecord:
+        if path not in self.manifest.files:
+            raise BundleError(f"{self.path}: its manifest does not list {path!r}", remedy="Open the bundle again.")
+        return self.manifest.files[path]
+
+    def _error(self, path: str, problem: str) -> BundleError:
+        """The error for a file that is not what the manifest says: of this manifest, or of the one before it."""
+        if read_manifest(self.path).files.get(path) != self.manifest.files.get(path):
+            return BundleError(f"{self.path} changed since it was opened: {problem}", remedy="Open it again.")
+        return ChecksumError(f"{self.path}: {problem}", remedy=self._remedy(path), path=path)
 
     def _remedy(self, path: str) -> str:
         copy = "Copy the bundle again from where it was made, or"
@@ -130,47 +170,52 @@ class Bundle:
             choices={name: choice for name, choice in self.manifest.choices.items() if choice.variant not in gone},
         )
 
-    def _problem(self, path: str, record: FileRecord) -> str:
-        try:
-            with self._folder.open(path) as stream:
-                size = os.fstat(stream.fileno()).st_size
-                if size != record.size:
-                    return f"{path} has {size:,} bytes, the manifest says {record.size:,}"
-                if digest_of(stream) != record.sha256:
-                    return f"{path} was changed: its SHA-256 is not the manifest's"
-        except (FileNotFoundError, NotADirectoryError):
-            return f"{path} is missing"
-        except OSError as error:
-            return f"{path} cannot be read: {error.strerror}"
-        return ""
-
     def file(self, path: str) -> Path:
-        """The place on disk of a path within the bundle; raises BundleError where a part of the way is a link."""
+        """The place on disk of a path within the bundle, which need not have been compared: what a runtime opens is
+        given by :meth:`model`. Raises BundleError where a part of the way is a link.
+        """
         return self._folder.place(path)
 
     def open_file(self, path: str) -> BinaryIO:
-        """A file of the bundle, opened to read. Raises BundleError where it cannot be, or where a part of the way is a
-        link.
+        """A file of the bundle, opened to read, and compared if it was not yet; the manifest itself has no checksum.
+        Raises ChecksumError where it differs or cannot be read, BundleError where a part of the way is a link, or where
+        it is not listed.
         """
+        record, stream = None if path == MANIFEST else self._record(path), self._opened(path)
+        if record is not None and not self._checksums.knows(path, record):
+            problem = self._checksums.compare_stream(path, record, stream)
+            if problem:
+                stream.close()
+                raise self._error(path, problem)
+        return stream
+
+    def read(self, path: str) -> bytes:
+        """All bytes of a file of the bundle; if it was not compared yet, just these bytes are. Raises as
+        :meth:`open_file` does.
+        """
+        record = self._record(path)
+        with self._opened(path) as stream:
+            if self._checksums.knows(path, record):
+                return stream.read()
+            data, problem = self._checksums.read(path, record, stream)
+        if problem:
+            raise self._error(path, problem)
+        return data
+
+    def _opened(self, path: str) -> BinaryIO:
         try:
             return self._folder.open(path)
         except OSError as error:
-            raise BundleError(
-                f"{self.path}: {path} cannot be read: {error.strerror}",
-                remedy="Open the bundle again: it may have changed meanwhile.",
-            ) from error
-
-    def read(self, path: str) -> bytes:
-        """All bytes of a file of the bundle. Raises BundleError as :meth:`open_file` does."""
-        with self.open_file(path) as stream:
-            return stream.read()
+            raise self._error(path, unreadable(path, error)) from error
 
     def model(self, owner: Component | Graph | Variant) -> Path:
         """The place on disk of the model of a component (its source graph), a graph or a variant, for what opens it.
 
-        Everything that will be read with it is known to be listed then: the weights that the model names are among the
-        files that its proof is about, and no visible file lies beside it unlisted. Raises BundleError otherwise.
+        Everything that will be read with it is known to be listed then, and was compared: the weights that the model
+        names are among the files that its proof is about, and no visible file lies beside it unlisted. Raises
+        BundleError otherwise, ChecksumError for a file that differs.
         """
+        self._compare_first(owner)
         folder = PurePosixPath(owner.model).parent.as_posix()
         unproven = {owner.model, *companions(owner.model, self.read)} - {*self.manifest.files_of(owner)}
         beside = {path for path in self._folder.files(folder) if not PurePosixPath(path).name.startswith(".")}
@@ -181,6 +226,12 @@ class Bundle:
                 remedy="Remove it if it was added later; else do not use this bundle.",
             )
         return self.file(owner.model)
+
+    def _note_unlisted(self) -> None:
+        if unlisted := self.unlisted():
+            self._progress.note(
+                f"{self.path} has files that its manifest does not list; none is used: {some(unlisted)}"
+            )
 
     def unlisted(self) -> list[str]:
         """The paths of files and links in the folder that the manifest does not list.
@@ -258,6 +309,7 @@ class Bundle:
         Files that nothing in it refers to are removed afterwards.
         """
         files = {**self.manifest.files, **(added or {})}
+        self._checksums.written(added or {})
         manifest = replace(manifest, files=files)
         kept = manifest.referenced()
         manifest = replace(manifest, files={p: r for p, r in sorted(files.items()) if p in kept})
@@ -335,33 +387,3 @@ class Added:
         self.path = path
         self.folder = ""
         self.files: dict[str, FileRecord] = {}
-
-
-def sha256(file: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal."""
-    with file.open("rb") as stream:
-        return digest_of(stream)
-
-
-def record_of(stream: BinaryIO) -> FileRecord:
-    """What the manifest says of an opened file."""
-    return FileRecord(digest_of(stream), os.fstat(stream.fileno()).st_size)
-
-
-def digest_of(stream: BinaryIO) -> str:
-    """The SHA-256 of what is left to read of a stream, in hexadecimal."""
-    digest = hashlib.sha256()
-    buffer = bytearray(4 << 20)
-    view = memoryview(buffer)
-    while count := stream.readinto(buffer):  # type: ignore[attr-defined]
-        digest.update(view[:count])
-    return digest.hexdigest()
-
-
-def key_of(*parts: object) -> str:
-    """A hash of everything that a stage depends on, from the ``repr`` of each part."""
-    digest = hashlib.sha256()
-    for part in parts:
-        digest.update(repr(part).encode())
-        digest.update(b"\0")
-    return digest.hexdigest()[:32]

@@ -16,7 +16,8 @@ import onnx_ir as ir
 import torch
 
 from torchlift.backends import Session, module_runtime, reference_runtime
-from torchlift.bundle import SOURCE, Bundle, key_of
+from torchlift.bundle import SOURCE, Bundle
+from torchlift.checksums import key_of
 from torchlift.errors import BakedInError, ExportError, StorageError, TorchliftError, VerificationError
 from torchlift.evidence import GoldenCheck
 from torchlift.families.base import Model, ModelComponent

@@ -18,7 +18,7 @@ from torchlift.backends.tensorrt.record import (
     read_engine,
     read_record,
 )
-from torchlift.bundle import sha256
+from torchlift.checksums import sha256
 from torchlift.cli.build import command as build
 from torchlift.cli.words import with_flags
 from torchlift.errors import EngineError

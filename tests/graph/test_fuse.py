@@ -622,11 +622,14 @@ def towers(request, tmp_path_factory):
     from shipped import checkpoint
 
     from torchlift.exporter import ExportOptions
+    from torchlift.families.base import LoadOptions
     from torchlift.jobs.ship import Source, export
+    from torchlift.signature import Axis
 
     folder = tmp_path_factory.mktemp("towers")
+    small = LoadOptions(axes={"": {"batch": Axis("batch", 1, 2, 4)}})
     options = ExportOptions() if request.param == "dynamo" else ExportOptions(exporter="torchscript", opset=16)
-    export(Source("chinese-clip", str(checkpoint(folder))), folder / "clip", options)
+    export(Source("chinese-clip", str(checkpoint(folder)), small), folder / "clip", options)
     return folder / "clip", request.param
 
 

@@ -1,5 +1,6 @@
 """What the tests of the stages share: who listens to progress, and evidence that is made up."""
 
+import pickle
 from dataclasses import replace
 
 import numpy as np
@@ -75,6 +76,17 @@ def made_up(contenders, workloads, *, baseline, files, **_):
     ]
     ran = tuple(Ran(contender.entrant, "made up") for contender in contenders)
     return replace(benchmark(*times), baseline=baseline, files=files, runtimes=ran)
+
+
+def in_this_process(contenders, workloads, *, baseline, files, **more):
+    """In place of measuring: each contender is opened as its process would open it, and answers; times are made up."""
+    ran = {}
+    for contender in contenders:
+        with pickle.loads(pickle.dumps(contender)).open() as session:
+            for workload in workloads:
+                session.run(workload.feeds)
+            ran[contender.name] = session.runtime
+    return replace(made_up(contenders, workloads, baseline=baseline, files=files, **more), runtimes=ran)
 
 
 def interval(value):

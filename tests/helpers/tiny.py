@@ -7,7 +7,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from torchlift.bundle import Bundle
-from torchlift.bundle import record_of as record_of_stream
+from torchlift.checksums import record_of as record_of_stream
 from torchlift.manifest import Component, Manifest
 from torchlift.prove.goldens import Golden, save_goldens
 from torchlift.signature import CORNERS, Axis, Signature, TensorSpec
@@ -25,6 +25,13 @@ def record_of(file):
     """What a manifest says of a file on disk."""
     with file.open("rb") as stream:
         return record_of_stream(stream)
+
+
+def flip(file):
+    """Change the last byte of a file."""
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data)
 
 
 def contents(folder):

@@ -8,7 +8,8 @@ from staged import Recorder, benchmark, component_of, latency, put_scores, score
 
 from torchlift.backends import Availability, CompileOptions, backend
 from torchlift.backends.tensorrt import TensorRt
-from torchlift.bundle import Bundle, sha256
+from torchlift.bundle import Bundle
+from torchlift.checksums import sha256
 from torchlift.errors import DataError, InputError
 from torchlift.evidence import Gate
 from torchlift.forms import INT8_U8S8, Recipe, by_name

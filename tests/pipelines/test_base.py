@@ -10,7 +10,14 @@ from shipped import pictures
 from torchlift.backends import Availability, Session, SessionOptions, backend
 from torchlift.backends.onnxruntime import OnnxRuntime
 from torchlift.bundle import Bundle
-from torchlift.errors import BackendUnavailableError, BundleError, EngineError, StorageError, VerificationError
+from torchlift.errors import (
+    BackendUnavailableError,
+    BundleError,
+    ChecksumError,
+    EngineError,
+    StorageError,
+    VerificationError,
+)
 from torchlift.evidence import Failure, Tolerance
 from torchlift.machine import RunOn
 from torchlift.pipelines import OpenOptions, of_bundle, open_bundle
@@ -352,13 +359,40 @@ def test_an_open_session_goes_on_when_the_bundle_is_replaced(ready):
         np.testing.assert_array_equal(answer(pipeline), before)
 
 
-def test_a_changed_file_is_found_when_the_bundle_is_opened(ready):
-    file = ready.file(ready.manifest.variant(ORT).model)
-    data = bytearray(file.read_bytes())
-    data[-1] ^= 1
-    file.write_bytes(data)
-    with pytest.raises(BundleError, match="was changed"):
-        open_bundle(ready.path)
+def test_a_changed_file_is_found_before_the_runtime_is_given_it(ready, monkeypatch):
+    given = []
+    monkeypatch.setattr(OnnxRuntime, "open", lambda *_, **__: given.append("opened"))
+    tiny.flip(ready.file(ready.manifest.variant(ORT).model))
+    with open_bundle(ready.path) as pipeline:
+        for _ in range(2):
+            with pytest.raises(ChecksumError, match=r"model\.onnx was changed"):
+                answer(pipeline)
+    assert given == []
+
+
+def test_what_the_served_variant_does_not_need_is_not_compared(ready, progress):
+    component = ready.manifest.component("model")
+    for path in (ready.manifest.variant(OPENVINO).model, component.model, component.goldens):
+        tiny.flip(ready.file(path))
+    with open_bundle(ready.path, progress=progress) as pipeline:
+        answer(pipeline)
+        answer(pipeline)
+    assert progress.stages == [f"compare checksums of {ORT}"]
+
+
+@pytest.mark.parametrize("part", ["goldens", "model"])
+def test_what_proves_a_variant_is_compared_when_it_is_proven(ready, part):
+    from_elsewhere(ready, ORT)
+    owner = ready.manifest.component("model") if part == "goldens" else ready.manifest.variant(ORT)
+    tiny.flip(ready.file(getattr(owner, part)))
+    with open_bundle(ready.path) as pipeline, pytest.raises(ChecksumError, match="was changed"):
+        answer(pipeline)
+
+
+def test_a_changed_vocabulary_is_not_read(copied):
+    tiny.flip(copied.file(copied.manifest.assets["vocabulary"]))
+    with pytest.raises(ChecksumError, match="was changed"):
+        open_bundle(copied.path)
 
 
 class Doubling(Session):

@@ -33,6 +33,7 @@ from torchlift.processing.image import prepared
 from torchlift.progress import SILENT
 from torchlift.prove.half import HalfOracle
 from torchlift.prove.numerics import distance
+from torchlift.signature import Axis
 from torchlift.stages import BenchOptions, BuildOptions, ConvertOptions
 
 pytestmark = [
@@ -41,6 +42,7 @@ pytestmark = [
 ]
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
+SMALL = LoadOptions(axes={"": {"batch": Axis("batch", 1, 8, 16)}})
 FLOAT, HALF, INT8 = ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.INT8
 
 
@@ -138,7 +140,9 @@ def digits(tmp_path_factory):
 @pytest.fixture(scope="module")
 def shipped_digits(digits, tmp_path_factory):
     options = job(digits, "top1", 2.0, ("fp32", "fp16", "int8"), kind=ShipOptions, limit=300)
-    return ship(Source("mobilevit", str(digits / "digits.pth.tar")), tmp_path_factory.mktemp("net") / "net", options)
+    return ship(
+        Source("mobilevit", str(digits / "digits.pth.tar"), SMALL), tmp_path_factory.mktemp("net") / "net", options
+    )
 
 
 class TestDigits:
@@ -270,7 +274,7 @@ def shapes_data(tmp_path_factory):
 @pytest.fixture(scope="module")
 def shipped_shapes(shapes_data, tmp_path_factory):
     folder = tmp_path_factory.mktemp("clip") / "clip"
-    export(Source("chinese-clip", str(shapes_data / "shapes.pt")), folder)
+    export(Source("chinese-clip", str(shapes_data / "shapes.pt"), SMALL), folder)
     build_bundle(folder, job(shapes_data, "recall@1", 5.0, ("fp32", "fp16", "int8"), split="valid"))
     return Bundle.open(folder)
 
@@ -452,7 +456,7 @@ class TestFakeQuantised:
         for name in ("labels.txt", "preprocessor_config.json"):
             (tmp_path / name).write_bytes((digits / name).read_bytes())
         known = with_scales(digits, file)
-        path = export(Source("mobilevit", str(file)), tmp_path / "net").path
+        path = export(Source("mobilevit", str(file), SMALL), tmp_path / "net").path
         options = job(digits, "top1", 2.0, (), calibration=None, limit=200)
         manifest = build_bundle(path, replace(options, build=BuildOptions(("openvino",))))
         conversion = manifest.graph("model", "int8-s8s8").conversion

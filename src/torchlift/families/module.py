@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from torchlift.bundle import key_of, sha256
+from torchlift.checksums import key_of, sha256
 from torchlift.declare.check import completed_answers, completed_inputs
 from torchlift.declare.module import ATTRIBUTE, ModuleDeclaration
 from torchlift.errors import ModuleSourceError, SignatureError, TorchliftError

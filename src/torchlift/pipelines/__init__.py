@@ -27,10 +27,10 @@ def open_bundle(path: str | os.PathLike[str], options: OpenOptions | None = None
     :class:`~torchlift.pipelines.dual_encoder.DualEncoder` for pictures and texts in one space, a
     :class:`~torchlift.pipelines.tensors.TensorPipeline` for a component that is called like a function.
 
-    Every file's checksum is compared first. The chosen variants serve; one that was not yet verified on this machine is
-    verified now. Raises BundleError, BackendUnavailableError, VerificationError.
+    A file is compared with its checksum when it is first used. The chosen variants serve; one that was not yet verified
+    on this machine is verified now. Raises BundleError, BackendUnavailableError, VerificationError.
     """
-    return of_bundle(Bundle.open(path, progress), options=options, progress=progress)
+    return of_bundle(Bundle.open_to_use(path, progress), options=options, progress=progress)
 
 
 def of_bundle(

@@ -9,7 +9,8 @@ from functools import partial
 
 from torchlift.backends import Session, SessionOptions, backend
 from torchlift.backends.opening import opener_of
-from torchlift.bundle import Bundle, key_of
+from torchlift.bundle import Bundle
+from torchlift.checksums import key_of
 from torchlift.errors import BackendUnavailableError, InputError
 from torchlift.evidence import Benchmark, Entrant, Scaling
 from torchlift.machine import HERE, RunOn, this_machine

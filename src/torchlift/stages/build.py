@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from torchlift.backends import Compilation, CompileOptions, backend, forms
-from torchlift.bundle import Bundle, key_of, sha256
+from torchlift.bundle import Bundle
+from torchlift.checksums import key_of, sha256
 from torchlift.errors import BackendError, BundleError, StorageError, TorchliftError
 from torchlift.machine import HERE, RunOn, installed_version
 from torchlift.manifest import SOURCE_FORM, Component, Graph, Variant

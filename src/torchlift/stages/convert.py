@@ -14,7 +14,8 @@ import onnx_ir as ir
 
 from torchlift.backends import forms
 from torchlift.backends.opening import open_source
-from torchlift.bundle import Bundle, key_of
+from torchlift.bundle import Bundle
+from torchlift.checksums import key_of
 from torchlift.convert.calibration import CalibrationOptions, count_rows
 from torchlift.convert.forms import Converted, Converter, Draw, FormOptions, Maker, converter_of, maker_of
 from torchlift.convert.ranges import Feeds

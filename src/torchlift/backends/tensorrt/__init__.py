@@ -16,7 +16,7 @@ from torchlift.backends.base import (
     SessionOptions,
 )
 from torchlift.backends.cuda import cuda_available, on_device
-from torchlift.bundle import sha256
+from torchlift.checksums import sha256
 from torchlift.errors import BackendError, TorchliftError
 from torchlift.forms import FP16, INT8_S8S8, INT8_S8S8_FP16, SOURCE, Recipe, by_name
 from torchlift.machine import Availability, Gpu, gpus, installed_version

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from torchlift.backends.tensorrt.profiles import as_option
-from torchlift.bundle import sha256
+from torchlift.checksums import sha256
 from torchlift.errors import EngineError
 from torchlift.machine import Gpu
 

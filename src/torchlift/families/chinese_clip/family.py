@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
-from torchlift.bundle import key_of, sha256
+from torchlift.checksums import key_of, sha256
 from torchlift.declare.answers import Embedding
 from torchlift.declare.inputs import ImageInput, Input, TextInput
 from torchlift.errors import CheckpointError, SignatureError, SourceError

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from torchlift.bundle import key_of, sha256
+from torchlift.checksums import key_of, sha256
 from torchlift.declare.answers import Labels
 from torchlift.declare.inputs import ImageInput
 from torchlift.errors import CheckpointError, SourceError
