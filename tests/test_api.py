@@ -5,19 +5,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from shipped import QUICK, net  # noqa: F401
+from shipped import net  # noqa: F401
 
 import torchlift as tl
 from torchlift.errors import InputError, SignatureError
 from torchlift.jobs import JobOptions
 from torchlift.jobs.keywords import JobKeywords, axes_of, job_fields
 from torchlift.signature import Axis
+from torchlift.timing.latency import LatencyOptions
+
+QUICK_TURNS = LatencyOptions(rounds=2, turn_seconds=0.01, max_runs=3, pause_seconds=0)
 
 
 @pytest.fixture
 def quick(monkeypatch):
     """Measure no longer than a test must."""
-    monkeypatch.setattr("torchlift.jobs.keywords.LatencyOptions", lambda **_: QUICK)
+    monkeypatch.setattr("torchlift.jobs.keywords.LatencyOptions", lambda **_: QUICK_TURNS)
 
 
 def test_every_keyword_reaches_an_option():
@@ -36,6 +39,7 @@ def test_every_keyword_reaches_an_option():
         "keep": ["image:head"],
         "evaluations": 3,
         "within": {"recall@1": 0.2},
+        "confidence": 90,
         "objective": "size",
         "tolerances": {"bf16": (0.02, 0.99)},
         "batches": [2],
@@ -52,7 +56,7 @@ def test_every_keyword_reaches_an_option():
         "threads": 2,
         "device": 1,
     }
-    assert {*given} >= {*JobKeywords.__annotations__} - {"confidence"}
+    assert {*given} >= {*JobKeywords.__annotations__}
     found, plain = JobOptions(**job_fields(given)), JobOptions(**job_fields({}))
     same = [f.name for f in fields(JobOptions) if getattr(found, f.name) == getattr(plain, f.name)]
     assert (same, plain) == ([], JobOptions())
@@ -60,7 +64,7 @@ def test_every_keyword_reaches_an_option():
     calibration = found.convert.calibration
     assert (calibration.path, calibration.method, calibration.samples) == (Path("train"), "entropy", 9)
     assert (found.data.read.strict, calibration.read.strict, calibration.read.split) == (True, True, "")
-    assert (found.gate.within, found.gate.objective) == ({"recall@1": 0.2}, "size")
+    assert (found.gate.within, found.gate.objective, found.gate.confidence) == ({"recall@1": 0.2}, "size", 90)
     assert found.verify.tolerances["bf16"].cosine == 0.99
     assert found.compile.profiles[0].ranges == {"batch": (1, 2, 4)}
     assert (found.on.threads, found.on.device, found.bench.latency.rounds) == (2, 1, 3)

@@ -18,10 +18,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from torchlift import jobs
 from torchlift.errors import InputError
-from torchlift.jobs import JobOptions, bisect_bundle, build_bundle, no_peers, report_bundle, score_bundle
-from torchlift.jobs import bench_bundle as _bench
-from torchlift.jobs import verify_bundle as _verify
+from torchlift.jobs import JobOptions
 from torchlift.jobs.keywords import (
     AxisRange,
     BenchKeywords,
@@ -137,7 +136,7 @@ def build(bundle: PathLike, *, progress: Progress = SILENT, **job: Unpack[JobKey
     """
     require_known("build", job, JobKeywords)
     fields = job_fields(job, read_manifest(Path(bundle)).gate)
-    return build_bundle(Path(bundle), JobOptions(**fields), progress)
+    return jobs.build_bundle(Path(bundle), JobOptions(**fields), progress)
 
 
 def score(
@@ -164,7 +163,7 @@ def score(
     options = JobOptions(**job_fields(job, read_manifest(Path(bundle)).gate))
     references = _references(bundle, source, options.on)
     folder = None if write is None else Path(write)
-    return (report_bundle if report else score_bundle)(Path(bundle), options, references, progress, folder)
+    return (jobs.report_bundle if report else jobs.score_bundle)(Path(bundle), options, references, progress, folder)
 
 
 def bench(
@@ -185,14 +184,14 @@ def bench(
     if compiled and source is None:
         raise InputError("compiled measures PyTorch, and no source is given", remedy="Give the checkpoint: source=...")
     fields = job_fields(job)
-    peers = no_peers
+    peers: Any = jobs.no_peers
     if source is not None:
         from torchlift.jobs.ship import peers as peers_of
         from torchlift.jobs.ship import source_of
 
         found = source_of(Path(bundle), str(source))
         peers = partial(peers_of, found, on=fields["on"], compiled=compiled, cuda_graph=fields["bench"].cuda_graph)
-    return _bench(Path(bundle), fields["bench"], peers, progress, on=fields["on"])
+    return jobs.bench_bundle(Path(bundle), fields["bench"], peers, progress, on=fields["on"])
 
 
 def verify(bundle: PathLike, *, progress: Progress = SILENT, **job: Any) -> Manifest:
@@ -202,7 +201,7 @@ def verify(bundle: PathLike, *, progress: Progress = SILENT, **job: Any) -> Mani
     :class:`~torchlift.jobs.keywords.OnKeywords`.
     """
     require_known("verify", job, VerifyKeywords, OnKeywords)
-    return _verify(Path(bundle), job_fields(job)["verify"], progress, on=run_on(job))
+    return jobs.verify_bundle(Path(bundle), job_fields(job)["verify"], progress, on=run_on(job))
 
 
 def bisect(bundle: PathLike, variant: str, *, progress: Progress = SILENT, **job: Any) -> BisectReport:
@@ -212,7 +211,7 @@ def bisect(bundle: PathLike, variant: str, *, progress: Progress = SILENT, **job
     :class:`~torchlift.jobs.keywords.OnKeywords`, and ``evaluations``.
     """
     require_known("bisect", job, DataKeywords, OnKeywords, ConvertKeywords)
-    return bisect_bundle(Path(bundle), variant, JobOptions(**job_fields(job)), progress)
+    return jobs.bisect_bundle(Path(bundle), variant, JobOptions(**job_fields(job)), progress)
 
 
 def open(

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import click
 
 from torchlift.cli import common, display, gpu
 from torchlift.cli.words import echo
-
-if TYPE_CHECKING:
-    from torchlift.machine import RunOn
 
 
 @click.command("bench", short_help="Measure a bundle's variants side by side.")
@@ -47,25 +43,27 @@ def command(
     verbose: bool,
 ) -> None:
     """Measure the variants in one run, a process each, in interleaved rounds, and choose again."""
+    from torchlift import api
     from torchlift.cli.tables import reference_lines
-    from torchlift.jobs import bench_bundle, no_peers
-    from torchlift.machine import RunOn
-    from torchlift.stages import BenchOptions
-    from torchlift.timing.latency import LatencyOptions
 
-    if checkpoint and module_:
-        raise click.UsageError("give --checkpoint or --module, not both.")
-    location = checkpoint or module_
+    location = common.parse_location(checkpoint, module_)
     if compiled and not location:
         raise click.UsageError("--compile measures PyTorch: it needs --checkpoint or --module.")
     first, *more = gpu.parse_devices(devices)
-    on = RunOn(threads, first)
-    options = BenchOptions(
-        common.parse_batches(batches), _sizes(bundle, sizes), LatencyOptions(rounds), cuda_graph, tuple(more)
-    )
-    peers = _peers(bundle, location, on, compiled, cuda_graph) if location else no_peers
     with display.progress_display() as progress:
-        manifest = bench_bundle(bundle, options, peers, progress, on=on)
+        manifest = api.bench(
+            bundle,
+            source=location,
+            compiled=compiled,
+            batches=common.parse_batches(batches),
+            sizes=_sizes(bundle, sizes),
+            rounds=rounds,
+            threads=threads,
+            device=first,
+            more_devices=more,
+            cuda_graph=cuda_graph,
+            progress=progress,
+        )
     if as_json:
         display.print_json(manifest.benchmarks)
     elif format_ == "reference":
@@ -86,11 +84,3 @@ def _sizes(bundle: Path, texts: tuple[str, ...]) -> Mapping[str, int]:
         if name not in known:
             raise click.UsageError(f"--size {name}: the bundle's axes are {', '.join(sorted(known)) or 'none'}.")
     return sizes
-
-
-def _peers(bundle: Path, location: str, on: RunOn, compiled: bool, cuda_graph: bool) -> Any:
-    from functools import partial
-
-    from torchlift.jobs.ship import peers, source_of
-
-    return partial(peers, source_of(bundle, location), on=on, compiled=compiled, cuda_graph=cuda_graph)

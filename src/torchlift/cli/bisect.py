@@ -39,18 +39,11 @@ def command(
     \b
     torchlift bisect clip/ --variant image/onnxruntime/int8 --data muge/ --limit 200
     """
+    from torchlift import api
     from torchlift.cli.accuracy import findings_tables
-    from torchlift.jobs import JobOptions, bisect_bundle
-    from torchlift.machine import RunOn
-    from torchlift.stages import ConvertOptions
 
-    options = JobOptions(
-        data=common.parse_data(**data),
-        convert=ConvertOptions(evaluations=evaluations),
-        on=RunOn(threads),
-    )
     with display.progress_display() as progress:
-        found = bisect_bundle(bundle, variant, options, progress)
+        found = api.bisect(bundle, variant, evaluations=evaluations, threads=threads, progress=progress, **data)
     if as_json:
         display.print_json(found)
         return

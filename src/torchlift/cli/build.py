@@ -26,12 +26,12 @@ from torchlift.cli import common, display, gpu
 @common.verbose_option
 def command(bundle: Path, as_json: bool, verbose: bool, **given: Any) -> None:
     """Make the variants that this machine runs, verify, score and measure them, and choose; without torch."""
-    from torchlift.jobs import JobOptions, build_bundle
+    from torchlift import api
 
     compiling = gpu.parse_compile(**{name: given.pop(name) for name in gpu.COMPILE})
-    options = JobOptions(compile=compiling, **common.parse_job(bundle=bundle, **given))
+    job = {**common.parse_job(**given), **compiling}
     with display.progress_display() as progress:
-        manifest = build_bundle(bundle, options, progress)
+        manifest = api.build(bundle, progress=progress, **job)
     if as_json:
         display.print_json(manifest)
     else:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -14,11 +13,8 @@ from torchlift.cli.defaults import Stated
 from torchlift.cli.on import threads_option
 
 if TYPE_CHECKING:
-    from torchlift.evidence import Gate
-    from torchlift.jobs import DataOptions
-    from torchlift.jobs.ship import Source
+    from torchlift.evidence import Tolerance
     from torchlift.manifest import Manifest
-    from torchlift.prove.verify import VerifyOptions
     from torchlift.signature import Axis
 
 Command = TypeVar("Command", bound=Callable)
@@ -95,7 +91,7 @@ data_options = options(
     click.option("--split", default="", help="The split to score on. [default: valid, val, validation or test]"),
     click.option("--limit", type=click.IntRange(1), help="At most this many samples, evenly spaced. [default: all]"),
     click.option("--prompts", type=click.Path(path_type=Path), help="Zero-shot prompts, one a line, {} for the label."),
-    click.option("--strict-data", "strict", is_flag=True, help="Stop at a record that cannot be used."),
+    click.option("--strict-data", is_flag=True, help="Stop at a record that cannot be used."),
     click.option("--trust-pickle", is_flag=True, help="Read records that are pickles: this runs code that is in them."),
 )
 gate_options = options(
@@ -172,37 +168,41 @@ SOURCE = ("model", "checkpoint", "vocabulary", "resolution", "axes")
 
 def parse_source(
     model: str, checkpoint: str | None, vocabulary: Path | None, resolution: int | None, axes: tuple[str, ...]
-) -> Source:
-    """What the source options say."""
+) -> dict[str, Any]:
+    """What the source options say, as keywords of :func:`torchlift.api.ship`."""
     from torchlift.families import FAMILIES
-    from torchlift.families.base import LoadOptions
-    from torchlift.jobs.ship import Source
 
-    loading = LoadOptions(axes=_parse_axes(axes), vocabulary=vocabulary, resolution=resolution)
+    said = {"axes": _parse_axes(axes), "vocabulary": vocabulary, "resolution": resolution}
     if ".py:" in model or model.endswith(".py"):
         if checkpoint or vocabulary or resolution:
             raise click.UsageError(f"{model} is a module of your own: it takes --axis, and reads its weights itself.")
-        return Source("module", model, loading)
+        return {"family": "module", "source": model, **said}
     if model in FAMILIES and not checkpoint:
         raise click.UsageError(f"{model} needs --checkpoint: a file, a transformers folder or a hub name.")
-    return Source(model, checkpoint or model, loading)
+    return {"family": model, "source": checkpoint or model, **said}
 
 
-def _parse_axes(texts: tuple[str, ...]) -> Mapping[str, Mapping[str, Axis]]:
+def _parse_axes(texts: tuple[str, ...]) -> dict[str, Axis]:
     from torchlift.errors import SignatureError
     from torchlift.signature import Axis
 
-    found: dict[str, dict[str, Axis]] = {}
+    found: dict[str, Axis] = {}
     for text in texts:
         path, equals, range_ = text.partition("=")
         if not equals:
             raise click.UsageError(f"--axis {text}: write NAME=MIN..OPT..MAX, for example batch=1..8..64.")
-        component, _, name = path.rpartition(".")
         try:
-            found.setdefault(component, {})[name] = Axis.parse(name, range_)
+            found[path] = Axis.parse(path.rpartition(".")[2], range_)
         except SignatureError as error:
             raise click.UsageError(f"--axis {text}: {error.message}. {error.remedy}") from None
     return found
+
+
+def parse_location(checkpoint: str | None, module_: str | None) -> str | None:
+    """Where a bundle's model came from, None where nothing says so."""
+    if checkpoint and module_:
+        raise click.UsageError("give --checkpoint or --module, not both.")
+    return checkpoint or module_
 
 
 def parse_precisions(text: str | None) -> tuple[str, ...]:
@@ -216,13 +216,8 @@ def parse_precisions(text: str | None) -> tuple[str, ...]:
     return names
 
 
-def parse_gate(
-    within: tuple[str, ...], confidence: str | None, objective: Any, bundle: Path | None = None
-) -> Gate | None:
-    """What the gate's options say, None where nothing; what they leave out stays as in the gate of ``bundle``."""
-    from torchlift.evidence import Gate
-    from torchlift.manifest import read_manifest
-
+def parse_gate(within: tuple[str, ...], confidence: str | None, objective: Any) -> dict[str, Any]:
+    """What the gate's options say, as keywords; without what they leave out."""
     limits: dict[str, float] = {}
     for text in within:
         metric, _, number = text.rpartition("=")
@@ -234,11 +229,8 @@ def parse_gate(
             raise click.UsageError(
                 f"--within {text}: write METRIC=DROP, in the metric's unit and not below 0, e.g. recall@1=0.2."
             )
-    if not (limits or objective or confidence):
-        return None
-    before = read_manifest(bundle).gate if bundle is not None else Gate()
-    asked = before.confidence if confidence is None else _parse_confidence(confidence)
-    return Gate(limits, objective or before.objective, asked)
+    said: dict[str, Any] = {"within": limits, "objective": objective}
+    return said if confidence is None else {**said, "confidence": _parse_confidence(confidence)}
 
 
 def _parse_confidence(text: str) -> float | None:
@@ -255,58 +247,27 @@ def _parse_confidence(text: str) -> float | None:
         ) from None
 
 
-def parse_data(
-    data: Path | None,
-    split: str,
-    limit: int | None,
-    prompts: Path | None,
-    strict: bool,
-    trust_pickle: bool,
-) -> DataOptions:
-    """What the options say of the data to score on."""
-    from torchlift.datasets import ReadOptions
-    from torchlift.jobs import DataOptions
-
-    return DataOptions(data, ReadOptions(split, limit, strict, trust_pickle, prompts))
-
-
 def parse_job(
     *,
-    backends: tuple[str, ...],
     precisions: str | None,
     within: tuple[str, ...],
     confidence: str | None,
     objective: Any,
-    calibration: Path | None,
-    calibrator: Any,
-    calibration_samples: int,
     keep: tuple[str, ...],
-    evaluations: int,
     tolerances: tuple[str, ...],
     batches: str | None,
-    rounds: int,
-    threads: int,
-    cuda_graph: bool,
-    bundle: Path | None = None,
-    **data: Any,
+    **given: Any,
 ) -> dict[str, Any]:
-    """What a command that makes variants is told, as the fields of JobOptions; ``bundle`` is the one that is there."""
-    from torchlift.convert.calibration import CalibrationOptions
-    from torchlift.machine import RunOn
-    from torchlift.stages import BenchOptions, BuildOptions, ConvertOptions
-    from torchlift.timing.latency import LatencyOptions
-
-    scored = parse_data(**data)
-    samples = replace(scored.read, split="", limit=None)
-    calibrating = CalibrationOptions(calibrator, calibration_samples, path=calibration, read=samples)
+    """What a command that makes variants is told, as keywords of :func:`torchlift.api.build`. What needs no parsing is
+    passed on as it is.
+    """
     return {
-        "build": BuildOptions(backends, parse_precisions(precisions)),
-        "data": scored,
-        "convert": ConvertOptions(calibrating, parse_keep(keep), evaluations),
-        "verify": parse_tolerances(tolerances),
-        "gate": parse_gate(within, confidence, objective, bundle),
-        "bench": BenchOptions(parse_batches(batches), latency=LatencyOptions(rounds), cuda_graph=cuda_graph),
-        "on": RunOn(threads),
+        **given,
+        **parse_gate(within, confidence, objective),
+        "precisions": parse_precisions(precisions),
+        "keep": parse_keep(keep),
+        "tolerances": parse_tolerances(tolerances),
+        "batches": parse_batches(batches),
     }
 
 
@@ -357,10 +318,9 @@ def _split(text: str | None) -> tuple[str, ...]:
     return tuple(part.strip() for part in (text or "").split(",") if part.strip())
 
 
-def parse_tolerances(texts: tuple[str, ...]) -> VerifyOptions:
+def parse_tolerances(texts: tuple[str, ...]) -> dict[Any, Tolerance]:
     from torchlift.evidence import Tolerance
     from torchlift.prove.numerics import TOLERANCES
-    from torchlift.prove.verify import VerifyOptions
 
     found: dict[Any, Tolerance] = {}
     for text in texts:
@@ -375,4 +335,4 @@ def parse_tolerances(texts: tuple[str, ...]) -> VerifyOptions:
                 f"--tolerance {text}: write PRECISION=SCALED[,COSINE], e.g. bf16=0.02,0.999."
             ) from None
         found[name] = Tolerance(scaled, cosine)
-    return VerifyOptions(found)
+    return found

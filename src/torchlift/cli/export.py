@@ -30,13 +30,12 @@ def command(
     **source: Any,
 ) -> None:
     """Write a bundle that holds the ONNX graphs, PyTorch's golden answers and the assets, and no variant yet."""
+    from torchlift import api
     from torchlift.cli.tables import components_table, operators_line
-    from torchlift.exporter import ExportOptions
-    from torchlift.jobs.ship import export
 
+    asked = {"exporter": exporter, "opset": opset, "seed": seed, "program": program}
     with display.progress_display() as progress:
-        options = ExportOptions(exporter, opset, seed)
-        bundle = export(common.parse_source(**source), output, options, progress, forms=("program",) if program else ())
+        bundle = api.export(**common.parse_source(**source), **asked, output=output, progress=progress)
     if as_json:
         display.print_json(bundle.manifest)
         return

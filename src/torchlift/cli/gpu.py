@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import click
 
 from torchlift.cli.common import options
-
-if TYPE_CHECKING:
-    from torchlift.backends import CompileOptions
 
 compile_options = options(
     click.option(
@@ -46,24 +43,18 @@ COMPILE = ("profiles", "workspace", "plugins", "version_compatible", "hardware_c
 
 
 def parse_compile(
-    profiles: tuple[str, ...],
-    workspace: int | None,
-    plugins: tuple[Path, ...],
-    version_compatible: bool,
-    hardware_compatible: bool,
-    stripped: bool,
-) -> CompileOptions:
-    """What the options say of engines. Raises a usage error for a profile that is none."""
-    from torchlift.backends import CompileOptions
+    profiles: tuple[str, ...], workspace: int | None, plugins: tuple[Path, ...], **flags: bool
+) -> dict[str, Any]:
+    """What the options say of engines, as keywords. Raises a usage error for a profile that is none."""
     from torchlift.errors import SignatureError
     from torchlift.signature import Profile
 
     try:
-        parsed = tuple(Profile.parse(text) for text in profiles)
+        parsed = [Profile.parse(text) for text in profiles]
     except SignatureError as error:
         raise click.UsageError(f"--profile: {error.message}. {error.remedy}") from None
     memory = None if workspace is None else workspace << 20
-    return CompileOptions(parsed, memory, plugins, version_compatible, hardware_compatible, stripped)
+    return {"profiles": parsed, "workspace": memory, "plugins": plugins, **flags}
 
 
 def parse_devices(text: str) -> tuple[int, ...]:

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from torchlift.cli import common, display, on
-
-if TYPE_CHECKING:
-    from torchlift.jobs import JobOptions
-    from torchlift.machine import RunOn
 
 
 @click.command("score", short_help="Score a bundle's variants on the model's own task.")
@@ -55,24 +51,16 @@ def command(
     \b
     torchlift score clip/ --data muge/
     """
+    from torchlift import api
     from torchlift.cli.accuracy import scores_table
-    from torchlift.jobs import JobOptions, report_bundle, score_bundle
-    from torchlift.machine import RunOn
 
-    if checkpoint and module_:
-        raise click.UsageError("give --checkpoint or --module, not both.")
-    location = checkpoint or module_
-    options = JobOptions(
-        data=common.parse_data(**data),
-        gate=common.parse_gate(within, confidence, objective, bundle),
-        on=RunOn(threads),
-    )
+    location = common.parse_location(checkpoint, module_)
+    job = {**data, **common.parse_gate(within, confidence, objective), "threads": threads}
     if predictions is not None:
-        _print_predictions(bundle, predictions, options, as_json)
+        _print_predictions(bundle, predictions, job, as_json)
         return
-    references = _references(bundle, location, options.on) if location else None
     with display.progress_display() as progress:
-        manifest = (report_bundle if report else score_bundle)(bundle, options, references, progress, folder)
+        manifest = api.score(bundle, source=location, write=folder, report=report, progress=progress, **job)
     if as_json:
         display.print_json(manifest.scoring)
     else:
@@ -83,21 +71,14 @@ def command(
     common.require_gate(manifest)
 
 
-def _print_predictions(bundle: Path, file: Path, options: JobOptions, as_json: bool) -> None:
+def _print_predictions(bundle: Path, file: Path, job: dict[str, Any], as_json: bool) -> None:
     from torchlift.cli.accuracy import metrics_table
-    from torchlift.jobs import score_predictions
+    from torchlift.jobs import JobOptions, score_predictions
+    from torchlift.jobs.keywords import job_fields
 
     with display.progress_display() as progress:
-        found = score_predictions(bundle, file, options, progress)
+        found = score_predictions(bundle, file, JobOptions(**job_fields(job)), progress)
     if as_json:
         display.print_json(found)
     else:
         display.console().print(metrics_table(file.name, found))
-
-
-def _references(bundle: Path, location: str, on: RunOn) -> Any:
-    from functools import partial
-
-    from torchlift.jobs.ship import reference, source_of
-
-    return partial(reference, source_of(bundle, location), on)

@@ -44,19 +44,13 @@ def command(
     torchlift ship chinese-clip --checkpoint f.pt --data muge/ --within recall@1=0.2 -o clip/
     torchlift ship my_project/net.py:build -o net/
     """
-    from torchlift.exporter import ExportOptions
-    from torchlift.jobs.ship import ShipOptions, ship
+    from torchlift import api
 
     source = common.parse_source(**{name: given.pop(name) for name in common.SOURCE})
     compiling = gpu.parse_compile(**{name: given.pop(name) for name in gpu.COMPILE})
-    options = ShipOptions(
-        **common.parse_job(**given),
-        compile=compiling,
-        export=ExportOptions(exporter, opset, seed),
-        compiled=compiled,
-    )
+    job = {**common.parse_job(**given), **compiling, "exporter": exporter, "opset": opset, "seed": seed}
     with display.progress_display() as progress:
-        bundle = ship(source, output, options, progress)
+        bundle = api.ship(**source, **job, output=output, compiled=compiled, progress=progress)
     if as_json:
         display.print_json(bundle.manifest)
     else:

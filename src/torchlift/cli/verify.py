@@ -17,13 +17,14 @@ from torchlift.cli import common, display, on
 @common.verbose_option
 def command(bundle: Path, tolerances: tuple[str, ...], threads: int, as_json: bool, verbose: bool) -> None:
     """Run every variant on this machine at every golden and compare; exits with 1 where one does not agree."""
+    from torchlift import api
     from torchlift.cli.tables import verification_table
     from torchlift.errors import VerificationError
-    from torchlift.jobs import verify_bundle
-    from torchlift.machine import RunOn
 
     with display.progress_display() as progress:
-        manifest = verify_bundle(bundle, common.parse_tolerances(tolerances), progress, on=RunOn(threads))
+        manifest = api.verify(
+            bundle, tolerances=common.parse_tolerances(tolerances), threads=threads, progress=progress
+        )
     if as_json:
         display.print_json({v.name: v.verification for v in manifest.variants})
     else:

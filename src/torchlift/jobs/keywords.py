@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -62,10 +63,13 @@ class GateKeywords(TypedDict, total=False):
     """What a variant may lose.
 
     - ``within``: metric -> the most that may be lost against PyTorch in FP32, for example ``{"recall@1": 0.2}``.
+    - ``confidence``: hold the limits at this confidence, in percent: the upper bound of a drop's interval decides. With
+      None its estimate does.
     - ``objective``: what the best of those that hold is best in: latency, throughput or size.
     """
 
     within: Mapping[str, float]
+    confidence: float | None
     objective: Objective | None
 
 
@@ -229,13 +233,15 @@ def _texts(name: str, values: Sequence[str]) -> tuple[str, ...]:
 
 
 def _gate(given: Mapping[str, Any], before: Gate | None) -> Gate | None:
+    """What is asked for; what is not stays as it was ``before``. None where nothing is."""
     limits, objective = dict(given.get("within", {})), given.get("objective")
     for metric, limit in limits.items():
-        if not isinstance(limit, (int, float)) or not 0 <= limit <= 100:
-            raise InputError(f"within {metric} is {limit!r}", remedy="Give how much may be lost, from 0 to 100.")
-    if not (limits or objective):
+        if not isinstance(limit, (int, float)) or not 0 <= limit < math.inf:
+            raise InputError(f"within {metric} is {limit!r}", remedy="Give how much may be lost, in the metric's unit.")
+    if not (limits or objective or "confidence" in given):
         return None
-    return Gate(limits, objective or (before or Gate()).objective)
+    before = before or Gate()
+    return Gate(limits, objective or before.objective, given.get("confidence", before.confidence))
 
 
 def _tolerance(precision: str, value: Any) -> Tolerance:
