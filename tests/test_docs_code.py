@@ -21,6 +21,7 @@ import pytest
 import shipped
 import staged
 from pages import PAGES, REPOSITORY, RUN, SHOWN
+from workers import made_once
 
 SHIP = "torchlift ship chinese-clip --checkpoint f.pt --data muge/ --within recall@1=0.2 -o clip/"
 """Its result is in the folder of every page, so that it is run once."""
@@ -83,10 +84,8 @@ def _hasten(patch, code=""):
     patch.setattr(metadata, "version", of_what_is_there)
 
 
-@pytest.fixture(scope="module")
-def laid_out(tmp_path_factory):
-    """A folder with all that the pages name, and the bundle that SHIP makes of it; not to be changed."""
-    folder = tmp_path_factory.mktemp("documents")
+def _lay_out(folder):
+    """Fill a folder with all that the pages name, and the bundle that SHIP makes of it."""
     shipped.checkpoint(folder).rename(folder / "f.pt")
     _data(folder / "muge")
     (folder / "cat.jpg").write_bytes(datafiles.encoded(0, (60, 50), "JPEG"))
@@ -103,8 +102,9 @@ def laid_out(tmp_path_factory):
 
 
 @pytest.fixture
-def folder(laid_out, tmp_path, monkeypatch):
-    """A copy that one page may change, which is the current folder."""
+def folder(tmp_path_factory, tmp_path, monkeypatch):
+    """A folder with all that the pages name, which one page may change, as the current folder."""
+    laid_out = made_once(tmp_path_factory, "documents", _lay_out)
     copy = shutil.copytree(laid_out, tmp_path / "page", symlinks=True)
     monkeypatch.chdir(copy)
     monkeypatch.setattr(sys, "path", [*sys.path])
