@@ -81,7 +81,9 @@ proofs = st.builds(
     many(failures),
 )
 intervals = st.builds(Interval, numbers, numbers, numbers, numbers)
-entrants = st.builds(Entrant, words, words, st.none() | st.booleans(), st.booleans())
+entrants = st.builds(
+    Entrant, words, st.sampled_from(["fp32", "bf16", "fp16", "int8"]), st.none() | st.booleans(), st.booleans()
+)
 latencies = st.builds(
     Latency,
     entrants,

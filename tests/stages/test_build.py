@@ -220,7 +220,7 @@ def test_a_variant_that_fails_its_check_is_neither_measured_nor_chosen(bundle, t
     monkeypatch.setattr(OpenVino, "build", lambda self, _, *rest: build(self, tmp_path / "other.onnx", *rest))
     options = JobOptions(BuildOptions(precisions=("fp32",)), bench=replace(QUICK, batches=(1,)))
     manifest = build_bundle(bundle.path, options)
-    assert {x.contender for x in manifest.benchmarks["model"].latencies} == {ORT}
+    assert {x.contender.name for x in manifest.benchmarks["model"].latencies} == {ORT}
     assert manifest.choices["model"].variant == ORT
     verdict = manifest.choices["model"].others[OV]
     assert (verdict.kind, verdict.failure.output, verdict.failure.golden) == ("disagrees", "y", "min")
