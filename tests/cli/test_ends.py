@@ -200,4 +200,4 @@ def test_nothing_in_the_folder_of_a_bundle_is_imported(built, tmp_path):
     done = subprocess.run(command, cwd=built.path, capture_output=True, text=True, check=False)
     assert not mark.exists(), mark.read_text()
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["model"]["failures"] == {}
+    assert json.loads(done.stdout)["model"]["failures"] == []

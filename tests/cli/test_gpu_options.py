@@ -10,6 +10,7 @@ from shipped import misused, refused, torchlift
 from torchlift import machine
 from torchlift.backends import CompileOptions
 from torchlift.cli.gpu import parse_compile, parse_devices
+from torchlift.jobs.keywords import job_fields
 from torchlift.machine import Gpu
 from torchlift.signature import Profile
 
@@ -25,7 +26,8 @@ def gpus(monkeypatch):
 def parsed(
     profiles=(), workspace=None, plugins=(), version_compatible=False, hardware_compatible=False, stripped=False
 ):
-    return parse_compile(profiles, workspace, plugins, version_compatible, hardware_compatible, stripped)
+    flags = {"version_compatible": version_compatible, "hardware_compatible": hardware_compatible, "stripped": stripped}
+    return job_fields(parse_compile(profiles, workspace, plugins, **flags))["compile"]
 
 
 def test_without_options_nothing_is_asked_of_a_compiler():

@@ -134,7 +134,7 @@ def test_the_fingerprint_of_arrays_is_that_of_their_values(bundle, saved):
         (np.zeros((4, 31), np.float32), r"x is float32\[4, 31\]"),
         (np.zeros((4, 32)), r"x is float64\[4, 32\]"),
         (np.zeros(32, np.float32), r"x is float32\[32\]"),
-        (np.zeros((0, 32), np.float32), "the batch is empty"),
+        (np.zeros((0, 32), np.float32), "the inputs have 0 rows"),
     ],
 )
 def test_arrays_of_another_shape_or_dtype_are_refused_before_anything_runs(bundle, saved, array, message):

@@ -97,7 +97,7 @@ def _called(
     feeds: dict[str, Any] = {}
     for option, given, names in (("--image", images, pictures), ("--text", texts, preparer.named(TextInput))):
         if given and len(names) != 1:
-            raise click.UsageError(f"{option}: {len(names)} inputs of this bundle take such. {_inputs_of(pipeline)}")
+            raise click.UsageError(f"{option}: this bundle takes {_inputs_of(pipeline)}.")
         if given:
             feeds[names[0]] = [*given]
     for text in inputs:
@@ -111,15 +111,15 @@ def _called(
             continue
         if name in feeds:
             raise click.UsageError(f"--input {text}: {name} is given twice.")
-        feeds[name] = _array(text, file, known=name in pipeline.signature.input_names)
+        feeds[name] = _array(text, name, file, known=name in pipeline.signature.input_names)
     return {name: a.tolist() if isinstance(a, np.ndarray) else a for name, a in pipeline(feeds).items()}
 
 
 def _inputs_of(pipeline: TensorPipeline) -> str:
-    return f"It takes {', '.join(f'--input {name}=FILE' for name in pipeline.signature.input_names)}."
+    return ", ".join(f"--input {name}=FILE" for name in pipeline.signature.input_names)
 
 
-def _array(text: str, file: str, *, known: bool) -> Any:
+def _array(text: str, name: str, file: str, *, known: bool) -> Any:
     """A .npy file, or a number."""
     import numpy as np
 
@@ -138,7 +138,7 @@ def _array(text: str, file: str, *, known: bool) -> Any:
         return int(file) if file.lstrip("+-").isdecimal() and len(file) < 20 else float(file)
     except ValueError:
         if known:
-            raise click.UsageError(f"--input {text}: it is an array, give a .npy file or a number.") from None
+            raise click.UsageError(f"--input {text}: {name} is an array, give a .npy file or a number.") from None
         return [file]
 
 

@@ -171,7 +171,7 @@ class Prepared:
             )
         count = next(iter(counts.values()), None)
         if count == 0:
-            raise InputError("the batch is empty", remedy="Give at least one row.")
+            raise InputError("the inputs have 0 rows: the batch is empty", remedy="Give at least one row.")
         return cls(columns, count)
 
     @property

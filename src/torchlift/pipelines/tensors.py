@@ -59,6 +59,7 @@ class TensorPipeline(Pipeline):
     @ends_when_closed
     def arrays(self, inputs: Mapping[str, Any], *, size: int | None = None) -> dict[str, np.ndarray]:
         """As a call, but every output is the array that the model gives."""
+        self.session(self.component)  # a bundle that cannot serve says so first
         preparer = self.preparer(self.component)
         prepared = preparer.prepare(inputs)
         self._note_cut(preparer.cut(prepared))
