@@ -19,14 +19,15 @@ from torchlift.errors import BundleError, ChecksumError
 from torchlift.folder import Folder
 from torchlift.manifest import MANIFEST, FileRecord, Manifest, decode_manifest
 from torchlift.progress import SILENT, Progress
-from torchlift.staging import locked
-from torchlift.storage import replacing, require_space, storage_errors, sync_folder
+from torchlift.staging import locked, resolved
+from torchlift.storage import is_file, is_folder, replacing, require_space, storage_errors, sync_folder
 
 _LARGEST_MANIFEST = 256 << 20
 """The most bytes of a manifest (256 MiB). Manifests of large bundles have some hundred kilobytes."""
 
-_DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError)
-"""The exceptions of zipfile for an entry that is damaged, encrypted, or compressed by an unknown method."""
+_DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError)
+"""The exceptions of zipfile for an entry that is damaged, encrypted, compressed by an unknown method, or of a name that
+is no text."""
 
 _UNREADABLE = (*_DAMAGED, OSError)
 
@@ -39,9 +40,9 @@ def pack(path: Path, output: Path | None = None, progress: Progress = SILENT) ->
     bundle = Bundle.open(path, progress)
     place = path.resolve()
     target = output or place.with_name(f"{place.name}.zip")
-    if target.is_dir():
+    if is_folder(target):
         raise BundleError(f"{target} is a folder", remedy=f"Name a file, for example {target / 'bundle.zip'}.")
-    if target.resolve().is_relative_to(place):
+    if resolved(target).is_relative_to(place):
         raise BundleError(f"{target} is in the bundle that is packed", remedy="Choose a place outside of it.")
     names = [MANIFEST, *bundle.manifest.files]
     with storage_errors(target.parent):
@@ -69,26 +70,27 @@ def unpack(file: Path, output: Path, progress: Progress = SILENT) -> Bundle:
     changed.
     """
     target = output.absolute()
-    with storage_errors(target.parent):
-        target.parent.mkdir(parents=True, exist_ok=True)
-    with locked(target), _archive(file) as archive:
-        _remove_abandoned(target)
-        if target.exists():
-            raise BundleError(f"{output} exists", remedy="Choose a folder that does not exist yet.")
+    with _archive(file) as archive:
         manifest = _checked(archive, file)
-        require_space(target.parent, sum(record.size for record in manifest.files.values()))
-        with storage_errors(target.parent), _beside(target) as temporary:
-            _extract(archive, file, manifest, temporary, progress)
-            Folder(temporary.parent).sync(temporary.name)
-            temporary.rename(target)
-            sync_folder(target.parent)
+        with storage_errors(target.parent):
+            target.parent.mkdir(parents=True, exist_ok=True)
+        with locked(target):
+            _remove_abandoned(target)
+            if target.exists() or target.is_symlink():
+                raise BundleError(f"{output} exists", remedy="Choose a folder that does not exist yet.")
+            require_space(target.parent, sum(record.size for record in manifest.files.values()))
+            with storage_errors(target.parent), _beside(target) as temporary:
+                _extract(archive, file, manifest, temporary, progress)
+                Folder(temporary.parent).sync(temporary.name)
+                temporary.rename(target)
+                sync_folder(target.parent)
     return Bundle(output, manifest)
 
 
 @contextlib.contextmanager
 def _archive(file: Path) -> Iterator[zipfile.ZipFile]:
     try:
-        if file.exists() and not (file.is_file() or file.is_dir()):
+        if file.exists() and not (is_file(file) or is_folder(file)):
             raise OSError(f"{file.name} is no regular file")
         archive = zipfile.ZipFile(file)
     except _UNREADABLE as error:
@@ -103,7 +105,7 @@ def _unreadable(file: Path, error: Exception) -> BundleError:
 
 def _checked(archive: zipfile.ZipFile, file: Path) -> Manifest:
     """Read the manifest of an archive, and check that the entries are exactly the files that it lists."""
-    entries = [entry for entry in archive.infolist() if not entry.is_dir()]
+    entries = [entry for entry in archive.infolist() if not entry.filename.endswith("/")]
     named = {entry.filename: entry for entry in entries}
     if MANIFEST not in named:
         raise BundleError(f"{file} has no {MANIFEST}: it is no bundle", remedy="Pack a bundle: torchlift pack.")

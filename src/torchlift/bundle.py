@@ -29,7 +29,7 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from torchlift.checksums import Checksums, record_of, unreadable
-from torchlift.companions import companions
+from torchlift.companions import companions, may_loop
 from torchlift.errors import BundleError, ChecksumError, StorageError, some
 from torchlift.folder import Folder
 from torchlift.manifest import (
@@ -232,6 +232,10 @@ class Bundle:
             self._progress.note(
                 f"{self.path} has files that its manifest does not list; none is used: {some(unlisted)}"
             )
+
+    def may_loop(self, owner: Component | Graph | Variant) -> bool:
+        """Whether running the model of a component, a graph or a variant may never end: whether it has a loop."""
+        return may_loop(owner.model, self.read)
 
     def unlisted(self) -> list[str]:
         """The paths of files and links in the folder that the manifest does not list.

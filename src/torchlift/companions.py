@@ -11,11 +11,11 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from torchlift.errors import BundleError
+from torchlift.onnx_files import REMEDY, read_onnx, require_sound
+from torchlift.onnx_files import may_loop as loops
 
-_IR_VERSION = b"\x08"
-"""The first byte of an ONNX file. Protobuf writes fields in order, and the first field of ModelProto is ir_version."""
-
-_REMEDY = "Do not use this bundle; ship the model again."
+_LOOPS_OF_OPENVINO = (b"Loop", b"TensorIterator", b"&#")
+"""The types of layers that run a graph of their own again and again; the last could spell them otherwise."""
 
 
 def companions(path: str, read: Callable[[str], bytes]) -> set[str]:
@@ -33,7 +33,7 @@ def companions(path: str, read: Callable[[str], bytes]) -> set[str]:
         return set()
     reader = {".onnx": _weights_of_onnx, ".xml": _weights_of_openvino}.get(suffix)
     if reader is None:
-        raise BundleError(f"{path} is no model of a kind that is known", remedy=_REMEDY)
+        raise BundleError(f"{path} is no model of a kind that is known", remedy=REMEDY)
     return {(folder / name).as_posix() for name in reader(path, read(path))}
 
 
@@ -41,26 +41,29 @@ def _weights_of_openvino(path: str, data: bytes) -> set[str]:
     begins = data.lstrip().startswith((b"<?xml", b"<net"))
     if not begins or b"\0" in data or b"<!DOCTYPE" in data or b"<!ENTITY" in data:
         raise BundleError(
-            f"{path} is no graph of OpenVINO in plain XML: it may hold no document type and no entities", remedy=_REMEDY
+            f"{path} is no graph of OpenVINO in plain XML: it may hold no document type and no entities", remedy=REMEDY
         )
     return {f"{PurePosixPath(path).stem}.bin"}
 
 
 def _weights_of_onnx(path: str, data: bytes) -> set[str]:
-    import onnx
-    from google.protobuf.message import DecodeError
-
-    if not data.startswith(_IR_VERSION):
-        raise BundleError(f"{path} cannot be read as ONNX: it begins with {data[:8]!r}", remedy=_REMEDY)
-    try:
-        model = onnx.load_model_from_string(data)
-    except DecodeError as error:
-        raise BundleError(f"{path} cannot be read as ONNX: {error}", remedy=_REMEDY) from error
+    model = read_onnx(path, data)
     locations = {location for tensor in _tensors(path, model) for location in _locations(path, tensor)}
     for location in locations:
         if location in ("", ".", "..") or "/" in location or "\\" in location:
-            raise BundleError(f"{path} has weights outside its folder: {location!r}", remedy=_REMEDY)
+            raise BundleError(f"{path} has weights outside its folder: {location!r}", remedy=REMEDY)
+    require_sound(path, model)
     return locations
+
+
+def may_loop(path: str, read: Callable[[str], bytes]) -> bool:
+    """Whether running a model, as :func:`companions` takes it, may never end: whether it has a loop.
+
+    Of engines and programs, which are code or have no loops, this is False.
+    """
+    if path.endswith(".onnx"):
+        return loops(read_onnx(path, read(path)))
+    return path.endswith(".xml") and any(mark in read(path) for mark in _LOOPS_OF_OPENVINO)
 
 
 def _locations(path: str, tensor: Any) -> Iterator[str]:
@@ -69,7 +72,7 @@ def _locations(path: str, tensor: Any) -> Iterator[str]:
     if tensor.data_location == TensorProto.EXTERNAL or tensor.external_data:
         found = [entry.value for entry in tensor.external_data if entry.key == "location"]
         if len(found) != 1:
-            raise BundleError(f"{path}: the weights {tensor.name!r} have no single location", remedy=_REMEDY)
+            raise BundleError(f"{path}: the weights {tensor.name!r} have no single location", remedy=REMEDY)
         yield found[0]
 
 
@@ -95,7 +98,7 @@ def _tensors_of_nodes(path: str, nodes: Any) -> Iterator[Any]:
     for node in nodes:
         if node.op_type == "EPContext":
             raise BundleError(
-                f"{path}: the node {node.name!r} loads what another compiler made, which is code", remedy=_REMEDY
+                f"{path}: the node {node.name!r} loads what another compiler made, which is code", remedy=REMEDY
             )
         yield from _tensors_of_attributes(path, node.attribute)
 

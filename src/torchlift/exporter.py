@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import gc
+import hashlib
 import re
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -132,6 +133,7 @@ def export_component(
         key=export_key(model, name, options),
         inputs=inputs,
         answers=answers,
+        assets={role: hashlib.sha256(content).hexdigest() for role, (_, content) in model.assets.items()},
     )
     bundle.commit(bundle.manifest.with_component(component), added.files)
     return component

@@ -18,6 +18,7 @@ from torchlift.evidence import Benchmark, Choice, Conversion, Gate, Scoring, Ver
 from torchlift.evidence import Precision as Precision
 from torchlift.folder import Folder
 from torchlift.signature import Signature
+from torchlift.storage import is_folder
 from torchlift.upgrade import upgraded
 
 MANIFEST = "manifest.json"
@@ -42,7 +43,8 @@ class FileRecord:
 @dataclass(frozen=True)
 class Component:
     """One exportable graph of the model. ``model`` and ``goldens`` are paths within the bundle; ``key`` is the hash of
-    everything that the export depended on; ``parameters`` counts the weights.
+    everything that the export depended on; ``parameters`` counts the weights. ``assets`` maps the role of each file
+    that the model was exported with, such as its vocabulary, to that file's SHA-256.
 
     ``inputs`` and ``answers`` declare what each input takes and what each output says, by name. What is not declared is
     an array as it is. Raises SignatureError for a declaration that its tensor does not fit.
@@ -58,6 +60,7 @@ class Component:
     key: str
     inputs: dict[str, Input] = field(default_factory=dict)
     answers: dict[str, Answer] = field(default_factory=dict)
+    assets: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "inputs", completed_inputs(self.signature, self.inputs))
@@ -245,8 +248,10 @@ def _plain(schema: Any) -> Any:
 
 def read_manifest(folder: Path) -> Manifest:
     """Read and validate manifest.json; raises BundleError, or ManifestVersionError for one from a newer torchlift."""
-    if not folder.is_dir():
-        previous = sorted(folder.parent.glob(f".{glob.escape(folder.name)}.previous*"))
+    if not is_folder(folder):
+        previous = (
+            sorted(folder.parent.glob(f".{glob.escape(folder.name)}.previous*")) if is_folder(folder.parent) else []
+        )
         kept = f"A ship was cut off here; the bundle before it is {previous[-1]}." if previous else ""
         raise BundleError(f"{folder} is not a folder", remedy=kept or "Give the folder that `torchlift ship` wrote.")
     try:
@@ -313,6 +318,8 @@ def _check_paths(file: Path, manifest: Manifest) -> None:
     for variant in manifest.variants:
         if not re.fullmatch(r"[a-z0-9-]+/[a-z0-9-]*", f"{variant.backend}/{variant.method}"):
             raise BundleError(f"{file} names a variant {variant.name!r}", remedy="Do not use this bundle.")
+    for component in manifest.components:
+        _check_component(file, manifest, component)
     used = manifest.referenced() | {path for c in manifest.components for path in (c.model, c.goldens)}
     owners: list[Graph | Variant] = [*manifest.graphs, *manifest.variants]
     made = [owner for owner in owners if not owner.failure]
@@ -323,6 +330,18 @@ def _check_paths(file: Path, manifest: Manifest) -> None:
     for owner in made:
         if owner.model not in owner.files:
             raise BundleError(f"{file} is damaged: {owner.name} lacks its own model", remedy="Ship the model again.")
+
+
+def _check_component(file: Path, manifest: Manifest, component: Component) -> None:
+    if not component.signature.outputs:
+        raise BundleError(f"{file} names no output of {component.name}", remedy="Do not use this bundle.")
+    for role, digest in component.assets.items():
+        record = manifest.files.get(manifest.assets.get(role, ""))
+        if record is None or record.sha256 != digest:
+            raise BundleError(
+                f"{file}: the {role} is not the one that {component.name} was exported with",
+                remedy="Copy the bundle again from where it was made, or ship the model again.",
+            )
 
 
 def _is_plain(path: str) -> bool:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from torchlift.axes import BATCH, CORNERS, LARGEST, Axis, Corner, Profile, is_size, shown
-from torchlift.errors import BatchTooLargeError, SignatureError
+from torchlift.errors import BatchTooLargeError, SignatureError, some
 
 if TYPE_CHECKING:
     import numpy as np
@@ -236,7 +236,8 @@ class Signature:
         missing = [n for n in self.input_names if n not in feeds]
         extra = [n for n in feeds if n not in self.input_names]
         if missing or extra:
-            what = [f"missing {', '.join(missing)}"] * bool(missing) + [f"unknown {', '.join(extra)}"] * bool(extra)
+            unknown = some([str(name) for name in extra])
+            what = [f"missing {', '.join(missing)}"] * bool(missing) + [f"unknown {unknown}"] * bool(extra)
             raise SignatureError(
                 f"inputs do not fit: {'; '.join(what)}", remedy=f"The inputs are {', '.join(self.input_names)}."
             )

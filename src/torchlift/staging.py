@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from torchlift.bundle import Bundle
 from torchlift.errors import BundleError, StorageError
-from torchlift.manifest import MANIFEST, Manifest
+from torchlift.manifest import MANIFEST, Manifest, read_manifest
 from torchlift.progress import SILENT, Progress
-from torchlift.storage import storage_errors, sync_folder
+from torchlift.storage import is_folder, storage_errors, sync_folder
+
+if TYPE_CHECKING:
+    from filelock import BaseFileLock
 
 
 @contextlib.contextmanager
@@ -21,25 +26,40 @@ def locked(target: Path) -> Iterator[None]:
     """Lock the bundle at ``target`` for writing. Raises BundleError where another process has locked it."""
     from filelock import FileLock, Timeout
 
-    target = target.resolve()
+    target = resolved(target)
     if not target.name:
         raise BundleError(f"{target} cannot be a bundle", remedy="Name a folder in it.")
     file = target.with_name(f".{target.name}.lock")
-    if not file.parent.is_dir():
+    if not is_folder(file.parent):
         raise BundleError(f"{file.parent} is not a folder", remedy="Give the folder that `torchlift ship` wrote.")
     lock = FileLock(str(file))
     try:
         with storage_errors(file.parent):
-            lock.acquire(timeout=0)
+            _acquire(lock, file)
     except Timeout:
         raise BundleError(f"{target} is being written by another process", remedy="Wait for it, or stop it.") from None
-    except OSError as error:
-        raise StorageError(f"{file} cannot be locked: {error.strerror}", remedy="Remove that file.") from error
     try:
         yield
     finally:
         file.unlink(missing_ok=True)
         lock.release()
+
+
+def _acquire(lock: BaseFileLock, file: Path) -> None:
+    try:
+        lock.acquire(timeout=0)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.EISDIR, errno.ENXIO):  # a link, a folder, a pipe
+            raise StorageError(f"{file} cannot be locked: {error.strerror}", remedy="Remove that file.") from error
+        raise
+
+
+def resolved(target: Path) -> Path:
+    """The absolute path, without links. Raises BundleError for what can be no path, or is a circle of links."""
+    try:
+        return target.resolve()
+    except (OSError, ValueError, RuntimeError) as error:
+        raise BundleError(f"{str(target)!r} is no path: {error}", remedy="Name a folder.") from error
 
 
 @contextlib.contextmanager
@@ -48,6 +68,7 @@ def writing(path: Path, progress: Progress = SILENT, *, mending: bool = False) -
 
     ``mending`` and the errors are those of :meth:`torchlift.bundle.Bundle.open`.
     """
+    read_manifest(path)  # nothing is written beside what is no bundle
     with locked(path):
         bundle = Bundle.open(path, progress, mending=mending)
         bundle.sweep()
@@ -64,12 +85,9 @@ def staging(target: Path, empty: Manifest, progress: Progress = SILENT) -> Itera
     The old bundle at ``target`` stays whole until the new one is complete. Then it is moved to ``.NAME.previous`` and
     removed. Where it cannot be removed, a note says so.
     """
-    target = target.resolve()
-    if target.is_mount():
-        raise BundleError(f"{target} is a mount point, which cannot be replaced", remedy=f"Use -o {target / 'bundle'}.")
-    if target.exists() and not (target / MANIFEST).is_file() and (target.is_file() or any(target.iterdir())):
-        raise BundleError(f"{target} exists and is not a bundle", remedy="Choose another folder with -o.")
-    with storage_errors(target):
+    target = resolved(target)
+    with storage_errors(target.parent):
+        _require_free(target)
         target.parent.mkdir(parents=True, exist_ok=True)
     with locked(target):
         with storage_errors(target):
@@ -80,6 +98,14 @@ def staging(target: Path, empty: Manifest, progress: Progress = SILENT) -> Itera
         with storage_errors(target):
             _swap(partial, target)
             _remove_previous(target, progress)
+
+
+def _require_free(target: Path) -> None:
+    """Raise BundleError where a bundle cannot take the place of what is there."""
+    if target.is_mount():
+        raise BundleError(f"{target} is a mount point, which cannot be replaced", remedy=f"Use -o {target / 'bundle'}.")
+    if target.exists() and not (target / MANIFEST).is_file() and (target.is_file() or any(target.iterdir())):
+        raise BundleError(f"{target} exists and is not a bundle", remedy="Choose another folder with -o.")
 
 
 def _previous(target: Path) -> dict[int, Path]:

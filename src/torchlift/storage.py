@@ -19,6 +19,11 @@ from torchlift.errors import BackendError, StorageError, TorchliftError
 _UNFINISHED = re.compile(r"\.(.+)\.[0-9a-f]{8}\.partial", re.DOTALL)
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_UNUSABLE = frozenset(
+    {errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ELOOP, errno.ENOENT, errno.EINVAL}
+)
+"""No file can have that name, there."""
+
 _SCARCE = 64 << 20
 """A native library that fails to write gives no reason. With fewer free bytes than this, the disk counts as full."""
 
@@ -60,6 +65,20 @@ def open_regular(file: str | os.PathLike[str], *, folder: int | None = None, lin
     os.close(descriptor)
     number = errno.EISDIR if stat.S_ISDIR(kind) else errno.EINVAL
     raise OSError(number, os.strerror(number) if stat.S_ISDIR(kind) else "It is no regular file", os.fspath(file))
+
+
+def is_file(path: Path) -> bool:
+    """Whether there is a file. Path.is_file raises OSError or ValueError for what can be no path, as a long name."""
+    with contextlib.suppress(OSError, ValueError):
+        return path.is_file()
+    return False
+
+
+def is_folder(path: Path) -> bool:
+    """The same of a folder."""
+    with contextlib.suppress(OSError, ValueError):
+        return path.is_dir()
+    return False
 
 
 def sync_folder(folder: Path) -> None:
@@ -157,6 +176,11 @@ def storage_errors(folder: Path) -> Iterator[None]:
             raise StorageError(
                 f"{folder} may not be written: {error.strerror}", remedy="Choose another folder with -o."
             ) from error
+        if error.errno in _UNUSABLE and error.filename is not None:
+            raise StorageError(
+                f"{folder}: {error.filename!r} cannot be written: {error.strerror}",
+                remedy="Choose another name or folder with -o.",
+            ) from error
         raise
     except Exception as error:
         native = type(error) is BackendError or not isinstance(error, TorchliftError)
@@ -177,7 +201,7 @@ def require_space(folder: Path, size: int) -> None:
 
 def free_space(folder: Path) -> int:
     """The free bytes on the disk of ``folder``, which need not exist yet."""
-    existing = next(p for p in (folder.absolute(), *folder.absolute().parents) if p.exists())
+    existing = next(p for p in (folder.absolute(), *folder.absolute().parents) if is_folder(p) or is_file(p))
     return shutil.disk_usage(existing).free
 
 

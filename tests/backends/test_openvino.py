@@ -1,4 +1,5 @@
 import dataclasses
+import os
 import shutil
 
 import numpy as np
@@ -176,3 +177,19 @@ signal.raise_signal(signal.SIGINT)
 def test_a_signal_is_handled_after_another_thread_let_the_last_session_go(python, tmp_path):
     done = python(LAST_USED_BY_ANOTHER_THREAD, tmp_path)
     assert (done.returncode, done.stdout) == (0, "handled\n"), done.stderr
+
+
+def test_nobody_is_told_what_is_converted(python, source, tmp_path):
+    """OpenVINO notes in the user's home that it will tell its server."""
+    (tmp_path / "home").mkdir()
+    (tmp_path / "out").mkdir()
+    script = """
+import pathlib, sys, tiny
+from torchlift.backends import backend
+backend("openvino").build(pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]), tiny.SIGNATURE)
+"""
+    hidden = {name: value for name, value in os.environ.items() if name != "CI"}
+    done = python(script, source, tmp_path / "out", env={**hidden, "HOME": str(tmp_path / "home")})
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out" / "model.xml").is_file()
+    assert list((tmp_path / "home").iterdir()) == []

@@ -100,9 +100,11 @@ def test_previews_are_those_of_the_release(release):
 
 
 def test_profiles_are_shared_only_where_the_release_does_so_or_is_asked_to():
-    for release in RELEASES:
-        if release.since < SHARED_BY_ITSELF:
-            assert release.shared_profiles == ("PROFILE_SHARING_0806" in release.previews), release.since
+    by_itself = {release.since for release in RELEASES if release.since >= SHARED_BY_ITSELF}
+    asked = {release.since for release in RELEASES if "PROFILE_SHARING_0806" in release.previews}
+    assert by_itself
+    assert asked
+    assert {release.since for release in RELEASES if release.shared_profiles} == by_itself | asked
 
 
 def test_an_option_is_lacking_up_to_the_release_that_is_first_with_it():

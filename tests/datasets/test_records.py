@@ -69,7 +69,7 @@ def test_a_record_that_needs_numpy_is_refused_unless_trusted(tmp_path):
     assert contents(data.images) == {"0": encoded()}
 
 
-@pytest.mark.parametrize("value", [b"\x80broken", *(pickle.dumps(x) for x in ((b"x", -1), (b"x", True), [1]))])
+@pytest.mark.parametrize("value", [b"\x80broken", *map(pickle.dumps, [(b"x", -1), (b"x", True), (b"x", 2**70), [1]])])
 def test_a_broken_record_is_skipped_counted_and_named(tmp_path, value):
     database(tmp_path / "val", {b"0": pickle.dumps((encoded(), 1)), b"1": value})
     data = read(tmp_path / "val")
@@ -94,10 +94,8 @@ def test_records_none_of_which_is_usable_are_refused(tmp_path, items):
 
 
 def test_a_record_that_went_away_is_an_error(tmp_path):
-    lmdb = pytest.importorskip("lmdb")
     database(tmp_path / "val", {b"0": pickle.dumps((encoded(), 1))})
     data = read(tmp_path / "val")
     data.images._keys = [b"7"]
-    with pytest.raises(DataError, match="no longer has the key 7"):
+    with pytest.raises(DataError, match="has no record 7"):
         data.images.read(0)
-    assert lmdb

@@ -155,6 +155,8 @@ def test_the_gate_stays_with_the_bundle(broken, job):
     assert manifest.gate == TIGHT
     loose = score_bundle(path, job(gate=Gate({"top1": 100.0}, "size")))
     assert loose.gate.objective == "size"
+    assert loose.choices["model"].variant == f"{INT8}-dynamic"
+    assert {INT8, FP32} <= loose.choices["model"].others.keys()
     assert not any(verdict.breach for verdict in loose.choices["model"].others.values())
 
 

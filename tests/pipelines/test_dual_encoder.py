@@ -432,3 +432,10 @@ def test_a_batch_that_no_profile_holds_is_an_error_with_the_profiles(opened, pro
         assert pipeline.encode_image(pictures(4)).shape == (4, 32)
         with pytest.raises(ProfileError, match=r"holds batch 3; it has batch 4\.\.4"):
             pipeline.encode_image(pictures(3), size=3)
+
+
+@pytest.mark.parametrize("size", [1.5, "8", True, [8], np.zeros((2, 2))], ids=lambda size: type(size).__name__)
+def test_a_size_that_is_no_whole_number_is_refused(opened, size):
+    opened.encode_text(["猫"], size=1)  # 1 and True are alike as keys
+    with pytest.raises(InputError, match="batch size"):
+        opened.encode_text(["猫"], size=size)

@@ -7,9 +7,10 @@ from functools import partial
 from pathlib import Path
 
 from torchlift.backends import Session, SessionOptions, backend, reference_runtime
+from torchlift.backends.apart import SessionApart
 from torchlift.bundle import Bundle
 from torchlift.machine import HERE, RunOn
-from torchlift.manifest import Component, Variant
+from torchlift.manifest import Component, Graph, Variant
 from torchlift.signature import Signature
 
 
@@ -32,5 +33,25 @@ def open_file(
 
 
 def open_source(bundle: Bundle, component: Component, on: RunOn = HERE) -> Session:
-    """A component's own FP32 graph, on the processor. Its answers are PyTorch's, as the export proved."""
-    return reference_runtime().open(bundle.model(component), component.signature, options=SessionOptions(on))
+    """A component's own FP32 graph, on the processor. Its answers are PyTorch's, as the export proved. It runs in a
+    process of its own where it may never end.
+    """
+    model = bundle.model(component).absolute()
+    opener = partial(open_file, reference_runtime().name, model, component.signature, "fp32", SessionOptions(on))
+    return apart_if_looping(bundle, component, f"the graph of {component.name}", opener)
+
+
+def apart_if_looping(
+    bundle: Bundle, owner: Component | Graph | Variant, name: str, opener: Callable[[], Session]
+) -> Session:
+    """The session of ``opener``, which must be picklable. It is in a process of its own, with a deadline for each
+    answer, where the model of ``owner`` has a loop. ``name`` is what errors call it.
+    """
+    if not bundle.may_loop(owner):
+        return opener()
+    size = sum(bundle.manifest.files[path].size for path in bundle.manifest.files_of(owner))
+    return SessionApart(opener, bundle.manifest.component(_component_of(owner)).signature, name, size)
+
+
+def _component_of(owner: Component | Graph | Variant) -> str:
+    return owner.name if isinstance(owner, Component) else owner.component

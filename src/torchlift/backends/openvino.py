@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import os
 import threading
 from collections import defaultdict, deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -103,7 +105,8 @@ class OpenVino(Backend):
         import openvino as ov
 
         try:
-            model = _core().read_model(source) if source.suffix == ".xml" else ov.convert_model(source)
+            with _without_telemetry():
+                model = _core().read_model(source) if source.suffix == ".xml" else ov.convert_model(source)
             _forget_origin(model)
             ov.save_model(model, folder / "model.xml", compress_to_fp16=False)
         except Exception as error:
@@ -168,6 +171,19 @@ class OpenVino(Backend):
             ) from error
 
 
+@contextlib.contextmanager
+def _without_telemetry() -> Iterator[None]:
+    """OpenVINO tells a server that it was imported and what it converts, and writes to the user's home; not with CI."""
+    before = os.environ.get("CI")
+    os.environ["CI"] = "true"
+    try:
+        yield
+    finally:
+        os.environ.pop("CI")
+        if before is not None:
+            os.environ["CI"] = before
+
+
 def _core() -> ov.Core:
     """The one OpenVINO core of this process. The first thread that needs it starts it."""
     with _STARTING:
@@ -187,7 +203,8 @@ def _started() -> ov.Core:
     at once, one waits for a table while it holds the GIL, and the one that makes the table waits for the GIL. So one
     array is made here, while no other thread uses OpenVINO.
     """
-    import openvino as ov
+    with _without_telemetry():
+        import openvino as ov
 
     _ = ov.Tensor(np.zeros(1, np.float32)).data
     return ov.Core()
@@ -223,14 +240,25 @@ class OpenVinoSession(Session):
 
     def __init__(self, compiled: ov.CompiledModel, signature: Signature, runtime: str) -> None:
         super().__init__(signature, runtime)
-        outputs = {name: compiled.output(name) for name in signature.output_names}
+        try:
+            outputs = {name: compiled.output(name) for name in signature.output_names}
+        except RuntimeError as error:
+            raise BackendError(
+                f"{runtime} has no outputs {', '.join(signature.output_names)}: {error}",
+                remedy="Build the variant again: torchlift build.",
+            ) from error
         self._opened: tuple[Any, dict[str, Any]] | None = (compiled, outputs)
         self._idle: deque[Any] = deque(maxlen=1)
 
     def _run(self, feeds: Arrays) -> dict[str, np.ndarray]:
         compiled, outputs = self._kept(self._opened)
         request = self._request(compiled)
-        result = request.infer(dict(feeds), share_inputs=True, share_outputs=False)
+        try:
+            result = request.infer(dict(feeds), share_inputs=True, share_outputs=False)
+        except (RuntimeError, ValueError, KeyError, TypeError) as error:
+            raise BackendError(
+                f"{self.runtime} cannot run this: {error}", remedy="Verify the variant: torchlift verify."
+            ) from error
         answers = {name: result[port] for name, port in outputs.items()}
         self._idle.append(request)  # only after it succeeded: a failed request is not used again
         return answers

@@ -77,7 +77,7 @@ def cli() -> None:
 
 def main() -> None:
     """Run the command line; exits with 0, 1 for an error, 2 for wrong usage, 3 where no variant holds the gate, 130 for
-    Ctrl-C.
+    Ctrl-C, 143 for SIGTERM.
     """
     invoked: dict[str, Any] = {}
     with guarded_children(), INTERRUPTS.heeded():
@@ -99,14 +99,14 @@ def _run(invoked: dict[str, Any]) -> int:
         return _failed(cause or error, bool(invoked.get("verbose")))
     if INTERRUPTS.noted:
         echo("interrupted, but all was done: the result is there", err=True)
-        return 130
+        return INTERRUPTS.status
     return status
 
 
 def _interrupted(invoked: dict[str, Any]) -> int:
     resumed = ": what was there before is untouched; the same command goes on from here"
     echo("interrupted" + resumed * (invoked.get("command") in _RESUMED), err=True)
-    return 130
+    return INTERRUPTS.status
 
 
 def _failed(error: BaseException, verbose: bool) -> int:
@@ -126,6 +126,10 @@ def _failed(error: BaseException, verbose: bool) -> int:
             return _show(
                 f"{error.name} is not installed", 'It is needed to read models: pip install "torchlift[torch]".'
             )
+        if isinstance(error, MemoryError):
+            return _show(f"this takes more memory than there is: {error}", "Ask for fewer or smaller inputs.")
+        if isinstance(error, OSError) and error.filename is not None:
+            return _show(f"{_named(error.filename)}: {error.strerror}", "Check the path and its permissions.")
         if isinstance(error, SystemExit):
             return _show(
                 f"the command was not finished: SystemExit: {error}{_place(error)}",
@@ -133,6 +137,10 @@ def _failed(error: BaseException, verbose: bool) -> int:
             )
     echo("".join(traceback.format_exception(error)).rstrip(), err=True)
     return 1
+
+
+def _named(path: str | bytes | int) -> str:
+    return f"file {path}" if isinstance(path, int) else os.fsdecode(path)
 
 
 def _place(error: BaseException) -> str:

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from torchlift.manifest import Manifest
     from torchlift.signature import Axis
 
+_MOST = 2**31 - 1
+"""The most rows of a batch, and the largest size of an axis: runtimes count in 32 bits."""
+
 Command = TypeVar("Command", bound=Callable)
 
 
@@ -63,7 +66,7 @@ source_options = options(
 export_options = options(
     click.option("--exporter", type=click.Choice(["dynamo", "torchscript"]), default="dynamo", show_default=True),
     click.option("--opset", type=int, help="Opset of the ONNX graphs. [default: 20; torchscript 16]"),
-    click.option("--seed", type=int, default=0, show_default=True, help="Seed of the golden samples."),
+    click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the golden samples."),
 )
 build_options = options(
     click.option("--backend", "backends", multiple=True, help="Only this backend (repeatable). [default: all here]"),
@@ -292,13 +295,24 @@ def parse_keep(texts: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def parse_batches(text: str | None) -> tuple[int, ...]:
-    try:
-        batches = tuple(int(n) for n in _split(text))
-    except ValueError:
-        raise click.UsageError(f"--batch {text}: write numbers, for example 1,8.") from None
-    if any(n < 1 for n in batches):
-        raise click.UsageError(f"--batch {text}: a batch has at least one row.")
-    return batches
+    batches = tuple(whole_number(part) for part in _split(text))
+    if any(n is None for n in batches):
+        raise click.UsageError(f"--batch {_cut(text)}: write numbers up to {_MOST}, for example 1,8.")
+    if any(n == 0 for n in batches):
+        raise click.UsageError(f"--batch {_cut(text)}: a batch has at least one row.")
+    return tuple(n for n in batches if n)
+
+
+def whole_number(text: str) -> int | None:
+    """The number from 0 to 2**31 - 1 that digits name; None for any other text."""
+    number = int(text) if text.isdecimal() and len(text) <= 10 else _MOST + 1
+    return number if number <= _MOST else None
+
+
+def _cut(text: str | None, longest: int = 100) -> str:
+    """A text for a message, cut where it is long."""
+    text = text or ""
+    return text if len(text) <= longest else f"{text[:longest]}..."
 
 
 def parse_sizes(texts: tuple[str, ...]) -> Mapping[str, int]:
@@ -306,11 +320,12 @@ def parse_sizes(texts: tuple[str, ...]) -> Mapping[str, int]:
     found: dict[str, int] = {}
     for text in texts:
         name, _, number = text.partition("=")
-        if not name.isidentifier() or not number.isdecimal():
-            raise click.UsageError(f"--size {text}: write AXIS=N, for example sequence=24.")
+        size = whole_number(number)
+        if not name.isidentifier() or size is None:
+            raise click.UsageError(f"--size {_cut(text)}: write AXIS=N, for example sequence=24.")
         if name == "batch":
             raise click.UsageError(f"--size {text}: use --batch {number}.")
-        found[name] = int(number)
+        found[name] = size
     return found
 
 

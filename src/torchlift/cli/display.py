@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import math
 import sys
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
@@ -77,7 +79,19 @@ def print_json(result: Any) -> None:
     """Print a result (dataclasses, mappings, sequences) as JSON."""
     import msgspec
 
-    echo(visible_json(msgspec.json.format(msgspec.json.encode(result), indent=2).decode()))
+    text = json.dumps(_writable(msgspec.to_builtins(result)), ensure_ascii=False, indent=2)
+    echo(visible_json(text))
+
+
+def _writable(value: Any) -> Any:
+    """``value`` with null for each number that is not finite, which JSON lacks. Strings may hold what no encoding has,
+    such as a file name that is no text: that is escaped later.
+    """
+    if isinstance(value, dict):
+        return {key: _writable(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_writable(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 @contextlib.contextmanager

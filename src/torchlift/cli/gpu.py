@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from torchlift.cli.common import options
+from torchlift.cli.common import options, whole_number
 
 compile_options = options(
     click.option(
@@ -65,7 +65,7 @@ def parse_devices(text: str) -> tuple[int, ...]:
     if text == "all":
         return tuple(range(count)) or (0,)
     parts = [part.strip() for part in text.split(",")]
-    found = tuple(int(part) for part in parts if part.isdecimal())
+    found = tuple(n for part in parts if (n := whole_number(part)) is not None)
     if len({*found}) < len(parts):
         raise click.UsageError(f"--devices {text}: write all, or numbers of GPUs, for example 0,1.")
     beyond = [n for n in found if n >= count]

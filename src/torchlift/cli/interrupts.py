@@ -1,4 +1,4 @@
-"""Ctrl-C ends a command, also where the exception that it raises gets lost on its way."""
+"""Ctrl-C and SIGTERM end a command, also where the exception that they raise gets lost on its way."""
 
 from __future__ import annotations
 
@@ -7,46 +7,57 @@ import signal
 import threading
 from collections.abc import Iterator
 from types import FrameType
+from typing import Any
 
 from torchlift.progress import Progress, Stage
 
+_HEEDED: dict[signal.Signals, Any] = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+"""What ends a command -> the handler that a process has by itself. Where it has another, that stays."""
+
 
 class Interrupts:
-    """Whether SIGINT came. Python raises KeyboardInterrupt wherever the program is: in a destructor, in a callback of
-    native code, in a library's import that forgives every error. There it is lost, but it stays ``noted`` here.
+    """Whether SIGINT or SIGTERM came. KeyboardInterrupt is raised wherever the program is: in a destructor, in a
+    callback of native code, in a library's import that forgives every error. There it is lost, but it stays ``noted``
+    here which signal came last; None where none did.
     """
 
     def __init__(self) -> None:
-        self.noted = False
+        self.noted: signal.Signals | None = None
+
+    @property
+    def status(self) -> int:
+        """The exit status that tells which signal ended the command: 130 for SIGINT, 143 for SIGTERM."""
+        return 128 + (self.noted or signal.SIGINT)
 
     @contextlib.contextmanager
     def heeded(self) -> Iterator[None]:
-        """Note SIGINT while the block runs, and raise KeyboardInterrupt each time it comes. A process that ignores it,
-        as a shell lets what it starts in the background, goes on doing so.
+        """Note SIGINT and SIGTERM while the block runs, and raise KeyboardInterrupt each time one comes: so the block
+        leaves nothing behind. A process that ignores one, as a shell lets what it starts in the background ignore
+        SIGINT, goes on doing so.
         """
         ours = threading.current_thread() is threading.main_thread()
-        if not ours or signal.getsignal(signal.SIGINT) != signal.default_int_handler:
-            yield
-            return
-        signal.signal(signal.SIGINT, self._note)
+        heeded = [number for number, usual in _HEEDED.items() if ours and signal.getsignal(number) == usual]
+        for number in heeded:
+            signal.signal(number, self._note)
         try:
             yield
         finally:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-            self.noted = False
+            for number in heeded:
+                signal.signal(number, _HEEDED[number])
+            self.noted = None
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        self.noted = True
+        self.noted = signal.Signals(number)
         raise KeyboardInterrupt
 
     def check(self) -> None:
-        """Raise KeyboardInterrupt if it came before."""
+        """Raise KeyboardInterrupt if a signal came before."""
         if self.noted:
             raise KeyboardInterrupt
 
 
 INTERRUPTS = Interrupts()
-"""Those of this process: it has one handler."""
+"""Those of this process: it has one handler for each signal."""
 
 
 class Interruptible(Progress):

@@ -14,6 +14,7 @@ import numpy as np
 import onnx_ir as ir
 
 from torchlift.errors import ConversionError, DataError
+from torchlift.graph.files import load_model
 from torchlift.graph.schemes import has_attention, is_stem
 from torchlift.graph.units import name_nodes, require_nodes
 from torchlift.progress import SILENT, Progress
@@ -44,7 +45,7 @@ def quantize_with_nncf(
     """
     if not feeds:
         raise DataError("there are no calibration samples", remedy="Give `calibration=` data that the model will see.")
-    graph = ir.load(source)
+    graph = load_model(source)
     kept = _kept(graph, keep)
     try:
         with _quiet():

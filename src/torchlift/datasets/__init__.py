@@ -7,11 +7,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from torchlift.datasets.base import Images, ReadOptions, Skips
+from torchlift.datasets.database import DATABASE
 from torchlift.datasets.labelled import ImageData, LabelledData, ZeroShotData, read_folder
 from torchlift.datasets.plain import ArrayData, TextData, read_arrays, read_texts
-from torchlift.datasets.records import DATABASE, read_records
+from torchlift.datasets.records import read_records
 from torchlift.datasets.retrieval import RetrievalData, Text, read_retrieval, retrieval_splits, write_retrieval
 from torchlift.errors import DataError
+from torchlift.storage import is_file, is_folder
 
 __all__ = [
     "ArrayData",
@@ -44,18 +46,26 @@ def open_data(path: str | os.PathLike[str], options: ReadOptions | None = None) 
 
     Raises DataError where it is missing, empty, ambiguous or of no known kind, UnsafeDataError for pickles.
     """
-    path, options = Path(path).resolve(), options or ReadOptions()
-    if path.is_file():
+    path, options = _resolved(Path(path)), options or ReadOptions()
+    if is_file(path):
         if path.suffix not in _FILES:
             raise DataError(
                 f"{path} is no data set that is known",
                 remedy=f"Give a folder, or a file that ends in {', '.join(_FILES)}.",
             )
         return _FILES[path.suffix](path, options)
-    if not path.is_dir():
+    if not is_folder(path):
         raise DataError(f"{path} does not exist", remedy="Give the folder or the file of a data set.")
     if retrieval_splits(path):
         return read_retrieval(path, options)
     if (path / DATABASE).is_file():
         return read_records(path, options)
     return read_folder(path, options)
+
+
+def _resolved(path: Path) -> Path:
+    """The absolute path, without links. Raises DataError for what can be no path."""
+    try:
+        return path.resolve()
+    except (OSError, ValueError, RuntimeError) as error:
+        raise DataError(f"{str(path)!r} is no path: {error}", remedy="Check the path.") from error

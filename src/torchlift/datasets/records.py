@@ -7,72 +7,19 @@ from __future__ import annotations
 
 import io
 import pickle
-from collections.abc import Iterator, Sequence
-from importlib import import_module
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-from weakref import WeakValueDictionary
 
 import numpy as np
 
 from torchlift.datasets.base import Images, ReadOptions, Skips, spread
+from torchlift.datasets.database import Database
 from torchlift.datasets.labelled import LabelledData
 from torchlift.errors import DataError, UnsafeDataError
 
-DATABASE = "data.mdb"
-
-_COUNTS = frozenset({b"num_images", b"num_samples", b"__len__", b"__keys__"})
-"""Keys whose value is not a sample."""
-
-
-class Database:
-    """An LMDB folder, opened for reading by :func:`opened`. Several threads may read."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        try:
-            lmdb = import_module("lmdb")
-        except ImportError as error:
-            raise DataError(
-                f"{folder} is an LMDB, and lmdb is not installed", remedy='pip install "torchlift[lmdb]"'
-            ) from error
-        try:
-            self._environment = lmdb.open(str(folder), readonly=True, create=False, lock=False, readahead=False)
-        except lmdb.Error as error:
-            raise DataError(
-                f"{folder} cannot be opened as an LMDB: {error}", remedy="Copy it again, or make it again."
-            ) from error
-
-    def samples(self) -> list[bytes]:
-        """The keys of all samples, in the order of their bytes."""
-        with self._environment.begin() as transaction:
-            return [key for key in transaction.cursor().iternext(values=False) if key not in _COUNTS]
-
-    def items(self) -> Iterator[tuple[bytes, bytes]]:
-        """The keys and values of all samples, in the order of the keys' bytes."""
-        with self._environment.begin() as transaction:
-            yield from ((key, value) for key, value in transaction.cursor() if key not in _COUNTS)
-
-    def get(self, key: bytes) -> bytes:
-        """The value of a key. Raises DataError where it is gone."""
-        with self._environment.begin() as transaction:
-            value = transaction.get(key)
-        if value is None:
-            raise DataError(f"{self.folder} no longer has the key {_text(key)}", remedy="Open it again.")
-        return bytes(value)
-
-
-_OPEN: WeakValueDictionary[Path, Database] = WeakValueDictionary()
-"""The open LMDBs. A process may open an LMDB only once, so a second opening shares the first."""
-
-
-def opened(folder: Path) -> Database:
-    """The LMDB at ``folder``. Raises DataError where it cannot be opened, or the package lmdb is missing."""
-    key = folder.resolve()
-    database = _OPEN.get(key)
-    if database is None:
-        database = _OPEN[key] = Database(folder)
-    return database
+LARGEST_LABEL = 2**31 - 1
+"""Class numbers index the columns of an output, of which there are fewer."""
 
 
 class _RefusedError(ValueError):
@@ -128,11 +75,11 @@ def labelled_record(data: bytes, what: str, trust: bool) -> tuple[bytes, int]:
     match record:
         case (bytes() | bytearray() as image, label) if _is_label(label):
             return bytes(image), int(label)
-    raise ValueError("it is not a pair of an image file's bytes and a label of 0 or more")
+    raise ValueError(f"it is not a pair of an image file's bytes and a label from 0 to {LARGEST_LABEL}")
 
 
 def _is_label(label: Any) -> bool:
-    return isinstance(label, (int, np.integer)) and not isinstance(label, bool) and int(label) >= 0
+    return isinstance(label, (int, np.integer)) and not isinstance(label, bool) and 0 <= int(label) <= LARGEST_LABEL
 
 
 def _text(key: bytes) -> str:
@@ -144,7 +91,7 @@ def read_records(folder: Path, options: ReadOptions) -> LabelledData:
 
     Raises DataError where no record can be used, UnsafeDataError for a record that holds more than plain data.
     """
-    database, skips = opened(folder), Skips(options.strict)
+    database, skips = Database(folder), Skips(options.strict)
     keys = database.samples()
     read: list[bytes] = []
     labels: list[int] = []

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import ClassVar
 
 from torchlift.datasets.base import Images, ReadOptions, Skips, chosen_split, lines_of, spread
-from torchlift.datasets.records import DATABASE, Database, opened, unpickled
+from torchlift.datasets.database import DATABASE, Database
+from torchlift.datasets.records import unpickled
 from torchlift.datasets.results import write_json_lines, write_lines
 from torchlift.errors import DataError, UnsafeDataError
 from torchlift.storage import open_regular
@@ -157,7 +158,7 @@ def _index_tsv(file: Path, skips: Skips) -> TsvImages:
 
 
 def _index_lmdb(folder: Path, skips: Skips) -> LmdbImages:
-    database, ids = opened(folder), []
+    database, ids = Database(folder), []
     for key in database.samples():
         try:
             ids.append(_image_id(key))
@@ -206,7 +207,7 @@ def _parse_text(line: bytes, offset: int, texts: list[Text], seen: set[int], fil
 def _read_pairs(folder: Path, skips: Skips) -> list[Text]:
     """The texts of (image id, text id, text) pairs, in the order of the pairs' numbers."""
     found: dict[int, tuple[str, list[int]]] = {}
-    for key, value in sorted(opened(folder).items(), key=lambda item: (len(item[0]), item[0])):
+    for key, value in sorted(Database(folder).items(), key=lambda item: (len(item[0]), item[0])):
         try:
             match unpickled(value, f"{folder.name} {key!r}", trust=True):
                 case (int(image), int(number), str(text)):

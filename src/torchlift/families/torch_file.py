@@ -14,6 +14,10 @@ import torch
 from torchlift.errors import CheckpointError, UnsafeCheckpointError
 from torchlift.storage import open_regular
 
+_BAD_ZIP = (zipfile.BadZipFile, ValueError, NotImplementedError)
+"""What zipfile raises for a damaged directory of an archive: also for names that are no text, and for versions that it
+does not know."""
+
 
 def load_torch_file(file: Path, expected: str) -> Any:
     """Read a file of torch.save without running code. Tensors are mapped from the file where its format allows.
@@ -32,7 +36,9 @@ def load_torch_file(file: Path, expected: str) -> Any:
                 remedy="If you trust its author, load it where it was made and save only the state_dict.",
             ) from error
         raise _damaged(file, error, expected) from error
-    except (RuntimeError, EOFError, ValueError, KeyError, UnicodeDecodeError, AttributeError, TypeError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # a pickle with changed bytes makes the unpickler raise almost anything
         raise _damaged(file, error, expected) from error
 
 
@@ -41,7 +47,7 @@ def is_torchscript(file: Path) -> bool:
     try:
         with zipfile.ZipFile(file) as archive:
             members = archive.namelist()
-    except (OSError, zipfile.BadZipFile):
+    except (OSError, *_BAD_ZIP):
         return False
     return any(m.endswith("/constants.pkl") for m in members) and any("/code/" in m for m in members)
 
@@ -65,9 +71,9 @@ def _check_archive(file: Path, expected: str) -> bool:
     try:
         with zipfile.ZipFile(file) as archive:
             members = archive.namelist()
-    except zipfile.BadZipFile as error:
+    except _BAD_ZIP as error:
         raise CheckpointError(
-            f"{file} is truncated: it has {file.stat().st_size:,} bytes and its end is missing",
+            f"{file} is truncated: it has {file.stat().st_size:,} bytes and its end is missing or damaged",
             remedy="Download or copy it again.",
         ) from error
     if is_torchscript(file):

@@ -13,12 +13,19 @@ from torch import Tensor
 
 from torchlift.errors import CheckpointError, some
 from torchlift.families.torch_file import load_torch_file
+from torchlift.storage import open_regular
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 
 PREPROCESSING_FILES = ("preprocessor_config.json", "processor_config.json")
 """Files in which transformers states how pictures are prepared. Release 5 and later write the second, with more in it.
 """
+
+_FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+_INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+
+_MOST_LABELS = 10**6
+"""transformers makes a name for each label that a configuration counts."""
 
 _HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 _FILE_SUFFIXES = (".pt", ".pth", ".tar", ".bin", ".ckpt", ".safetensors", ".zip")
@@ -41,6 +48,11 @@ def read_folder(folder: Path, model_type: str, expected: str, pattern: str) -> t
         hint = f"Name the file itself: {folder / checkpoints[0]}." if checkpoints else expected
         raise CheckpointError(f"{folder} has no config.json", remedy=hint)
     config = read_json(file)
+    for part in (config, *(value for value in config.values() if isinstance(value, dict))):
+        if isinstance(count := part.get("num_labels"), int) and count > _MOST_LABELS:
+            raise CheckpointError(
+                f"{file} states {str(count)[:20]} labels: at most {_MOST_LABELS:,} are possible", remedy=expected
+            )
     kind = config.get("model_type")
     if kind != model_type:
         raise CheckpointError(f"{folder} holds a model of type {kind!r}, not {model_type!r}", remedy=expected)
@@ -66,13 +78,31 @@ def as_tensors(file: Path, content: Any, expected: str) -> dict[str, Tensor]:
         if isinstance(content, Mapping):
             found += f" with {some([str(name) for name in content]) or 'nothing in it'}"
         raise CheckpointError(f"{file} holds {found}, not a state_dict", remedy=expected)
-    return {str(name): tensor for name, tensor in content.items()}
+    return {str(name): _plain(file, str(name), tensor, expected) for name, tensor in content.items()}
 
 
-def as_float32(name: str, tensor: Tensor) -> Tensor:
-    """A weight as float32; integers stay. It is copied only if needed. Raises CheckpointError if it is not finite."""
-    if not tensor.is_floating_point():
-        return tensor
+def _plain(file: Path, name: str, tensor: Tensor, expected: str) -> Tensor:
+    """The tensor, which must have its values in memory, one after the other. Raises CheckpointError for one that is
+    sparse, quantised or nested, or that has no values.
+    """
+    if tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_nested or tensor.is_meta:
+        kind = "no values" if tensor.is_meta else f"the layout {tensor.layout}, dtype {tensor.dtype}"
+        raise CheckpointError(f"{file}: {name} has {kind}; it must be a plain tensor", remedy=expected)
+    return tensor.detach()
+
+
+def as_float32(name: str, tensor: Tensor, needed: Tensor) -> Tensor:
+    """The weight for the place of ``needed``, as float32, without a copy where it is; a count stays an integer.
+
+    Raises CheckpointError where it is not finite, or of a dtype that the network does not compute in: integers and FP8
+    stand for other numbers, by scales that are not read.
+    """
+    if not needed.is_floating_point():
+        if tensor.dtype not in _INTEGERS:
+            raise _wrong_dtype(name, tensor, _INTEGERS)
+        return tensor.to(needed.dtype)
+    if tensor.dtype not in _FLOATS:
+        raise _wrong_dtype(name, tensor, _FLOATS)
     if not torch.isfinite(tensor).all():
         count = int((~torch.isfinite(tensor)).sum())
         raise CheckpointError(
@@ -82,11 +112,20 @@ def as_float32(name: str, tensor: Tensor) -> Tensor:
     return tensor.float().contiguous()
 
 
+def _wrong_dtype(name: str, tensor: Tensor, known: Sequence[torch.dtype]) -> CheckpointError:
+    names = ", ".join(str(dtype).removeprefix("torch.") for dtype in known)
+    return CheckpointError(
+        f"{name} holds {str(tensor.dtype).removeprefix('torch.')}, and must hold one of {names}",
+        remedy="Give the checkpoint before it was quantised, with its weights in floating point.",
+    )
+
+
 def read_json(file: Path) -> dict[str, Any]:
     """Read the object in a JSON file. Raises CheckpointError where the file has none."""
     try:
-        content = json.loads(file.read_text("utf-8"))
-    except ValueError as error:
+        with open_regular(file) as stream:
+            content = json.loads(stream.read().decode("utf-8"))
+    except (ValueError, RecursionError, OSError) as error:
         raise CheckpointError(f"{file} is damaged: {error}", remedy="Download the folder again.") from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{file} is damaged: it holds no object", remedy="Download the folder again.")
@@ -149,5 +188,5 @@ def _load_safetensors(file: Path) -> dict[str, Tensor]:
 
     try:
         return load_file(file)
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, ValueError, KeyError, RuntimeError) as error:
         raise CheckpointError(f"{file} is damaged: {error}", remedy="Download the folder again.") from error

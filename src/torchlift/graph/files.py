@@ -14,9 +14,15 @@ WEIGHTS_SUFFIX = ".data"
 def load_model(file: Path) -> ir.Model:
     """Read an ONNX file. Its weights are read later, when they are needed.
 
-    Raises ConversionError where a file of weights has several hard links, since onnx-ir refuses to read such files.
+    Raises ConversionError for a file that cannot be read, and where a file of weights has several hard links: onnx-ir
+    reads none from such.
     """
-    model = ir.load(file)
+    try:
+        model = ir.load(file)
+    except Exception as error:  # onnx-ir raises almost anything for a damaged graph
+        raise ConversionError(
+            f"{file.name} cannot be read: {type(error).__name__}: {error}", remedy="Export the model again."
+        ) from error
     tensors = (value.const_value for value in model.graph.initializers.values())
     for path in {Path(t.path) for t in tensors if isinstance(t, ir.ExternalTensor)}:
         if path.is_file() and (links := path.stat().st_nlink) > 1:

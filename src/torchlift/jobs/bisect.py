@@ -15,7 +15,7 @@ from torchlift.evidence import Damage
 from torchlift.graph.units import Unit
 from torchlift.jobs.options import JobOptions
 from torchlift.jobs.scoring import trial_scorer
-from torchlift.manifest import Variant
+from torchlift.manifest import Variant, read_manifest
 from torchlift.progress import SILENT, Progress
 from torchlift.stages.repair import Workbench, find_culprits
 from torchlift.stages.samples import data_as_samples, goldens_as_samples
@@ -41,6 +41,7 @@ class BisectReport:
 
 def bisect_bundle(path: Path, name: str, options: JobOptions, progress: Progress = SILENT) -> BisectReport:
     """Rank the nodes of a variant's graph by what their conversion costs. The bundle is not changed."""
+    read_manifest(path)  # nothing is written beside what is no bundle
     with locked(path):
         bundle = Bundle.open(path, progress)
         variant = bundle.manifest.variant(name)

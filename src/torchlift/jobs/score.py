@@ -17,6 +17,7 @@ from torchlift.prove.verify import proven_here, runs_here
 from torchlift.stages.choose import choose_all
 from torchlift.stages.score import OpenReference, Scorer, score_component
 from torchlift.staging import writing
+from torchlift.storage import storage_errors
 from torchlift.tasks.retrieval import RetrievalTask
 from torchlift.tasks.statistics import estimate
 
@@ -36,8 +37,7 @@ def score_bundle(
         require_data(options)
         scorer = open_scorer(bundle, options, references, progress)
         assert scorer is not None
-        if write is not None:
-            _require_choices(scorer)
+        _require_writable(scorer, write)
         for component in bundle.manifest.components:
             score_component(scorer, component, again=True)
         if bundle.manifest.benchmarks.keys() >= {c.name for c in bundle.manifest.components}:
@@ -58,14 +58,21 @@ def report_bundle(
     """
     bundle = Bundle.open(path, progress)
     scorer = plain_scorer(bundle, options, references, progress)
-    if write is not None:
-        _require_choices(scorer)
+    _require_writable(scorer, write)
     ours = [v for v in bundle.manifest.variants if runs_here(bundle, v)]
     scores = {v.name: scorer.score({v.component: v}) for v in ours}
     chosen = {name: bundle.manifest.variant(choice.variant) for name, choice in bundle.manifest.choices.items()}
     together = scorer.score(chosen) if chosen and all(v.name in scores for v in chosen.values()) else None
     _save(scorer, write)
     return replace(bundle.manifest, scoring=replace(scorer.scoring(), scores=scores, together=together))
+
+
+def _require_writable(scorer: Scorer, write: Path | None) -> None:
+    """Raise what :func:`_require_choices` raises, and StorageError where ``write`` can be no folder."""
+    if write is not None:
+        _require_choices(scorer)
+        with storage_errors(write):
+            write.mkdir(parents=True, exist_ok=True)
 
 
 def _require_choices(scorer: Scorer) -> None:
@@ -84,7 +91,8 @@ def _require_choices(scorer: Scorer) -> None:
 def _save(scorer: Scorer, folder: Path | None) -> None:
     manifest = scorer.bundle.manifest
     if folder is not None:
-        scorer.save(folder, {name: manifest.variant(choice.variant) for name, choice in manifest.choices.items()})
+        with storage_errors(folder):
+            scorer.save(folder, {name: manifest.variant(choice.variant) for name, choice in manifest.choices.items()})
 
 
 def score_predictions(path: Path, file: Path, options: JobOptions, progress: Progress = SILENT) -> dict[str, Interval]:

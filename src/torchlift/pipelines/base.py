@@ -20,6 +20,7 @@ from torchlift.errors import BackendError, BundleError, StorageError, Verificati
 from torchlift.machine import HERE, RunOn
 from torchlift.manifest import Variant, read_manifest
 from torchlift.messages import failure_text
+from torchlift.pipelines.batches import whole_size
 from torchlift.pipelines.columns import Prepared
 from torchlift.pipelines.prepare import Cut, Preparer, preparers
 from torchlift.pipelines.run import Batching, Loader, run_prepared
@@ -123,7 +124,7 @@ class Pipeline:
 
     def run(self, component: str, prepared: Prepared, size: int | None = None) -> dict[str, np.ndarray]:
         """The outputs of a component for prepared rows, in their order, in batches of at most ``size`` rows."""
-        session = self.session(component)
+        session, size = self.session(component), None if size is None else whole_size(size)
         batching = self._batchings.get((component, size))
         if batching is None:  # several threads may make one at once: they are alike
             signature = self.bundle.manifest.component(component).signature

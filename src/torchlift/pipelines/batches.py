@@ -36,15 +36,20 @@ def batch_size(axis: Axis, asked: int | None) -> int:
     """The size of batches: as asked, else the axis' optimum. Raises InputError where it is no whole number, or outside
     the axis' range.
     """
-    size = axis.opt if asked is None else asked
-    if isinstance(size, bool) or not isinstance(size, (int, np.integer)):
-        raise InputError(f"batch size {size!r} is {type(size).__name__}", remedy="Give a whole number of rows.")
+    size = axis.opt if asked is None else whole_size(asked)
     if not axis.min <= size <= axis.max:
         raise InputError(
             f"batch size {size} is outside {axis.min}..{axis.max}",
             remedy=f"Ask for at most {axis.max}, or export again with `axes=batch={axis.min}..{axis.opt}..{size}`.",
         )
     return size
+
+
+def whole_size(size: object) -> int:
+    """``size``, of a batch, as an int. Raises InputError for what is no whole number, such as 1.5, "8" or True."""
+    if isinstance(size, bool) or not isinstance(size, (int, np.integer)):
+        raise InputError(f"batch size {size!r} is {type(size).__name__}", remedy="Give a whole number of rows.")
+    return int(size)
 
 
 def slices(count: int, size: int) -> list[slice]:

@@ -158,7 +158,7 @@ class Preparer:
         texts = {name for name in self.named(TextInput) if name in values and not _is_ids(values[name])}
         follow = {name for name, d in self.component.inputs.items() if isinstance(d, TextPart) and d.of in texts}
         missing = [name for name in self.signature.input_names if name not in values and name not in follow]
-        extra = [name for name in values if name not in self._specs]
+        extra = [str(name) for name in values if name not in self._specs]
         if missing or extra:
             what = [f"missing {', '.join(missing)}"] * bool(missing) + [f"unknown {', '.join(extra)}"] * bool(extra)
             raise SignatureError(

@@ -7,7 +7,7 @@ from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass, field, replace
 
 from torchlift.backends import Session, SessionOptions, backend
-from torchlift.backends.opening import open_source, open_variant
+from torchlift.backends.opening import open_source
 from torchlift.bundle import Bundle
 from torchlift.errors import BackendError, BundleError, TorchliftError
 from torchlift.evidence import Failure, GoldenCheck, Provenance, Tolerance, Verification, now
@@ -15,6 +15,7 @@ from torchlift.machine import HERE, RunOn, this_machine
 from torchlift.manifest import Component, Graph, Precision, Variant
 from torchlift.messages import run_text
 from torchlift.progress import SILENT, Progress
+from torchlift.prove.ends import open_half, open_unproven
 from torchlift.prove.goldens import (
     Golden,
     blank,
@@ -25,7 +26,6 @@ from torchlift.prove.goldens import (
     telling_order,
     with_rows,
 )
-from torchlift.prove.half import HalfSession
 from torchlift.prove.numerics import TOLERANCES, UNBOUNDED, failures, verify_goldens, verify_invariance
 from torchlift.signature import BATCH
 from torchlift.storage import without_folders
@@ -127,7 +127,7 @@ def verify_variant(
     runtime = backend(variant.backend)
     with progress.stage(f"verify {variant.name}", len(goldens) + 1) as stage:
         try:
-            with open_variant(bundle, variant, SessionOptions(on)) as session:
+            with open_unproven(bundle, variant, SessionOptions(on)) as session:
                 met = []
                 for key, golden in goldens.items():
                     held = within(session, golden)
@@ -223,7 +223,7 @@ def _replayed(
     """
     found = {}
     try:
-        with open_variant(bundle, variant, SessionOptions(on, cuda_graph=True)) as session:
+        with open_unproven(bundle, variant, SessionOptions(on, cuda_graph=True)) as session:
             if not session.records:
                 progress.note(f"{variant.name} replays no CUDA graphs: it computes the size of an output")
                 return {}
@@ -259,7 +259,6 @@ def _in_true_half(bundle: Bundle, variant: Variant, golden: Golden, on: RunOn) -
     graph = _graph(bundle, variant)
     if graph is None:
         return ()
-    signature = bundle.manifest.component(variant.component).signature
-    with HalfSession(bundle.model(graph), signature, on) as session:
+    with open_half(bundle, graph, on) as session:
         checks = verify_goldens(session.run, [golden])
     return tuple(replace(check, true_half=True) for check in checks)

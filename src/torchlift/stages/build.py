@@ -12,6 +12,7 @@ from torchlift.errors import BackendError, BundleError, StorageError, TorchliftE
 from torchlift.machine import HERE, RunOn, installed_version
 from torchlift.manifest import SOURCE_FORM, Component, Graph, Variant
 from torchlift.progress import SILENT, Progress
+from torchlift.prove.ends import require_end
 from torchlift.prove.verify import VerifyOptions, proven_here, verify_variant
 from torchlift.storage import require_space, without_folders
 
@@ -38,6 +39,7 @@ def _built(
     bundle: Bundle, component: Component, name: str, recipe: str, progress: Progress, compiling: CompileOptions
 ) -> tuple[Variant, str]:
     """The variant that the bundle has now, and why it is not the one that was asked for; empty where it is."""
+    require_end(bundle, component, progress)
     runtime = backend(name)
     asked = runtime.recipe(recipe)
     variant = Variant(component.name, name, asked.precision, "", method=asked.method, form=asked.form.name)

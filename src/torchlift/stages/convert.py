@@ -22,10 +22,12 @@ from torchlift.convert.ranges import Feeds
 from torchlift.convert.search import EVALUATIONS
 from torchlift.errors import BundleError, InputError, StorageError, TorchliftError
 from torchlift.evidence import Calibration, Conversion, Repair
+from torchlift.graph.files import load_model
 from torchlift.graph.units import module_of, name_nodes
 from torchlift.machine import HERE, RunOn, installed_version
 from torchlift.manifest import Component, Graph
 from torchlift.progress import SILENT, Progress
+from torchlift.prove.ends import require_end
 from torchlift.prove.goldens import GOLDENS, Golden, goldens_of, save_goldens
 from torchlift.stages.samples import Samples
 from torchlift.storage import require_space, without_folders
@@ -64,6 +66,7 @@ def convert_component(
     Raises InputError for a node to keep that is not there.
     """
     options = options or ConvertOptions()
+    require_end(bundle, component, progress)
     source = bundle.model(component)
     settings = FormOptions(options.calibration, kept_nodes(source, options.patterns(component.name)), on)
     drawn: list[Feeds] = []
@@ -174,7 +177,7 @@ def _key(component: Component, form: str, samples: Samples, options: ConvertOpti
 
 def kept_nodes(source: Path, patterns: Sequence[str]) -> dict[str, str]:
     """The nodes that patterns name, with the reason. Raises InputError for a pattern that matches none."""
-    model = ir.load(source)
+    model = load_model(source)
     name_nodes(model)
     found: dict[str, str] = {}
     for pattern in patterns:

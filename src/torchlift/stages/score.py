@@ -12,7 +12,7 @@ import numpy as np
 from torchlift.backends import Session, SessionOptions
 from torchlift.backends.opening import open_source, open_variant
 from torchlift.bundle import Bundle
-from torchlift.errors import InputError
+from torchlift.errors import BundleError, InputError
 from torchlift.evidence import Interval, Measure, Reference, Score, Scoring
 from torchlift.machine import HERE, RunOn
 from torchlift.manifest import Component, Variant
@@ -62,6 +62,7 @@ class Scorer:
         self.outcomes = task.outcomes(self._reference)
 
     def _kept(self) -> tuple[Reference, Mapping[str, Answers]] | None:
+        from safetensors import SafetensorError
         from safetensors.numpy import load
 
         scoring = self.bundle.manifest.scoring
@@ -70,7 +71,12 @@ class Scorer:
             self.task.data.fingerprint,
         ):
             return None
-        return scoring.reference, _by_component(load(self.bundle.read(scoring.answers)))
+        try:
+            return scoring.reference, _by_component(load(self.bundle.read(scoring.answers)))
+        except SafetensorError as error:
+            raise BundleError(
+                f"{self.bundle.path / scoring.answers} cannot be read: {error}", remedy="Do not use this bundle."
+            ) from error
 
     def _source(self, component: str) -> Session:
         return open_source(self.bundle, self.bundle.manifest.component(component), self._on)

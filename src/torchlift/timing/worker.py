@@ -9,9 +9,9 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
-from multiprocessing.connection import Connection
 from typing import Any
 
+from torchlift.apart import serve
 from torchlift.backends.base import Call, Session
 
 _SOON = 2.0
@@ -79,21 +79,8 @@ def _seconds(call: Call) -> float:
 
 
 def main(fd: int) -> None:
-    """Answer requests (method name, arguments) until the pipe closes.
-
-    Any exception is sent as an answer, also SystemExit: a user's network must not end the process without a message.
-    """
-    pipe = Connection(fd)
-    worker = Worker()
-    while True:
-        try:
-            method, arguments = pipe.recv()
-        except EOFError:
-            return
-        try:
-            pipe.send((True, getattr(worker, method)(*arguments)))
-        except BaseException as error:
-            pipe.send((False, f"{type(error).__name__}: {error}"))
+    """Answer until the pipe closes."""
+    serve(fd, Worker())
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 import io
 import json
 import pickle
+import random
 import sys
 import types
 import zipfile
@@ -481,3 +482,86 @@ def test_what_transformers_writes_of_square_pictures_is_read(prepared_by, open_m
 
 def test_what_transformers_writes_of_its_own_defaults_is_refused(prepared_by, open_model):
     refused(open_model, prepared_by(), "size is {'shortest_edge': 224}", "do_center_crop is True, not False")
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.int64, torch.bool, torch.complex64, torch.float8_e4m3fn])
+@pytest.mark.parametrize("name", ["text_projection", "bert.encoder.layer.0.output.dense.weight"])
+def test_weights_that_are_no_floating_point_are_refused(write, open_model, vit, dtype, name):
+    model = open_model(write(vit, change=lambda state: {**state, name: state[name].to(dtype)}))
+    with pytest.raises(CheckpointError, match=str(dtype).removeprefix("torch.")) as caught:
+        model.component("text")
+    assert "float32" in caught.value.message
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_weights_of_other_floating_points_are_float32_then(write, open_model, vit, dtype):
+    model = open_model(write(vit, change=lambda state: {name: t.to(dtype) for name, t in state.items()}))
+    assert {t.dtype for t in model.component("text").reference.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize("change", [lambda t: t.to_sparse(), lambda t: t.to("meta")], ids=["sparse", "meta"])
+def test_weights_that_are_no_plain_tensors_are_refused(write, open_model, vit, change):
+    refused(
+        open_model,
+        write(vit, change=lambda state: {**state, "text_projection": change(state["text_projection"])}),
+        "text_projection",
+    )
+
+
+@pytest.mark.parametrize("number", ["999999999", "9" * 30])
+def test_a_weight_of_a_layer_without_end_is_refused(write, open_model, vit, number):
+    name = f"bert.encoder.layer.{number}.output.dense.weight"
+    refused(open_model, write(vit, change=lambda state: {**state, name: torch.zeros(1)}), number[:3])
+
+
+def test_any_bytes_of_a_file_may_be_changed(write, open_model, vit):
+    """Whatever the unpickler raises, it is an error of the file."""
+    file = write(vit)
+    whole, errors = file.read_bytes(), 0
+    start = whole.index(b"data.pkl") + 8
+    for seed in range(60):
+        draw, data = random.Random(seed), bytearray(whole)
+        data[start + draw.randrange(3000)] = draw.randrange(256)
+        file.write_bytes(data)
+        try:
+            open_model(file)
+        except CheckpointError:
+            errors += 1
+    assert errors > 10
+
+
+@pytest.mark.parametrize("name", ["config.json", "preprocessor_config.json"])
+@pytest.mark.parametrize(
+    "content",
+    ['{"a":' * 100_000, '{"a": ' + "9" * 5001 + "}", "[1]", "\ud800", ""],
+    ids=["deep", "long", "list", "bytes", "none"],
+)
+def test_a_configuration_that_is_no_object_is_refused(transformers_folder, open_model, name, content):
+    folder, _ = transformers_folder()
+    (folder / name).write_bytes(content.encode("utf-8", "surrogatepass"))
+    refused(open_model, folder, name, "is damaged")
+
+
+@pytest.mark.parametrize(
+    ("part", "name", "value"),
+    [
+        ("text_config", "hidden_act", "no such function"),
+        ("vision_config", "hidden_act", None),
+        ("text_config", "layer_norm_eps", "small"),
+        ("vision_config", "num_attention_heads", 0),
+        (None, "num_labels", 10**12),
+        ("text_config", "num_labels", 10**12),
+    ],
+)
+def test_what_no_tower_can_be_built_with_is_refused(transformers_folder, open_model, part, name, value):
+    folder, _ = transformers_folder()
+    config = json.loads((folder / "config.json").read_text())
+    (config[part] if part else config)[name] = value
+    (folder / "config.json").write_text(json.dumps(config))
+    refused(open_model, folder, "config.json")
+
+
+@pytest.mark.parametrize("scale", [1000.0, -1e30])
+def test_a_scale_of_similarities_that_is_infinite_is_refused(write, open_model, vit, scale):
+    file = write(vit, change=lambda state: {**state, "logit_scale": torch.tensor(scale)})
+    refused(open_model, file, "logit_scale")

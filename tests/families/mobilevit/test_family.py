@@ -264,3 +264,25 @@ class TestFakeQuantisation:
 
         component = open_model(write(change=change)).component("model")
         assert component.scales["stem.0"].input == pytest.approx((-2.0, 3.1))
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.bool, torch.float8_e4m3fn])
+def test_weights_that_are_no_floating_point_are_refused(write, open_model, dtype):
+    name = "fc.weight"
+    model = open_model(write(change=lambda state: {**state, name: state[name].to(dtype)}))
+    with pytest.raises(CheckpointError, match=str(dtype).removeprefix("torch.")):
+        model.component("model")
+
+
+def test_a_weight_of_a_layer_without_end_is_refused(write, open_model):
+    name = "stage2.1.transformer.layers.999999999.0.fn.w_out.weight"
+    with pytest.raises(CheckpointError, match="999,999,999"):
+        open_model(write(change=lambda state: {**state, name: torch.zeros(1)}))
+
+
+@pytest.mark.parametrize("said", [{"size": []}, {"size": "x"}, {"crop_size": "x"}, {"rescale_factor": []}])
+def test_preprocessing_of_other_types_is_refused(write, open_model, said):
+    file = write()
+    (file.parent / "preprocessor_config.json").write_text(json.dumps(said))
+    with pytest.raises(CheckpointError, match=r"preprocessor_config\.json cannot be used"):
+        open_model(file)

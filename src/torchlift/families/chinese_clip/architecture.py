@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -134,7 +134,7 @@ def _bert(shapes: Shapes) -> Bert:
     feed_forward, _ = _shape(shapes, "text_model.encoder.layer.0.intermediate.dense.weight", 2)
     return Bert(
         width=width,
-        layers=_count(shapes, r"text_model\.encoder\.layer\.(\d+)\."),
+        layers=_count(shapes, r"text_model\.encoder\.layer\.(\d{1,9})\."),
         heads=_heads("text", width),
         feed_forward=feed_forward,
         vocabulary=vocabulary,
@@ -149,7 +149,7 @@ def _vision_transformer(shapes: Shapes) -> tuple[VisionTransformer, int]:
     feed_forward, _ = _shape(shapes, "vision_model.encoder.layers.0.mlp.fc1.weight", 2)
     vision = VisionTransformer(
         width=width,
-        layers=_count(shapes, r"vision_model\.encoder\.layers\.(\d+)\."),
+        layers=_count(shapes, r"vision_model\.encoder\.layers\.(\d{1,9})\."),
         heads=HEADS_BY_WIDTH.get(width) or _heads("image", width),
         feed_forward=feed_forward,
         patch=patch,
@@ -160,7 +160,7 @@ def _vision_transformer(shapes: Shapes) -> tuple[VisionTransformer, int]:
 def _resnet(shapes: Shapes) -> tuple[ResNet, int]:
     width, *_ = _shape(shapes, "visual.conv3.weight", 4)
     tokens, features = _shape(shapes, "visual.attnpool.positional_embedding", 2)
-    stages = tuple(_count(shapes, rf"visual\.layer{stage}\.(\d+)\.") for stage in range(1, 5))
+    stages = tuple(_count(shapes, rf"visual\.layer{stage}\.(\d{{1,9}})\.") for stage in range(1, 5))
     return ResNet(width, stages, _heads("image", features)), _grid(tokens) * RESNET_STRIDE
 
 
@@ -171,6 +171,8 @@ def _with_config(found: Architecture, config: Mapping[str, Any]) -> Architecture
         said = ChineseCLIPConfig.from_dict(dict(config))
     except Exception as error:  # transformers' validators raise many kinds
         raise CheckpointError(f"config.json cannot be used: {error}", remedy="Download the folder again.") from error
+    for tower, stated in (("text", said.text_config), ("image", said.vision_config)):
+        _check_stated(tower, stated)
     parts = {"text": (found.text, said.text_config), "image": (found.vision, said.vision_config)}
     for tower, (part, stated) in parts.items():
         if part.width % stated.num_attention_heads:
@@ -197,6 +199,24 @@ def _with_config(found: Architecture, config: Mapping[str, Any]) -> Architecture
     )
 
 
+def _check_stated(tower: str, stated: Any) -> None:
+    """Raise CheckpointError for heads, an activation or an epsilon that no tower can be built with."""
+    from transformers.activations import ACT2FN
+
+    heads, eps, activation = stated.num_attention_heads, stated.layer_norm_eps, stated.hidden_act
+    wrong = {
+        f"num_attention_heads {heads!r}": not isinstance(heads, int) or heads < 1,
+        f"layer_norm_eps {eps!r}": not isinstance(eps, (int, float)) or not 0 < eps < 1,
+        f"hidden_act {activation!r}": not isinstance(activation, str) or activation not in ACT2FN,
+    }
+    for said, is_wrong in wrong.items():
+        if is_wrong:
+            raise CheckpointError(
+                f"config.json states {said[:100]} for the {tower} tower",
+                remedy="Use the config.json that belongs to these weights.",
+            )
+
+
 def _shape(shapes: Shapes, name: str, rank: int) -> tuple[int, ...]:
     if name not in shapes:
         raise CheckpointError(f"{name} is missing", remedy="Give a whole Chinese-CLIP checkpoint.")
@@ -208,8 +228,15 @@ def _shape(shapes: Shapes, name: str, rank: int) -> tuple[int, ...]:
     return shapes[name]
 
 
-def _count(names: Iterable[str], pattern: str) -> int:
-    return 1 + max((int(match[1]) for name in names if (match := re.match(pattern, name))), default=-1)
+def _count(shapes: Shapes, pattern: str) -> int:
+    """How many layers there are, by the largest number in the names. Raises CheckpointError for more than can be."""
+    count = 1 + max((int(match[1]) for name in shapes if (match := re.match(pattern, name))), default=-1)
+    if count > len(shapes):
+        raise CheckpointError(
+            f"a weight is of layer {count - 1:,}, and there are {len(shapes):,} weights in all",
+            remedy="Give a Chinese-CLIP checkpoint as it was saved.",
+        )
+    return count
 
 
 def _heads(tower: str, width: int) -> int:

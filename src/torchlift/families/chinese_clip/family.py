@@ -30,6 +30,7 @@ from torchlift.families.chinese_clip.towers import (
 from torchlift.families.chinese_clip.vocabulary import Vocabulary, find_vocabulary
 from torchlift.families.fake_quant import fold_norms, modules_of
 from torchlift.families.samples import PictureSampler
+from torchlift.pipelines.dual_encoder import LARGEST_SCALE
 from torchlift.signature import Axis, Signature, TensorSpec
 
 CONTEXT_LENGTH = 52
@@ -59,9 +60,11 @@ class ChineseClip(Family):
         check_names(checkpoint, weights, expected_shapes(stored))
         check_preprocessing(checkpoint, stored.resolution)
         logit_scale = float(weights["logit_scale"])
-        if not math.isfinite(logit_scale):
+        if not logit_scale <= math.log(LARGEST_SCALE):
             raise CheckpointError(
-                f"{checkpoint.files[-1]}: logit_scale is {logit_scale}", remedy="Give an earlier checkpoint."
+                f"{checkpoint.files[-1]}: logit_scale is {logit_scale}, and its exponential is at most "
+                f"{LARGEST_SCALE:g}",
+                remedy="Give an earlier checkpoint.",
             )
         architecture = _at_resolution(stored, options.resolution)
         vocabulary = find_vocabulary(checkpoint.folder, stored.text.vocabulary, options.vocabulary)

@@ -112,9 +112,10 @@ def expected_shapes(architecture: Architecture) -> dict[str, tuple[int, ...]]:
 def fill(tower: nn.Module, weights: Mapping[str, Tensor]) -> None:
     """Give a tower on the meta device its weights, and put it in eval mode. float32 weights are not copied.
 
-    ``weights`` may hold more than the tower needs. Raises CheckpointError for a weight that is not finite.
+    ``weights`` may hold more than the tower needs. Raises CheckpointError for a weight that is not finite or
+    no floating point.
     """
-    state: Weights = {name: as_float32(name, weights[name]) for name in tower.state_dict()}
+    state: Weights = {name: as_float32(name, weights[name], needed) for name, needed in tower.state_dict().items()}
     tower.load_state_dict(state, assign=True)
     _restore_buffers(tower)
     tower.eval().requires_grad_(False)

@@ -91,8 +91,15 @@ _STAGES = ("stage2", "stage3", "stage4")
 
 
 def _layers(shapes: Shapes, stage: str) -> int:
-    pattern = re.compile(rf"{stage}\.1\.transformer\.layers\.(\d+)\.")
-    return 1 + max((int(match[1]) for name in shapes if (match := pattern.match(name))), default=-1)
+    """How many layers there are, by the largest number in the names. Raises CheckpointError for more than can be."""
+    pattern = re.compile(rf"{stage}\.1\.transformer\.layers\.(\d{{1,9}})\.")
+    count = 1 + max((int(match[1]) for name in shapes if (match := pattern.match(name))), default=-1)
+    if count > len(shapes):
+        raise CheckpointError(
+            f"a weight is of layer {count - 1:,}, and there are {len(shapes):,} weights in all",
+            remedy="Give a MobileViT checkpoint as it was saved.",
+        )
+    return count
 
 
 def _shape(shapes: Shapes, name: str, rank: int) -> tuple[int, ...]:

@@ -116,7 +116,7 @@ class MobileViTModel(Model):
         if style is None:
             raise SourceError(f"attention {attention!r} is not known", remedy=f"Use {' or '.join(STYLES)}.")
         network, found = _build(self.checkpoint), self.checkpoint.read()
-        state = {key: as_float32(key, found.tensors[key]) for key in network.state_dict()}
+        state = {key: as_float32(key, found.tensors[key], needed) for key, needed in network.state_dict().items()}
         network.load_state_dict(state, assign=True)
         network.eval().requires_grad_(False)
         return ModelComponent(

@@ -55,7 +55,7 @@ def _stated(file: Path) -> ImageInput:
     said = {name: value for name, value in (content.get("image_processor") or content).items() if value is not None}
     try:
         return _image_input(said)
-    except (InputError, ValueError, KeyError, TypeError) as error:
+    except (InputError, ValueError, KeyError, TypeError, AttributeError, OverflowError, StopIteration) as error:
         reason = error.message if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
         raise CheckpointError(
             f"{file} cannot be used: {reason}",
