@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from torchlift.declare.answers import Answer, Embedding, Labels
+from torchlift.declare.answers import Answer, Embedding, Labels, Raw
 from torchlift.errors import InputError
 
 Floats = npt.NDArray[np.floating[Any]]
@@ -25,7 +25,7 @@ def finished(answer: Answer, values: np.ndarray) -> Any:
             return np.asarray(l2_normalize(values) if normalize else values, np.float32)
         case Labels():
             return named(answer, values)
-        case _:
+        case Raw():
             return values
 
 
