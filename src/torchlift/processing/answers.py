@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +27,9 @@ def finished(answer: Answer, values: np.ndarray) -> Any:
             return named(answer, values)
         case Raw():
             return values
+        case _:
+            forgotten: NoReturn = answer  # a type error where a kind has no case above
+            raise TypeError(f"{type(forgotten).__name__} is no kind of answer")
 
 
 def named(labels: Labels, logits: npt.ArrayLike) -> list[list[tuple[str, float]]]:
