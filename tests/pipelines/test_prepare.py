@@ -184,3 +184,63 @@ def test_one_in_place_of_a_list_is_refused(single):
     with pytest.raises(InputError, match=f"one {type(single).__name__} where a list of images is expected") as caught:
         listed(single, "images")
     assert caught.value.remedy == "Put it into a list."
+
+
+def numbers(dtype="float32", shape=("batch",)):
+    """The preparer of a model that takes numbers."""
+    signature = Signature((TensorSpec("x", dtype, shape),), (TensorSpec("y", "float32", ("batch", 2)),), (BATCH,))
+    return Preparer(Component("model", signature, "m", "g", "", 20, 0, ""), {})
+
+
+@pytest.mark.parametrize(
+    ("dtype", "given", "expected"),
+    [
+        ("float32", 3, [3]),
+        ("float32", 0.1, [np.float32(0.1)]),
+        ("float32", True, [1]),
+        ("float32", [3, 7.5], [3, 7.5]),
+        ("float32", (3, float("inf")), [3, np.inf]),
+        ("float16", [1], [1]),
+        ("int32", 7, [7]),
+        ("int32", [7, -8], [7, -8]),
+        ("int64", [2.0], [2]),
+        ("bool", [True, False], [True, False]),
+    ],
+)
+def test_numbers_take_the_dtype_of_the_signature_and_one_is_a_row(dtype, given, expected):
+    (feeds,) = feeds_of(numbers(dtype), {"x": given})
+    assert feeds["x"].dtype == dtype
+    assert feeds["x"].tolist() == np.array(expected, dtype).tolist()
+
+
+@pytest.mark.parametrize(
+    ("dtype", "given", "left"),
+    [
+        ("int64", 0.5, "float64"),
+        ("int64", [1, 2.5], "float64"),
+        ("int8", [1, 300], "int64"),
+        ("uint8", -1, "int64"),
+        ("bool", 2, "int64"),
+        ("float32", 2**24 + 1, "int64"),
+        ("float32", 1e300, "float64"),
+        ("int64", 2**70, "object"),
+        ("float32", np.array([3.0]), "float64"),
+        ("float32", [np.float32(3), np.ones((), np.int64)], "float64"),
+    ],
+)
+def test_what_the_signature_cannot_hold_and_what_has_a_dtype_is_left_as_it_is(dtype, given, left):
+    (feeds,) = feeds_of(numbers(dtype), {"x": given})
+    assert feeds["x"].dtype == left
+
+
+def test_a_number_is_no_row_of_an_input_of_more_dimensions():
+    with pytest.raises(SignatureError, match=r"input x is float32\[\]"):
+        numbers(shape=("batch", 3)).prepare({"x": 3})
+    (feeds,) = feeds_of(numbers(shape=("batch", 2)), {"x": [[3, 4], [5, 6]]})
+    assert feeds["x"].shape == (2, 2)
+    assert feeds["x"].dtype == np.float32
+
+
+def test_rows_of_different_lengths_are_no_array():
+    with pytest.raises(InputError, match="input x is no array"):
+        numbers(shape=("batch", 2)).prepare({"x": [[3, 4], [5]]})

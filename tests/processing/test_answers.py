@@ -6,15 +6,37 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from torchlift.declare.answers import Labels
+from torchlift.declare.answers import Answer, Embedding, Labels, Raw
 from torchlift.errors import InputError
-from torchlift.processing.answers import l2_normalize, named, sigmoid, softmax
+from torchlift.processing.answers import finished, l2_normalize, named, sigmoid, softmax
 
 NAMES = ("cat", "dog", "fox")
 LOGITS = np.array([[0.0, 2.0, 1.0], [3.0, 3.0, -1.0]], dtype=np.float32)
 
 ROWS = hnp.array_shapes(min_dims=1, max_dims=3, max_side=6)
 ANY_FLOAT32 = hnp.arrays(np.float32, ROWS, elements=st.floats(width=32, allow_nan=False, allow_infinity=False))
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        (Embedding(), [[0.6, 0.8]]),
+        (Embedding(normalize=False), [[3, 4]]),
+        (Labels(("a", "b"), top=1, activation="none"), [[("b", 4)]]),
+        (Raw(), [[3, 4]]),
+    ],
+)
+def test_every_kind_of_answer_is_carried_out(answer: Answer, expected: object) -> None:
+    found = finished(answer, np.array([[3, 4]], np.float32))
+    if isinstance(found, np.ndarray):
+        np.testing.assert_allclose(found, np.array(expected, np.float32), rtol=1e-6)
+    else:
+        assert found == expected
+
+
+def test_what_is_no_kind_of_answer_is_not_handed_out_as_it_is() -> None:
+    with pytest.raises(TypeError, match="str is no kind of answer"):
+        finished("labels", np.zeros((1, 2), np.float32))  # type: ignore[arg-type]
 
 
 def test_names_the_best_first() -> None:

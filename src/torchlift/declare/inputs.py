@@ -177,7 +177,11 @@ class TextPart(msgspec.Struct, frozen=True, tag_field="kind", tag="text-part"):
 
 
 class ArrayInput(msgspec.Struct, frozen=True, tag_field="kind", tag="array"):
-    """An array, or a number, as it is: the signature says its dtype, shape and bounds."""
+    """An array as it is: the signature says its dtype, shape and bounds.
+
+    Numbers of Python, and lists of them, are taken too: ``{"x": [3, 7.5]}`` has two rows of an input float32 [batch],
+    and ``{"x": 3}`` has one.
+    """
 
 
 Input = ImageInput | TextInput | TextPart | ArrayInput

@@ -8,7 +8,7 @@ import importlib.util
 import inspect
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from torchlift.errors import ModuleSourceError, SignatureError, TorchliftError
 from torchlift.families.base import Family, LoadOptions, Model, ModelComponent
 from torchlift.families.fake_quant import is_fake_quantised, take_scales
 from torchlift.families.module_texts import ModuleTexts
+from torchlift.families.samples import BoundsSampler
 from torchlift.families.tracing import distinct_sizes
 from torchlift.graph.scales import Scales, to_plain
 from torchlift.signature import BATCH, Axis, Signature, TensorSpec
@@ -145,28 +146,18 @@ def _declaration_of(network: nn.Module, examples: Any, function: str) -> ModuleD
         for name, value in values.items()
     )
     axes = (Axis(BATCH, *_EXAMPLE_BATCH),) if batched else ()
-    return ModuleDeclaration(inputs, (), axes, sample=_Alike.of(inputs, values))
+    return ModuleDeclaration(inputs, (), axes, sample=_alike(inputs, values))
 
 
-@dataclass(frozen=True)
-class _Alike:
+def _alike(specs: Sequence[TensorSpec], examples: Mapping[str, torch.Tensor]) -> BoundsSampler | None:
     """Draws inputs like the examples: integers from their least to their greatest. Others may be served, so that these
-    are no bounds of the signature.
+    are no bounds of the signature. None where all are of real numbers, which need no limits.
     """
-
-    specs: tuple[TensorSpec, ...]
-
-    @classmethod
-    def of(cls, specs: Sequence[TensorSpec], examples: Mapping[str, torch.Tensor]) -> _Alike | None:
-        """None where all are of real numbers, which need no limits."""
-        whole = {name: value for name, value in examples.items() if not value.is_floating_point()}
-        if not whole:
-            return None
-        bounds = {name: (int(value.min()), int(value.max()) + 1) for name, value in whole.items()}
-        return cls(tuple(replace(spec, bounds=bounds.get(spec.name)) for spec in specs))
-
-    def __call__(self, sizes: Mapping[str, int], rng: np.random.Generator) -> dict[str, np.ndarray]:
-        return {spec.name: _draw(spec, sizes, rng) for spec in self.specs}
+    whole = {name: value for name, value in examples.items() if not value.is_floating_point()}
+    if not whole:
+        return None
+    bounds = {name: (int(value.min()), int(value.max()) + 1) for name, value in whole.items()}
+    return BoundsSampler(tuple(replace(spec, bounds=bounds.get(spec.name)) for spec in specs))
 
 
 class _UserModel(Model):
@@ -230,7 +221,7 @@ class _UserModel(Model):
             with _users_code(f"sample= failed at {dict(sizes)}", remedy, passing=(MemoryError,)):
                 drawn = self._declaration.sample(sizes, rng)
                 return {name: np.asarray(array) for name, array in drawn.items()}
-        feeds = {spec.name: _draw(spec, sizes, rng) for spec in self._declaration.inputs}
+        feeds = BoundsSampler(self._declaration.inputs)(sizes, rng)
         self._texts.fill(self._declaration, feeds, rng)
         return feeds
 
@@ -302,29 +293,6 @@ def _dims(
     return tuple(dims)
 
 
-def _draw(spec: TensorSpec, sizes: Mapping[str, int], rng: np.random.Generator) -> np.ndarray:
-    shape = spec.shape_at(sizes)
-    if spec.dtype == "bool":
-        return np.asarray(rng.integers(0, 2, shape), bool)
-    if spec.dtype.startswith("float"):
-        drawn = rng.uniform(*spec.bounds, shape) if spec.bounds else rng.standard_normal(shape)
-        return np.asarray(drawn, spec.dtype)
-    whole = spec.whole_bounds
-    if whole is None:
-        raise SignatureError(
-            f"input {spec.name} is {spec} and states no bounds",
-            remedy="Say which values it takes: TensorSpec(..., bounds=(low, high)), high exclusive.",
-        )
-    limits = np.iinfo(spec.dtype)
-    least, greatest = max(whole[0], int(limits.min)), min(whole[1], int(limits.max))
-    if least > greatest:
-        raise SignatureError(
-            f"input {spec.name} is {spec} with the bounds {spec.bounds}, which hold no such number",
-            remedy="Bounds are (low, high), low inclusive and high exclusive, for example (0, 100).",
-        )
-    return np.asarray(rng.integers(least, greatest + 1, shape), spec.dtype)
-
-
 def _code(network: nn.Module) -> list[str]:
     """The SHA-256 of every file that defines a module of the network."""
     modules = {type(module).__module__ for module in network.modules()}
@@ -334,7 +302,7 @@ def _code(network: nn.Module) -> list[str]:
 
 def _source(function: Callable | None) -> str:
     """The text of a function; nothing where it has none, as of a callable object of the user's."""
-    if isinstance(function, _Alike):
+    if isinstance(function, BoundsSampler):
         return str(function)
     try:
         return inspect.getsource(function) if function else ""

@@ -28,7 +28,7 @@ from torchlift.pipelines.columns import (
 )
 from torchlift.processing.image import pixels_of, size_of
 from torchlift.processing.tokens import Tokenizer, Tokens, open_tokenizer
-from torchlift.signature import TensorSpec
+from torchlift.signature import BATCH, TensorSpec
 
 
 class Cut(NamedTuple):
@@ -197,19 +197,40 @@ def _is_ids(value: Any) -> bool:
 
 
 def _array(name: str, spec: TensorSpec, value: Any) -> np.ndarray:
-    """A value as an array; a Python number takes the dtype of the signature where that can hold it."""
-    if isinstance(value, (bool, int, float)):
-        try:
-            array = np.asarray(value, spec.dtype)
-        except (OverflowError, ValueError):
-            array = np.asarray(value)
-        if array != value and not isinstance(value, float):
-            array = np.asarray(value)
-        return array
+    """A value as an array.
+
+    Numbers of Python have no dtype: they take that of the signature, where it can hold them. A single one is one row of
+    an input [batch].
+    """
     try:
-        return np.asarray(value)
+        array = np.asarray(value)
     except ValueError as error:
         raise InputError(f"input {name} is no array: {error}", remedy="Give rows of the same length.") from error
+    if not _is_plain(value):
+        return array
+    array = _held(array, np.dtype(spec.dtype))
+    return array.reshape(1) if array.ndim == 0 and spec.shape == (BATCH,) else array
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a value is a number of Python, or a list of such."""
+    if isinstance(value, (list, tuple)):
+        return all(map(_is_plain, value))
+    return isinstance(value, (bool, int, float))
+
+
+def _held(array: np.ndarray, dtype: np.dtype[Any]) -> np.ndarray:
+    """``array`` as ``dtype``, where that can hold its numbers; else as it is.
+
+    Fractions are rounded to what a dtype of floats has. Whole numbers are never changed.
+    """
+    if array.dtype.kind not in "biuf":
+        return array
+    with np.errstate(over="ignore", invalid="ignore"):
+        held = array.astype(dtype)
+    rounds = array.dtype.kind == dtype.kind == "f"
+    same = np.isfinite(held) == np.isfinite(array) if rounds else held == array
+    return held if same.all() else array
 
 
 def _check_text(position: int, text: str, most: int) -> None:

@@ -47,11 +47,12 @@ class TensorPipeline(Pipeline):
         For example ``net({"image": ["cat.jpg"]})`` gives ``{"logits": [[("cat", 0.98), ("dog", 0.01)]]}``.
 
         A value is a list of pictures or of texts, where the input is declared so, or an array of the signature's dtype
-        and shape. An answer is what the output is declared to be: a list of (name, score) a row, an embedding, or an
-        array. Any number of rows is split into batches of ``size`` (default: the batch axis' optimum), or as many as an
-        engine's profiles hold, unless an output has no batch axis. Pictures are decoded in threads while the session
-        works on the batch before. Raises InputError, SignatureError, ProfileError where no profile holds any number of
-        them.
+        and shape. Numbers of Python take that dtype: 3 is a row of an input [batch], [3, 7.5] are two.
+
+        An answer is what the output is declared to be: a list of (name, score) a row, an embedding, or an array. Any
+        number of rows is split into batches of ``size`` (default: the batch axis' optimum), or as many as an engine's
+        profiles hold, unless an output has no batch axis. Pictures are decoded in threads while the session works on
+        the batch before. Raises InputError, SignatureError, ProfileError where no profile holds any number of them.
         """
         declared = self.bundle.manifest.component(self.component).answers
         return {name: finished(declared[name], array) for name, array in self.arrays(inputs, size=size).items()}

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
 
-from torchlift.declare.answers import Answer, Embedding, Labels
+from torchlift.declare.answers import Answer, Embedding, Labels, Raw
 from torchlift.errors import InputError
 
 Floats = npt.NDArray[np.floating[Any]]
@@ -25,8 +25,11 @@ def finished(answer: Answer, values: np.ndarray) -> Any:
             return np.asarray(l2_normalize(values) if normalize else values, np.float32)
         case Labels():
             return named(answer, values)
-        case _:
+        case Raw():
             return values
+        case _:
+            forgotten: NoReturn = answer  # a type error where a kind has no case above
+            raise TypeError(f"{type(forgotten).__name__} is no kind of answer")
 
 
 def named(labels: Labels, logits: npt.ArrayLike) -> list[list[tuple[str, float]]]:

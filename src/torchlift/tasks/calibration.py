@@ -5,23 +5,20 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from hashlib import sha256
 from typing import Any
 
 import numpy as np
 
 from torchlift.bundle import Bundle
 from torchlift.datasets import ArrayData, ReadOptions, Skips, TextData, open_data
-from torchlift.datasets.base import spread
 from torchlift.declare.inputs import ImageInput, TextInput
-from torchlift.errors import DataError, InputError, SignatureError
+from torchlift.errors import DataError
 from torchlift.manifest import Component, Manifest
-from torchlift.pipelines.columns import ArrayColumn, Prepared
+from torchlift.pipelines.columns import Prepared
 from torchlift.pipelines.pictures import KeptPictures
 from torchlift.pipelines.run import AnySize, Batching, Loader
 from torchlift.progress import SILENT, Progress
-from torchlift.signature import TensorSpec
-from torchlift.tasks.samples import Asked, facts, normalized, scan_images, usable_texts
+from torchlift.tasks.samples import Asked, facts, normalized, scan_arrays, scan_images, usable_texts
 
 
 @dataclass(frozen=True)
@@ -140,40 +137,7 @@ def _of_arrays(bundle: Bundle, data: ArrayData) -> dict[str, _Part]:
     parts = {}
     for component in bundle.manifest.components:
         if {*component.signature.input_names} <= {*data.arrays}:
-            arrays = {name: data.arrays[name] for name in component.signature.input_names}
-            prepared = _prepared_arrays(data, component, arrays)
-            hashes = [[name, str(a.dtype), a.shape, sha256(a.tobytes()).hexdigest()] for name, a in arrays.items()]
-            part = _Part(prepared, "rows", None)
-            parts[component.name] = _Part(prepared, "rows", [hashes, part.count])
+            scanned = scan_arrays(component, data)
+            part = _Part(scanned.prepared, "rows", None)
+            parts[component.name] = _Part(scanned.prepared, "rows", [scanned.identity, part.count])
     return parts
-
-
-def _prepared_arrays(data: ArrayData, component: Component, arrays: Mapping[str, np.ndarray]) -> Prepared:
-    """Arrays, at most as many rows as the data's limit. Raises DataError where they do not fit."""
-    signature = component.signature
-    for spec in signature.inputs:
-        if arrays[spec.name].ndim != len(spec.shape):
-            raise _unfit(data.name, spec, arrays[spec.name])
-    try:
-        whole = Prepared.of(ArrayColumn(spec, arrays[spec.name]) for spec in signature.inputs)
-    except InputError as error:
-        raise DataError(f"{data.name}: {error.message}", remedy=error.remedy) from error
-    rows = None if whole.count is None else np.array([*spread(whole.count, data.limit)])
-    chosen = Prepared.of(
-        ArrayColumn(
-            spec,
-            a if rows is None or (p := spec.batch_position) is None or len(rows) == whole.count else a.take(rows, p),
-        )
-        for spec, a in ((spec, arrays[spec.name]) for spec in signature.inputs)
-    )
-    try:
-        with Loader() as loader:
-            runs = Batching(AnySize(), signature).runs(chosen)
-            signature.check(next(iter(loader.feeds(chosen, runs[:1]))))
-    except (SignatureError, InputError) as error:
-        raise DataError(f"{data.name}: {error.message}", remedy=error.remedy) from error
-    return chosen
-
-
-def _unfit(name: str, spec: TensorSpec, array: np.ndarray) -> DataError:
-    return DataError(f"{name}: {spec.name} is {array.dtype}{list(array.shape)}", remedy=f"It must be {spec}.")

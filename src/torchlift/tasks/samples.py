@@ -16,18 +16,21 @@ from typing import Any
 import numpy as np
 
 from torchlift.bundle import Bundle
-from torchlift.datasets import Images, Skips
+from torchlift.datasets import ArrayData, Images, Skips
+from torchlift.datasets.base import spread
 from torchlift.declare.inputs import ImageInput
-from torchlift.errors import DataError, InputError
+from torchlift.errors import DataError, InputError, SignatureError
 from torchlift.evidence import DataFacts
 from torchlift.machine import usable_cores
-from torchlift.manifest import Manifest
+from torchlift.manifest import Component, Manifest
 from torchlift.pipelines.batches import slices
-from torchlift.pipelines.columns import Prepared
+from torchlift.pipelines.columns import ArrayColumn, Prepared
 from torchlift.pipelines.pictures import KeptPictures
 from torchlift.pipelines.prepare import Preparer, preparers
+from torchlift.pipelines.run import AnySize, Batching, Loader
 from torchlift.processing.image import pixels_of
 from torchlift.progress import Progress
+from torchlift.signature import TensorSpec
 
 AT_ONCE = 2048
 """Images that are handed to the threads at once."""
@@ -60,6 +63,18 @@ class Scanned:
     def identity(self) -> list[tuple[int | str, str]]:
         """What tells these images from others."""
         return [*zip(self.images.ids, self.digests, strict=True)]
+
+
+@dataclass(frozen=True)
+class ScannedArrays:
+    """The rows that are used, int64 [rows], of ``count`` in all, those prepared, and plain data that tells the arrays
+    from others. ``rows`` is empty and ``count`` None where no input has a batch axis.
+    """
+
+    rows: np.ndarray
+    count: int | None
+    prepared: Prepared
+    identity: list[Any]
 
 
 @dataclass(frozen=True)
@@ -122,6 +137,45 @@ def scan_images(asked: Asked, component: str, name: str, images: Images, skips: 
     column = preparer.images(name, pixels, [picture.shape for picture in pictures])
     digests = [picture.digest for picture in pictures]
     return Scanned(images.kept(usable), usable, digests, Prepared.of([column]))
+
+
+def scan_arrays(component: Component, data: ArrayData) -> ScannedArrays:
+    """The arrays of a component's inputs, at most as many rows as the data's limit. What else the data have is left.
+
+    Raises DataError where an array is missing, or does not fit its input.
+    """
+    signature = component.signature
+    missing = [spec.name for spec in signature.inputs if spec.name not in data.arrays]
+    if missing:
+        raise DataError(
+            f"{data.name} has no array {', '.join(missing)}; it has {', '.join(data.arrays)}",
+            remedy=f"Write an array for each input: {', '.join(f'{spec.name} {spec}' for spec in signature.inputs)}.",
+        )
+    arrays = {spec: data.arrays[spec.name] for spec in signature.inputs}
+    for spec, array in arrays.items():
+        if array.ndim != len(spec.shape):
+            raise DataError(
+                f"{data.name}: {spec.name} is {array.dtype}{list(array.shape)}", remedy=f"It must be {spec}."
+            )
+    try:
+        whole = Prepared.of(ArrayColumn(spec, array) for spec, array in arrays.items())
+        rows = np.array([*spread(whole.count or 0, data.limit)], np.int64)
+        chosen = Prepared.of(ArrayColumn(spec, _taken(spec, array, rows)) for spec, array in arrays.items())
+        with Loader() as loader:
+            runs = Batching(AnySize(), signature).runs(chosen)
+            signature.check(next(iter(loader.feeds(chosen, runs[:1]))))
+    except (SignatureError, InputError) as error:
+        raise DataError(f"{data.name}: {error.message}", remedy=error.remedy) from error
+    identity = [
+        [spec.name, str(array.dtype), array.shape, hashlib.sha256(array.tobytes()).hexdigest()]
+        for spec, array in arrays.items()
+    ]
+    return ScannedArrays(rows, whole.count, chosen, identity)
+
+
+def _taken(spec: TensorSpec, array: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    position = spec.batch_position
+    return array if position is None or len(rows) == array.shape[position] else array.take(rows, position)
 
 
 def usable_texts(preparer: Preparer, name: str, texts: Sequence[str], names: Sequence[str], skips: Skips) -> list[int]:
