@@ -3,9 +3,9 @@
     python benchmarks/opening.py --work /tmp/bench --model ViT-B-16
 
 ``all files`` compares every file of the bundle before it is used, as `torchlift verify` does; ``files used`` compares
-those that the variant needs, as `torchlift run` and `tl.open` do. Each variant that was chosen has a process of its
-own, in which both ways take turns; the first opening in it, which loads the libraries, is not counted. The files are in
-the page cache.
+those that the variant needs, as `torchlift run` and `tl.open` do. Each chosen variant has a process of its own, where
+both ways take turns; the first opening in it, which loads the libraries, is not counted. The files are in the page
+cache.
 """
 
 from __future__ import annotations

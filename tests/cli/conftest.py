@@ -40,6 +40,12 @@ def unmeasured(monkeypatch):
     monkeypatch.setattr(MEASURE, staged.made_up)
 
 
+@pytest.fixture
+def in_this_process(monkeypatch):
+    """Saves the processes that contenders are timed in; times are made up."""
+    monkeypatch.setattr(MEASURE, staged.in_this_process)
+
+
 @pytest.fixture(scope="session")
 def coloured(tmp_path_factory):
     """Class folders of pictures, in the splits ``val`` and ``train``; not to be changed."""

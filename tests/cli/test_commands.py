@@ -92,6 +92,7 @@ def test_ship_prints_json(net, tmp_path):
     assert Bundle.open(tmp_path / "net").manifest.key == manifest["key"]
 
 
+@pytest.mark.usefixtures("in_this_process")
 def test_export_then_build_gives_a_bundle_that_serves(net, tmp_path, picture):
     bundle = tmp_path / "net"
     said = torchlift("export", net.source, "-o", bundle, "--exporter", "torchscript", "--seed", 3)
@@ -119,6 +120,7 @@ def test_export_prints_json(net, tmp_path):
     assert manifest["variants"] == []
 
 
+@pytest.mark.usefixtures("in_this_process")
 def test_build_prints_the_table(built):
     said = torchlift("build", built.path, "--rounds", 2, "--backend", "openvino", "--precision", "fp32")
     assert said.code == 0, said.err
@@ -173,6 +175,7 @@ def test_verify_of_a_bundle_without_variants_is_no_success(bundle):
     assert f"torchlift build {bundle.path}" in said.err
 
 
+@pytest.mark.usefixtures("in_this_process")
 def test_bench_prints_lines_as_the_reference_does(clip_copy):
     said = torchlift("bench", clip_copy, "--rounds", 2, "--batch", 1, "--format", "reference")
     assert said.code == 0, said.err
@@ -198,11 +201,13 @@ def test_bench_measures_pytorch_eager_and_compiled(net_copy, net, monkeypatch):
     assert seen == ["pytorch eager", "pytorch compile"]
 
 
+@pytest.mark.usefixtures("in_this_process")
 def test_bench_takes_the_size_of_another_axis(clip_copy):
     said = torchlift("bench", clip_copy, "--rounds", 2, "--batch", 1, "--size", "sequence=24", "--json")
     assert {tuple(x["sizes"].items()) for x in told(said)["text"]["latencies"]} == {(("batch", 1), ("sequence", 24))}
 
 
+@pytest.mark.usefixtures("in_this_process")
 def test_v_adds_what_ran_and_every_golden(net_copy, clip):
     short, long = (torchlift("inspect", clip.path, *flag).out for flag in ((), ("-v",)))
     assert long.startswith(short)

@@ -86,7 +86,10 @@ def in_this_process(contenders, workloads, *, baseline, files, **more):
             for workload in workloads:
                 session.run(workload.feeds)
             ran.append(Ran(contender.entrant, session.runtime))
-    return replace(made_up(contenders, workloads, baseline=baseline, files=files, **more), runtimes=tuple(ran))
+    found = made_up(contenders, workloads, baseline=baseline, files=files, **more)
+    sizes = [dict(workload.sizes) for workload in workloads for _ in contenders]
+    times = [replace(time, sizes=those) for time, those in zip(found.latencies, sizes, strict=True)]
+    return replace(found, latencies=tuple(times), runtimes=tuple(ran))
 
 
 def interval(value):
