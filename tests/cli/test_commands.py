@@ -186,7 +186,7 @@ def test_bench_prints_lines_as_the_reference_does(clip_copy):
 def test_bench_measures_pytorch_eager_and_compiled(net_copy, net, monkeypatch):
     seen = []
 
-    def measure(bundle, options, peers, progress):
+    def measure(bundle, options, peers, progress, **_):
         seen.extend(entrant_text(contender.entrant) for contender in peers("model"))
         return Bundle.open(bundle).manifest
 

@@ -148,7 +148,7 @@ def shipped_digits(digits, tmp_path_factory):
 class TestDigits:
     def test_every_precision_is_scored_and_the_choice_holds_the_gate(self, shipped_digits):
         scoring = shipped_digits.manifest.scoring
-        assert (scoring.task, scoring.reference) == ("classification", "PyTorch FP32")
+        assert (scoring.task, scoring.reference) == ("classification", "pytorch")
         assert scoring.data.samples["images"] == 300
         assert scoring.metrics["top1"].value > 90
         names = {f"model/onnxruntime/{recipe}" for recipe in ("fp32", "fp16", "int8", "int8-dynamic")}
