@@ -9,6 +9,7 @@ from shipped import net  # noqa: F401
 
 import torchlift as tl
 from torchlift.errors import InputError, SignatureError
+from torchlift.evidence import Gate
 from torchlift.jobs import JobOptions
 from torchlift.jobs.keywords import JobKeywords, axes_of, job_fields
 from torchlift.signature import Axis
@@ -94,6 +95,14 @@ def test_a_keyword_that_there_is_not_is_named_with_the_nearest(tmp_path):
 def test_values_that_cannot_be_are_named(keywords, message):
     with pytest.raises(InputError, match=message):
         job_fields(keywords)
+
+
+@pytest.mark.parametrize(
+    ("keywords", "confidence"),
+    [({"objective": "size"}, 80.0), ({"confidence": None}, None), ({"confidence": 90.0}, 90.0)],
+)
+def test_a_confidence_stays_as_the_bundle_has_it_unless_one_or_none_is_given(keywords, confidence):
+    assert job_fields(keywords, Gate({"top1": 1.0}, confidence=80.0))["gate"].confidence == confidence
 
 
 def test_axes_are_ranges_in_any_form():

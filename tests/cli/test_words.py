@@ -180,7 +180,7 @@ def test_a_hostile_path_is_printed(built, tmp_path):
             "torchlift build x `backends=tensorrt` `precisions=fp16`.",
             "torchlift build x --backend tensorrt --precision fp16.",
         ),
-        ("read without `strict=`, which skips it", "read without --strict-data, which skips it"),
+        ("read without `strict_data=`, which skips it", "read without --strict-data, which skips it"),
         ("Run `torchlift build clip` first; a = b", "Run `torchlift build clip` first; a = b"),
     ],
 )

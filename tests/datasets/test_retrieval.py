@@ -82,7 +82,7 @@ def test_a_broken_text_is_skipped_counted_and_named(tmp_path, line, reason):
     assert reason in data.skips.named[0]
     with pytest.raises(DataError, match="line 3") as caught:
         read(tmp_path, strict=True)
-    assert "`strict=`" in caught.value.remedy
+    assert "`strict_data=`" in caught.value.remedy
 
 
 @pytest.mark.parametrize(

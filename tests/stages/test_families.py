@@ -70,7 +70,7 @@ def made_up_times():
 
     def measure(contenders, workloads, *, baseline, files, **_):
         times = [
-            staged.latency(contender.name, 8 / (1 + place), workload.sizes.get("batch", 1))
+            staged.latency(contender.entrant, 8 / (1 + place), workload.sizes.get("batch", 1))
             for workload in workloads
             for place, contender in enumerate(contenders)
         ]
@@ -148,7 +148,7 @@ def shipped_digits(digits, tmp_path_factory):
 class TestDigits:
     def test_every_precision_is_scored_and_the_choice_holds_the_gate(self, shipped_digits):
         scoring = shipped_digits.manifest.scoring
-        assert (scoring.task, scoring.reference) == ("classification", "PyTorch FP32")
+        assert (scoring.task, scoring.reference) == ("classification", "pytorch")
         assert scoring.data.samples["images"] == 300
         assert scoring.metrics["top1"].value > 90
         names = {f"model/onnxruntime/{recipe}" for recipe in ("fp32", "fp16", "int8", "int8-dynamic")}

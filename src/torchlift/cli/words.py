@@ -32,7 +32,6 @@ FLAGS = {
     "plugins": "plugin",
     "precisions": "precision",
     "profiles": "profile",
-    "strict": "strict-data",
     "stripped": "strip-weights",
     "tolerances": "tolerance",
     "variants": "variant",

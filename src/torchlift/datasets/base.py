@@ -58,7 +58,7 @@ class Skips:
 
     def add(self, reason: str) -> None:
         if self.strict:
-            raise DataError(reason, remedy="Repair or remove it, or read without `strict=`, which skips it.")
+            raise DataError(reason, remedy="Repair or remove it, or read without `strict_data=`, which skips it.")
         self.count += 1
         if len(self.named) < NAMED:
             self.named.append(reason)
