@@ -42,7 +42,7 @@ def test_only_the_inputs_tell_arrays_from_others(component):
         ({"labels": np.arange(4)}, r"a\.npz has no array x; it has labels"),
         ({"x": np.zeros(4, np.float32)}, r"a\.npz: x is float32\[4\]"),
         ({"x": np.zeros((4, 32))}, r"a\.npz: input x is float64\[4, 32\]"),
-        ({"x": np.zeros((0, 32), np.float32)}, r"a\.npz: the batch is empty"),
+        ({"x": np.zeros((0, 32), np.float32)}, r"a\.npz: .*the batch is empty"),
     ],
 )
 def test_arrays_that_do_not_fit_are_named(component, arrays, message):
