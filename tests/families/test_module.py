@@ -584,7 +584,7 @@ def test_the_example_of_a_recommender_loads():
         score, genre = part.reference(*map(torch.from_numpy, feeds.values()))
         assert score.shape == (sizes["batch"],)
         assert genre.abs().max() > 0.1
-    assert model.settings["outputs"]["genre"]["top"] == 3
+    assert part.answers["genre"].top == 3
 
 
 def test_a_sample_that_fails_says_at_which_sizes(tmp_path):
