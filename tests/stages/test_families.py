@@ -162,7 +162,7 @@ class TestDigits:
         choice = shipped_digits.manifest.choices["model"]
         assert choice.held
         assert scoring.together.drops["top1"].value <= 2
-        refused = {name for name, reason in choice.others.items() if reason.startswith("refused")}
+        refused = {name for name, verdict in choice.others.items() if verdict.refuses}
         assert refused == {name for name, score in scoring.scores.items() if score.drops["top1"].value > 2}
 
     def test_fp16_is_fp16(self, shipped_digits):
@@ -420,7 +420,7 @@ class TestFakeQuantised:
         options = job(pictures, "top1", 2.0, (), calibration=None)
         manifest = build_bundle(path, replace(options, build=BuildOptions((runtime,))))
         bundle = Bundle.open(path)
-        assert manifest.graph("model", form).conversion.calibration == ""
+        assert manifest.graph("model", form).conversion.calibration is None
         found = quantised(graph_of(bundle, "model", form))
         before = {"second.0": network.first, "third.0": network.second, "fc": network.third}
         assert found.keys() == before.keys()
@@ -461,7 +461,7 @@ class TestFakeQuantised:
         manifest = build_bundle(path, replace(options, build=BuildOptions(("openvino",))))
         conversion = manifest.graph("model", "int8-s8s8").conversion
         assert [kept.module for kept in conversion.kept] == ["stem.0"]
-        assert conversion.calibration == ""
+        assert conversion.calibration is None
         found = quantised(graph_of(Bundle.open(path), "model", "int8-s8s8"))
         assert found["fc"][0] == pytest.approx(known["fc.input"].item() / 127, rel=1e-5)
         np.testing.assert_allclose(found["fc"][2], known["fc.weight"] / 127, rtol=1e-5)
