@@ -162,7 +162,7 @@ class TestDigits:
         choice = shipped_digits.manifest.choices["model"]
         assert choice.held
         assert scoring.together.drops["top1"].value <= 2
-        refused = {name for name, reason in choice.others.items() if reason.startswith("refused")}
+        refused = {name for name, reason in choice.others.items() if reason.refuses}
         assert refused == {name for name, score in scoring.scores.items() if score.drops["top1"].value > 2}
 
     def test_fp16_is_fp16(self, shipped_digits):
@@ -263,7 +263,9 @@ def shapes_data(tmp_path_factory):
     train.Progress = functools.partial(train.Progress, every_s=1e9)
     (folder / "vocab.txt").write_bytes(train.vocabulary_file())
     plan = train.Plan(steps=120, batch=48, pictures=360, warm_up=20, learning_rate=2e-3)
-    train.save(train.train(plan, train.Tokenizer(train.vocabulary_file())).model, folder / "shapes.pt", plan.steps)
+    train.save(
+        train.train(plan, train.WordPieceTokenizer(train.vocabulary_file())).model, folder / "shapes.pt", plan.steps
+    )
     evaluation.write_split(folder, "train", 40, 30)
     evaluation.write_split(folder, "valid", 108, 80)
     for name in ("shapes", "train", "evaluation"):
@@ -420,7 +422,7 @@ class TestFakeQuantised:
         options = job(pictures, "top1", 2.0, (), calibration=None)
         manifest = build_bundle(path, replace(options, build=BuildOptions((runtime,))))
         bundle = Bundle.open(path)
-        assert manifest.graph("model", form).conversion.calibration == ""
+        assert manifest.graph("model", form).conversion.calibration is None
         found = quantised(graph_of(bundle, "model", form))
         before = {"second.0": network.first, "third.0": network.second, "fc": network.third}
         assert found.keys() == before.keys()
@@ -461,7 +463,7 @@ class TestFakeQuantised:
         manifest = build_bundle(path, replace(options, build=BuildOptions(("openvino",))))
         conversion = manifest.graph("model", "int8-s8s8").conversion
         assert [kept.module for kept in conversion.kept] == ["stem.0"]
-        assert conversion.calibration == ""
+        assert conversion.calibration is None
         found = quantised(graph_of(Bundle.open(path), "model", "int8-s8s8"))
         assert found["fc"][0] == pytest.approx(known["fc.input"].item() / 127, rel=1e-5)
         np.testing.assert_allclose(found["fc"][2], known["fc.weight"] / 127, rtol=1e-5)
@@ -484,7 +486,7 @@ def with_scales(digits, file):
     for path, module in network.named_modules():
         if isinstance(module, torch.nn.Conv2d | torch.nn.Linear):
             module.register_forward_pre_hook(look(path))
-    rows = [model.picture(picture) for picture in sorted((digits / "train").glob("*/*.png"))[::20]]
+    rows = [prepared(model.picture, picture) for picture in sorted((digits / "train").glob("*/*.png"))[::20]]
     network(torch.from_numpy(np.stack(rows)))
     checkpoint = torch.load(digits / "digits.pth.tar", weights_only=True)
     for name, amax in known.items():
