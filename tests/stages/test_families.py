@@ -263,7 +263,9 @@ def shapes_data(tmp_path_factory):
     train.Progress = functools.partial(train.Progress, every_s=1e9)
     (folder / "vocab.txt").write_bytes(train.vocabulary_file())
     plan = train.Plan(steps=120, batch=48, pictures=360, warm_up=20, learning_rate=2e-3)
-    train.save(train.train(plan, train.Tokenizer(train.vocabulary_file())).model, folder / "shapes.pt", plan.steps)
+    train.save(
+        train.train(plan, train.WordPieceTokenizer(train.vocabulary_file())).model, folder / "shapes.pt", plan.steps
+    )
     evaluation.write_split(folder, "train", 40, 30)
     evaluation.write_split(folder, "valid", 108, 80)
     for name in ("shapes", "train", "evaluation"):
@@ -484,7 +486,7 @@ def with_scales(digits, file):
     for path, module in network.named_modules():
         if isinstance(module, torch.nn.Conv2d | torch.nn.Linear):
             module.register_forward_pre_hook(look(path))
-    rows = [model.picture(picture) for picture in sorted((digits / "train").glob("*/*.png"))[::20]]
+    rows = [prepared(model.picture, picture) for picture in sorted((digits / "train").glob("*/*.png"))[::20]]
     network(torch.from_numpy(np.stack(rows)))
     checkpoint = torch.load(digits / "digits.pth.tar", weights_only=True)
     for name, amax in known.items():
