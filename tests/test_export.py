@@ -16,7 +16,7 @@ import onnxruntime
 import pytest
 import torch
 
-from torchlift import export as module
+from torchlift import exporter as module
 from torchlift import storage
 from torchlift.backends import backend
 from torchlift.backends.onnxruntime import OnnxRuntimeSession

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from torchlift import export as module
+from torchlift import exporter as module
 from torchlift import storage
 from torchlift.backends.pytorch.program import load_program
 from torchlift.backends.pytorch.session import TorchSession

@@ -6,9 +6,10 @@ import pytest
 
 from torchlift.datasets import open_data
 from torchlift.datasets.base import FileImages
+from torchlift.declare.inputs import ImageInput
 from torchlift.errors import CheckpointError, DataError, InputError
 from torchlift.families.torch_file import load_torch_file
-from torchlift.processing.image import ImageInput
+from torchlift.processing.image import prepared
 from torchlift.storage import open_regular
 
 
@@ -44,7 +45,7 @@ def test_data(pipe, name):
 
 def test_a_picture(pipe, tmp_path):
     with pytest.raises(InputError, match="no regular file"):
-        ImageInput((8, 8))(pipe("a.jpg"))
+        prepared(ImageInput((8, 8)), pipe("a.jpg"))
     with pytest.raises(DataError, match="no regular file"):
         FileImages(tmp_path, ["a.jpg"]).read(0)
 

@@ -62,9 +62,10 @@ def test_splits_share_no_picture(evaluation):
 
 
 def test_pictures_are_png(evaluation):
-    from torchlift.processing.image import ImageInput
+    from torchlift.declare.inputs import ImageInput
+    from torchlift.processing.image import prepared
 
     data = evaluation.as_png(evaluation.draw_split(1, 0)[0].picture)
     assert data.startswith(b"\x89PNG")
-    assert ImageInput((evaluation.PIXELS,) * 2)(data).shape == (3, evaluation.PIXELS, evaluation.PIXELS)
-    assert np.ptp(ImageInput((32, 32))(data)) > 0.1
+    assert prepared(ImageInput((evaluation.PIXELS,) * 2), data).shape == (3, evaluation.PIXELS, evaluation.PIXELS)
+    assert np.ptp(prepared(ImageInput((32, 32)), data)) > 0.1

@@ -15,8 +15,9 @@ import torch
 from PIL import Image
 from transformers import ChineseCLIPModel
 
+from torchlift.declare.inputs import ImageInput
 from torchlift.families.chinese_clip.names import to_transformers
-from torchlift.processing.image import ImageInput
+from torchlift.processing.image import prepared
 from torchlift.processing.wordpiece import WordPieceTokenizer
 
 STEPS = 80
@@ -160,7 +161,7 @@ class TestPreparation:
         ours = (train.resized(picture)[None] / 255 - torch.tensor(train.MEAN).view(1, 3, 1, 1)) / torch.tensor(
             train.STD
         ).view(1, 3, 1, 1)
-        theirs = ImageInput((64, 64), train.MEAN, train.STD)(picture)
+        theirs = prepared(ImageInput((64, 64), train.MEAN, train.STD), picture)
         np.testing.assert_allclose(ours[0].numpy(), theirs, atol=1e-6)
 
     def test_matches(self, shapes, train):

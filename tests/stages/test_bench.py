@@ -3,6 +3,7 @@
 import pickle
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -124,6 +125,16 @@ def opened(monkeypatch):
     told = []
     monkeypatch.setattr("torchlift.backends.opening.open_file", lambda *arguments: told.append(arguments))
     return told
+
+
+@pytest.fixture
+def bundle(bundle):
+    """The tiny bundle with a file in the place of an engine."""
+    with bundle.adding(str(Path(ENGINE).parent)) as added:
+        (added.path / Path(ENGINE).name).write_bytes(b"an engine")
+    assert [*added.files] == [ENGINE]
+    bundle.commit(bundle.manifest.with_variant(ON_GPU), added.files)
+    return bundle
 
 
 @pytest.fixture

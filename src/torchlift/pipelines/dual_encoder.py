@@ -20,7 +20,7 @@ from torchlift.processing.image import ImageSource
 from torchlift.progress import Progress
 
 LARGEST_SCALE = 1e4
-"""The largest factor of the cosine that is believed. CLIP's is at most 100."""
+"""The largest factor of the cosine that is believed, and one over it the least. CLIP's is at most 100."""
 
 
 def encoder_of(manifest: Manifest, kind: type) -> tuple[Component, str]:
@@ -123,10 +123,10 @@ def _logit_scale(manifest: Manifest) -> float:
         scale = math.exp(float(found))  # type: ignore[arg-type]
     except (TypeError, ValueError, OverflowError):
         scale = math.inf
-    if not scale <= LARGEST_SCALE:
+    if not 1 / LARGEST_SCALE <= scale <= LARGEST_SCALE:
         raise BundleError(
             f"the bundle's logit_scale is {found!r}",
-            remedy=f"Its exponential is at most {LARGEST_SCALE:g}: ship it again.",
+            remedy=f"Its exponential is from {1 / LARGEST_SCALE:g} to {LARGEST_SCALE:g}: ship it again.",
         )
     return scale
 

@@ -11,6 +11,7 @@ from torchlift.declare.inputs import ImageInput
 from torchlift.errors import CheckpointError, SignatureError, SourceError, UnsafeCheckpointError
 from torchlift.families import family
 from torchlift.graph.scales import Scales
+from torchlift.processing.image import prepared
 from torchlift.signature import Axis
 
 
@@ -185,7 +186,7 @@ class TestTransformers:
         folder, _ = transformers_folder()
         pixels = np.random.default_rng(0).integers(0, 256, (100, 80, 3), np.uint8)
         theirs = MobileViTImageProcessorPil.from_pretrained(folder)(Image.fromarray(pixels), return_tensors="np")
-        ours = picture_of(open_model(folder))(pixels)
+        ours = prepared(picture_of(open_model(folder)), pixels)
         np.testing.assert_allclose(ours, theirs["pixel_values"][0], atol=1e-6)
 
     @pytest.mark.parametrize(

@@ -60,10 +60,10 @@ class ChineseClip(Family):
         check_names(checkpoint, weights, expected_shapes(stored))
         check_preprocessing(checkpoint, stored.resolution)
         logit_scale = float(weights["logit_scale"])
-        if not logit_scale <= math.log(LARGEST_SCALE):
+        if not abs(logit_scale) <= math.log(LARGEST_SCALE):
             raise CheckpointError(
-                f"{checkpoint.files[-1]}: logit_scale is {logit_scale}, and its exponential is at most "
-                f"{LARGEST_SCALE:g}",
+                f"{checkpoint.files[-1]}: logit_scale is {logit_scale}, and its exponential is from "
+                f"{1 / LARGEST_SCALE:g} to {LARGEST_SCALE:g}",
                 remedy="Give an earlier checkpoint.",
             )
         architecture = _at_resolution(stored, options.resolution)
