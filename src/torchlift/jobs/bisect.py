@@ -16,6 +16,7 @@ from torchlift.graph.units import Unit
 from torchlift.jobs.options import JobOptions
 from torchlift.jobs.scoring import trial_scorer
 from torchlift.manifest import Variant, read_manifest
+from torchlift.pipelines.pictures import KeptPictures
 from torchlift.progress import SILENT, Progress
 from torchlift.stages.repair import Workbench, find_culprits
 from torchlift.stages.samples import data_as_samples, goldens_as_samples
@@ -45,24 +46,25 @@ def bisect_bundle(path: Path, name: str, options: JobOptions, progress: Progress
     with locked(path):
         bundle = Bundle.open(path, progress)
         variant = bundle.manifest.variant(name)
-        scorer = trial_scorer(bundle, options, progress)
+        pictures = KeptPictures()
+        scorer = trial_scorer(bundle, options, progress, pictures)
         bench = Workbench(bundle, variant, scorer, options.on)
         start = time.monotonic()
         search = find_culprits(bench, options.convert.evaluations, progress)
         seconds = time.monotonic() - start
         return BisectReport(
-            name, bench.damage, search, seconds, _kept(variant, search), _noise(bench, options, progress)
+            name, bench.damage, search, seconds, _kept(variant, search), _noise(bench, options, progress, pictures)
         )
 
 
-def _noise(bench: Workbench, options: JobOptions, progress: Progress) -> tuple[UnitNoise, ...]:
+def _noise(bench: Workbench, options: JobOptions, progress: Progress, pictures: KeptPictures) -> tuple[UnitNoise, ...]:
     """The signal-to-noise of every quantised node, the worst first; nothing for a form without integers."""
     converter = bench.converter
     if not isinstance(converter, IntegerConverter):
         return ()
     report = converter.report()
     names = list(dict.fromkeys(unit.activation for unit in report.quantized if unit.input is not None))
-    samples = _few_samples(bench, options, progress)
+    samples = _few_samples(bench, options, progress, pictures)
     found = collect(converter.source, names, samples, _NOISE_SAMPLES, progress=progress, on=options.on)
     lines = noise_by_unit(report, found)
     return tuple(
@@ -70,11 +72,12 @@ def _noise(bench: Workbench, options: JobOptions, progress: Progress) -> tuple[U
     )
 
 
-def _few_samples(bench: Workbench, options: JobOptions, progress: Progress) -> Feeds:
+def _few_samples(bench: Workbench, options: JobOptions, progress: Progress, pictures: KeptPictures) -> Feeds:
     if options.data.path is None:
         return goldens_as_samples(bench.bundle).of(bench.component)
     few = replace(options.data.read, limit=_NOISE_SAMPLES)
-    return data_as_samples(bench.bundle, options.data.path, few, progress).of(bench.component)
+    samples = data_as_samples(bench.bundle, options.data.path, few, progress, pictures=pictures)
+    return samples.of(bench.component)
 
 
 def _kept(variant: Variant, search: Search[Unit]) -> tuple[str, ...]:

@@ -99,10 +99,10 @@ def on_fewer(
     return scorer if task is scorer.task else _scorer(scorer.bundle, task, references, options, progress)
 
 
-def trial_scorer(bundle: Bundle, options: JobOptions, progress: Progress) -> Scorer | None:
+def trial_scorer(bundle: Bundle, options: JobOptions, progress: Progress, pictures: KeptPictures) -> Scorer | None:
     """The same without the scorer of a job: only the samples of a trial are asked for. The gate stays as it is."""
-    task = task_of(bundle, options, progress)
-    return _scorer(bundle, _few(bundle, task, options, progress), None, options, progress) if task else None
+    task = task_of(bundle, options, progress, pictures)
+    return _scorer(bundle, _few(bundle, task, options, progress, pictures), None, options, progress) if task else None
 
 
 def _few(

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import tempfile
 import threading
+import weakref
+from collections.abc import Callable
 from types import TracebackType
-from typing import IO
 
 import numpy as np
 
@@ -21,7 +22,8 @@ its disk has free. What fits into neither is decoded again each time."""
 class KeptPictures:
     """The pixels of pictures, uint8 [H, W, 3], by a key that tells both the file's content and how it was prepared.
 
-    Close it, or use it by ``with``: then the memory and the temporary file are given back. Threads may share it.
+    The memory and the temporary file are given back when it is closed, at the end of ``with``, or when nothing holds it
+    any more. Threads may share it.
     """
 
     def __init__(self, memory: int = MEMORY, scratch: int = SCRATCH) -> None:
@@ -29,8 +31,9 @@ class KeptPictures:
         self._scratch = scratch
         self._pixels: dict[bytes, np.ndarray] = {}
         self._places: dict[bytes, tuple[int, tuple[int, ...]]] = {}
-        self._file: IO[bytes] | None = None
+        self._file: int | None = None
         self._end = 0
+        self._close_file: Callable[[], object] = lambda: None
         self._lock = threading.Lock()
 
     def get(self, key: bytes) -> np.ndarray | None:
@@ -40,7 +43,7 @@ class KeptPictures:
             return found
         offset, shape = self._places[key]
         assert self._file is not None
-        data = os.pread(self._file.fileno(), int(np.prod(shape)), offset)
+        data = os.pread(self._file, int(np.prod(shape)), offset)
         return np.frombuffer(data, np.uint8).reshape(shape)
 
     def put(self, key: bytes, pixels: np.ndarray) -> None:
@@ -56,13 +59,15 @@ class KeptPictures:
 
     def _write(self, key: bytes, pixels: np.ndarray) -> None:
         if self._file is None:
-            self._file = tempfile.TemporaryFile(prefix="torchlift-pictures-")  # noqa: SIM115
-            disk = os.statvfs(self._file.fileno())
+            self._file, name = tempfile.mkstemp(prefix="torchlift-pictures-")
+            self._close_file = weakref.finalize(self, os.close, self._file)
+            os.unlink(name)  # noqa: PTH108
+            disk = os.statvfs(self._file)
             self._scratch = min(self._scratch, disk.f_bavail * disk.f_frsize // 2)
         if pixels.nbytes > self._scratch:
             return
         try:
-            written = os.pwrite(self._file.fileno(), np.ascontiguousarray(pixels).data, self._end)
+            written = os.pwrite(self._file, np.ascontiguousarray(pixels).data, self._end)
         except OSError:  # the disk is full after all
             written = 0
         if written < pixels.nbytes:
@@ -77,9 +82,8 @@ class KeptPictures:
         with self._lock:
             self._pixels.clear()
             self._places.clear()
-            if self._file is not None:
-                self._file.close()
-                self._file = None
+            self._close_file()
+            self._file = None
 
     def __enter__(self) -> KeptPictures:
         return self
