@@ -175,6 +175,11 @@ def test_a_declaration_that_the_tensor_does_not_fit_is_refused(image):
         component_of_pictures(image, ("batch", 3, 16, 16))
 
 
+def test_a_text_may_not_be_longer_than_its_tensor(bert):
+    with pytest.raises(SignatureError, match=r"texts of up to 17 tokens, and int64\[batch, sequence\] holds 16"):
+        bert(length=17)
+
+
 def test_a_generator_is_listed():
     assert listed((n for n in range(3)), "numbers") == [0, 1, 2]
 

@@ -19,6 +19,8 @@ def completed_inputs(signature: Signature, declared: Mapping[str, Input]) -> dic
     found = {name: declared.get(name, ArrayInput()) for name in signature.input_names}
     for spec in signature.inputs:
         _check_input(spec, found)
+        if isinstance(text := found[spec.name], TextInput):
+            _check_length(signature, spec, text)
     return found
 
 
@@ -73,6 +75,16 @@ def _check_tokens(spec: TensorSpec) -> None:
     if spec.dtype not in ("int64", "int32") or len(spec.shape) != 2 or spec.shape[0] != BATCH:
         raise SignatureError(
             f"input {spec.name} is {spec}, and is declared to be texts", remedy="It must be int64[batch, tokens]."
+        )
+
+
+def _check_length(signature: Signature, spec: TensorSpec, text: TextInput) -> None:
+    dim = spec.shape[1]
+    most = signature.axis(dim).max if isinstance(dim, str) else dim
+    if most is not None and text.length > most:
+        raise SignatureError(
+            f"input {spec.name} takes texts of up to {text.length} tokens, and {spec} holds {most}",
+            remedy=f"Declare a length of at most {most}, or a longer axis.",
         )
 
 
