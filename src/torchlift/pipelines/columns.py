@@ -175,6 +175,11 @@ class Prepared:
         return cls(columns, count)
 
     @property
+    def has_pictures(self) -> bool:
+        """Whether pictures are decoded where feeds are made."""
+        return any(isinstance(column, ImageColumn) for column in self.columns)
+
+    @property
     def varies(self) -> bool:
         """Whether rows differ in the sizes of other axes than those that they can be padded along."""
         return any(isinstance(column, ImageColumn) and column.shapes is not None for column in self.columns)

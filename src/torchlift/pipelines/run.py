@@ -131,8 +131,12 @@ class Loader:
         yield ready
 
     def feeds(self, prepared: Prepared, runs: Sequence[Run]) -> Iterator[dict[str, np.ndarray]]:
-        """What a session takes in each run: rows prepared, and filled up to the batch's size."""
-        return self.ahead(partial(self._feeds, prepared), runs)
+        """What a session takes in each run: rows prepared, and filled up to the batch's size.
+
+        Pictures are decoded ahead. Texts and arrays are not worth a thread: that costs more than they do.
+        """
+        prepare = partial(self._feeds, prepared)
+        return self.ahead(prepare, runs) if prepared.has_pictures else map(prepare, runs)
 
     def _feeds(self, prepared: Prepared, run: Run) -> dict[str, np.ndarray]:
         found = prepared.feeds(run.rows, run.sizes, self.decoders)
