@@ -16,13 +16,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from torchlift import jobs
 from torchlift.errors import InputError
 from torchlift.jobs import JobOptions
 from torchlift.jobs.keywords import (
-    AxisRange,
     BenchKeywords,
     ConvertKeywords,
     DataKeywords,
@@ -30,9 +29,12 @@ from torchlift.jobs.keywords import (
     JobKeywords,
     OnKeywords,
     PathLike,
+    ShipKeywords,
+    SourceKeywords,
     VerifyKeywords,
     axes_of,
     job_fields,
+    only,
     require_known,
     run_on,
 )
@@ -45,11 +47,9 @@ if TYPE_CHECKING:
     from typing import Unpack
 
     from torchlift.bundle import Bundle
-    from torchlift.families.base import LoadOptions
+    from torchlift.exporter import ExportOptions
     from torchlift.jobs import BisectReport
-
-
-Exporter = Literal["dynamo", "torchscript"]
+    from torchlift.jobs.ship import Source
 
 
 def ship(
@@ -57,15 +57,9 @@ def ship(
     source: PathLike,
     output: PathLike,
     *,
-    axes: Mapping[str, AxisRange] | None = None,
-    vocabulary: PathLike | None = None,
-    resolution: int | None = None,
-    exporter: Exporter = "dynamo",
-    opset: int | None = None,
-    seed: int = 0,
     compiled: bool = False,
     progress: Progress = SILENT,
-    **job: Unpack[JobKeywords],
+    **given: Unpack[ShipKeywords],
 ) -> Bundle:
     """Take a trained model to a bundle that is verified, measured and ready to serve: the main job.
 
@@ -76,26 +70,20 @@ def ship(
         family: The kind of model: ``chinese-clip``, ``mobilevit``, or ``module`` for a network of your own.
         source: A checkpoint file, a transformers folder, a hub name, or of a module ``path/to/file.py:function``.
         output: The folder of the bundle.
-        axes: The range of an axis, by name: ``{"batch": (1, 8, 64), "text.sequence": "4..16..52"}``.
-        vocabulary: A vocab.txt, where none is beside the checkpoint.
-        resolution: Another image size than the checkpoint's, in pixels.
-        exporter: What writes the ONNX graphs.
-        opset: Their opset; by default 20, of torchscript 16.
-        seed: Draws the golden samples.
         compiled: Measure torch.compile too.
         progress: Is told of every stage.
-        job: The keywords of :class:`~torchlift.jobs.keywords.JobKeywords`: ``data``, ``within``, ``backends``, ...
+        given: The keywords of :class:`~torchlift.jobs.keywords.SourceKeywords`, such as ``axes``, and of
+            :class:`~torchlift.jobs.keywords.JobKeywords`: ``data``, ``within``, ``backends``, ...
 
     Raises TorchliftError, and TypeError for a keyword that there is not.
     """
-    from torchlift.exporter import ExportOptions
-    from torchlift.jobs.ship import ShipOptions, Source
+    from torchlift.jobs.ship import ShipOptions
     from torchlift.jobs.ship import ship as ship_source
 
-    require_known("ship", job, JobKeywords)
-    options = ShipOptions(**job_fields(job), export=ExportOptions(exporter, opset, seed), compiled=compiled)
-    loading = _loading(axes, vocabulary, resolution)
-    return ship_source(Source(family, str(source), loading), Path(output), options, progress)
+    require_known("ship", given, ShipKeywords)
+    made, exporting = _to_export(family, source, given)
+    options = ShipOptions(**job_fields(given), export=exporting, compiled=compiled)
+    return ship_source(made, Path(output), options, progress)
 
 
 def export(
@@ -103,27 +91,21 @@ def export(
     source: PathLike,
     output: PathLike,
     *,
-    axes: Mapping[str, AxisRange] | None = None,
-    vocabulary: PathLike | None = None,
-    resolution: int | None = None,
-    exporter: Exporter = "dynamo",
-    opset: int | None = None,
-    seed: int = 0,
     program: bool = False,
     progress: Progress = SILENT,
+    **given: Unpack[SourceKeywords],
 ) -> Bundle:
     """Make a bundle that holds the ONNX graphs, proven, and no variant yet: :func:`build` makes those where it serves.
 
-    The arguments are those of :func:`ship`; ``program`` exports a torch.export program of each component too.
+    The arguments are those of :func:`ship`, the keywords those of :class:`~torchlift.jobs.keywords.SourceKeywords`.
+    ``program`` exports a torch.export program of each component too.
     """
-    from torchlift.exporter import EXPORTERS, ExportOptions
-    from torchlift.jobs.ship import Source
+    from torchlift.exporter import EXPORTERS
     from torchlift.jobs.ship import export as export_source
 
-    loading = _loading(axes, vocabulary, resolution)
-    made = Source(family, str(source), loading)
-    forms = tuple(EXPORTERS) if program else ()
-    return export_source(made, Path(output), ExportOptions(exporter, opset, seed), progress, forms=forms)
+    require_known("export", given, SourceKeywords)
+    made, exporting = _to_export(family, source, given)
+    return export_source(made, Path(output), exporting, progress, forms=tuple(EXPORTERS) if program else ())
 
 
 def build(bundle: PathLike, *, progress: Progress = SILENT, **job: Unpack[JobKeywords]) -> Manifest:
@@ -240,10 +222,18 @@ def open(
     return open_bundle(bundle, OpenOptions(dict(variants or {}), RunOn(threads, device)), progress)
 
 
-def _loading(axes: Mapping[str, AxisRange] | None, vocabulary: PathLike | None, resolution: int | None) -> LoadOptions:
+def _to_export(family: str, source: PathLike, given: Mapping[str, Any]) -> tuple[Source, ExportOptions]:
+    """Where a model is and how it is exported, from the keywords of :class:`SourceKeywords`."""
+    from torchlift.exporter import ExportOptions
     from torchlift.families.base import LoadOptions
+    from torchlift.jobs.ship import Source
 
-    return LoadOptions(axes_of(axes or {}), None if vocabulary is None else Path(vocabulary), resolution)
+    vocabulary = given.get("vocabulary")
+    loading = LoadOptions(
+        axes_of(given.get("axes") or {}), None if vocabulary is None else Path(vocabulary), given.get("resolution")
+    )
+    exporting = ExportOptions(**only(given, exporter="exporter", opset="opset", seed="seed"))
+    return Source(family, str(source), loading), exporting
 
 
 def _references(bundle: PathLike, source: PathLike | None, on: RunOn) -> Any:

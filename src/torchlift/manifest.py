@@ -66,6 +66,10 @@ class Component:
         object.__setattr__(self, "inputs", completed_inputs(self.signature, self.inputs))
         object.__setattr__(self, "answers", completed_answers(self.signature, self.answers))
 
+    def inputs_of(self, kind: type) -> list[str]:
+        """The names of the inputs that are declared as a kind, such as ImageInput."""
+        return [name for name, declared in self.inputs.items() if isinstance(declared, kind)]
+
 
 @dataclass(frozen=True)
 class Graph:

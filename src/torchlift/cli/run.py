@@ -92,10 +92,10 @@ def _called(
 
     from torchlift.declare.inputs import ImageInput, TextInput
 
-    preparer = pipeline.preparer(pipeline.component)
-    pictures = preparer.named(ImageInput)
+    component = pipeline.bundle.manifest.component(pipeline.component)
+    pictures = component.inputs_of(ImageInput)
     feeds: dict[str, Any] = {}
-    for option, given, names in (("--image", images, pictures), ("--text", texts, preparer.named(TextInput))):
+    for option, given, names in (("--image", images, pictures), ("--text", texts, component.inputs_of(TextInput))):
         if given and len(names) != 1:
             raise click.UsageError(f"{option}: this bundle takes {_inputs_of(pipeline)}.")
         if given:

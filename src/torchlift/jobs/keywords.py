@@ -7,7 +7,7 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict
 
 from torchlift.backends import CompileOptions
 from torchlift.convert.calibration import CalibrationOptions, Method
@@ -27,6 +27,25 @@ PathLike = str | os.PathLike[str]
 
 AxisRange = Axis | str | tuple[int, int, int]
 """``Axis("batch", 1, 8, 64)``, ``"1..8..64"`` or ``(1, 8, 64)``."""
+
+
+class SourceKeywords(TypedDict, total=False):
+    """How a model is read and exported.
+
+    - ``axes``: the range of an axis, by name: ``{"batch": (1, 8, 64), "text.sequence": "4..16..52"}``.
+    - ``vocabulary``: a vocab.txt, where none is beside the checkpoint.
+    - ``resolution``: another image size than the checkpoint's, in pixels.
+    - ``exporter``: what writes the ONNX graphs.
+    - ``opset``: their opset; by default 20, of torchscript 16.
+    - ``seed``: draws the golden samples.
+    """
+
+    axes: Mapping[str, AxisRange]
+    vocabulary: PathLike | None
+    resolution: int | None
+    exporter: Literal["dynamo", "torchscript"]
+    opset: int | None
+    seed: int
 
 
 class OnKeywords(TypedDict, total=False):
@@ -149,6 +168,10 @@ class JobKeywords(
     precisions: Sequence[str]
 
 
+class ShipKeywords(SourceKeywords, JobKeywords, total=False):
+    """What the main job is told: how the model is read and exported, and all that makes variants."""
+
+
 def require_known(function: str, given: Mapping[str, Any], *kinds: type) -> None:
     """Raise TypeError, as Python does, for a keyword that none of the ``kinds`` has; the nearest name is told."""
     known = [name for kind in kinds for name in kind.__annotations__]
@@ -164,18 +187,18 @@ def job_fields(given: Mapping[str, Any], before: Gate | None = None) -> dict[str
 
     Raises InputError for a value that cannot be.
     """
-    read = _only(given, strict_data="strict", trust_pickle="trust_pickle")
+    read = only(given, strict_data="strict", trust_pickle="trust_pickle")
     prompts = given.get("prompts")
     read |= {"prompts": Path(prompts)} if prompts is not None else {}
     calibration = given.get("calibration")
-    calibrated = _only(given, calibrator="method", calibration_samples="samples")
+    calibrated = only(given, calibrator="method", calibration_samples="samples")
     calibrated |= {"path": Path(calibration), "read": ReadOptions(**read)} if calibration is not None else {}
     data = given.get("data")
-    converted = _only(given, evaluations="evaluations") | {"keep": _texts("keep", given.get("keep", ()))}
+    converted = only(given, evaluations="evaluations") | {"keep": _texts("keep", given.get("keep", ()))}
     return {
         "build": BuildOptions(*(_texts(name, given.get(name, ())) for name in ("backends", "precisions"))),
         "data": DataOptions(
-            None if data is None else Path(data), ReadOptions(**read, **_only(given, split="split", limit="limit"))
+            None if data is None else Path(data), ReadOptions(**read, **only(given, split="split", limit="limit"))
         ),
         "convert": ConvertOptions(CalibrationOptions(**calibrated), **converted),
         "verify": VerifyOptions({name: _tolerance(name, value) for name, value in given.get("tolerances", {}).items()}),
@@ -188,7 +211,7 @@ def job_fields(given: Mapping[str, Any], before: Gate | None = None) -> dict[str
 
 def run_on(given: Mapping[str, Any]) -> RunOn:
     """What of the machine a job runs on. Raises InputError for a number that cannot be."""
-    return RunOn(**_only(given, threads="threads", device="device"))
+    return RunOn(**only(given, threads="threads", device="device"))
 
 
 def bench_options(given: Mapping[str, Any]) -> BenchOptions:
@@ -200,7 +223,7 @@ def bench_options(given: Mapping[str, Any]) -> BenchOptions:
     return BenchOptions(
         batches,
         dict(given.get("sizes", {})),
-        LatencyOptions(**_only(given, rounds="rounds")),
+        LatencyOptions(**only(given, rounds="rounds")),
         bool(given.get("cuda_graph", False)),
         tuple(given.get("more_devices", ())),
     )
@@ -221,7 +244,7 @@ def axes_of(given: Mapping[str, AxisRange]) -> dict[str, dict[str, Axis]]:
     return found
 
 
-def _only(given: Mapping[str, Any], **names: str) -> dict[str, Any]:
+def only(given: Mapping[str, Any], **names: str) -> dict[str, Any]:
     """What is given of some keywords, by the names of the fields that they fill."""
     return {field: given[keyword] for keyword, field in names.items() if keyword in given}
 
@@ -259,4 +282,4 @@ def _compilation(given: Mapping[str, Any]) -> CompileOptions:
     names = ("workspace", "version_compatible", "hardware_compatible", "stripped")
     profiles = tuple(Profile.parse(p) if isinstance(p, str) else p for p in given.get("profiles", ()))
     plugins = tuple(Path(library) for library in given.get("plugins", ()))
-    return CompileOptions(profiles=profiles, plugins=plugins, **_only(given, **{name: name for name in names}))
+    return CompileOptions(profiles=profiles, plugins=plugins, **only(given, **{name: name for name in names}))

@@ -79,6 +79,10 @@ class Pipeline:
             bundle.manifest.component(component)
         for component in options.variants:
             self.variant(component)
+        self._set_up()
+
+    def _set_up(self) -> None:
+        """Take from the bundle what a kind of pipeline needs. Raises BundleError where it is not there."""
 
     def variant(self, component: str) -> Variant:
         """The variant that serves a component. Raises BundleError where there is none."""

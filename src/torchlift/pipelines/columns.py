@@ -175,6 +175,11 @@ class Prepared:
         return cls(columns, count)
 
     @property
+    def samples(self) -> int:
+        """How many samples there are: the rows, or one where no input has a batch axis."""
+        return 1 if self.count is None else self.count
+
+    @property
     def has_pictures(self) -> bool:
         """Whether pictures are decoded where feeds are made."""
         return any(isinstance(column, ImageColumn) for column in self.columns)

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
-from torchlift.backends import Session
-from torchlift.bundle import Bundle
 from torchlift.declare.answers import Embedding
 from torchlift.declare.inputs import ImageInput, TextInput
 from torchlift.errors import BundleError, InputError
 from torchlift.manifest import Component, Manifest
-from torchlift.pipelines.base import OpenOptions, Pipeline, ends_when_closed
+from torchlift.pipelines.base import Pipeline, ends_when_closed
 from torchlift.pipelines.columns import Prepared
 from torchlift.processing.answers import finished, softmax
 from torchlift.processing.image import ImageSource
-from torchlift.progress import Progress
 
 LARGEST_SCALE = 1e4
 """The largest factor of the cosine that is believed, and one over it the least. CLIP's is at most 100."""
@@ -31,8 +28,8 @@ def encoder_of(manifest: Manifest, kind: type) -> tuple[Component, str]:
     found = [
         (component, name)
         for component in manifest.components
-        for name, declared in component.inputs.items()
-        if isinstance(declared, kind) and isinstance(component.answers[component.signature.output_names[0]], Embedding)
+        for name in component.inputs_of(kind)
+        if isinstance(component.answers[component.signature.output_names[0]], Embedding)
     ]
     if len(found) != 1:
         raise BundleError(
@@ -48,18 +45,11 @@ class DualEncoder(Pipeline):
     ``image`` and ``text`` are the names of the two components. ``logit_scale`` is what the cosine is multiplied by.
     """
 
-    def __init__(
-        self,
-        bundle: Bundle,
-        options: OpenOptions,
-        progress: Progress,
-        sessions: Mapping[str, Session] | None = None,
-    ) -> None:
-        super().__init__(bundle, options, progress, sessions)
-        image, self._image_input = encoder_of(bundle.manifest, ImageInput)
-        text, self._text_input = encoder_of(bundle.manifest, TextInput)
+    def _set_up(self) -> None:
+        image, self._image_input = encoder_of(self.bundle.manifest, ImageInput)
+        text, self._text_input = encoder_of(self.bundle.manifest, TextInput)
         self.image, self.text = image.name, text.name
-        self.logit_scale = _logit_scale(bundle.manifest)
+        self.logit_scale = _logit_scale(self.bundle.manifest)
 
     @ends_when_closed
     def encode_image(

@@ -59,10 +59,6 @@ class Preparer:
             {n: _tokenizer(bundle, component, n, d) for n, d in component.inputs.items() if isinstance(d, TextInput)},
         )
 
-    def named(self, kind: type) -> list[str]:
-        """The names of the inputs that are declared as a kind."""
-        return [name for name, declared in self.component.inputs.items() if isinstance(declared, kind)]
-
     def prepare(self, values: Mapping[str, Any]) -> Prepared:
         """Check what is given for each input: pictures and texts in lists, or arrays of the signature's dtype and
         shape.
@@ -155,7 +151,7 @@ class Preparer:
 
     def _require_names(self, values: Mapping[str, Any]) -> None:
         """Raise SignatureError for an input that is missing, and for what is none."""
-        texts = {name for name in self.named(TextInput) if name in values and not _is_ids(values[name])}
+        texts = {name for name in self.component.inputs_of(TextInput) if name in values and not _is_ids(values[name])}
         follow = {name for name, d in self.component.inputs.items() if isinstance(d, TextPart) and d.of in texts}
         missing = [name for name in self.signature.input_names if name not in values and name not in follow]
         extra = [str(name) for name in values if name not in self._specs]

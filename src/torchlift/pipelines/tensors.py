@@ -7,12 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from torchlift.backends import Session
-from torchlift.bundle import Bundle
 from torchlift.errors import BundleError
-from torchlift.pipelines.base import OpenOptions, Pipeline, ends_when_closed
+from torchlift.pipelines.base import Pipeline, ends_when_closed
 from torchlift.processing.answers import finished
-from torchlift.progress import Progress
 from torchlift.signature import Signature
 
 
@@ -21,20 +18,13 @@ class TensorPipeline(Pipeline):
 
     together = True
 
-    def __init__(
-        self,
-        bundle: Bundle,
-        options: OpenOptions,
-        progress: Progress,
-        sessions: Mapping[str, Session] | None = None,
-    ) -> None:
-        super().__init__(bundle, options, progress, sessions)
-        if len(bundle.manifest.components) != 1:
+    def _set_up(self) -> None:
+        if len(self.bundle.manifest.components) != 1:
             raise BundleError(
-                f"{bundle.path} has {len(bundle.manifest.components)} components, and its pipeline takes one",
+                f"{self.bundle.path} has {len(self.bundle.manifest.components)} components, and its pipeline takes one",
                 remedy="Ship the model again.",
             )
-        self.component = bundle.manifest.components[0].name
+        self.component = self.bundle.manifest.components[0].name
 
     @property
     def signature(self) -> Signature:

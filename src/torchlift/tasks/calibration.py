@@ -13,7 +13,7 @@ from torchlift.bundle import Bundle
 from torchlift.datasets import ArrayData, ReadOptions, Skips, TextData, open_data
 from torchlift.declare.inputs import ImageInput, TextInput
 from torchlift.errors import DataError
-from torchlift.manifest import Component, Manifest
+from torchlift.manifest import Manifest
 from torchlift.pipelines.columns import Prepared
 from torchlift.pipelines.pictures import KeptPictures
 from torchlift.pipelines.run import AnySize, Batching, Loader
@@ -31,7 +31,7 @@ class _Part:
 
     @property
     def count(self) -> int:
-        return 1 if self.prepared.count is None else self.prepared.count
+        return self.prepared.samples
 
 
 @dataclass(frozen=True)
@@ -97,23 +97,13 @@ def calibration_samples(
     return CalibrationSamples(bundle.manifest, data.name, f"{said} of {data.name}", found.fingerprint, parts)
 
 
-def _taking(manifest: Manifest, kind: type) -> list[tuple[Component, str]]:
-    """The components that take just one thing, of a kind, with the name of that input."""
-    return [
-        (component, name)
-        for component in manifest.components
-        for name, declared in component.inputs.items()
-        if isinstance(declared, kind)
-    ]
-
-
 def _of_images(asked: Asked, data: Any, progress: Progress) -> dict[str, _Part]:
     images = getattr(data, "images", None)
     if images is None:
         return {}
     parts = {}
-    for component, name in _taking(asked.manifest, ImageInput):
-        if len(component.signature.inputs) == 1:
+    for component in asked.manifest.components:
+        for name in component.inputs_of(ImageInput) if len(component.signature.inputs) == 1 else ():
             scanned = scan_images(asked, component.name, name, images, data.skips, progress)
             parts[component.name] = _Part(scanned.prepared, "images", scanned.identity)
     return parts
@@ -122,7 +112,8 @@ def _of_images(asked: Asked, data: Any, progress: Progress) -> dict[str, _Part]:
 def _of_texts(asked: Asked, data: Any) -> dict[str, _Part]:
     texts = [getattr(text, "text", text) for text in getattr(data, "texts", ())]
     parts = {}
-    for component, name in _taking(asked.manifest, TextInput) if texts else []:
+    taking = [(c, name) for c in asked.manifest.components for name in c.inputs_of(TextInput)]
+    for component, name in taking if texts else []:
         preparer = asked.preparers[component.name]
         said = list(texts) if isinstance(data, TextData) else [normalized(text) for text in texts]
         kept = [said[i] for i in usable_texts(preparer, name, said, [f"text {t[:20]!r}" for t in said], data.skips)]
@@ -138,6 +129,6 @@ def _of_arrays(bundle: Bundle, data: ArrayData) -> dict[str, _Part]:
     for component in bundle.manifest.components:
         if {*component.signature.input_names} <= {*data.arrays}:
             scanned = scan_arrays(component, data)
-            part = _Part(scanned.prepared, "rows", None)
-            parts[component.name] = _Part(scanned.prepared, "rows", [scanned.identity, part.count])
+            count = scanned.prepared.samples
+            parts[component.name] = _Part(scanned.prepared, "rows", [scanned.identity, count])
     return parts

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -15,18 +16,8 @@ from torchlift.pipelines.columns import Prepared
 from torchlift.pipelines.dual_encoder import encoder_of
 from torchlift.pipelines.prepare import Preparer
 from torchlift.processing.answers import finished
-from torchlift.tasks.base import ANSWER, Misfit
+from torchlift.tasks.base import ANSWER, Misfit, Task
 from torchlift.tasks.samples import Asked
-
-
-def no_encoders(manifest: Manifest, data: str, remedy: str) -> Misfit | None:
-    """Why a model cannot be asked about ``data`` that need both encoders; None where it has them."""
-    try:
-        encoder_of(manifest, ImageInput)
-        encoder_of(manifest, TextInput)
-    except BundleError:
-        return Misfit(f"{data}, and the model does not encode pictures and texts into one space", remedy)
-    return None
 
 
 @dataclass(frozen=True)
@@ -55,7 +46,27 @@ class Encoders:
         """Texts for the encoder of texts. Raises InputError for one that it does not take."""
         return self.preparer_of_texts.prepare({self.text_input: texts})
 
+
+class EncoderTask(Task):
+    """A task on data that need both encoders. ``needs`` says what such data are, ``instead`` what to do where the model
+    does not have both.
+    """
+
+    needs: ClassVar[str]
+    instead: ClassVar[str]
+
+    @classmethod
+    def misfit(cls, manifest: Manifest) -> Misfit | None:
+        """It is for models that encode pictures and texts into one space."""
+        try:
+            encoder_of(manifest, ImageInput)
+            encoder_of(manifest, TextInput)
+        except BundleError:
+            said = f"{cls.needs}, and the model does not encode pictures and texts into one space"
+            return Misfit(said, cls.instead)
+        return None
+
     def answers(self, component: str, outputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """The L2-normalised features, float32 [N, E], that a component's only output holds."""
+        """L2-normalised features float32 [N, E] of all pictures or of all texts."""
         (features,) = outputs.values()
         return {ANSWER: finished(Embedding(), features)}

@@ -12,10 +12,9 @@ import numpy as np
 from torchlift.datasets import RetrievalData
 from torchlift.datasets.results import OTHER, Side, write_features, write_predictions, write_result
 from torchlift.errors import DataError
-from torchlift.manifest import Manifest
 from torchlift.progress import Progress
-from torchlift.tasks.base import ANSWER, Answers, Metric, Misfit, Task
-from torchlift.tasks.encoders import Encoders, no_encoders
+from torchlift.tasks.base import ANSWER, Answers, Metric
+from torchlift.tasks.encoders import Encoders, EncoderTask
 from torchlift.tasks.ranking import Relevant, hits, outranked, similarities, top
 from torchlift.tasks.samples import Asked, facts, normalized, scan_images, usable_texts
 
@@ -43,7 +42,7 @@ class _Queries:
         return cls(np.array(rows, np.int64), Relevant.of([answers[row] for row in rows]))
 
 
-class RetrievalTask(Task):
+class RetrievalTask(EncoderTask):
     """recall@k: the share of queries with a right answer among the k most similar. mean_recall is that of 1, 5 and 10.
 
     The queries are the texts, and with ``i2t_`` the images that any text describes. A text is skipped where none of its
@@ -54,11 +53,8 @@ class RetrievalTask(Task):
     primary: ClassVar[str] = "recall@1"
     reads: ClassVar[type] = RetrievalData
     has_files: ClassVar[bool] = True
-
-    @classmethod
-    def misfit(cls, manifest: Manifest) -> Misfit | None:
-        """It is for models that encode pictures and texts into one space."""
-        return no_encoders(manifest, "retrieval data", "Give class folders of images.")
+    needs: ClassVar[str] = "retrieval data"
+    instead: ClassVar[str] = "Give class folders of images."
 
     @classmethod
     def open(cls, asked: Asked, data: RetrievalData, progress: Progress) -> RetrievalTask:
@@ -86,10 +82,6 @@ class RetrievalTask(Task):
         identity = [scanned.identity, self.ids["text"], kept, [*right.values()]]
         counts = {"texts": len(kept), "images": len(scanned.positions)}
         super().__init__(facts(data.name, data.kind, counts, identity, data.skips), _candidates(counts))
-
-    def answers(self, component: str, outputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """L2-normalised features float32 [N, E] of all images or of all texts."""
-        return self._encoders.answers(component, outputs)
 
     def outcomes(self, answers: Mapping[str, Answers]) -> dict[str, np.ndarray]:
         found: dict[str, np.ndarray] = {}

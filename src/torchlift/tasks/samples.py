@@ -106,7 +106,8 @@ def scan_images(asked: Asked, component: str, name: str, images: Images, skips: 
     def look(position: int) -> _Picture | DataError | InputError:
         try:
             data = images.read(position)
-            key = hashlib.sha256(way + hashlib.sha256(data).digest()).digest()
+            digest = hashlib.sha256(data)
+            key = hashlib.sha256(way + digest.digest()).digest()
             pixels = decoded(data, key, position)
             shape = (pixels.shape[0], pixels.shape[1])
             if declared.varies:
@@ -114,7 +115,7 @@ def scan_images(asked: Asked, component: str, name: str, images: Images, skips: 
                 preparer.require_within(images.name(position), column.sizes(0))
         except (DataError, InputError) as error:
             return error
-        return _Picture(hashlib.sha256(data).hexdigest(), key, shape)
+        return _Picture(digest.hexdigest(), key, shape)
 
     found: dict[int, _Picture] = {}
     with progress.stage("check images", len(images)) as stage, ThreadPoolExecutor(usable_cores()) as pool:

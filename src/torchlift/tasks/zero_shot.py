@@ -9,17 +9,16 @@ import numpy as np
 
 from torchlift.datasets import ZeroShotData
 from torchlift.errors import DataError, InputError
-from torchlift.manifest import Manifest
 from torchlift.processing.answers import l2_normalize
 from torchlift.progress import Progress
-from torchlift.tasks.base import ANSWER, Answers, Misfit, Task
+from torchlift.tasks.base import ANSWER, Answers
 from torchlift.tasks.classification import accuracies, candidates
-from torchlift.tasks.encoders import Encoders, no_encoders
+from torchlift.tasks.encoders import Encoders, EncoderTask
 from torchlift.tasks.ranking import similarities
 from torchlift.tasks.samples import Asked, facts, normalized, scan_images
 
 
-class ZeroShotTask(Task):
+class ZeroShotTask(EncoderTask):
     """top-k accuracy. A class's feature is the mean of its prompts' normalised features, normalised again.
 
     The answers of the text component are the features of all prompts, those of the first class first. The scale of the
@@ -29,11 +28,8 @@ class ZeroShotTask(Task):
     name: ClassVar[str] = "zero-shot"
     primary: ClassVar[str] = "top1"
     reads: ClassVar[type] = ZeroShotData
-
-    @classmethod
-    def misfit(cls, manifest: Manifest) -> Misfit | None:
-        """It is for models that encode pictures and texts into one space."""
-        return no_encoders(manifest, "class folders with prompts", "Leave label_cn.txt out, to score by class.")
+    needs: ClassVar[str] = "class folders with prompts"
+    instead: ClassVar[str] = "Leave label_cn.txt out, to score by class."
 
     @classmethod
     def open(cls, asked: Asked, data: ZeroShotData, progress: Progress) -> ZeroShotTask:
@@ -60,10 +56,6 @@ class ZeroShotTask(Task):
         identity = [scanned.identity, self._labels.tolist(), texts]
         counts = {"images": len(scanned.positions), "classes": self._classes}
         super().__init__(facts(data.name, data.kind, counts, identity, data.skips), candidates(self._classes))
-
-    def answers(self, component: str, outputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """L2-normalised features float32 [N, E] of all images or of all prompts."""
-        return self._encoders.answers(component, outputs)
 
     def outcomes(self, answers: Mapping[str, Answers]) -> dict[str, np.ndarray]:
         features = answers[self._encoders.text][ANSWER]
