@@ -28,13 +28,15 @@ _DIGITS = r"\d{1,19}"
 class Axis:
     """A dimension that may vary, for example ``Axis("batch", 1, 8, 64)``.
 
-    Its size is from ``min`` to ``max``, both included. ``opt`` is the size that engines are tuned for.
+    Its size is from ``min`` to ``max``, both included. ``opt`` is the size that engines are tuned for. An axis with a
+    ``step`` has only sizes that are multiples of it: ``Axis("height", 64, 224, 512, step=32)``.
     """
 
     name: str
     min: int
     opt: int
     max: int
+    step: int = 1
 
     def __post_init__(self) -> None:
         if not self.name.isidentifier():
@@ -45,25 +47,41 @@ class Axis:
                 f"axis {self.name}: {'..'.join(map(shown, sizes))} is not a range",
                 remedy=f"A range is min..opt..max with 1 <= min <= opt <= max <= {LARGEST}, for example 1..8..64.",
             )
+        if not is_size(self.step) or any(size % self.step for size in sizes):
+            raise SignatureError(
+                f"axis {self.name}: {self} are not all multiples of {shown(self.step)}",
+                remedy="Where an axis has a step, its least, its optimal and its greatest size are multiples of it.",
+            )
 
     @classmethod
     def parse(cls, name: str, text: str) -> Axis:
-        """Read ``min..opt..max``, for example ``1..8..64``. One number stands for all three."""
-        match = re.fullmatch(rf"({_DIGITS})(?:\.\.({_DIGITS})\.\.({_DIGITS}))?", text.strip())
+        """Read ``min..opt..max``, for example ``1..8..64``, or with a step ``64..224..512/32``. One number stands for
+        all three.
+        """
+        match = re.fullmatch(rf"({_DIGITS})(?:\.\.({_DIGITS})\.\.({_DIGITS}))?(?:/({_DIGITS}))?", text.strip())
         if not match:
             raise SignatureError(
                 f"axis {name}: {shown(text)} is not a range",
                 remedy=f"Write min..opt..max, at most {LARGEST}, for example 1..8..64.",
             )
-        low, opt, high = match.groups()
-        return cls(name, int(low), int(opt or low), int(high or low))
+        low, opt, high, step = match.groups()
+        return cls(name, int(low), int(opt or low), int(high or low), int(step or 1))
 
     def __str__(self) -> str:
-        return f"{self.min}..{self.opt}..{self.max}"
+        return f"{self.min}..{self.opt}..{self.max}" + (f"/{self.step}" if self.step > 1 else "")
+
+    def has(self, size: int) -> bool:
+        """Whether the axis can have this size."""
+        return self.min <= size <= self.max and size % self.step == 0
+
+    def sizes_between(self, low: int, high: int) -> range:
+        """The sizes that the axis can have, from ``low`` to ``high``, both included."""
+        first = -(-max(low, self.min) // self.step) * self.step
+        return range(first, min(high, self.max) + 1, self.step)
 
     def within(self, low: int, opt: int, high: int) -> Axis:
         """The axis with a narrower range. Raises SignatureError for one that is not within the axis' own."""
-        part = Axis(self.name, low, opt, high)
+        part = Axis(self.name, low, opt, high, self.step)
         if not self.min <= low <= high <= self.max:
             raise SignatureError(
                 f"the profile {self.name}={low}:{opt}:{high} is outside {self.min}..{self.max}",

@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal, TypeVar
 
 from torchlift.declare.answers import Answer
+from torchlift.declare.call import Call
 from torchlift.declare.check import completed_answers, completed_inputs
 from torchlift.declare.inputs import Input
 from torchlift.errors import BundleError, InputError, ManifestVersionError, SignatureError
@@ -47,7 +48,8 @@ class Component:
     that the model was exported with, such as its vocabulary, to that file's SHA-256.
 
     ``inputs`` and ``answers`` declare what each input takes and what each output says, by name. What is not declared is
-    an array as it is. Raises SignatureError for a declaration that its tensor does not fit.
+    an array as it is. ``call`` says how the network itself is called, where that is known. Raises SignatureError for a
+    declaration that its tensor does not fit.
     """
 
     name: str
@@ -61,6 +63,7 @@ class Component:
     inputs: dict[str, Input] = field(default_factory=dict)
     answers: dict[str, Answer] = field(default_factory=dict)
     assets: dict[str, str] = field(default_factory=dict)
+    call: Call | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "inputs", completed_inputs(self.signature, self.inputs))

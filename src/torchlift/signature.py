@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from torchlift.axes import BATCH, CORNERS, LARGEST, Axis, Corner, Profile, is_size, shown
+from torchlift.dims import GRAMMAR, names_in, size_of
 from torchlift.errors import BatchTooLargeError, SignatureError, some
 
 if TYPE_CHECKING:
@@ -28,7 +29,9 @@ __all__ = [
 ]
 
 Dim = int | str | None
-"""A dimension: a fixed size, the name of an axis, or None for a size that the model computes."""
+"""A dimension: a fixed size, the name of an axis, or None for a size that depends on values. That of an output may also
+be an expression of axes: ``height // 4`` (:mod:`torchlift.dims`).
+"""
 
 DTYPES = {
     "float16": 2,
@@ -51,7 +54,8 @@ optimum, so this limits the memory of one batch, however many rows are given.
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """One input or output. ``shape`` holds fixed sizes, names of axes, and None where the model computes the size.
+    """One input or output. ``shape`` holds fixed sizes, names of axes, and None where the size depends on values, as
+    that of ``x[x > 0]``. An output's size may be an expression of axes, such as ``height // 4``.
 
     ``bounds`` are (lowest value, first value above): ids from 0 to 99, padding included, have the bounds (0, 100).
     Samples are drawn within the bounds. An integer input takes no other values; a floating-point input does.
@@ -93,7 +97,7 @@ class TensorSpec:
                 f"tensor {self.name}: shape {self} is computed by the model",
                 remedy="Run the model to learn it: only shapes of numbers and axes follow from the axes' sizes.",
             )
-        return tuple(sizes[d] if isinstance(d, str) else int(d) for d in self.shape if d is not None)
+        return tuple(size_of(d, sizes) if isinstance(d, str) else int(d) for d in self.shape if d is not None)
 
     @property
     def whole_bounds(self) -> tuple[int, int] | None:
@@ -107,12 +111,12 @@ class TensorSpec:
         """Whether an array has the dtype, the rank and the fixed sizes, and its axes have the sizes in ``sizes``."""
         if str(array.dtype) != self.dtype or array.ndim != len(self.shape):
             return False
-        dims = [sizes.get(dim) if isinstance(dim, str) else dim for dim in self.shape]
+        dims = [size_of(dim, sizes) if isinstance(dim, str) else dim for dim in self.shape]
         return all(dim in (None, size) for dim, size in zip(dims, array.shape, strict=True))
 
     def elements_at(self, sizes: Mapping[str, int]) -> int:
         """The number of elements for given sizes of the axes. A size that the model computes counts as 1."""
-        return math.prod(sizes[d] if isinstance(d, str) else d for d in self.shape if d is not None)
+        return math.prod(size_of(d, sizes) if isinstance(d, str) else d for d in self.shape if d is not None)
 
     def __str__(self) -> str:
         return f"{self.dtype}[{', '.join('?' if d is None else str(d) for d in self.shape)}]"
@@ -141,13 +145,31 @@ class Signature:
             twice = sorted({n for n in axes if axes.count(n) > 1})
             raise SignatureError(f"axis names appear twice: {', '.join(twice)}", remedy="State one range for each.")
         for spec in (*self.inputs, *self.outputs):
-            for dim in spec.shape:
-                if isinstance(dim, str) and dim not in known:
-                    raise SignatureError(
-                        f"tensor {spec.name}: axis {dim!r} has no range",
-                        remedy=f"State its range; the known axes are {', '.join(sorted(known)) or 'none'}.",
-                    )
+            for dim in (dim for dim in spec.shape if isinstance(dim, str)):
+                self._check_dim(spec, dim, known)
         self._check_extent()
+
+    def _check_dim(self, spec: TensorSpec, dim: str, known: set[str]) -> None:
+        """Raise SignatureError for an axis without a range, and for an expression where none may be."""
+        if dim in known:
+            return
+        missing = [dim] if dim.isidentifier() else sorted(names_in(dim) - known)
+        if missing:
+            raise SignatureError(
+                f"tensor {spec.name}: axis {shown(missing[0])} has no range",
+                remedy=f"State its range; the known axes are {', '.join(sorted(known)) or 'none'}.",
+            )
+        if spec in self.inputs:
+            raise SignatureError(
+                f"input {spec.name}: the size {shown(dim)} is no axis",
+                remedy="An input's size is a number or an axis. Declare the size as an axis of its own.",
+            )
+        for corner in CORNERS:
+            if size_of(dim, self.sizes(corner)) < 0:
+                raise SignatureError(
+                    f"output {spec.name}: the size {shown(dim)} is negative where the axes are at their {corner}",
+                    remedy=f"A size is 0 or more, at all sizes of the axes. It is written with {GRAMMAR}.",
+                )
 
     def _check_extent(self) -> None:
         """Raise SignatureError for tensors that are too large to allocate."""
@@ -261,7 +283,13 @@ class Signature:
                         axis=dim,
                     )
                 axis = self.axis(dim)
-                if not axis.min <= size <= axis.max:
+                if axis.min <= size <= axis.max and size % axis.step:
+                    raise SignatureError(
+                        f"input {spec.name} is {dtype}{list(shape)}: {dim} {size} is not a multiple of {axis.step}",
+                        remedy=f"Pad or resize it, for example to {-(-size // axis.step) * axis.step}.",
+                        axis=dim,
+                    )
+                if not axis.has(size):
                     error = BatchTooLargeError if dim == BATCH and size > axis.max else SignatureError
                     raise error(
                         f"input {spec.name} is {dtype}{list(shape)}: {dim} {size} is outside {axis.min}..{axis.max}",
