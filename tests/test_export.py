@@ -23,7 +23,8 @@ from torchlift.backends.onnxruntime import OnnxRuntimeSession
 from torchlift.backends.pytorch.session import TorchSession
 from torchlift.bundle import Bundle
 from torchlift.errors import BakedInError, ExportError, NoSignalError, StorageError, VerificationError
-from torchlift.exporter import ExportOptions, _answers, export_component, export_key
+from torchlift.exporter import ExportOptions, export_component, export_key
+from torchlift.exporter.answers import answers_of
 from torchlift.families.base import LoadOptions, Model
 from torchlift.families.module import ModuleFamily
 from torchlift.manifest import Component, Manifest
@@ -413,7 +414,7 @@ def test_a_network_without_axes_that_fails_is_refused_with_the_sizes(export, mon
     monkeypatch.setattr(torch.nn.Sequential, "forward", forward)
     bundle = model.component("model")
     with pytest.raises(ExportError, match="does not run at batch 2: ValueError: never at this size") as caught:
-        _answers(bundle, bundle.sample({"batch": 2}, np.random.default_rng(0)))
+        answers_of(bundle, bundle.sample({"batch": 2}, np.random.default_rng(0)))
     assert "Correct the network" in caught.value.remedy
 
 
@@ -439,7 +440,7 @@ def test_too_little_memory_is_not_put_down_to_the_network(export, monkeypatch, e
         part = load("tiny").component("model")
         monkeypatch.setattr(torch.nn.Sequential, "forward", fails)
         with pytest.raises(ExportError, match="the memory does not suffice at batch 1: ") as caught:
-            _answers(part, part.sample({"batch": 1}, np.random.default_rng(0)))
+            answers_of(part, part.sample({"batch": 1}, np.random.default_rng(0)))
     assert not isinstance(caught.value, BakedInError)
     assert "more memory" in caught.value.remedy
 

@@ -11,7 +11,8 @@ import torch
 from torchlift.declare.answers import Labels
 from torchlift.errors import ModuleSourceError, SignatureError
 from torchlift.families.base import LoadOptions
-from torchlift.families.module import ModuleFamily, _summary
+from torchlift.families.module import ModuleFamily
+from torchlift.families.module.model import _summary
 from torchlift.signature import CORNERS, Axis, TensorSpec
 
 EXAMPLES = Path(__file__).parents[2] / "examples"

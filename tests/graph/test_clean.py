@@ -9,7 +9,8 @@ from onnx import TensorProto, helper
 
 from torchlift.backends import backend
 from torchlift.errors import ConversionError
-from torchlift.graph.clean import ForgetOrigin, NameAxes
+from torchlift.graph.clean import ForgetOrigin, ForgetWrapper
+from torchlift.graph.ends import name_ends
 from torchlift.graph.files import load_model, save_model
 from torchlift.graph.inspect import read_facts
 from torchlift.signature import Axis, Signature, TensorSpec
@@ -101,35 +102,29 @@ def test_a_clean_graph_has_nothing_to_forget():
     assert not ForgetOrigin()(ir.from_proto(tiny.model())).modified
 
 
-def named(dims, signature=tiny.SIGNATURE):
+SCOPED = ["", "network", "network.layers.0", "linear"]
+CLASSED = ["torchlift.Called", "mine.Net", "torch.nn.Linear", "aten.linear.default"]
+
+
+def test_the_wrapper_leaves_the_names_of_modules():
     model = ir.from_proto(tiny.model())
-    model.graph.inputs[0].shape = ir.Shape(dims)
-    result = NameAxes(signature)(model)
-    return [d.value if isinstance(d, ir.SymbolicDim) else d for d in model.graph.inputs[0].shape], result.modified
+    first, second, *_ = model.graph
+    first.metadata_props |= {SCOPES: str(SCOPED), CLASSES: str(CLASSED)}
+    first.name, second.name = "node_linear", "/network/layers.0/Add"
+    assert ForgetWrapper("network")(model).modified
+    assert first.metadata_props[SCOPES] == str(["", "layers.0", "linear"])
+    assert first.metadata_props[CLASSES] == str(CLASSED[1:])
+    assert [first.name, second.name] == ["node_linear", "/layers.0/Add"]
+    assert not ForgetWrapper("network")(model).modified
 
 
-@pytest.mark.parametrize("dims", [["s77", 32], [None, 32]])
-def test_symbolic_sizes_get_the_names_of_the_axes(dims):
-    assert named(dims) == (["batch", 32], True)
-
-
-@pytest.mark.parametrize("dims", [["batch", 32], [4, 32], ["batch", "s1", 32], []])
-def test_what_has_its_name_is_constant_or_of_another_rank_stays(dims):
-    assert named(dims) == (dims, False)
-
-
-def test_outputs_are_named_too_and_computed_sizes_keep_theirs():
+@pytest.mark.parametrize("scopes", ["", "not a list", str(["", "layers.0", "linear"]), str(["", "network"])])
+def test_other_names_of_modules_stay(scopes):
     model = ir.from_proto(tiny.model())
-    model.graph.outputs[0].shape = ir.Shape(["s0", "s1"])
-    signature = Signature(tiny.SIGNATURE.inputs, (TensorSpec("y", "float32", ("batch", None)),), tiny.SIGNATURE.axes)
-    assert NameAxes(signature)(model).modified
-    assert [d.value for d in model.graph.outputs[0].shape] == ["batch", "s1"]
-    assert not NameAxes(signature)(model).modified
-
-
-def test_tensors_of_other_names_stay():
-    signature = Signature((TensorSpec("z", "float32", ("rows", 32)),), (), (Axis("rows", 1, 2, 3),))
-    assert named(["s0", 32], signature) == (["s0", 32], False)
+    first = next(iter(model.graph))
+    first.metadata_props[SCOPES] = scopes
+    ForgetWrapper("network")(model)
+    assert first.metadata_props[SCOPES] == scopes
 
 
 def test_weights_are_written_beside_by_a_relative_name_and_the_folder_can_move(tmp_path):
@@ -153,7 +148,7 @@ def test_weights_are_written_beside_by_a_relative_name_and_the_folder_can_move(t
 
 def test_what_was_saved_answers_after_the_passes(tmp_path, traced):
     ForgetOrigin()(traced)
-    NameAxes(tiny.SIGNATURE)(traced)
+    name_ends(traced, tiny.SIGNATURE, tiny.SIGNATURE.input_names)
     save_model(traced, tmp_path / "net.onnx")
     onnx.checker.check_model(str(tmp_path / "net.onnx"))
     assert read_facts(tmp_path / "net.onnx").inputs == {"x": ("batch", 32)}

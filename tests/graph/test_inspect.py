@@ -3,7 +3,7 @@ import pytest
 import tiny
 from onnx import TensorProto, helper, numpy_helper
 
-from torchlift.graph.inspect import GraphFacts, baked_in, read_facts
+from torchlift.graph.inspect import GraphFacts, read_facts
 from torchlift.signature import Axis, Signature, TensorSpec
 
 TEXT = Signature(
@@ -82,50 +82,3 @@ def test_weights_that_are_elsewhere_are_not_needed(tmp_path):
     onnx.save(tiny.model(), file, save_as_external_data=True, location="weights", size_threshold=0)
     (tmp_path / "weights").unlink()
     assert read_facts(file).nodes == 3
-
-
-def test_a_graph_that_varies_as_its_signature_says():
-    assert baked_in(facts(SOUND, {"y": ("batch", 8)}), TEXT) == []
-
-
-@pytest.mark.parametrize(
-    ("found", "said"),
-    [
-        (
-            facts({"ids": ("batch", "length")}, {"y": ("batch", 8)}),
-            "input mask vanished from the graph: its value was turned into a constant",
-        ),
-        (
-            facts(SOUND, {"y": ("batch", 8)}, unused=("mask",)),
-            "input mask is not read by any node: its value was turned into a constant",
-        ),
-        (
-            facts({**SOUND, "ids": ("batch", 2)}, {"y": ("batch", 8)}),
-            "axis length of input ids turned constant: 2",
-        ),
-        (facts(SOUND, {"y": (2, 8)}), "axis batch of output y turned constant: 2"),
-    ],
-)
-def test_what_turned_constant_is_said(found, said):
-    assert baked_in(found, TEXT) == [said]
-
-
-def test_everything_that_turned_constant_is_said():
-    assert len(baked_in(facts({"ids": (1, 2)}, {"y": (1, 8)}), TEXT)) == 4
-
-
-def test_an_axis_that_is_fixed_may_be_constant_at_its_size_only():
-    signature = Signature(TEXT.inputs, TEXT.outputs, (TEXT.axes[0], Axis.parse("length", "2")))
-    fixed = {"ids": ("batch", 2), "mask": ("batch", 2)}
-    assert baked_in(facts(fixed, {"y": ("batch", 8)}), signature) == []
-    assert baked_in(facts({**fixed, "mask": ("batch", 3)}, {"y": ("batch", 8)}), signature) == [
-        "axis length of input mask turned constant: 3"
-    ]
-
-
-def test_baked_in_names_an_output_that_vanished() -> None:
-    facts = GraphFacts(20, {"x": ("batch",)}, {}, (), {"Relu": 1})
-    signature = Signature(
-        (TensorSpec("x", "float32", ("batch",)),), (TensorSpec("y", "float32", ("batch",)),), (Axis("batch", 1, 2, 4),)
-    )
-    assert baked_in(facts, signature) == ["output y vanished from the graph"]

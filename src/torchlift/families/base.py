@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -12,6 +12,7 @@ import numpy as np
 from torch import nn
 
 from torchlift.declare.answers import Answer
+from torchlift.declare.call import Call
 from torchlift.declare.inputs import Input
 from torchlift.errors import SignatureError
 from torchlift.graph.scales import Scales
@@ -34,10 +35,13 @@ class LoadOptions:
     resolution: int | None = None
 
     def axis(self, component: str, default: Axis) -> Axis:
-        """The range of an axis: that of the user for the component, else that for all components, else ``default``."""
+        """The range of an axis: that of the user for the component, else that for all components, else ``default``. The
+        step of the default stays where the user states none.
+        """
         for scope in (component, ""):
             if default.name in self.axes.get(scope, {}):
-                return self.axes[scope][default.name]
+                stated = self.axes[scope][default.name]
+                return stated if stated.step > 1 else replace(stated, step=default.step)
         return default
 
     def check_axes(self, known: Mapping[str, Sequence[str]]) -> None:
@@ -69,6 +73,8 @@ class ModelComponent:
       tuple.
     - ``inputs`` and ``answers`` declare, by name, what each input takes and what each output means. An input or output
       that is not declared is a plain array.
+    - ``call`` says how a user calls the network itself, where that is another way. ``inner`` is then the path of the
+      network within ``exported``, which names of modules in the graph leave out.
     - ``scales`` are what fake quantisation learnt, by the path of a module in ``exported``. The scales of weights
       belong to weights into which batch normalisation is folded. Empty for a network that was trained without.
     """
@@ -81,14 +87,17 @@ class ModelComponent:
     inputs: Mapping[str, Input] = field(default_factory=dict)
     answers: Mapping[str, Answer] = field(default_factory=dict)
     scales: Mapping[str, Scales] = field(default_factory=dict)
+    call: Call | None = None
+    inner: str = ""
 
 
 class Model(ABC):
     """A model that a family found at a source.
 
     The weights of a component are read when the component is asked for, so that two towers need not be in memory
-    together. ``settings`` and ``assets`` (role -> file name, content) go into the bundle for its ``pipeline``, which is
-    a name. ``key`` is a hash of everything that the components depend on.
+    together. ``notes`` are what whoever ships it should know. ``settings`` and ``assets`` (role -> file name, content)
+    go into the bundle for its ``pipeline``, which is a name. ``key`` is a hash of everything that the components
+    depend on.
     """
 
     name: str
@@ -97,6 +106,7 @@ class Model(ABC):
     assets: Mapping[str, tuple[str, bytes]]
     key: str
     pipeline: str = "tensors"
+    notes: tuple[str, ...] = ()
     component_names: tuple[str, ...]
 
     @abstractmethod

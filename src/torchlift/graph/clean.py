@@ -1,16 +1,19 @@
-"""Passes that clean an exported graph: they remove traces of the exporting machine, and name the axes."""
+"""Passes that clean an exported graph: they remove traces of the exporting machine and of the exporter."""
 
 from __future__ import annotations
 
+import ast
+import contextlib
 from collections.abc import Iterator
 from typing import Any
 
 import onnx_ir as ir
 
 from torchlift.graph.conditions import Pass
-from torchlift.signature import Signature, TensorSpec
 
-KEPT = frozenset({"pkg.torch.onnx.name_scopes", "pkg.torch.onnx.class_hierarchy"})
+NAMES, CLASSES = "pkg.torch.onnx.name_scopes", "pkg.torch.onnx.class_hierarchy"
+
+KEPT = frozenset({NAMES, CLASSES})
 """The keys of the metadata that stays: it names the PyTorch module of a node. Exporters also write stack traces and
 dumps of the traced program. These hold paths of the exporting machine and are large, so they are removed.
 """
@@ -45,38 +48,39 @@ def _holders(model: ir.Model) -> Iterator[Any]:
             yield from node.outputs
 
 
-class NameAxes(Pass):
-    """Gives the symbolic dimensions of inputs and outputs the names of the signature's axes.
+class ForgetWrapper(Pass):
+    """Removes the name of a wrapper around the network from the names of modules: ``network.conv1`` becomes ``conv1``.
 
-    For example ``x [s77, 32]`` becomes ``x [batch, 32]``. A tensor that the graph lacks is passed over here: the export
-    reports it (:func:`torchlift.graph.inspect.baked_in`).
+    ``wrapper`` is the attribute that has the network. Exporters write it into metadata (dynamo), and into the names of
+    nodes (TorchScript).
     """
 
-    def __init__(self, signature: Signature) -> None:
-        self._signature = signature
+    def __init__(self, wrapper: str) -> None:
+        self._wrapper = wrapper
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Returns whether a name changed."""
         modified = False
-        for specs, values in (
-            (self._signature.inputs, model.graph.inputs),
-            (self._signature.outputs, model.graph.outputs),
-        ):
-            found = {v.name: v for v in values}
-            for spec in specs:
-                if spec.name in found:
-                    modified |= _name(found[spec.name], spec)
+        for graph in model.graphs():
+            for node in graph:
+                name = (node.name or "").replace(f"/{self._wrapper}/", "/", 1)
+                modified |= name != (node.name or "")
+                node.name = name
+                modified |= self._scopes(node.metadata_props)
         return ir.passes.PassResult(model, modified)
 
-
-def _name(value: ir.Value, spec: TensorSpec) -> bool:
-    if value.shape is None or len(value.shape) != len(spec.shape):
-        return False
-    dims = [
-        axis if isinstance(axis, str) and isinstance(size, ir.SymbolicDim) else size
-        for axis, size in zip(spec.shape, value.shape, strict=True)
-    ]
-    shape = ir.Shape(dims)
-    modified = shape != value.shape
-    value.shape = shape
-    return modified
+    def _scopes(self, metadata: dict[str, str]) -> bool:
+        """Take the wrapper out of the lists of names and classes of the modules around a node, outermost first."""
+        lists = {}
+        for key in KEPT & metadata.keys():
+            with contextlib.suppress(ValueError, SyntaxError):
+                lists[key] = ast.literal_eval(metadata[key])
+        names = lists.get(NAMES)
+        if not isinstance(names, list) or len(names) < 3 or names[1] != self._wrapper:
+            return False
+        prefix = f"{self._wrapper}."
+        metadata[NAMES] = str([names[0], *(str(name).removeprefix(prefix) for name in names[2:])])
+        classes = lists.get(CLASSES)
+        if isinstance(classes, list) and len(classes) == len(names):
+            metadata[CLASSES] = str(classes[1:])
+        return True

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-
-from torchlift.signature import Signature, TensorSpec
 
 
 @dataclass(frozen=True)
@@ -65,30 +62,3 @@ def _nodes(graph):  # type: ignore[no-untyped-def]
 def _dims(value) -> tuple[int | str, ...]:  # type: ignore[no-untyped-def]
     dims = value.type.tensor_type.shape.dim
     return tuple(d.dim_value if d.HasField("dim_value") else d.dim_param for d in dims)
-
-
-def baked_in(facts: GraphFacts, signature: Signature) -> list[str]:
-    """What the graph has as a constant although the signature lets it vary, in words; empty where all is well."""
-    said = []
-    fixed = {axis.name: axis.max for axis in signature.axes if axis.min == axis.max}
-    for spec in signature.inputs:
-        if spec.name not in facts.inputs:
-            said.append(f"input {spec.name} vanished from the graph: its value was turned into a constant")
-        elif spec.name in facts.unused:
-            said.append(f"input {spec.name} is not read by any node: its value was turned into a constant")
-        else:
-            said += _constant_axes("input", spec, facts.inputs[spec.name], fixed)
-    for spec in signature.outputs:
-        if spec.name not in facts.outputs:
-            said.append(f"output {spec.name} vanished from the graph")
-        else:
-            said += _constant_axes("output", spec, facts.outputs[spec.name], fixed)
-    return said
-
-
-def _constant_axes(role: str, spec: TensorSpec, dims: tuple[int | str, ...], fixed: Mapping[str, int]) -> list[str]:
-    return [
-        f"axis {axis} of {role} {spec.name} turned constant: {size}"
-        for axis, size in zip(spec.shape, dims, strict=False)
-        if isinstance(axis, str) and isinstance(size, int) and size != fixed.get(axis)
-    ]

@@ -16,6 +16,11 @@ from torchlift.signature import BATCH, CORNERS, Signature
 
 GOLDENS = "goldens.safetensors"
 
+BETWEEN = ("low", "high")
+"""The goldens at seeded sizes between least and optimum, and between optimum and greatest. Bundles whose axes do not
+vary have none, and neither have those of earlier releases.
+"""
+
 _SILENCE = 1e-6
 """An output whose largest magnitude is below this counts as zero."""
 
@@ -26,8 +31,9 @@ _REMEDY = "Copy the bundle again from where it was made, or export the model aga
 class Golden:
     """Inputs and the answers to them, with the signature's dtypes and shapes.
 
-    ``name`` is the corner (min, opt, max) or ``samples``. ``rows`` says how many rows of that golden there are here,
-    None where all are. ``sizes`` are the axes' sizes where the golden was cut to them, and answered anew.
+    ``name`` is the corner (min, opt, max), one of those between (low, high), or ``samples``. ``rows`` says how many
+    rows of that golden there are here, None where all are. ``sizes`` are the axes' sizes where the golden was cut to
+    them, and answered anew.
     """
 
     name: str
@@ -72,7 +78,7 @@ def goldens_of(graph: Graph | None) -> str:
 
 
 def load_goldens(bundle: Bundle, component: Component) -> dict[str, Golden]:
-    """The component's goldens by name: min, opt and max, in this order, with the axes' sizes at that corner.
+    """The component's goldens by name: min, opt and max, with the axes' sizes at that corner, then those between.
 
     Raises BundleError where the file holds anything else, or a tensor does not fit the signature: its dtype, rank,
     sizes, or the bounds of its integers. Raises NoSignalError where answers prove nothing. Both name the file, the
@@ -80,7 +86,7 @@ def load_goldens(bundle: Bundle, component: Component) -> dict[str, Golden]:
     """
     file, signature = bundle.path / component.goldens, component.signature
     found = _read(bundle, component.goldens, signature)
-    if found.keys() != {*CORNERS}:
+    if not {*CORNERS} <= found.keys() <= {*CORNERS, *BETWEEN}:
         raise BundleError(
             f"{file} holds the goldens {some(sorted(found)) or 'of nothing'}, and not {', '.join(CORNERS)}",
             remedy=_REMEDY,
@@ -93,7 +99,7 @@ def load_goldens(bundle: Bundle, component: Component) -> dict[str, Golden]:
                     f"{file}: the golden {corner} has {axis} {size}, where the axis' {corner} is {expected[axis]}",
                     remedy=_REMEDY,
                 )
-    return {corner: found[corner] for corner in CORNERS}
+    return {name: found[name] for name in (*CORNERS, *BETWEEN) if name in found}
 
 
 def load_samples(bundle: Bundle, component: Component, graph: Graph | None) -> dict[str, Golden]:
@@ -106,7 +112,7 @@ def load_samples(bundle: Bundle, component: Component, graph: Graph | None) -> d
         return {}
     file = bundle.path / path
     found = _read(bundle, path, component.signature)
-    if not found or found.keys() & {*CORNERS}:
+    if not found or found.keys() & {*CORNERS, *BETWEEN}:
         raise BundleError(
             f"{file} holds {some(sorted(found)) or 'nothing'}, and no samples that a graph was calibrated on",
             remedy=_REMEDY,

@@ -5,7 +5,7 @@ import itertools
 from hypothesis import given
 from hypothesis import strategies as st
 
-from torchlift.families.tracing import distinct_sizes
+from torchlift.families.sizes import distinct_sizes
 from torchlift.signature import Axis
 
 BATCH = Axis("batch", 1, 4, 8)

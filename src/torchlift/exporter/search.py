@@ -1,0 +1,150 @@
+"""Exports a component by the first of several strategies whose file is proven at every golden."""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from torchlift.bundle import SOURCE, Bundle
+from torchlift.checksums import key_of
+from torchlift.errors import BakedInError, StorageError, TorchliftError
+from torchlift.exporter.answers import draw_goldens
+from torchlift.exporter.options import Exporter, ExportOptions
+from torchlift.exporter.proof import prove_onnx, require_inputs_read, with_symbolic
+from torchlift.exporter.strategies import Strategy, strategies_for
+from torchlift.exporter.writing import write_onnx
+from torchlift.families.base import Model, ModelComponent
+from torchlift.graph.scales import save_scales
+from torchlift.machine import installed_version
+from torchlift.manifest import Component
+from torchlift.progress import SILENT, Progress
+from torchlift.prove.goldens import GOLDENS, Golden, save_goldens
+from torchlift.storage import require_space
+
+_MAKERS = ("torchlift", "torch", "onnx-ir", "onnxscript", "transformers")
+"""The distributions whose release decides what an export writes."""
+
+_COPIES: dict[Exporter, int] = {"dynamo": 1, "torchscript": 2}
+"""How many copies of the weights the disk must hold: TorchScript's exporter writes files of its own first."""
+
+
+def export_key(model: Model, component: str, options: ExportOptions) -> str:
+    """The hash of all that an export depends on."""
+    return key_of(model.key, component, options, [installed_version(name) for name in _MAKERS])
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """A strategy that did not end in a proof, and why."""
+
+    strategy: Strategy
+    error: TorchliftError
+
+
+def export_component(
+    model: Model, name: str, bundle: Bundle, options: ExportOptions | None = None, progress: Progress = SILENT
+) -> Component:
+    """Export one component into the bundle, with its goldens, and return what the manifest now says of it.
+
+    The strategies are tried in turn; the first whose file is proven at every golden counts. The component's weights are
+    let go before a file is proven, so that ONNX Runtime's copy does not come on top. Raises NoSignalError where
+    PyTorch's answers are all zero. Where no strategy succeeds, raises the error of the most telling one: BakedInError
+    where an input or an axis turned constant, VerificationError where the file answers otherwise than PyTorch,
+    ExportError for all else.
+    """
+    options = options or ExportOptions()
+    part: ModelComponent | None = _loaded(model, name, options.exporters[0], options, progress)
+    assert part is not None
+    strategies = strategies_for(part, options)
+    parameters = sum(p.numel() for p in part.reference.parameters())
+    goldens = draw_goldens(part, options.seed, progress)
+    attention = options.attention_of(options.exporters[0])
+    attempts: list[Attempt] = []
+    for strategy in strategies:
+        require_space(bundle.path, 4 * parameters * _COPIES[strategy.exporter])
+        wanted = options.attention_of(strategy.exporter)
+        if part is None or wanted != attention:
+            part, attention = _loaded(model, name, strategy.exporter, options, progress), wanted
+        try:
+            component = _exported(model, part, bundle, strategy, options, goldens, parameters, progress)
+        except StorageError:
+            raise
+        except TorchliftError as error:
+            attempts.append(Attempt(strategy, error))
+            part = None
+            gc.collect()
+            continue
+        return component
+    raise _reason(attempts)
+
+
+def _loaded(model: Model, name: str, exporter: Exporter, options: ExportOptions, progress: Progress) -> ModelComponent:
+    with progress.stage(f"load {name}"):
+        return model.component(name, attention=options.attention_of(exporter))
+
+
+def _exported(
+    model: Model,
+    part: ModelComponent,
+    bundle: Bundle,
+    strategy: Strategy,
+    options: ExportOptions,
+    goldens: Sequence[Golden],
+    parameters: int,
+    progress: Progress,
+) -> Component:
+    """Export by one strategy, prove the file, and put it into the bundle."""
+    name, opset, signature = part.name, options.opset_of(strategy.exporter), part.signature
+    component = Component(
+        name=name,
+        signature=signature,
+        model="",
+        goldens="",
+        exporter=strategy.name,
+        opset=opset,
+        parameters=parameters,
+        key=export_key(model, name, options),
+        inputs=dict(part.inputs),
+        answers=dict(part.answers),
+        assets={role: hashlib.sha256(content).hexdigest() for role, (_, content) in model.assets.items()},
+        call=part.call,
+    )
+    scales = part.scales
+    with bundle.adding(f"{name}/{SOURCE}") as added:
+        file = added.path / "model.onnx"
+        with progress.stage(f"export {name} by {strategy.name}"):
+            symbolic = write_onnx(part, file, strategy, opset, options.seed)
+        unread = require_inputs_read(part, file, goldens[0], options.seed)
+        signature = with_symbolic(signature, symbolic, goldens)
+        del part
+        gc.collect()  # the exporters leave cycles that hold the weights
+        save_goldens(added.path / GOLDENS, goldens)
+        save_scales(added.path, scales)
+        prove_onnx(file, signature, strategy, opset, goldens, progress)
+    for input_name in unread:
+        progress.note(f"input {input_name} of {name} is not used: the network's answers do not depend on it")
+    component = replace(
+        component,
+        signature=signature,
+        model=f"{added.folder}/model.onnx",
+        goldens=f"{added.folder}/{GOLDENS}",
+    )
+    bundle.commit(bundle.manifest.with_component(component), added.files)
+    return component
+
+
+def _reason(attempts: Sequence[Attempt]) -> TorchliftError:
+    """The error to show where nothing succeeded: of what names a line or an axis before what only says that it
+    failed.
+    """
+    errors = [attempt.error for attempt in attempts]
+    telling = [error for error in errors if isinstance(error, BakedInError) and ", line " in error.message]
+    telling += [error for error in errors if isinstance(error, BakedInError) and error.axes]
+    telling += [error for error in errors if isinstance(error, BakedInError)]
+    found = (telling or errors)[0]
+    for attempt in attempts:
+        if hasattr(found, "add_note"):  # Python 3.11 and later show notes with a traceback
+            found.add_note(f"{attempt.strategy}: {attempt.error.message}")
+    return found

@@ -1,0 +1,114 @@
+"""Writes a component as an ONNX file by one strategy."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import torch
+
+from torchlift.errors import ExportError, TorchliftError
+from torchlift.exporter.explain import explained, quiet
+from torchlift.exporter.shapes import symbolic_outputs
+from torchlift.exporter.strategies import Strategy, captured
+from torchlift.families.base import ModelComponent
+from torchlift.families.sizes import distinct_sizes, is_dynamic
+from torchlift.graph.clean import ForgetOrigin, ForgetWrapper
+from torchlift.graph.ends import name_ends
+from torchlift.graph.files import save_model
+
+_INPUT = "torchlift_input_"
+"""What a graph's inputs are called until they get the signature's names: a name of an input may be one inside the
+graph.
+"""
+
+Symbolic = list[list[str | None]]
+
+
+def example_inputs(part: ModelComponent, seed: int = 0) -> tuple[torch.Tensor, ...]:
+    """Inputs to trace with, by position. Their sizes are those of :func:`distinct_sizes`."""
+    feeds = part.sample(distinct_sizes(part.signature.axes), np.random.default_rng(seed))
+    return tuple(torch.from_numpy(feeds[name]) for name in part.signature.input_names)
+
+
+def write_onnx(part: ModelComponent, file: Path, strategy: Strategy, opset: int, seed: int) -> Symbolic:
+    """Write ``part`` to ``file``; returns each output's sizes as expressions of axes, where the strategy finds these.
+
+    Raises ExportError, which says what of the network cannot be exported.
+    """
+    arguments = example_inputs(part, seed)
+    symbolic: Symbolic = []
+    try:
+        with quiet(), torch.no_grad():
+            if strategy.exporter == "dynamo":
+                program = captured(part, arguments, strategy)
+                symbolic = symbolic_outputs(program, part.signature)
+                model = _dynamo(part, program, opset)
+            else:
+                model = _torchscript(part, arguments, opset, file.parent)
+    except (TorchliftError, OSError, KeyboardInterrupt):
+        raise
+    except BaseException as error:  # a user's network may end in sys.exit
+        raise explained(error, part.signature, "Write this part with operators that ONNX has.") from error
+    given = [value.name or "" for value in model.graph.inputs]
+    names = [part.signature.input_names[int(name.removeprefix(_INPUT))] for name in given]
+    name_ends(model, part.signature, names)
+    ForgetOrigin()(model)
+    if part.inner:
+        ForgetWrapper(part.inner)(model)
+    save_model(model, file)
+    for value in model.graph.initializers.values():
+        value.const_value = None  # onnxscript's rewriter keeps the last graph that it saw
+    return symbolic
+
+
+def _input_names(part: ModelComponent) -> list[str]:
+    return [f"{_INPUT}{position}" for position in range(len(part.signature.inputs))]
+
+
+def _dynamo(part: ModelComponent, program: torch.export.ExportedProgram, opset: int) -> ir.Model:
+    exported = torch.onnx.export(
+        program,
+        input_names=_input_names(part),
+        opset_version=opset,
+        dynamo=True,
+        external_data=True,
+        verbose=False,
+    )
+    if exported is None:
+        raise ExportError("the exporter returned nothing", remedy="Use another release of torch.")
+    return exported.model
+
+
+def _torchscript(part: ModelComponent, arguments: tuple[torch.Tensor, ...], opset: int, folder: Path) -> ir.Model:
+    from onnxscript import optimizer
+
+    signature = part.signature
+    dynamic = {a.name for a in signature.axes if is_dynamic(a)}
+    names = _input_names(part)
+    axes = {
+        name: {i: d for i, d in enumerate(spec.shape) if isinstance(d, str) and d in dynamic}
+        for name, spec in zip(names, signature.inputs, strict=True)
+    }
+    outputs = [f"torchlift_output_{position}" for position in range(len(signature.outputs))]
+    for name, spec in zip(outputs, signature.outputs, strict=True):
+        axes[name] = {i: f"{name}_{i}" for i, d in enumerate(spec.shape) if not isinstance(d, int)}
+    part.exported.eval()
+    with tempfile.TemporaryDirectory(dir=folder) as temporary:
+        loose = Path(temporary) / "loose.onnx"
+        torch.onnx.export(
+            part.exported,
+            arguments,
+            loose,
+            input_names=names,
+            output_names=outputs,
+            dynamic_axes=axes,
+            opset_version=opset,
+            dynamo=False,
+        )
+        model = ir.load(loose)
+        optimizer.optimize(model)
+        ir.external_data.load_to_model(model)
+    return model

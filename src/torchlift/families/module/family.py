@@ -1,0 +1,74 @@
+"""Finds a network at ``path/to/file.py:function``; the function returns it, or it with example inputs."""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from torchlift.checksums import sha256
+from torchlift.declare.module import ATTRIBUTE, ModuleDeclaration
+from torchlift.errors import ModuleSourceError
+from torchlift.families.base import Family, LoadOptions, Model
+from torchlift.families.module.model import UserModel, users_code
+from torchlift.families.module.networks import plain
+
+
+class ModuleFamily(Family):
+    """A user's own network."""
+
+    name = "module"
+
+    def load(self, source: str, options: LoadOptions) -> Model:
+        """Import the file, call the function, find the outputs' shapes. Raises ModuleSourceError, SignatureError."""
+        file, function = _split(source)
+        builder = _import(file, function)
+        torch.manual_seed(0)
+        remedy = "It is called without arguments and must return an nn.Module."
+        with users_code(f"{function} in {file.name} failed", remedy):
+            built = builder()
+        network, example = built if isinstance(built, tuple) and len(built) == 2 else (built, None)
+        if not isinstance(network, nn.Module):
+            raise ModuleSourceError(
+                f"{function} in {file.name} returned {type(network).__name__}",
+                remedy="It must return an nn.Module, or a tuple of one and its example inputs.",
+            )
+        declaration = replace(getattr(builder, ATTRIBUTE, None) or ModuleDeclaration(), example=example)
+        origin = (sha256(file), function)
+        name = f"{file.stem}.{function}"
+        return UserModel(name, plain(network, copied=False), declaration, options, file.parent, origin)
+
+
+def _split(source: str) -> tuple[Path, str]:
+    path, _, function = source.rpartition(":")
+    if not path or not function.isidentifier():
+        raise ModuleSourceError(f"{source!r} names no function", remedy="Write path/to/file.py:function.")
+    file = Path(path)
+    if not file.is_file():
+        raise ModuleSourceError(f"{file} does not exist", remedy="Write path/to/file.py:function.")
+    return file, function
+
+
+def _import(file: Path, function: str) -> Any:
+    spec = importlib.util.spec_from_file_location(file.stem, file)
+    if spec is None or spec.loader is None:
+        raise ModuleSourceError(f"{file} is not a Python file", remedy="Write path/to/file.py:function.")
+    module = importlib.util.module_from_spec(spec)
+    folder = str(file.resolve().parent)
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+    sys.modules[file.stem] = module
+    with users_code(f"{file} cannot be imported", "Run it with python to see where."):
+        spec.loader.exec_module(module)
+    if not callable(getattr(module, function, None)):
+        functions = [n for n, v in vars(module).items() if inspect.isfunction(v) and v.__module__ == module.__name__]
+        raise ModuleSourceError(
+            f"{file} has no function {function!r}", remedy=f"Its functions are {', '.join(functions) or 'none'}."
+        )
+    return getattr(module, function)
