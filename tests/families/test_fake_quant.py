@@ -180,7 +180,8 @@ def test_folding_a_norm_keeps_the_integers():
 
 
 def take_float(network):
-    return take_scales(network, [torch.randn(2, 3, 12, 12)])[0]
+    images = torch.randn(2, 3, 12, 12)
+    return take_scales(network, lambda: network(images))[0]
 
 
 class TestNetworks:
@@ -192,7 +193,7 @@ class TestNetworks:
             expected = copy.deepcopy(network)(images)
         ranges = observed(network.quant.activation_post_process)
         assert is_fake_quantised(network)
-        plain, scales = take_scales(network, [images])
+        plain, scales = take_scales(network, lambda: network(images))
         assert not is_fake_quantised(plain)
         assert {type(module).__module__.split(".")[1] for module in plain.modules() if type(module) is not Net} <= {
             "nn",
@@ -213,7 +214,8 @@ class TestNetworks:
     def test_observing_ends_before_the_network_is_run(self):
         network = prepared()
         ranges = observed(network.quant.activation_post_process)
-        _, scales = take_scales(network, [1000 * torch.randn(2, 3, 12, 12)])
+        images = 1000 * torch.randn(2, 3, 12, 12)
+        _, scales = take_scales(network, lambda: network(images))
         assert scales["quant"].output == pytest.approx(ranges)
 
     def test_a_quantiser_of_its_own_is_the_range_of_whoever_takes_its_tensor(self):
@@ -228,7 +230,7 @@ class TestNetworks:
 
         network = Explicit()
         network(torch.linspace(-1, 3, 24).view(2, 3, 4))
-        plain, scales = take_scales(network.eval(), [torch.zeros(2, 3, 4)])
+        plain, scales = take_scales(network.eval(), lambda: network(torch.zeros(2, 3, 4)))
         assert scales["fc"].input == pytest.approx((-1, 3))
         assert isinstance(plain.fake, nn.Identity)
 
@@ -238,7 +240,8 @@ class TestNetworks:
         )
         qconfig = ao.QConfig(activation=nn.Identity, weight=four)
         with pytest.raises(CheckpointError, match="quantises to 16 steps"):
-            take_scales(prepared(qconfig=qconfig), [torch.randn(2, 3, 12, 12)])
+            network = prepared(qconfig=qconfig)
+            take_scales(network, lambda: network(torch.randn(2, 3, 12, 12)))
 
 
 SOURCE = """

@@ -165,9 +165,8 @@ def test_a_function_that_returns_no_module_is_refused(refused, returned, kind):
 
 def test_a_module_whose_inputs_are_not_stated_is_refused(refused):
     message, remedy = refused("from torch import nn\ndef build(): return nn.Linear(2, 2)")
-    assert message == "build returns a network without saying what it takes"
-    assert "torchlift.module(inputs=..., outputs=..., axes=...)" in remedy
-    assert "(network, inputs)" in remedy
+    assert message == "nothing says what the network takes"
+    assert "torchlift.module(inputs=...)" in remedy
 
 
 # Example inputs.
@@ -231,10 +230,11 @@ def test_examples_that_share_no_first_dimension_have_no_batch(load):
     assert found.axes == ()
 
 
-@pytest.mark.parametrize(("value", "shown"), [("2", "2"), ("0.5", "0.5"), ("'bicubic'", "'bicubic'"), ("None", "None")])
+@pytest.mark.parametrize(("value", "shown"), [("2", "2"), ("0.5", "0.5"), ("[1, 2]", "1")])
 def test_a_python_value_among_the_examples_is_refused_by_name(refused, value, shown):
     message, remedy = refused(with_examples(f"(torch.ones(3, 4), {value})", "lambda x, k: x", TWO))
-    assert message == f"the example input weight is the Python value {shown}: it would be baked into the graph"
+    assert message.startswith("the example input weight")
+    assert message.endswith(f"is the Python value {shown}: it would be baked into the graph")
     assert "torch.tensor(...)" in remedy
 
 
@@ -245,15 +245,13 @@ def test_a_python_value_as_the_only_example_is_refused(refused):
 @pytest.mark.parametrize(
     ("examples", "head", "message"),
     [
-        ("(torch.ones(3), torch.ones(3))", ONE, "the example inputs (2) do not fit forward(x)"),
-        ("{'y': torch.ones(3)}", ONE, "the example inputs (y) do not fit forward(x)"),
-        ("{'weight': torch.ones(3)}", TWO, "the example inputs (weight) do not fit forward(ids, weight)"),
+        ("(torch.ones(3), torch.ones(3))", ONE, "2 example inputs are given, and forward(x) takes 1"),
+        ("{'y': torch.ones(3)}", ONE, "the example inputs name y, and forward(x) has no such parameter"),
+        ("{'weight': torch.ones(3)}", TWO, "forward(ids, weight) needs ids, and no such input is given"),
     ],
 )
 def test_examples_that_do_not_fit_forward_are_refused(refused, examples, head, message):
-    said, remedy = refused(with_examples(examples, head=head))
-    assert said == message
-    assert "from the first on" in remedy
+    assert refused(with_examples(examples, head=head))[0] == message
 
 
 # What a declaration leads to.
@@ -272,10 +270,22 @@ def test_every_axis_that_an_output_follows_is_found(load):
     ]
 
 
-def test_a_size_that_the_network_computes_stays_open(load):
-    function = "lambda x: (torch.cat([x, x], 1), x[:, :-1], x.flatten())"
-    outputs = signature(load(declared(function, "list('abc')", SEQUENCES))).outputs
-    assert [o.shape for o in outputs] == [("batch", None), ("batch", None), (None,)]
+def test_sizes_that_follow_from_axes_are_expressions_and_those_of_values_stay_open(load):
+    function = "lambda x: (torch.cat([x, x], 1), x[:, :-1], x.flatten(), x[:, ::2], x[x > 0])"
+    outputs = signature(load(declared(function, "list('abcde')", SEQUENCES))).outputs
+    assert [o.shape for o in outputs] == [
+        ("batch", "2 * events"),
+        ("batch", "events - 1"),
+        ("batch * events",),
+        ("batch", "(events + 1) // 2"),
+        (None,),
+    ]
+
+
+def test_a_size_that_looks_constant_at_two_lengths_is_followed_over_the_whole_range(load):
+    takes = SEQUENCES.replace('"events", 2, 5, 9', '"events", 8, 40, 400')
+    outputs = signature(load(declared("lambda x: x[:, ::8]", takes=takes))).outputs
+    assert outputs[0].shape == ("batch", "(events + 7) // 8")
 
 
 @pytest.mark.parametrize("axis", [Axis("batch", 1, 1, 2), Axis("batch", 1, 2, 2), Axis("batch", 7, 8, 8)])
@@ -291,24 +301,172 @@ def test_outputs_keep_their_dtype(load):
 @pytest.mark.parametrize(
     ("function", "outputs", "said"),
     [
-        ("lambda x: (x, x)", '["y"]', "the network returns 2 tensors, 1 outputs are declared: y"),
-        ("lambda x: x", '["y", "z"]', "the network returns 1 tensors, 2 outputs are declared: y, z"),
+        ("lambda x: (x, x)", '["y"]', "the network returns 2 tensors (output0, output1), 1 outputs are declared: y"),
+        ("lambda x: x", '["y", "z"]', "the network returns 1 tensors (output0), 2 outputs are declared: y, z"),
     ],
 )
 def test_a_wrong_number_of_outputs_is_refused(refused, function, outputs, said):
     message, remedy = refused(declared(function, outputs))
     assert message == said
-    assert remedy == "Name every tensor that forward returns."
+    assert "Name every tensor" in remedy
 
 
 @pytest.mark.parametrize(
-    ("function", "kind"),
-    [("lambda x: {'y': x}", "dict"), ("lambda x: [x]", "list"), ("lambda x: (x, None)", "NoneType"), ("len", "int")],
+    ("function", "names", "returns"),
+    [
+        ("lambda x: {'y': x, 'h': (x, [x])}", ["y", "h.0", "h.1.0"], {"y": "y", "h": ["h.0", ["h.1.0"]]}),
+        ("lambda x: [x]", ["output0"], ["output0"]),
+        ("lambda x: (x, None, (x, x))", ["output0", "output2.0", "output2.1"], None),
+        ("lambda x: {'x': x}", ["x_out"], {"x": "x_out"}),
+        ("lambda x: Pair(x, x + 1)", ["first", "second"], {"first": "first", "second": "second"}),
+        ("lambda x: Named(x, None)", ["first"], {"first": "first", "second": None}),
+        ("lambda x: (x, x.shape[1])", ["output0", "output1"], ["output0", "output1"]),
+    ],
 )
-def test_answers_that_are_not_tensors_are_refused(refused, function, kind):
-    message, remedy = refused(declared(function))
-    assert message == f"the network returns {kind} where a tensor is expected"
-    assert "a tensor or a tuple of tensors" in remedy
+def test_nested_answers_are_named_by_their_keys(load, function, names, returns):
+    head = ONE + (
+        "\nimport collections, dataclasses\n@dataclasses.dataclass\nclass Pair:\n    first: object\n"
+        "    second: object\nNamed = collections.namedtuple('Named', 'first second')\n"
+    )
+    text = head + f"\n@tl.module({ROWS})\ndef build():\n    return Function({function})\n"
+    part = load(text).component("model")
+    assert list(part.signature.output_names) == names
+    assert returns in (None, part.call.returns)
+    assert len(part.reference(torch.ones(2, 4))) == len(names)
+
+
+def test_some_of_the_outputs_are_chosen_by_their_names(load):
+    function = "lambda x: {'logits': 2 * x, 'cache': object(), 'hidden': x}"
+    part = load(declared(function, '["hidden", "logits"]')).component("model")
+    assert part.signature.output_names == ("hidden", "logits")
+    assert part.call.returns == {"logits": "logits", "cache": None, "hidden": "hidden"}
+    hidden, logits = part.reference(torch.ones(2, 4))
+    assert torch.equal(logits, 2 * hidden)
+
+
+def test_what_holds_no_tensor_is_left_out_with_a_note(load):
+    text = ONE + f"\n@tl.module({ROWS})\ndef build():\n    return Function(lambda x: {{'y': x, 'cache': object()}})\n"
+    model = load(text)
+    assert signature(model).output_names == ("y",)
+    assert len(model.notes) == 1
+    assert "cache" in model.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("function", "said"),
+    [
+        ("lambda x: None", "returns no tensor"),
+        ("lambda x: 'yes'", "returns no tensor"),
+        ("lambda x: torch.fft.fft(x)", "complex"),
+        ("lambda x: x.bfloat16()", "bfloat16"),
+    ],
+)
+def test_answers_that_no_bundle_has_are_refused_by_name(refused, function, said):
+    text = ONE + f"\n@tl.module({ROWS})\ndef build():\n    return Function({function})\n"
+    assert said in refused(text)[0]
+
+
+# How inputs are passed.
+
+
+THREE = HEAD + (
+    "    def forward(self, ids, mask=None, *, types=None, state=None):\n"
+    "        return self.function(ids, mask, types, state)\n"
+)
+
+
+def three(inputs, function, batch='("batch", 4)'):
+    specs = ", ".join(f'tl.TensorSpec("{name}", "float32", {batch})' for name in inputs)
+    return (
+        THREE + f'\n@tl.module(inputs=[{specs}], axes=[tl.Axis("batch", 1, 4, 8)])\n'
+        f"def build():\n    return Function({function})\n"
+    )
+
+
+def test_inputs_are_bound_by_name_in_any_order(load):
+    part = load(three(["types", "ids", "mask"], "lambda i, m, t, s: i + 10 * m + 100 * t")).component("model")
+    types, ids, mask = torch.full((1, 4), 3.0), torch.full((1, 4), 1.0), torch.full((1, 4), 2.0)
+    assert part.signature.input_names == ("types", "ids", "mask")
+    assert part.call.parameters == ("ids", "mask", "types", "state")
+    assert part.reference(types, ids, mask)[0].unique().item() == 321
+
+
+def test_names_that_are_no_parameters_are_bound_by_position(load):
+    part = load(three(["a", "b"], "lambda i, m, t, s: i - m")).component("model")
+    assert part.reference(torch.full((1, 4), 5.0), torch.full((1, 4), 2.0))[0].unique().item() == 3
+
+
+def test_names_of_which_only_some_are_parameters_are_refused(refused):
+    message, remedy = refused(three(["ids", "masks"], "lambda i, m, t, s: i"))
+    assert "masks" in message
+    assert "or none of them" in remedy
+
+
+def test_parts_of_a_parameter_are_inputs_by_their_path(load):
+    part = load(three(["ids", "state.0", "state.1"], "lambda i, m, t, s: i + 10 * s[0] + 100 * s[1]")).component(
+        "model"
+    )
+    one, two, three_ = (torch.full((1, 4), float(n)) for n in (1, 2, 3))
+    assert part.reference(one, two, three_)[0].unique().item() == 321
+
+
+def test_examples_may_be_nested_and_hold_plain_values(load):
+    function = "lambda i, m, t, s: i + s['h'][0] if m else i - s['h'][0]"
+    text = THREE + (
+        f"\ndef build():\n    x = torch.ones(3, 4)\n"
+        f"    return Function({function}), {{'state': {{'h': (x, x)}}, 'ids': x, 'mask': True}}\n"
+    )
+    part = load(text).component("model")
+    assert part.signature.input_names == ("ids", "state.h.0", "state.h.1")
+    assert part.reference(torch.ones(2, 4), torch.ones(2, 4), torch.ones(2, 4))[0].unique().item() == 2
+
+
+def test_a_parameter_without_an_input_is_refused(refused):
+    assert "needs ids" in refused(three(["mask"], "lambda i, m, t, s: i"))[0]
+
+
+def test_an_image_classifier_and_a_text_model_need_no_inputs_and_no_axes(load, tmp_path):
+    model = load(
+        "import torch\nfrom torch import nn\nimport torchlift as tl\n"
+        "@tl.module(preprocess={'pixels': tl.ImageInput((8, 8))}, postprocess={'output0': tl.Labels('ab')})\n"
+        "def build():\n    return nn.Sequential(nn.Flatten(), nn.Linear(192, 2))\n"
+    )
+    found = signature(model)
+    assert found.inputs == (TensorSpec("pixels", "float32", ("batch", 3, 8, 8)),)
+    assert found.axes == (Axis("batch", 1, 8, 64),)
+
+
+def test_ids_have_the_bounds_of_their_embedding(load):
+    takes = ROWS.replace('"float32"', '"int64"')
+    found = signature(load(declared("nn.Embedding(9, 2)", takes=takes)))
+    assert found.inputs[0].bounds == (0, 9)
+
+
+# What cannot be taken as it is.
+
+
+@pytest.mark.parametrize("wrapped", ["torch.nn.DataParallel(nn.Linear(4, 4))", "torch.compile(nn.Linear(4, 4))"])
+def test_wrappers_are_taken_off(load, wrapped):
+    text = HEAD + f"\n@tl.module({ROWS})\ndef build():\n    return {wrapped}\n"
+    part = load(text).component("model")
+    assert type(part.reference.network) is torch.nn.Linear
+
+
+@pytest.mark.parametrize(
+    ("made", "said"),
+    [
+        ("torch.ao.quantization.quantize_dynamic(nn.Sequential(nn.Linear(4, 4)), {nn.Linear})", "converted to INT8"),
+        ("with_buffer(torch.eye(4).to_sparse())", "sparse"),
+        ("nn.Linear(4, 4, device='meta')", "meta"),
+        ("nn.LazyLinear(4)", "lazy"),
+    ],
+)
+def test_what_has_no_plain_form_is_refused_by_name(refused, made, said):
+    text = HEAD + (
+        "\ndef with_buffer(tensor):\n    net = nn.Linear(4, 4)\n    net.register_buffer('table', tensor)\n"
+        f"    return net\n\n@tl.module({ROWS})\ndef build():\n    return {made}\n"
+    )
+    assert said in refused(text)[0]
 
 
 def test_a_network_that_does_not_run_on_what_is_declared_is_refused_with_the_shapes(refused):
@@ -318,7 +476,7 @@ def test_a_network_that_does_not_run_on_what_is_declared_is_refused_with_the_sha
 
 
 def test_whole_numbers_without_bounds_are_refused(refused):
-    text = declared("nn.Embedding(9, 2)", takes=ROWS.replace("float32", "int64"))
+    text = declared("lambda x: x * 1.5", takes=ROWS.replace("float32", "int64"))
     message, remedy = refused(text, SignatureError)
     assert message == "input x is int64[batch, 4] and states no bounds"
     assert "bounds=(low, high)" in remedy
@@ -397,8 +555,8 @@ def test_a_sampler_of_ones_own_draws_the_inputs(load):
         ),
         (
             ", preprocess={'image': tl.ImageInput((8, 8))}",
-            "what is declared does not fit: 'image' is declared, and there is no such input",
-            "The inputs are x.",
+            "image is declared, and forward(x) has no such parameter, while it has x",
+            "Name every input as the parameter that takes it, or none of them: then they go by position.",
         ),
     ],
 )

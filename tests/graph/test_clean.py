@@ -109,7 +109,7 @@ CLASSED = ["torchlift.Called", "mine.Net", "torch.nn.Linear", "aten.linear.defau
 def test_the_wrapper_leaves_the_names_of_modules():
     model = ir.from_proto(tiny.model())
     first, second, *_ = model.graph
-    first.metadata_props |= {SCOPES: str(SCOPED), CLASSES: str(CLASSED)}
+    first.metadata_props.update({SCOPES: str(SCOPED), CLASSES: str(CLASSED)})
     first.name, second.name = "node_linear", "/network/layers.0/Add"
     assert ForgetWrapper("network")(model).modified
     assert first.metadata_props[SCOPES] == str(["", "layers.0", "linear"])

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -68,13 +68,13 @@ def is_fake_quantised(network: nn.Module) -> bool:
     return any(_is_quantiser(module) for module in network.modules())
 
 
-def take_scales(network: nn.Module, feeds: Sequence[Tensor]) -> tuple[nn.Module, dict[str, Scales]]:
+def take_scales(network: nn.Module, run: Callable[[], object]) -> tuple[nn.Module, dict[str, Scales]]:
     """Turn a network with fake quantisation of torch.ao into a float network, in place; returns it with its scales.
 
     Quantised layers become plain layers. A fused layer becomes a Sequential with the layer at ``.0`` and its activation
     at ``.1``. Its batch normalisation is folded into the weights, to which its scales belong.
 
-    Before, the network runs once on ``feeds`` to find which layer reads which quantised tensor. So the range of an
+    Before, ``run`` runs the network once, to find which layer reads which quantised tensor. So the range of an
     input is known even where it is not the output of a module. Raises CheckpointError for scales that cannot be kept.
     """
     quantisers = {path: module for path, module in network.named_modules() if _is_quantiser(module)}
@@ -82,7 +82,7 @@ def take_scales(network: nn.Module, feeds: Sequence[Tensor]) -> tuple[nn.Module,
         module.disable_observer()
         _check_kind(path, module)
     _, scales = split_scales({f"{p}.{k}": v for p, m in _hosts(network).items() for k, v in _own_state(m).items()})
-    for path, taken in _inputs(network, quantisers, feeds).items():
+    for path, taken in _inputs(network, quantisers, run).items():
         scales[path] = replace(scales.get(path, Scales()), input=taken)
     network, scales = _to_float(network, scales)
     return network, fold_norms(network, scales)
@@ -251,7 +251,7 @@ def _check_kind(path: str, quantiser: nn.Module) -> None:
         )
 
 
-def _inputs(network: nn.Module, quantisers: Mapping[str, nn.Module], feeds: Sequence[Tensor]) -> dict[str, Range]:
+def _inputs(network: nn.Module, quantisers: Mapping[str, nn.Module], run: Callable[[], object]) -> dict[str, Range]:
     """Layer with weights -> the range of its input, for inputs that a quantiser wrote. Found by one run.
 
     A view of a quantised tensor (reshaped, transposed) counts as that tensor.
@@ -283,7 +283,7 @@ def _inputs(network: nn.Module, quantisers: Mapping[str, nn.Module], feeds: Sequ
     ]
     try:
         with torch.no_grad():
-            network(*feeds)
+            run()
     finally:
         for handle in handles:
             handle.remove()

@@ -128,7 +128,9 @@ def bind_example(network: nn.Module, example: Any) -> tuple[Binding, dict[str, T
                 remedy="Name its parameters, or give a tuple of inputs by position.",
             )
         _require_all(parameters, example)
-        given, positional = {str(name): value for name, value in example.items()}, 0
+        order = [name for name in parameters.names if name in example]
+        given = {str(name): example[name] for name in (*order, *(n for n in example if n not in order))}
+        positional = 0
     else:
         values = example if isinstance(example, (tuple, list)) else (example,)
         named = parameters.names[: len(values)]
@@ -146,8 +148,7 @@ def bind_example(network: nn.Module, example: Any) -> tuple[Binding, dict[str, T
         raise ModuleSourceError("the example inputs hold no tensor", remedy="Give a tensor for each input that varies.")
     arguments = [*slots.values()]
     keywords = {} if positional else slots
-    order = parameters.names or tuple(given)
-    return Binding(tuple(tensors), tuple(arguments[:positional]), keywords, order), tensors
+    return Binding(tuple(tensors), tuple(arguments[:positional]), keywords, parameters.names or tuple(given)), tensors
 
 
 def _root(name: str, parameters: Parameters) -> str:
@@ -226,6 +227,7 @@ class Called(nn.Module):
         self.network = network
         self.binding = binding
         self.outputs = None if outputs is None else tuple(outputs)
+        self.eval()
 
     def returned(self, *tensors: Tensor) -> Any:
         """What the network itself returns."""

@@ -105,12 +105,7 @@ class UserModel(Model):
         remedy = "Return it as it was trained, from torch.ao.quantization.prepare_qat."
         with users_code("the fake-quantised network does not run", remedy, passing=(TorchliftError,)):
             called = Called(network, self._binding)
-            positional, keywords = called.binding.arguments(inputs)
-            if keywords:
-                raise ModuleSourceError(
-                    "it takes its inputs by keyword", remedy="Let its forward take them by position."
-                )
-            return take_scales(network, positional)
+            return take_scales(network, lambda: called.returned(*inputs))
 
     def _drawn(self, sizes: Mapping[str, int]) -> tuple[Tensor, ...]:
         feeds = self._sample(sizes, np.random.default_rng(0))
