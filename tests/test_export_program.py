@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from torchlift import exporter as module
 from torchlift import storage
 from torchlift.backends.pytorch.program import load_program
 from torchlift.backends.pytorch.session import TorchSession
 from torchlift.bundle import Bundle
 from torchlift.errors import StorageError
 from torchlift.exporter import ExportOptions, export_component, export_program
+from torchlift.exporter import program as module
 from torchlift.families.base import LoadOptions, Model
 from torchlift.families.module import ModuleFamily
 from torchlift.manifest import Manifest
@@ -155,14 +155,14 @@ def test_a_network_that_makes_no_program_keeps_its_graph_and_says_why(with_progr
 
 
 def test_a_program_that_answers_otherwise_is_not_kept(with_program, monkeypatch):
-    trace = module.trace
+    trace = module.captured
 
-    def wrong(part, arguments):
-        program = trace(part, arguments)
+    def wrong(part, arguments, strategy):
+        program = trace(part, arguments, strategy)
         next(iter(program.state_dict.values())).add_(1)
         return program
 
-    monkeypatch.setattr(module, "trace", wrong)
+    monkeypatch.setattr(module, "captured", wrong)
     found, graph, _ = with_program("tiny")
     assert graph.failure.startswith("the exported graph does not answer as PyTorch does: y at min: off by")
     assert export_program(found.model, "model", found.bundle).failure, "it is tried again"

@@ -239,8 +239,8 @@ class TestNetworks:
             quant_min=-8, quant_max=7, dtype=torch.qint8, qscheme=torch.per_tensor_symmetric
         )
         qconfig = ao.QConfig(activation=nn.Identity, weight=four)
+        network = prepared(qconfig=qconfig)
         with pytest.raises(CheckpointError, match="quantises to 16 steps"):
-            network = prepared(qconfig=qconfig)
             take_scales(network, lambda: network(torch.randn(2, 3, 12, 12)))
 
 

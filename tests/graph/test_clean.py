@@ -13,7 +13,6 @@ from torchlift.graph.clean import ForgetOrigin, ForgetWrapper
 from torchlift.graph.ends import name_ends
 from torchlift.graph.files import load_model, save_model
 from torchlift.graph.inspect import read_facts
-from torchlift.signature import Axis, Signature, TensorSpec
 
 SCOPES = "pkg.torch.onnx.name_scopes"
 CLASSES = "pkg.torch.onnx.class_hierarchy"

@@ -1,5 +1,4 @@
 import onnx
-import pytest
 import tiny
 from onnx import TensorProto, helper, numpy_helper
 

@@ -64,7 +64,7 @@ source_options = options(
     ),
 )
 export_options = options(
-    click.option("--exporter", type=click.Choice(["dynamo", "torchscript"]), default="dynamo", show_default=True),
+    click.option("--exporter", type=click.Choice(["dynamo", "torchscript"]), help="Default: one after the other."),
     click.option("--opset", type=int, help="Opset of the ONNX graphs. [default: 20; torchscript 16]"),
     click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the golden samples."),
 )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
 
@@ -12,7 +11,7 @@ import torch
 from torchlift.axes import BATCH, Axis
 from torchlift.errors import ExportError, TorchliftError
 from torchlift.families.base import ModelComponent
-from torchlift.families.sizes import is_dynamic
+from torchlift.families.sizes import at, is_dynamic, narrower
 from torchlift.progress import SILENT, Progress
 from torchlift.prove.goldens import BETWEEN, Golden, require_signal
 from torchlift.signature import CORNERS, Signature
@@ -92,7 +91,7 @@ def answers_of(part: ModelComponent, feeds: Mapping[str, np.ndarray]) -> dict[st
             raise no_memory(sizes, error) from error
         raise ExportError(
             f"the network does not run at {at(sizes)}: {type(error).__name__}: {str(error).strip():.300}",
-            remedy=_narrower(signature, sizes),
+            remedy=narrower(signature.axes, sizes),
         ) from error
     tensors = answers if isinstance(answers, tuple) else (answers,)
     outputs = {n: t.numpy() for n, t in zip(signature.output_names, tensors, strict=True)}
@@ -101,35 +100,9 @@ def answers_of(part: ModelComponent, feeds: Mapping[str, np.ndarray]) -> dict[st
         if not spec.fits(output, sizes):
             raise ExportError(
                 f"output {spec.name} is {output.dtype}{list(output.shape)} at {at(sizes)}, it must be {spec}",
-                remedy=_narrower(signature, sizes),
+                remedy=narrower(signature.axes, sizes),
             )
     return outputs
-
-
-def at(sizes: Mapping[str, int]) -> str:
-    """Sizes in words: ``batch 3, sequence 17``."""
-    return ", ".join(f"{name} {size}" for name, size in sizes.items()) or "the shapes of its inputs"
-
-
-def _narrower(signature: Signature, sizes: Mapping[str, int]) -> str:
-    """What to do where a network does not hold at ``sizes`` what its ranges promise."""
-    axis = next((a for a in reversed(signature.axes) if is_dynamic(a)), None)
-    if axis is None:
-        return "Correct the network, or the shapes and the sample of its inputs."
-    step = _common_step(axis, sizes.get(axis.name, axis.opt))
-    too_small = sizes.get(axis.name, axis.opt) < axis.opt
-    verb, low, high = ("Raise", axis.opt, axis.max) if too_small else ("Lower", axis.min, axis.opt)
-    multiples = f" Where it takes multiples only, declare that: Axis({axis.name!r}, ..., step={step})." if step else ""
-    return (
-        f"{verb} the range to what the network takes, for example `axes={axis.name}={low}..{axis.opt}..{high}`."
-        f"{multiples}"
-    )
-
-
-def _common_step(axis: Axis, size: int) -> int:
-    """A step that the corners of a range have and ``size`` has not, such as 32; 0 where there is none."""
-    common = math.gcd(axis.min, axis.opt, axis.max)
-    return common if common > 1 and size % common else 0
 
 
 def is_memory(error: BaseException) -> bool:

@@ -55,28 +55,26 @@ def export_component(
     ExportError for all else.
     """
     options = options or ExportOptions()
-    part: ModelComponent | None = _loaded(model, name, options.exporters[0], options, progress)
-    assert part is not None
+    part = _loaded(model, name, options.exporters[0], options, progress)
     strategies = strategies_for(part, options)
     parameters = sum(p.numel() for p in part.reference.parameters())
     goldens = draw_goldens(part, options.seed, progress)
-    attention = options.attention_of(options.exporters[0])
+    ready = {options.attention_of(options.exporters[0]): part}
+    del part
     attempts: list[Attempt] = []
     for strategy in strategies:
         require_space(bundle.path, 4 * parameters * _COPIES[strategy.exporter])
-        wanted = options.attention_of(strategy.exporter)
-        if part is None or wanted != attention:
-            part, attention = _loaded(model, name, strategy.exporter, options, progress), wanted
+        owned = [part for attention, part in ready.items() if attention == options.attention_of(strategy.exporter)]
+        ready.clear()
+        if not owned:
+            owned.append(_loaded(model, name, strategy.exporter, options, progress))
         try:
-            component = _exported(model, part, bundle, strategy, options, goldens, parameters, progress)
+            return _exported(model, owned, bundle, strategy, options, goldens, parameters, progress)
         except StorageError:
             raise
         except TorchliftError as error:
             attempts.append(Attempt(strategy, error))
-            part = None
             gc.collect()
-            continue
-        return component
     raise _reason(attempts)
 
 
@@ -87,7 +85,7 @@ def _loaded(model: Model, name: str, exporter: Exporter, options: ExportOptions,
 
 def _exported(
     model: Model,
-    part: ModelComponent,
+    owned: list[ModelComponent],
     bundle: Bundle,
     strategy: Strategy,
     options: ExportOptions,
@@ -95,7 +93,10 @@ def _exported(
     parameters: int,
     progress: Progress,
 ) -> Component:
-    """Export by one strategy, prove the file, and put it into the bundle."""
+    """Export by one strategy, prove the file, and put it into the bundle. The component is taken out of ``owned``, so
+    that nothing holds its weights while the file is proven.
+    """
+    part = owned.pop()
     name, opset, signature = part.name, options.opset_of(strategy.exporter), part.signature
     component = Component(
         name=name,

@@ -35,7 +35,7 @@ class SourceKeywords(TypedDict, total=False):
     - ``axes``: the range of an axis, by name: ``{"batch": (1, 8, 64), "text.sequence": "4..16..52"}``.
     - ``vocabulary``: a vocab.txt, where none is beside the checkpoint.
     - ``resolution``: another image size than the checkpoint's, in pixels.
-    - ``exporter``: what writes the ONNX graphs.
+    - ``exporter``: what writes the ONNX graphs; None tries one after the other.
     - ``opset``: their opset; by default 20, of torchscript 16.
     - ``seed``: draws the golden samples.
     """
@@ -43,7 +43,7 @@ class SourceKeywords(TypedDict, total=False):
     axes: Mapping[str, AxisRange]
     vocabulary: PathLike | None
     resolution: int | None
-    exporter: Literal["dynamo", "torchscript"]
+    exporter: Literal["dynamo", "torchscript"] | None
     opset: int | None
     seed: int
 

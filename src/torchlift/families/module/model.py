@@ -28,11 +28,15 @@ from torchlift.families.module.returns import Items, leaves_of, structure_of
 from torchlift.families.module.sizes import dimension, probes
 from torchlift.families.module.texts import ModuleTexts
 from torchlift.families.samples import BoundsSampler
-from torchlift.families.sizes import distinct_sizes
+from torchlift.families.sizes import at, distinct_sizes, narrower
 from torchlift.graph.scales import Scales, to_plain
 from torchlift.signature import DTYPES, Dim, Signature, TensorSpec
 
 COMPONENT = "model"
+
+
+_FIRST = "Correct the declared shapes, ranges or bounds, or declare sample= to draw realistic inputs."
+"""What to do where a network does not even run near the optimum of its axes."""
 
 
 class UserModel(Model):
@@ -151,8 +155,11 @@ class UserModel(Model):
     def _run(self, called: Called, sizes: Mapping[str, int]) -> Any:
         tensors = self._drawn(sizes)
         shapes = ", ".join(f"{s.name} {list(t.shape)}" for s, t in zip(self._declaration.inputs, tensors, strict=True))
-        remedy = "Correct the declared shapes, ranges or bounds, or declare sample= to draw realistic inputs."
-        with users_code(f"the network does not run on {shapes}", remedy), torch.inference_mode():
+        problem, remedy = f"the network does not run on {shapes}", _FIRST
+        if sizes != distinct_sizes(self._declaration.axes):
+            problem = f"the network does not run at {at(sizes)}"
+            remedy = narrower(self._declaration.axes, sizes)
+        with users_code(problem, remedy), torch.inference_mode():
             return called.returned(*tensors)
 
     def _tensors(self, leaves: Items) -> Items:
@@ -217,7 +224,9 @@ def users_code(problem: str, remedy: str, passing: tuple[type[Exception], ...] =
     except passing:
         raise
     except BaseException as error:
-        raise ModuleSourceError(f"{problem}: {type(error).__name__}: {error}", remedy=remedy) from error
+        raise ModuleSourceError(
+            f"{problem}: {type(error).__name__}: {str(error).strip():.500}", remedy=remedy
+        ) from error
 
 
 def _require_kind(name: str, leaf: Any) -> None:
