@@ -9,7 +9,7 @@ import argparse
 from pathlib import Path
 
 from peers import checkpoint_of, on_same_onnx, print_benchmark, shipped
-from torchlift.jobs.ship import peers as torch_peers
+from torchlift.jobs.peers import peers as torch_peers
 from torchlift.stages import BenchOptions, contenders_of, workloads
 from torchlift.timing.latency import LatencyOptions, measure_latency
 

@@ -122,7 +122,7 @@ def prepare(size: str, work: Path, batch: int) -> None:
 def source_of(size: str, work: Path, batch: int) -> Any:
     """The checkpoint, with batches of pictures up to ``batch``."""
     from torchlift.families.base import LoadOptions
-    from torchlift.jobs.ship import Source
+    from torchlift.jobs.source import Source
 
     of = "" if subject_of(size) is MOBILEVIT else "image"
     options = LoadOptions(axes={of: {"batch": Axis("batch", 1, min(8, batch), batch)}})
@@ -183,7 +183,7 @@ def _state(bundle: Bundle, variant: Variant) -> str:
 
 def peers_of(size: str, work: Path, component: str) -> list[Contender]:
     """PyTorch, and ONNX Runtime as it comes."""
-    from torchlift.jobs.ship import peers
+    from torchlift.jobs.peers import peers
 
     bundle = Bundle.open(work / size)
     (batch,) = (c.signature.axis("batch").max for c in bundle.manifest.components if c.name != "text")

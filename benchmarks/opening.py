@@ -84,7 +84,8 @@ def made(size: str, work: Path) -> Path:
     from random_checkpoint import write_checkpoint
     from torchlift.families.base import LoadOptions
     from torchlift.jobs import JobOptions, build_bundle
-    from torchlift.jobs.ship import Source, export
+    from torchlift.jobs.ship import export
+    from torchlift.jobs.source import Source
     from torchlift.signature import Axis
     from torchlift.stages import BenchOptions, BuildOptions
     from torchlift.timing.latency import LatencyOptions

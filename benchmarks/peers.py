@@ -22,7 +22,8 @@ from torchlift.bundle import Bundle
 from torchlift.evidence import Benchmark, Entrant
 from torchlift.families.chinese_clip.pixels import MEAN, STD
 from torchlift.interpreter import guarded_children
-from torchlift.jobs.ship import ShipOptions, Source, ship
+from torchlift.jobs.ship import ShipOptions, ship
+from torchlift.jobs.source import Source
 from torchlift.manifest import read_manifest
 from torchlift.messages import entrant_text
 from torchlift.pipelines import OpenOptions, open_bundle

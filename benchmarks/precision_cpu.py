@@ -33,8 +33,9 @@ from torchlift.convert.calibration import CalibrationOptions
 from torchlift.convert.ranges import Feeds
 from torchlift.evidence import Benchmark, Entrant, GoldenCheck, Interval, Latency
 from torchlift.families.base import LoadOptions
-from torchlift.jobs.ship import Source, export
-from torchlift.jobs.ship import peers as torch_peers
+from torchlift.jobs.peers import peers as torch_peers
+from torchlift.jobs.ship import export
+from torchlift.jobs.source import Source
 from torchlift.manifest import Component, Precision, Variant, read_manifest
 from torchlift.messages import entrant_text, failure_text
 from torchlift.prove.goldens import load_goldens

@@ -9,7 +9,14 @@ import pytest
 import torchlift
 
 ROOT = Path(__file__).parents[1]
-TORCH_SIDE = ("torchlift.families.", "torchlift.exporter", "torchlift.jobs.ship", "torchlift.backends.pytorch")
+TORCH_SIDE = (
+    "torchlift.families.",
+    "torchlift.exporter",
+    "torchlift.jobs.ship",
+    "torchlift.jobs.source",
+    "torchlift.jobs.peers",
+    "torchlift.backends.pytorch",
+)
 TORCH_FREE = [
     name
     for _, name, _ in pkgutil.walk_packages(torchlift.__path__, "torchlift.")

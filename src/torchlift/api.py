@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 from torchlift import jobs
 from torchlift.errors import InputError
@@ -25,12 +25,13 @@ from torchlift.jobs.keywords import (
     BenchKeywords,
     ConvertKeywords,
     DataKeywords,
+    ExportKeywords,
     GateKeywords,
     JobKeywords,
+    NetworkKeywords,
     OnKeywords,
     PathLike,
     ShipKeywords,
-    SourceKeywords,
     VerifyKeywords,
     axes_of,
     job_fields,
@@ -46,16 +47,42 @@ from torchlift.progress import SILENT, Progress
 if TYPE_CHECKING:
     from typing import Unpack
 
+    from torch import nn
+
     from torchlift.bundle import Bundle
     from torchlift.exporter import ExportOptions
     from torchlift.jobs import BisectReport
-    from torchlift.jobs.ship import Source
+    from torchlift.jobs.source import AnySource
 
 
+@overload
 def ship(
     family: str,
     source: PathLike,
     output: PathLike,
+    *,
+    compiled: bool = ...,
+    progress: Progress = ...,
+    **given: Unpack[ShipKeywords],
+) -> Bundle: ...
+
+
+@overload
+def ship(
+    network: nn.Module,
+    output: PathLike,
+    /,
+    *,
+    compiled: bool = ...,
+    progress: Progress = ...,
+    **given: Unpack[ShipKeywords],
+) -> Bundle: ...
+
+
+def ship(  # type: ignore[misc]
+    family: Any,
+    source: PathLike,
+    output: PathLike | None = None,
     *,
     compiled: bool = False,
     progress: Progress = SILENT,
@@ -63,16 +90,21 @@ def ship(
 ) -> Bundle:
     """Take a trained model to a bundle that is verified, measured and ready to serve: the main job.
 
+    For example ``tl.ship("chinese-clip", "f.pt", "clip/")``, or of a network in memory
+    ``tl.ship(net, "net/", example=(ids, mask))``. The network itself is not changed.
+
     What was at ``output`` stays until the new bundle is complete. Run again after a kill, it goes on from what was
     finished.
 
     Args:
-        family: The kind of model: ``chinese-clip``, ``mobilevit``, or ``module`` for a network of your own.
+        family: The kind of model: ``chinese-clip``, ``mobilevit``, or ``module`` for a network of your own. Or the
+            network itself, a torch.nn.Module; the next argument is then ``output``.
         source: A checkpoint file, a transformers folder, a hub name, or of a module ``path/to/file.py:function``.
         output: The folder of the bundle.
         compiled: Measure torch.compile too.
         progress: Is told of every stage.
-        given: The keywords of :class:`~torchlift.jobs.keywords.SourceKeywords`, such as ``axes``, and of
+        given: The keywords of :class:`~torchlift.jobs.keywords.SourceKeywords`, such as ``axes``, of
+            :class:`~torchlift.jobs.keywords.NetworkKeywords`, such as ``example``, and of
             :class:`~torchlift.jobs.keywords.JobKeywords`: ``data``, ``within``, ``backends``, ...
 
     Raises TorchliftError, and TypeError for a keyword that there is not.
@@ -81,31 +113,55 @@ def ship(
     from torchlift.jobs.ship import ship as ship_source
 
     require_known("ship", given, ShipKeywords)
-    made, exporting = _to_export(family, source, given)
+    made, place, exporting = _to_export(family, source, output, given)
     options = ShipOptions(**job_fields(given), export=exporting, compiled=compiled)
-    return ship_source(made, Path(output), options, progress)
+    return ship_source(made, place, options, progress)
 
 
+@overload
 def export(
     family: str,
     source: PathLike,
     output: PathLike,
     *,
+    program: bool = ...,
+    progress: Progress = ...,
+    **given: Unpack[ExportKeywords],
+) -> Bundle: ...
+
+
+@overload
+def export(
+    network: nn.Module,
+    output: PathLike,
+    /,
+    *,
+    program: bool = ...,
+    progress: Progress = ...,
+    **given: Unpack[ExportKeywords],
+) -> Bundle: ...
+
+
+def export(  # type: ignore[misc]
+    family: Any,
+    source: PathLike,
+    output: PathLike | None = None,
+    *,
     program: bool = False,
     progress: Progress = SILENT,
-    **given: Unpack[SourceKeywords],
+    **given: Unpack[ExportKeywords],
 ) -> Bundle:
     """Make a bundle that holds the ONNX graphs, proven, and no variant yet: :func:`build` makes those where it serves.
 
-    The arguments are those of :func:`ship`, the keywords those of :class:`~torchlift.jobs.keywords.SourceKeywords`.
-    ``program`` exports a torch.export program of each component too.
+    The arguments are those of :func:`ship`, the keywords those of :class:`~torchlift.jobs.keywords.SourceKeywords` and
+    :class:`~torchlift.jobs.keywords.NetworkKeywords`. ``program`` exports a torch.export program of each component too.
     """
     from torchlift.exporter import EXPORTERS
     from torchlift.jobs.ship import export as export_source
 
-    require_known("export", given, SourceKeywords)
-    made, exporting = _to_export(family, source, given)
-    return export_source(made, Path(output), exporting, progress, forms=tuple(EXPORTERS) if program else ())
+    require_known("export", given, ExportKeywords)
+    made, place, exporting = _to_export(family, source, output, given)
+    return export_source(made, place, exporting, progress, forms=tuple(EXPORTERS) if program else ())
 
 
 def build(bundle: PathLike, *, progress: Progress = SILENT, **job: Unpack[JobKeywords]) -> Manifest:
@@ -168,8 +224,8 @@ def bench(
     fields = job_fields(job)
     peers: Any = jobs.no_peers
     if source is not None:
-        from torchlift.jobs.ship import peers as peers_of
-        from torchlift.jobs.ship import source_of
+        from torchlift.jobs.peers import peers as peers_of
+        from torchlift.jobs.source import source_of
 
         found = source_of(Path(bundle), str(source))
         peers = partial(peers_of, found, on=fields["on"], compiled=compiled, cuda_graph=fields["bench"].cuda_graph)
@@ -222,23 +278,44 @@ def open(
     return open_bundle(bundle, OpenOptions(dict(variants or {}), RunOn(threads, device)), progress)
 
 
-def _to_export(family: str, source: PathLike, given: Mapping[str, Any]) -> tuple[Source, ExportOptions]:
-    """Where a model is and how it is exported, from the keywords of :class:`SourceKeywords`."""
+def _to_export(
+    family: Any, source: PathLike, output: PathLike | None, given: Mapping[str, Any]
+) -> tuple[AnySource, Path, ExportOptions]:
+    """What is exported, into which folder, and how, from the arguments and the keywords of :class:`ExportKeywords`."""
     from torchlift.exporter import ExportOptions
     from torchlift.families.base import LoadOptions
-    from torchlift.jobs.ship import Source
+    from torchlift.jobs.source import Source, live_source
 
+    exporting = ExportOptions(**only(given, exporter="exporter", opset="opset", seed="seed"))
     vocabulary = given.get("vocabulary")
     loading = LoadOptions(
         axes_of(given.get("axes") or {}), None if vocabulary is None else Path(vocabulary), given.get("resolution")
     )
-    exporting = ExportOptions(**only(given, exporter="exporter", opset="opset", seed="seed"))
-    return Source(family, str(source), loading), exporting
+    told = {name: given[name] for name in NetworkKeywords.__annotations__ if name in given}
+    if isinstance(family, str):
+        if told:
+            raise InputError(
+                f"{', '.join(f'`{name}=`' for name in told)} belong to a network that is given itself",
+                remedy="In a file, decorate the function with torchlift.module(...).",
+            )
+        if output is None:
+            raise InputError(
+                "no output is given",
+                remedy='Call it as ship("chinese-clip", "model.pt", "bundle/"), or ship(net, "bundle/").',
+            )
+        return Source(family, str(source), loading), Path(output), exporting
+    if output is not None:
+        raise InputError(
+            f"a network is given, and both {source} and {output}", remedy='Call it as ship(net, "bundle/").'
+        )
+    axes = [axis for found in axes_of(given.get("axes") or {}).values() for axis in found.values()]
+    return live_source(family, told, axes), Path(source), exporting
 
 
 def _references(bundle: PathLike, source: PathLike | None, on: RunOn) -> Any:
     if source is None:
         return None
-    from torchlift.jobs.ship import reference, source_of
+    from torchlift.jobs.peers import reference
+    from torchlift.jobs.source import source_of
 
     return partial(reference, source_of(Path(bundle), str(source)), on)

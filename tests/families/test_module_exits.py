@@ -8,7 +8,8 @@ from torchlift.errors import ExportError, ModuleSourceError
 from torchlift.exporter import ExportOptions
 from torchlift.families.base import LoadOptions
 from torchlift.families.module import ModuleFamily
-from torchlift.jobs.ship import Source, export
+from torchlift.jobs.ship import export
+from torchlift.jobs.source import Source
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),

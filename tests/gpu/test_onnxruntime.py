@@ -308,7 +308,8 @@ def towers(tmp_path_factory):
 
     from torchlift.bundle import Bundle
     from torchlift.exporter import ExportOptions
-    from torchlift.jobs.ship import Source, export
+    from torchlift.jobs.ship import export
+    from torchlift.jobs.source import Source
 
     folder = tmp_path_factory.mktemp("towers")
     export(Source("chinese-clip", str(checkpoint(folder))), folder / "clip", ExportOptions())

@@ -623,7 +623,8 @@ def towers(request, tmp_path_factory):
 
     from torchlift.exporter import ExportOptions
     from torchlift.families.base import LoadOptions
-    from torchlift.jobs.ship import Source, export
+    from torchlift.jobs.ship import export
+    from torchlift.jobs.source import Source
     from torchlift.signature import Axis
 
     folder = tmp_path_factory.mktemp("towers")

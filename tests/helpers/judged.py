@@ -13,7 +13,8 @@ from torchlift.bundle import Bundle
 from torchlift.convert.calibration import CalibrationOptions
 from torchlift.datasets import ReadOptions
 from torchlift.jobs import DataOptions, JobOptions
-from torchlift.jobs.ship import Source, export
+from torchlift.jobs.ship import export
+from torchlift.jobs.source import Source
 from torchlift.prove.numerics import TOLERANCES
 from torchlift.stages import BenchOptions, BuildOptions, ConvertOptions, verify_all
 from torchlift.timing.latency import LatencyOptions

@@ -182,7 +182,8 @@ class Shipped:
 
 def _clip(folder):
     from torchlift.families.base import LoadOptions
-    from torchlift.jobs.ship import Source, export
+    from torchlift.jobs.ship import export
+    from torchlift.jobs.source import Source
     from torchlift.signature import Axis
 
     file = checkpoint(folder)

@@ -34,7 +34,9 @@ from torchlift.evidence import Entrant
 from torchlift.exporter import ExportOptions
 from torchlift.families.base import LoadOptions
 from torchlift.jobs import JobOptions, build_bundle
-from torchlift.jobs.ship import ShipOptions, Source, export, open_peer, peers, ship, source_of
+from torchlift.jobs.peers import open_peer, peers
+from torchlift.jobs.ship import ShipOptions, export, ship
+from torchlift.jobs.source import Source, source_of
 from torchlift.machine import Gpu, RunOn
 from torchlift.messages import entrant_text
 from torchlift.pipelines import open_bundle

@@ -27,7 +27,8 @@ from torchlift.families.mobilevit import MobileViTFamily
 from torchlift.graph.types import infer_types
 from torchlift.graph.units import module_of
 from torchlift.jobs import DataOptions, JobOptions, build_bundle
-from torchlift.jobs.ship import ShipOptions, Source, export, ship
+from torchlift.jobs.ship import ShipOptions, export, ship
+from torchlift.jobs.source import Source
 from torchlift.machine import RunOn
 from torchlift.processing.image import prepared
 from torchlift.progress import SILENT

@@ -14,7 +14,8 @@ from torchlift.datasets import ReadOptions
 from torchlift.errors import InputError
 from torchlift.evidence import Gate, Measure, Score
 from torchlift.jobs import score_bundle
-from torchlift.jobs.ship import Source, reference
+from torchlift.jobs.peers import reference
+from torchlift.jobs.source import Source
 from torchlift.machine import RunOn
 from torchlift.prove.verify import provenance
 from torchlift.stages import build_variant, verify_all

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from torchlift.exporter.options import DEFAULT_OPSET, Exporter, ExportOptions
-from torchlift.exporter.program import EXPORTERS, PROGRAM, export_program
+from torchlift.exporter.program import EXPORTERS, PROGRAM, export_program, write_proven_program
 from torchlift.exporter.search import export_component, export_key
 
 __all__ = [
@@ -15,4 +15,5 @@ __all__ = [
     "export_component",
     "export_key",
     "export_program",
+    "write_proven_program",
 ]

@@ -40,25 +40,40 @@ def export_program(model: Model, name: str, bundle: Bundle, progress: Progress =
         progress.note(f"{graph.name} was exported before: kept")
         return there
     require_space(bundle.path, 4 * component.parameters)
+    try:
+        with bundle.adding(graph.name) as added:
+            write_proven_program(model, component, bundle, added.path / PROGRAM.model, progress)
+    except StorageError:
+        raise
+    except TorchliftError as error:
+        graph = replace(graph, failure=without_folders(error.message))
+        progress.note(f"{graph.name} is not there: {graph.failure}")
+        bundle.commit(bundle.manifest.with_graph(graph))
+        return graph
+    graph = replace(graph, model=f"{added.folder}/{PROGRAM.model}", files=tuple(added.files))
+    bundle.commit(bundle.manifest.with_graph(graph), added.files)
+    return graph
+
+
+def write_proven_program(
+    model: Model, component: Component, bundle: Bundle, file: Path, progress: Progress = SILENT
+) -> None:
+    """Write a component's program to ``file`` by the first strategy whose program answers as PyTorch at every golden.
+
+    Raises the first strategy's error where none does.
+    """
     first: TorchliftError | None = None
     for strategy in (strategy for strategy in STRATEGIES if strategy.exporter == "dynamo"):
         try:
-            with bundle.adding(graph.name) as added:
-                _write_program(model, component, added.path / PROGRAM.model, strategy, progress)
-                _prove_program(added.path / PROGRAM.model, bundle, component, progress)
+            _write_program(model, component, file, strategy, progress)
+            _prove_program(file, bundle, component, progress)
+            return
         except StorageError:
             raise
         except TorchliftError as error:
             first = first or error
-            continue
-        graph = replace(graph, model=f"{added.folder}/{PROGRAM.model}", files=tuple(added.files))
-        bundle.commit(bundle.manifest.with_graph(graph), added.files)
-        return graph
     assert first is not None
-    graph = replace(graph, failure=without_folders(first.message))
-    progress.note(f"{graph.name} is not there: {graph.failure}")
-    bundle.commit(bundle.manifest.with_graph(graph))
-    return graph
+    raise first
 
 
 EXPORTERS: Mapping[str, Callable[[Model, str, Bundle, Progress], Graph]] = {PROGRAM.name: export_program}

@@ -12,6 +12,9 @@ from typing import Any, Literal, TypedDict
 from torchlift.backends import CompileOptions
 from torchlift.convert.calibration import CalibrationOptions, Method
 from torchlift.datasets import ReadOptions
+from torchlift.declare.answers import Answer
+from torchlift.declare.inputs import Input
+from torchlift.declare.module import Sample
 from torchlift.errors import InputError
 from torchlift.evidence import Gate, Objective, Tolerance
 from torchlift.jobs.options import DataOptions
@@ -19,7 +22,7 @@ from torchlift.machine import RunOn
 from torchlift.manifest import Precision
 from torchlift.prove.numerics import TOLERANCES
 from torchlift.prove.verify import VerifyOptions
-from torchlift.signature import Axis, Profile
+from torchlift.signature import Axis, Profile, TensorSpec
 from torchlift.stages import BenchOptions, BuildOptions, ConvertOptions
 from torchlift.timing.latency import LatencyOptions
 
@@ -32,7 +35,8 @@ AxisRange = Axis | str | tuple[int, int, int]
 class SourceKeywords(TypedDict, total=False):
     """How a model is read and exported.
 
-    - ``axes``: the range of an axis, by name: ``{"batch": (1, 8, 64), "text.sequence": "4..16..52"}``.
+    - ``axes``: the range of an axis, by name: ``{"batch": (1, 8, 64), "text.sequence": "4..16..52"}``, or a list of
+      Axis: ``[Axis("height", 64, 224, 512, step=32)]``.
     - ``vocabulary``: a vocab.txt, where none is beside the checkpoint.
     - ``resolution``: another image size than the checkpoint's, in pixels.
     - ``exporter``: what writes the ONNX graphs; None tries one after the other.
@@ -40,7 +44,7 @@ class SourceKeywords(TypedDict, total=False):
     - ``seed``: draws the golden samples.
     """
 
-    axes: Mapping[str, AxisRange]
+    axes: Mapping[str, AxisRange] | Sequence[Axis]
     vocabulary: PathLike | None
     resolution: int | None
     exporter: Literal["dynamo", "torchscript"] | None
@@ -168,7 +172,29 @@ class JobKeywords(
     precisions: Sequence[str]
 
 
-class ShipKeywords(SourceKeywords, JobKeywords, total=False):
+class NetworkKeywords(TypedDict, total=False):
+    """What a network that is given itself takes and gives; in a file, :func:`torchlift.module` takes the same.
+
+    - ``example``: example inputs: a tensor, a tuple by position, or a dict by name.
+    - ``inputs``: what ``forward`` takes, as TensorSpecs: name, dtype, shape with names of axes, bounds.
+    - ``outputs``: names of what it returns, or some of its keys.
+    - ``preprocess``, ``postprocess``: what an input takes (ImageInput, TextInput), and what an output says (Labels).
+    - ``sample``: draws inputs for given sizes of the axes.
+    """
+
+    example: Any
+    inputs: Sequence[TensorSpec]
+    outputs: Sequence[str]
+    preprocess: Mapping[str, Input]
+    postprocess: Mapping[str, Answer]
+    sample: Sample | None
+
+
+class ExportKeywords(SourceKeywords, NetworkKeywords, total=False):
+    """How a model is read and exported."""
+
+
+class ShipKeywords(ExportKeywords, JobKeywords, total=False):
     """What the main job is told: how the model is read and exported, and all that makes variants."""
 
 
@@ -229,9 +255,11 @@ def bench_options(given: Mapping[str, Any]) -> BenchOptions:
     )
 
 
-def axes_of(given: Mapping[str, AxisRange]) -> dict[str, dict[str, Axis]]:
+def axes_of(given: Mapping[str, AxisRange] | Sequence[Axis]) -> dict[str, dict[str, Axis]]:
     """Ranges by ``axis`` or ``component.axis`` as LoadOptions has them. Raises SignatureError for what is no range."""
     found: dict[str, dict[str, Axis]] = {}
+    if not isinstance(given, Mapping):
+        given = {axis.name: axis for axis in given}
     for path, range_ in given.items():
         component, _, name = path.rpartition(".")
         if isinstance(range_, Axis):

@@ -20,7 +20,7 @@ from torchlift.progress import SILENT, Progress
 from torchlift.signature import BATCH
 from torchlift.storage import without_folders
 from torchlift.timing.conditions import Watch
-from torchlift.timing.process import Process, crew
+from torchlift.timing.process import Here, Process, crew
 
 _STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131,
             2.120, 2.110, 2.101, 2.093, 2.086)  # fmt: skip
@@ -36,13 +36,14 @@ class Contender:
 
     ``open`` opens its session. ``open_on`` opens it on the GPU of a given number; it is None for what does not run on a
     GPU. Both are called in the contender's own process, so they must be picklable. ``python`` is the interpreter of
-    that process; None is this one.
+    that process; None is this one. What cannot be pickled is not ``apart``: it is timed in this process.
     """
 
     entrant: Entrant
     open: Callable[[], Session]
     open_on: Callable[[int], Session] | None = None
     python: Interpreter | None = None
+    apart: bool = True
 
 
 @dataclass(frozen=True)
@@ -134,18 +135,20 @@ def measure_latency(
 
 def _start(
     contenders: Sequence[Contender], stack: contextlib.ExitStack, failed: dict[Entrant, str], progress: Progress
-) -> dict[Entrant, Process]:
-    processes: dict[Entrant, Process] = {}
+) -> dict[Entrant, Process | Here]:
+    processes: dict[Entrant, Process | Here] = {}
     openers = []
     for contender in contenders:
         try:
-            process = Process(entrant_text(contender.entrant), contender.python)
-            processes[contender.entrant] = stack.enter_context(process)
+            name = entrant_text(contender.entrant)
+            process: Process | Here = Process(name, contender.python) if contender.apart else Here(name)
+            stack.enter_context(process)
+            processes[contender.entrant] = process
             openers.append(contender.open)
         except BackendError as error:
             failed[contender.entrant] = without_folders(error.message)
 
-    def open_(process: Process, opener: Callable[[], Session]) -> BackendError | None:
+    def open_(process: Process | Here, opener: Callable[[], Session]) -> BackendError | None:
         try:
             process.open(opener)
         except BackendError as error:
@@ -171,7 +174,7 @@ def _at_once() -> int:
 
 
 def _interleave(
-    processes: dict[Entrant, Process],
+    processes: dict[Entrant, Process | Here],
     workload: Workload,
     options: LatencyOptions,
     failed: dict[Entrant, str],

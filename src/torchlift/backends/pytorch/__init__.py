@@ -150,11 +150,19 @@ class PyTorch(Backend):
 
         save_program(program, file)
 
-    def open_program(self, file: Path, signature: Signature) -> Session:
-        """A session of a program as it is, in FP32 and not compiled, to compare it with the network."""
+    def open_program(
+        self,
+        file: Path,
+        signature: Signature,
+        options: SessionOptions | None = None,
+        *,
+        precision: Precision = "fp32",
+        compiled: bool = False,
+    ) -> Session:
+        """A session of a program as it is, to compare it with the network, or in its place."""
         from torchlift.backends.pytorch.program import load_program
 
-        return self.open_module(load_program(file), signature)
+        return self.open_module(load_program(file), signature, options, precision=precision, compiled=compiled)
 
     def open_module(
         self,

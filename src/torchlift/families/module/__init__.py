@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from torchlift.families.module.family import ModuleFamily
+from torchlift.families.module.family import ModuleFamily, live_model
 
-__all__ = ["ModuleFamily"]
+__all__ = ["ModuleFamily", "live_model"]

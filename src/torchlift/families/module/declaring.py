@@ -53,6 +53,12 @@ def completed(
         inputs=tuple(map(bounded, declaration.inputs)),
         axes=(*declaration.axes, *_missing_axes(declaration)),
     )
+    unused = {axis.name for axis in declaration.axes} - {dim for spec in declaration.inputs for dim in spec.shape}
+    if unused:
+        raise ModuleSourceError(
+            f"the axis {', '.join(sorted(unused))} is declared, and no input has it",
+            remedy="Name the axis in the shape of an input, as in TensorSpec('x', 'float32', ('batch', 'length')).",
+        )
     if declaration.sample is None:
         declaration = _bounded(network, declaration, binding, tensors)
     return declaration, binding

@@ -14,7 +14,7 @@ from torch import nn
 
 from torchlift.checksums import sha256
 from torchlift.declare.module import ATTRIBUTE, ModuleDeclaration
-from torchlift.errors import ModuleSourceError
+from torchlift.errors import InputError, ModuleSourceError
 from torchlift.families.base import Family, LoadOptions, Model
 from torchlift.families.module.model import UserModel, users_code
 from torchlift.families.module.networks import plain
@@ -43,6 +43,21 @@ class ModuleFamily(Family):
         origin = (sha256(file), function)
         name = f"{file.stem}.{function}"
         return UserModel(name, plain(network, copied=False), declaration, options, file.parent, origin)
+
+
+def live_model(network: object, declaration: ModuleDeclaration) -> Model:
+    """A network that lives in this process as a model. It is copied, and stays as it is.
+
+    Files that the declaration names, such as a tokenizer's, are relative to the working folder. Raises InputError for
+    what is no network, ModuleSourceError and SignatureError for what does not fit it.
+    """
+    if not isinstance(network, nn.Module):
+        raise InputError(
+            f"{type(network).__name__} is no network",
+            remedy="Give a torch.nn.Module, or the name of a family and where its model is.",
+        )
+    name = str(getattr(network, "original_name", type(network).__name__))
+    return UserModel(name, plain(network, copied=True), declaration, LoadOptions(), Path.cwd(), (name,))
 
 
 def _split(source: str) -> tuple[Path, str]:
