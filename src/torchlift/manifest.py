@@ -48,8 +48,10 @@ class Component:
     that the model was exported with, such as its vocabulary, to that file's SHA-256.
 
     ``inputs`` and ``answers`` declare what each input takes and what each output says, by name. What is not declared is
-    an array as it is. ``call`` says how the network itself is called, where that is known. Raises SignatureError for a
-    declaration that its tensor does not fit.
+    an array as it is. Where the network has no ONNX form, ``model`` is empty and ``failure`` says why; a program for
+    PyTorch then stands in its place. ``call`` says how the network itself is called, where that is known.
+
+    Raises SignatureError for a declaration that its tensor does not fit.
     """
 
     name: str
@@ -64,6 +66,7 @@ class Component:
     answers: dict[str, Answer] = field(default_factory=dict)
     assets: dict[str, str] = field(default_factory=dict)
     call: Call | None = None
+    failure: str = ""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "inputs", completed_inputs(self.signature, self.inputs))
@@ -170,7 +173,7 @@ class Manifest:
         """All files that belong to a graph, a variant, or the source graph of a component."""
         if not isinstance(owner, Component):
             return owner.files
-        folder = PurePosixPath(owner.model).parent
+        folder = PurePosixPath(owner.goldens).parent
         return tuple(path for path in self.files if PurePosixPath(path).parent == folder)
 
     def hashes(self, paths: tuple[str, ...]) -> dict[str, str]:
@@ -327,7 +330,7 @@ def _check_paths(file: Path, manifest: Manifest) -> None:
             raise BundleError(f"{file} names a variant {variant.name!r}", remedy="Do not use this bundle.")
     for component in manifest.components:
         _check_component(file, manifest, component)
-    used = manifest.referenced() | {path for c in manifest.components for path in (c.model, c.goldens)}
+    used = manifest.referenced() | {path for c in manifest.components for path in (c.model, c.goldens) if path}
     owners: list[Graph | Variant] = [*manifest.graphs, *manifest.variants]
     made = [owner for owner in owners if not owner.failure]
     used |= {owner.model for owner in made}

@@ -42,3 +42,15 @@ class Named(Progress):
 
     def note(self, text: str) -> None:
         self._watched.note(text)
+
+
+class Muted(Progress):
+    """Shows stages and says nothing, where whoever asked says it better."""
+
+    def __init__(self, watched: Progress) -> None:
+        self._watched = watched
+
+    @contextlib.contextmanager
+    def stage(self, title: str, total: int | None = None) -> Iterator[Stage]:
+        with self._watched.stage(title, total) as stage:
+            yield stage

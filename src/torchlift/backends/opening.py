@@ -6,9 +6,10 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from torchlift.backends import Session, SessionOptions, backend, reference_runtime
+from torchlift.backends import Session, SessionOptions, backend, module_runtime, reference_runtime
 from torchlift.backends.apart import SessionApart
 from torchlift.bundle import Bundle
+from torchlift.errors import BundleError
 from torchlift.machine import HERE, RunOn
 from torchlift.manifest import Component, Graph, Variant
 from torchlift.signature import Signature
@@ -33,9 +34,17 @@ def open_file(
 
 
 def open_source(bundle: Bundle, component: Component, on: RunOn = HERE) -> Session:
-    """A component's own FP32 graph, on the processor. Its answers are PyTorch's, as the export proved. It runs in a
-    process of its own where it may never end.
+    """A component's own FP32 graph, on the processor, or its program where it has no graph.
+
+    Its answers are PyTorch's, as the export proved. It runs in a process of its own where it may never end.
     """
+    if not component.model:
+        runtime = module_runtime()
+        graph = bundle.manifest.graph(component.name, runtime.program.name)
+        if graph is None or graph.failure:
+            raise BundleError(f"{component.name} has neither a graph nor a program", remedy="Ship the model again.")
+        runtime.require()
+        return runtime.open_program(bundle.model(graph).absolute(), component.signature, SessionOptions(on))
     model = bundle.model(component).absolute()
     opener = partial(open_file, reference_runtime().name, model, component.signature, "fp32", SessionOptions(on))
     return apart_if_looping(bundle, component, f"the graph of {component.name}", opener)

@@ -287,7 +287,7 @@ def components_table(bundle: Bundle) -> RenderableType:
     for name in ("component", "inputs", "outputs", "axes", "parameters", "opset", "ONNX"):
         table.add_column(name, justify="right" if name in ("parameters", "opset", "ONNX") else "left", overflow="fold")
     for c in manifest.components:
-        folder = c.model.rsplit("/", 1)[0]
+        folder = c.goldens.rsplit("/", 1)[0]
         size = sum(r.size for p, r in manifest.files.items() if p.startswith(f"{folder}/model.onnx"))
         table.add_row(
             c.name,
@@ -295,7 +295,7 @@ def components_table(bundle: Bundle) -> RenderableType:
             "\n".join(f"{s.name} {s}" for s in c.signature.outputs),
             "\n".join(f"{a.name} {a}" for a in c.signature.axes),
             f"{c.parameters:,}",
-            f"{c.opset} ({c.exporter})",
+            f"{c.opset or '-'} ({c.exporter})",
             size_text(size),
         )
     return Group(table, Text(""))
@@ -305,6 +305,8 @@ def operators_line(bundle: Bundle, component: Component) -> str:
     """How many nodes of which operators a component's graph has."""
     from torchlift.graph.inspect import read_facts
 
+    if not component.model:
+        return f"{component.name}: no ONNX graph: {component.failure}"
     facts = read_facts(bundle.file(component.model))
     return f"{component.name}: {facts.nodes} nodes: " + ", ".join(f"{n} {op}" for op, n in facts.operators.items())
 

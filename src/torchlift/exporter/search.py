@@ -12,6 +12,7 @@ from torchlift.checksums import key_of
 from torchlift.errors import BakedInError, StorageError, TorchliftError
 from torchlift.exporter.answers import draw_goldens
 from torchlift.exporter.options import Exporter, ExportOptions
+from torchlift.exporter.program import PROGRAM, export_program
 from torchlift.exporter.proof import prove_onnx, require_inputs_read, with_symbolic
 from torchlift.exporter.strategies import Strategy, strategies_for
 from torchlift.exporter.writing import write_onnx
@@ -19,9 +20,9 @@ from torchlift.families.base import Model, ModelComponent
 from torchlift.graph.scales import save_scales
 from torchlift.machine import installed_version
 from torchlift.manifest import Component
-from torchlift.progress import SILENT, Progress
+from torchlift.progress import SILENT, Muted, Progress
 from torchlift.prove.goldens import GOLDENS, Golden, save_goldens
-from torchlift.storage import require_space
+from torchlift.storage import require_space, without_folders
 
 _MAKERS = ("torchlift", "torch", "onnx-ir", "onnxscript", "transformers")
 """The distributions whose release decides what an export writes."""
@@ -49,10 +50,12 @@ def export_component(
     """Export one component into the bundle, with its goldens, and return what the manifest now says of it.
 
     The strategies are tried in turn; the first whose file is proven at every golden counts. The component's weights are
-    let go before a file is proven, so that ONNX Runtime's copy does not come on top. Raises NoSignalError where
-    PyTorch's answers are all zero. Where no strategy succeeds, raises the error of the most telling one: BakedInError
-    where an input or an axis turned constant, VerificationError where the file answers otherwise than PyTorch,
-    ExportError for all else.
+    let go before a file is proven, so that ONNX Runtime's copy does not come on top.
+
+    Where no strategy succeeds, for example since an operator has no ONNX form, the component gets a program for PyTorch
+    in the place of its graph, if that is proven. Else raises the error of the most telling strategy: BakedInError where
+    an input or an axis turned constant, VerificationError where the file answers otherwise than PyTorch, ExportError
+    for all else. Raises NoSignalError where PyTorch's answers are all zero.
     """
     options = options or ExportOptions()
     part = _loaded(model, name, options.exporters[0], options, progress)
@@ -75,7 +78,57 @@ def export_component(
         except TorchliftError as error:
             attempts.append(Attempt(strategy, error))
             gc.collect()
-    raise _reason(attempts)
+    return _without_graph(model, name, bundle, options, goldens, parameters, _reason(attempts), progress)
+
+
+def _without_graph(
+    model: Model,
+    name: str,
+    bundle: Bundle,
+    options: ExportOptions,
+    goldens: Sequence[Golden],
+    parameters: int,
+    reason: TorchliftError,
+    progress: Progress,
+) -> Component:
+    """Put a component without an ONNX graph into the bundle, with its proven program. Raises ``reason`` where it has no
+    program either: nothing is changed then.
+    """
+    part = _loaded(model, name, "dynamo", options, progress)
+    component = _component(model, part, PROGRAM.name, 0, options, parameters)
+    component = replace(component, failure=without_folders(reason.message))
+    scales = part.scales
+    del part
+    with bundle.together():
+        with bundle.adding(f"{name}/{SOURCE}") as added:
+            save_goldens(added.path / GOLDENS, goldens)
+            save_scales(added.path, scales)
+        component = replace(component, goldens=f"{added.folder}/{GOLDENS}")
+        bundle.commit(bundle.manifest.with_component(component), added.files)
+        if export_program(model, name, bundle, Muted(progress)).failure:
+            raise reason
+    progress.note(f"{name} has no ONNX graph, and is shipped as a program that needs PyTorch: {reason.message}")
+    return component
+
+
+def _component(
+    model: Model, part: ModelComponent, exporter: str, opset: int, options: ExportOptions, parameters: int
+) -> Component:
+    """What the manifest says of a component, but for its files."""
+    return Component(
+        name=part.name,
+        signature=part.signature,
+        model="",
+        goldens="",
+        exporter=exporter,
+        opset=opset,
+        parameters=parameters,
+        key=export_key(model, part.name, options),
+        inputs=dict(part.inputs),
+        answers=dict(part.answers),
+        assets={role: hashlib.sha256(content).hexdigest() for role, (_, content) in model.assets.items()},
+        call=part.call,
+    )
 
 
 def _loaded(model: Model, name: str, exporter: Exporter, options: ExportOptions, progress: Progress) -> ModelComponent:
@@ -98,20 +151,7 @@ def _exported(
     """
     part = owned.pop()
     name, opset, signature = part.name, options.opset_of(strategy.exporter), part.signature
-    component = Component(
-        name=name,
-        signature=signature,
-        model="",
-        goldens="",
-        exporter=strategy.name,
-        opset=opset,
-        parameters=parameters,
-        key=export_key(model, name, options),
-        inputs=dict(part.inputs),
-        answers=dict(part.answers),
-        assets={role: hashlib.sha256(content).hexdigest() for role, (_, content) in model.assets.items()},
-        call=part.call,
-    )
+    component = _component(model, part, strategy.name, opset, options, parameters)
     scales = part.scales
     with bundle.adding(f"{name}/{SOURCE}") as added:
         file = added.path / "model.onnx"

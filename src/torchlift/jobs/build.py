@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
-from torchlift.backends import backend
+from torchlift.backends import backend, module_runtime
 from torchlift.bundle import Bundle
 from torchlift.convert.forms import maker_of
 from torchlift.errors import InputError, StorageError, TorchliftError
@@ -70,6 +70,17 @@ def _make(
         if scorer is not None:
             score_component(scorer, component)
     bench_and_choose(bundle, peers, options.bench, progress, on=options.on, scorer=scorer)
+
+
+def pairs_of(bundle: Bundle, options: JobOptions) -> list[tuple[str, str]]:
+    """What to make of a bundle here, as (backend, recipe). A component without an ONNX graph adds the runtime of its
+    program.
+    """
+    pairs = plan(options.build, materials_of(options, bundle.manifest))
+    if all(component.model for component in bundle.manifest.components):
+        return pairs
+    named = replace(options.build, backends=(module_runtime().name,))
+    return [*pairs, *(pair for pair in plan(named, materials_of(options, bundle.manifest)) if pair not in pairs)]
 
 
 def _check_kept(bundle: Bundle, options: JobOptions) -> None:
@@ -171,8 +182,7 @@ def build_bundle(path: Path, options: JobOptions | None = None, progress: Progre
     """
     options = options or JobOptions()
     with writing(path, progress, mending=True) as bundle:
-        pairs = plan(options.build, materials_of(options, bundle.manifest))
-        make_variants(bundle, pairs, options, progress)
+        make_variants(bundle, pairs_of(bundle, options), options, progress)
     return bundle.manifest
 
 

@@ -15,7 +15,7 @@ from torchlift.errors import ExportError
 from torchlift.evidence import Gate
 from torchlift.exporter import EXPORTERS, ExportOptions, export_component, export_key
 from torchlift.families.base import Model
-from torchlift.jobs import JobOptions, gate_without_data, make_variants, materials_of
+from torchlift.jobs import JobOptions, gate_without_data, make_variants, pairs_of
 from torchlift.jobs.peers import elsewhere, peers, reference
 from torchlift.jobs.source import AnySource
 from torchlift.machine import installed_version
@@ -51,7 +51,7 @@ def ship(source: AnySource, output: Path, options: ShipOptions | None = None, pr
         tempfile.TemporaryDirectory(prefix="torchlift-") as spool,
         _exported(source, output, options.export, _forms(named), progress) as bundle,
     ):
-        pairs = plan(options.build, materials_of(options, bundle.manifest))
+        pairs = pairs_of(bundle, options)
         _keep_only(bundle, pairs, _forms(pairs))
         make_variants(
             bundle,
@@ -115,7 +115,8 @@ def _exported(
                 progress.note(f"{name} was exported before: kept")
             else:
                 export_component(model, name, bundle, options, progress)
-            for form in (form for form in EXPORTERS if form in forms):
+            program = not bundle.manifest.component(name).model
+            for form in (form for form in EXPORTERS if form in forms and not program):
                 EXPORTERS[form](model, name, bundle, progress)
         yield bundle
 
@@ -128,7 +129,8 @@ def _forms(pairs: Sequence[tuple[str, str]]) -> set[str]:
 def _keep_only(bundle: Bundle, pairs: Sequence[tuple[str, str]], forms: Collection[str]) -> None:
     """Forget what a run that was cut off made, and what this run is not asked for."""
     manifest = bundle.manifest
-    graphs = tuple(g for g in manifest.graphs if g.form in forms)
+    without = {component.name for component in manifest.components if not component.model}
+    graphs = tuple(g for g in manifest.graphs if g.form in forms or g.component in without)
     variants = tuple(v for v in manifest.variants if (v.backend, v.recipe) in pairs or v.reserve)
     if (graphs, variants) != (manifest.graphs, manifest.variants):
         manifest = replace(manifest, graphs=graphs, variants=variants, benchmarks={}, choices={})

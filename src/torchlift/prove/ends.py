@@ -31,8 +31,10 @@ def open_half(bundle: Bundle, graph: Graph, on: RunOn = HERE) -> Session:
 
 def require_end(bundle: Bundle, component: Component, progress: Progress = SILENT) -> None:
     """Raise BackendError where the component's own graph does not answer its goldens in time: nothing else may run it
-    then. Nothing is run where it has no loops, or was run before.
+    then. Nothing is run where it has no loops, was run before, or is not there.
     """
+    if not component.model:
+        return
     digest = bundle.manifest.files[component.model].sha256
     if digest in _ENDED or not bundle.may_loop(component):
         return

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from torchlift.backends import Compilation, CompileOptions, backend, forms
+from torchlift.backends import Compilation, CompileOptions, backend, forms, module_runtime
 from torchlift.bundle import Bundle
 from torchlift.checksums import key_of, sha256
 from torchlift.errors import BackendError, BundleError, StorageError, TorchliftError
@@ -119,6 +119,8 @@ def _opened_files(bundle: Bundle, source: Component | Graph) -> tuple[str, ...]:
 
 def source_of(bundle: Bundle, component: Component, form: str) -> tuple[Component | Graph | None, str]:
     """What has a component's graph of a form, the component itself for the source's; or None, and why there is none."""
+    if not component.model and form != module_runtime().program.name:
+        return None, f"{component.name} has no ONNX graph: {component.failure}"
     if form == SOURCE_FORM:
         return component, ""
     graph = bundle.manifest.graph(component.name, form)

@@ -61,10 +61,12 @@ def convert_component(
     on: RunOn = HERE,
 ) -> None:
     """Make the graphs of ``forms`` that the bundle does not have from the same samples; one that cannot be made is kept
-    as a failure. Forms that are exported are left to the export.
+    as a failure. Forms that are exported are left to the export. A component without an ONNX graph has none of them.
 
     Raises InputError for a node to keep that is not there.
     """
+    if not component.model:
+        return
     options = options or ConvertOptions()
     require_end(bundle, component, progress)
     source = bundle.model(component)
