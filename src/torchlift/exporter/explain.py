@@ -8,12 +8,13 @@ import re
 import traceback
 import warnings
 from collections.abc import Iterator
-from pathlib import Path
 
 import torch
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
 from torchlift.errors import BakedInError, ExportError
+from torchlift.exporter.guards import in_axes
+from torchlift.exporter.values import users_line
 from torchlift.signature import Signature
 
 _CHATTY = (
@@ -21,10 +22,16 @@ _CHATTY = (
     "torch.export",
     "torch._export",
     "torch._dynamo",
+    "torch._guards",
     "torch.fx.experimental.symbolic_shapes",
     "onnxscript",
     "onnx_ir",
 )
+
+_MISSING = re.compile(
+    r"No ONNX function found for <OpOverload\(op='([\w.]+)'|exporting the operator '([\w:]+)' to ONNX"
+)
+"""How the exporters say that an operator has no ONNX form."""
 
 _TWO_WAYS = (
     "Compute with tensors: torch.where in place of an if on a value, torch.cond or torch.while_loop where only one "
@@ -48,23 +55,31 @@ def quiet() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def explained(error: BaseException, signature: Signature, remedy: str) -> ExportError:
+def explained(
+    error: BaseException, signature: Signature, remedy: str, program: torch.export.ExportedProgram | None = None
+) -> ExportError:
     """Turn an exporter's exception into an error that names the axis or the line at fault.
 
-    ``remedy`` is for other causes.
+    ``remedy`` is for other causes. ``program`` is what was traced before the exporter failed, if it came so far.
     """
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [""]
     axes = [a.name for a in signature.axes if re.search(rf"\b{re.escape(a.name)}(_steps)?\b", str(error))]
     if "onstraints violated" in lines[0] and axes:
-        detail = next((line.strip(" -") for line in lines if line.startswith("- ")), lines[0])
+        found = next((line.strip(" -") for line in lines if line.startswith("- ")), lines[0])
+        detail = in_axes(found, signature)
         return BakedInError(
             f"axis {' and '.join(axes)} turned constant in the export: {detail.partition('. If ')[0]:.300}",
             remedy=_for_axes(lines, axes, signature),
             axes=axes,
         )
     if isinstance(error, GuardOnDataDependentSymNode) or _depends_on_values(error):
-        return BakedInError(
-            f"the network takes a value that may vary as a Python number{_where(error)}", remedy=_TWO_WAYS
+        return reads_value(_where(error).removeprefix(": "))
+    missing = _MISSING.search(str(error))
+    if missing:
+        operator = missing[1] or missing[2]
+        return ExportError(
+            f"the operator {operator} has no ONNX form{_line_of(operator, program)}",
+            remedy="Write this part with operators that ONNX has. Without them the network runs only where PyTorch is.",
         )
     cause = error
     while cause.__cause__ is not None:
@@ -72,6 +87,13 @@ def explained(error: BaseException, signature: Signature, remedy: str) -> Export
     said = str(cause).strip().partition("\n")[0]
     return ExportError(
         f"PyTorch could not export the network: {type(cause).__name__}: {said:.300}{_where(cause)}", remedy=remedy
+    )
+
+
+def reads_value(line: str) -> BakedInError:
+    """The error for a network that takes a value of its inputs as a Python number, at a line of its code."""
+    return BakedInError(
+        f"the network takes a value that may vary as a Python number{f': {line}' if line else ''}", remedy=_TWO_WAYS
     )
 
 
@@ -102,13 +124,18 @@ def _depends_on_values(error: BaseException) -> bool:
     return False
 
 
+def _line_of(operator: str, program: torch.export.ExportedProgram | None) -> str:
+    """The line of the user's code that an operator of a traced program comes from; "" where that is not known."""
+    for node in program.graph.nodes if program is not None else ():
+        if str(node.target).startswith(operator):
+            frames = re.findall(r'File "([^"]+)", line (\d+), in .*\n\s+(.*)', node.meta.get("stack_trace") or "")
+            summary = traceback.StackSummary.from_list([(file, int(number), "", code) for file, number, code in frames])
+            line = users_line(summary)
+            return f": {line}" if line else ""
+    return ""
+
+
 def _where(error: BaseException) -> str:
-    """The last line of the user's code in the traceback of an error; "" where there is none."""
-    own, torchs = Path(__file__).parents[1], Path(torch.__file__).parent
-    frames = [
-        frame
-        for frame in traceback.extract_tb(error.__traceback__)
-        if frame.line and not {own, torchs} & {*Path(frame.filename).parents}
-    ]
-    last = next((f for f in reversed(frames) if "site-packages" not in f.filename), frames[-1] if frames else None)
-    return "" if last is None else f": {Path(last.filename).name}, line {last.lineno}: {last.line:.120}"
+    """The line of the user's code at which an exporter stopped; "" where it does not say."""
+    line = users_line(traceback.extract_tb(error.__traceback__))
+    return f": {line}" if line else ""

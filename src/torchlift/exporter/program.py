@@ -88,9 +88,11 @@ def _write_program(model: Model, component: Component, file: Path, strategy: Str
         try:
             with torch.no_grad():
                 module_runtime().write_program(captured(part, example_inputs(part), strategy), file)
-        except (TorchliftError, OSError, KeyboardInterrupt):
+        except (TorchliftError, KeyboardInterrupt):
             raise
         except BaseException as error:  # a user's network may end in sys.exit
+            if isinstance(error, OSError) and error.errno is not None:
+                raise  # the disk is full, for example
             raise explained(error, part.signature, "Leave the backend pytorch out.") from error
 
 

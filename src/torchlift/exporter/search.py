@@ -14,6 +14,7 @@ from torchlift.exporter.answers import draw_goldens
 from torchlift.exporter.options import Exporter, ExportOptions
 from torchlift.exporter.program import PROGRAM, export_program
 from torchlift.exporter.proof import prove_onnx, require_inputs_read, with_symbolic
+from torchlift.exporter.repeats import require_repeats
 from torchlift.exporter.strategies import Strategy, strategies_for
 from torchlift.exporter.writing import write_onnx
 from torchlift.families.base import Model, ModelComponent
@@ -62,6 +63,7 @@ def export_component(
     strategies = strategies_for(part, options)
     parameters = sum(p.numel() for p in part.reference.parameters())
     goldens = draw_goldens(part, options.seed, progress)
+    require_repeats(part, goldens[0])
     ready = {options.attention_of(options.exporters[0]): part}
     del part
     attempts: list[Attempt] = []

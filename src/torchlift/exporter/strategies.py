@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.fx.experimental import _config as shapes_config
 
+from torchlift.exporter.guards import require_guards
 from torchlift.exporter.options import Exporter, ExportOptions
 from torchlift.families.base import ModelComponent
 from torchlift.families.module.networks import is_scripted
@@ -25,12 +26,14 @@ class Strategy:
     - ``exporter``: what writes the ONNX graph. ``dynamo`` traces by torch.export, ``torchscript`` by torch.jit.
     - ``strict``: torch.export reads the network's bytecode, so that code of other libraries, such as numpy, is traced.
     - ``free``: torch.export finds by itself which sizes vary. Else it is told the ranges, and proves that they hold.
+    - ``scripted``: torch.jit compiles the network's code, with its branches and loops. Else it is traced.
     """
 
     name: str
     exporter: Exporter
     strict: bool = False
     free: bool = False
+    scripted: bool = False
 
     def __str__(self) -> str:
         return self.name
@@ -42,6 +45,7 @@ STRATEGIES = (
     Strategy("dynamo-strict", "dynamo", strict=True),
     Strategy("dynamo-strict-free", "dynamo", strict=True, free=True),
     Strategy("torchscript", "torchscript"),
+    Strategy("torchscript-scripted", "torchscript", scripted=True),
 )
 
 _RECURRENT = (nn.RNNBase,)
@@ -65,7 +69,10 @@ def strategies_for(part: ModelComponent, options: ExportOptions) -> list[Strateg
 def captured(
     part: ModelComponent, arguments: tuple[torch.Tensor, ...], strategy: Strategy = STRATEGIES[0]
 ) -> torch.export.ExportedProgram:
-    """Trace the component's ``exported`` network to a program of ATen's operators. Raises what torch.export raises."""
+    """Trace the component's ``exported`` network to a program of ATen's operators.
+
+    Raises what torch.export raises, and BakedInError where the program does not hold at all sizes.
+    """
     signature = part.signature
     dims = _free_dims(signature) if strategy.free else _ranges(signature)
     shapes: Any = (
@@ -81,7 +88,10 @@ def captured(
     if not _takes_any(part.exported):
         shapes = shapes[0]
     with _loops_for_recurrent_layers(), _sizes_of_one() if relaxed else contextlib.nullcontext():
-        return torch.export.export(part.exported, arguments, dynamic_shapes=shapes, **told)
+        program = torch.export.export(part.exported, arguments, dynamic_shapes=shapes, **told)
+    if relaxed:
+        require_guards(program, signature)
+    return program
 
 
 def _takes_any(network: nn.Module) -> bool:

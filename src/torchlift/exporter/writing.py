@@ -8,12 +8,16 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 import torch
+from torch import nn
 
 from torchlift.errors import ExportError, TorchliftError
-from torchlift.exporter.explain import explained, quiet
+from torchlift.exporter.explain import explained, quiet, reads_value
 from torchlift.exporter.shapes import symbolic_outputs
 from torchlift.exporter.strategies import Strategy, captured
+from torchlift.exporter.values import value_reads
 from torchlift.families.base import ModelComponent
+from torchlift.families.module.binding import Called
+from torchlift.families.module.networks import is_scripted
 from torchlift.families.sizes import distinct_sizes, is_dynamic
 from torchlift.graph.clean import ForgetOrigin, ForgetWrapper
 from torchlift.graph.ends import name_ends
@@ -40,6 +44,7 @@ def write_onnx(part: ModelComponent, file: Path, strategy: Strategy, opset: int,
     """
     arguments = example_inputs(part, seed)
     symbolic: Symbolic = []
+    program = None
     try:
         with quiet(), torch.no_grad():
             if strategy.exporter == "dynamo":
@@ -47,11 +52,13 @@ def write_onnx(part: ModelComponent, file: Path, strategy: Strategy, opset: int,
                 symbolic = symbolic_outputs(program, part.signature)
                 model = _dynamo(part, program, opset)
             else:
-                model = _torchscript(part, arguments, opset, file.parent)
-    except (TorchliftError, OSError, KeyboardInterrupt):
+                model = _torchscript(part, arguments, opset, file.parent, strategy)
+    except (TorchliftError, KeyboardInterrupt):
         raise
     except BaseException as error:  # a user's network may end in sys.exit
-        raise explained(error, part.signature, "Write this part with operators that ONNX has.") from error
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # the disk is full, for example
+        raise explained(error, part.signature, "Write this part with operators that ONNX has.", program) from error
     given = [value.name or "" for value in model.graph.inputs]
     names = [part.signature.input_names[int(name.removeprefix(_INPUT))] for name in given]
     name_ends(model, part.signature, names)
@@ -82,9 +89,17 @@ def _dynamo(part: ModelComponent, program: torch.export.ExportedProgram, opset: 
     return exported.model
 
 
-def _torchscript(part: ModelComponent, arguments: tuple[torch.Tensor, ...], opset: int, folder: Path) -> ir.Model:
+def _torchscript(
+    part: ModelComponent, arguments: tuple[torch.Tensor, ...], opset: int, folder: Path, strategy: Strategy
+) -> ir.Model:
+    """Raises BakedInError where a trace would have a value of the inputs as a constant: a golden may not show that."""
     from onnxscript import optimizer
 
+    network = part.exported
+    if strategy.scripted:
+        network = _scripted(part, arguments)
+    elif not is_scripted(network) and (lines := value_reads(network, arguments)):
+        raise reads_value(lines[0])
     signature = part.signature
     dynamic = {a.name for a in signature.axes if is_dynamic(a)}
     names = _input_names(part)
@@ -95,11 +110,11 @@ def _torchscript(part: ModelComponent, arguments: tuple[torch.Tensor, ...], opse
     outputs = [f"torchlift_output_{position}" for position in range(len(signature.outputs))]
     for name, spec in zip(outputs, signature.outputs, strict=True):
         axes[name] = {i: f"{name}_{i}" for i, d in enumerate(spec.shape) if not isinstance(d, int)}
-    part.exported.eval()
+    network.eval()
     with tempfile.TemporaryDirectory(dir=folder) as temporary:
         loose = Path(temporary) / "loose.onnx"
         torch.onnx.export(
-            part.exported,
+            network,
             arguments,
             loose,
             input_names=names,
@@ -112,3 +127,12 @@ def _torchscript(part: ModelComponent, arguments: tuple[torch.Tensor, ...], opse
         optimizer.optimize(model)
         ir.external_data.load_to_model(model)
     return model
+
+
+def _scripted(part: ModelComponent, arguments: tuple[torch.Tensor, ...]) -> nn.Module:
+    """The component's network with its code compiled by torch.jit, called as before: branches and loops stay."""
+    if not isinstance(part.exported, Called):
+        return torch.jit.script(part.exported)
+    called = part.exported
+    compiled = Called(torch.jit.script(called.network), called.binding, called.outputs)
+    return torch.jit.trace(compiled, arguments, check_trace=False)

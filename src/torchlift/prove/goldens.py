@@ -166,29 +166,32 @@ def _check(file: Path, signature: Signature, golden: Golden) -> None:
 
 
 def require_signal(goldens: Iterable[Golden]) -> None:
-    """Raise NoSignalError where PyTorch's answers prove nothing: they are all near zero, NaN, infinite or missing."""
+    """Raise NoSignalError where PyTorch's answers prove nothing: they are all near zero, NaN, infinite or missing.
+
+    An output that is zero beside another that is not is compared like that one: any answer but zero is wrong.
+    """
     for golden in goldens:
         if not any(output.size for output in golden.outputs.values()):
             raise NoSignalError(
                 f"PyTorch gives no number for the golden {golden.name}",
                 remedy="Give samples that the network answers: nothing can be proven without an answer.",
             )
-        for name, output in golden.outputs.items():
-            if output.size == 0 or output.dtype.kind not in "fc":
-                continue
+        reals = {n: o for n, o in golden.outputs.items() if o.size and o.dtype.kind in "fc"}
+        for name, output in reals.items():
             bad = int(np.count_nonzero(~np.isfinite(output)))
             if bad:
                 raise NoSignalError(
                     f"PyTorch's own output {name} holds {bad} NaN or infinite values for the golden {golden.name}",
                     remedy="Check the weights and the sample inputs: nothing can be proven against such answers.",
                 )
-            largest = float(np.abs(output).max())
-            if largest < _SILENCE:
-                raise NoSignalError(
-                    f"PyTorch's output {name} is nearly zero (at most {largest:.1e}) for the golden {golden.name}",
-                    remedy="Load trained weights, or give sample inputs that the model answers to: any comparison "
-                    "with zeros would pass.",
-                )
+        largest = max((float(np.abs(output).max()) for output in reals.values()), default=1.0)
+        if largest < _SILENCE:
+            raise NoSignalError(
+                f"PyTorch's output {', '.join(reals)} is nearly zero (at most {largest:.1e}) for the golden "
+                f"{golden.name}",
+                remedy="Load trained weights, or give sample inputs that the model answers to: any comparison "
+                "with zeros would pass.",
+            )
 
 
 def cut(signature: Signature, inputs: Mapping[str, np.ndarray], sizes: Mapping[str, int]) -> dict[str, np.ndarray]:
