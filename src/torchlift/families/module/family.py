@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
-import inspect
-import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -16,8 +12,9 @@ from torchlift.checksums import sha256
 from torchlift.declare.module import ATTRIBUTE, ModuleDeclaration
 from torchlift.errors import InputError, ModuleSourceError
 from torchlift.families.base import Family, LoadOptions, Model
-from torchlift.families.module.model import UserModel, users_code
+from torchlift.families.module.model import UserModel
 from torchlift.families.module.networks import plain
+from torchlift.families.user_code import imported, users_code
 
 
 class ModuleFamily(Family):
@@ -28,7 +25,7 @@ class ModuleFamily(Family):
     def load(self, source: str, options: LoadOptions) -> Model:
         """Import the file, call the function, find the outputs' shapes. Raises ModuleSourceError, SignatureError."""
         file, function = _split(source)
-        builder = _import(file, function)
+        builder = imported(file, function)
         torch.manual_seed(0)
         remedy = "It is called without arguments and must return an nn.Module."
         with users_code(f"{function} in {file.name} failed", remedy):
@@ -68,22 +65,3 @@ def _split(source: str) -> tuple[Path, str]:
     if not file.is_file():
         raise ModuleSourceError(f"{file} does not exist", remedy="Write path/to/file.py:function.")
     return file, function
-
-
-def _import(file: Path, function: str) -> Any:
-    spec = importlib.util.spec_from_file_location(file.stem, file)
-    if spec is None or spec.loader is None:
-        raise ModuleSourceError(f"{file} is not a Python file", remedy="Write path/to/file.py:function.")
-    module = importlib.util.module_from_spec(spec)
-    folder = str(file.resolve().parent)
-    if folder not in sys.path:
-        sys.path.insert(0, folder)
-    sys.modules[file.stem] = module
-    with users_code(f"{file} cannot be imported", "Run it with python to see where."):
-        spec.loader.exec_module(module)
-    if not callable(getattr(module, function, None)):
-        functions = [n for n, v in vars(module).items() if inspect.isfunction(v) and v.__module__ == module.__name__]
-        raise ModuleSourceError(
-            f"{file} has no function {function!r}", remedy=f"Its functions are {', '.join(functions) or 'none'}."
-        )
-    return getattr(module, function)

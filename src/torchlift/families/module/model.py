@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import inspect
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,7 @@ from torchlift.families.module.sizes import dimension, probes
 from torchlift.families.module.texts import ModuleTexts
 from torchlift.families.samples import BoundsSampler
 from torchlift.families.sizes import at, distinct_sizes, narrower
+from torchlift.families.user_code import users_code
 from torchlift.graph.scales import Scales, to_plain
 from torchlift.signature import DTYPES, Dim, Signature, TensorSpec
 
@@ -210,23 +210,6 @@ class UserModel(Model):
             completed_answers(self._signature, self._declaration.postprocess)
         except SignatureError as error:
             raise ModuleSourceError(f"what is declared does not fit: {error.message}", remedy=error.remedy) from error
-
-
-@contextlib.contextmanager
-def users_code(problem: str, remedy: str, passing: tuple[type[Exception], ...] = ()) -> Iterator[None]:
-    """Whatever the user's code raises is a ModuleSourceError, also what would end this process: with a sys.exit(0) a
-    command would seem to have done its work. Ctrl-C stays what it is, and so does what is ``passing``.
-    """
-    try:
-        yield
-    except KeyboardInterrupt:
-        raise
-    except passing:
-        raise
-    except BaseException as error:
-        raise ModuleSourceError(
-            f"{problem}: {type(error).__name__}: {str(error).strip():.500}", remedy=remedy
-        ) from error
 
 
 def _require_kind(name: str, leaf: Any) -> None:
