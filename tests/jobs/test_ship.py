@@ -137,7 +137,6 @@ def with_weights(tmp_path):
         return Source("module", f"{tmp_path}/net.py:build")
 
     yield write
-    sys.modules.pop("net", None)
     with contextlib.suppress(ValueError):
         sys.path.remove(str(tmp_path))
 
