@@ -145,9 +145,11 @@ def is_size(value: object) -> bool:
 
 
 def shown(value: object) -> str:
-    """A value as text for a message. Long texts are cut. Python refuses to write numbers of more than 4,300 digits."""
+    """A value as one line of text for a message. Long texts are cut. Python refuses to write numbers of more than 4,300
+    digits.
+    """
     try:
-        text = repr(value)
+        text = " ".join(repr(value).split())
     except ValueError:
         return "a number of thousands of digits"
     return text if len(text) <= 100 else f"{text[:97]}..."

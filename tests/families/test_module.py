@@ -238,6 +238,14 @@ def test_a_python_value_among_the_examples_is_refused_by_name(refused, value, sh
     assert "torch.tensor(...)" in remedy
 
 
+def test_a_long_python_value_among_the_examples_is_cut_to_one_line(refused):
+    odd = "type('Odd', (), {'__repr__': lambda self: 500 * 'value\\n'})()"
+    message, _ = refused(TWO + f"def build():\n    return Function(None), (torch.ones(2), {odd})\n")
+    assert "is the Python value value value" in message
+    assert len(message) < 250
+    assert "\n" not in message
+
+
 def test_a_python_value_as_the_only_example_is_refused(refused):
     assert "the example input x is the Python value 3" in refused(with_examples("3"))[0]
 

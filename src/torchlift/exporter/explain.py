@@ -15,6 +15,7 @@ from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 from torchlift.errors import BakedInError, ExportError
 from torchlift.exporter.guards import in_axes
 from torchlift.exporter.values import users_line
+from torchlift.families.quiet import libraries_quiet
 from torchlift.signature import Signature
 
 _CHATTY = (
@@ -41,13 +42,13 @@ _TWO_WAYS = (
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Suppress logs and warnings of the exporters while the block runs. Failures are exceptions anyway."""
+    """Suppress logs, dumps and all warnings while an exporter runs. Failures are exceptions anyway."""
     loggers = [logging.getLogger(n) for n in _CHATTY]
     levels = [logger.level for logger in loggers]
     try:
         for logger in loggers:
             logger.setLevel(logging.CRITICAL + 1)
-        with warnings.catch_warnings():
+        with libraries_quiet(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:

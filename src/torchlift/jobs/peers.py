@@ -14,6 +14,7 @@ from torchlift.bundle import Bundle
 from torchlift.errors import BackendError, StorageError, TorchliftError
 from torchlift.evidence import Entrant, Precision
 from torchlift.exporter import write_proven_program
+from torchlift.families.quiet import libraries_quiet
 from torchlift.jobs.source import AnySource, LiveSource, Source
 from torchlift.machine import HERE, RunOn
 from torchlift.messages import entrant_text
@@ -22,6 +23,7 @@ from torchlift.signature import Signature
 from torchlift.timing.latency import Contender
 
 
+@libraries_quiet()
 def reference(source: AnySource, on: RunOn, component: str) -> Session:
     """PyTorch itself as a session."""
     part = source.load().component(component)

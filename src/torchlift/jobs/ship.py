@@ -15,6 +15,7 @@ from torchlift.errors import ExportError
 from torchlift.evidence import Gate
 from torchlift.exporter import EXPORTERS, ExportOptions, export_component, export_key
 from torchlift.families.base import Model
+from torchlift.families.quiet import libraries_quiet
 from torchlift.jobs import JobOptions, gate_without_data, make_variants, pairs_of
 from torchlift.jobs.peers import elsewhere, peers, reference
 from torchlift.jobs.source import AnySource
@@ -40,6 +41,7 @@ class ShipOptions(JobOptions):
             raise gate_without_data(self.gate)
 
 
+@libraries_quiet()
 def ship(source: AnySource, output: Path, options: ShipOptions | None = None, progress: Progress = SILENT) -> Bundle:
     """Make the bundle at ``output``; what was there stays until the new one is complete.
 
@@ -70,6 +72,7 @@ def ship(source: AnySource, output: Path, options: ShipOptions | None = None, pr
     return Bundle(output, bundle.manifest)
 
 
+@libraries_quiet()
 def export(
     source: AnySource,
     output: Path,

@@ -12,6 +12,7 @@ from torchlift.errors import CheckpointError
 from torchlift.families import family
 from torchlift.families.base import LoadOptions, Model
 from torchlift.families.module import live_model
+from torchlift.families.quiet import libraries_quiet
 from torchlift.folder import Folder
 from torchlift.manifest import read_manifest
 from torchlift.signature import Axis
@@ -50,6 +51,7 @@ class LiveSource:
 AnySource = Source | LiveSource
 
 
+@libraries_quiet()
 def live_source(network: Any, told: Mapping[str, Any], axes: Iterable[Axis]) -> LiveSource:
     """A network in this process, with what :class:`~torchlift.jobs.keywords.NetworkKeywords` say of it.
 
@@ -68,6 +70,7 @@ def live_source(network: Any, told: Mapping[str, Any], axes: Iterable[Axis]) -> 
     return LiveSource(live_model(network, declaration))
 
 
+@libraries_quiet()
 def source_of(bundle: Path, location: str) -> Source:
     """Where the model of a bundle is, to be loaded with the bundle's own ranges, image size and vocabulary.
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from torchlift.axes import shown
 from torchlift.errors import ModuleSourceError
 from torchlift.families.module.returns import filled, leaves_of
 
@@ -210,7 +211,7 @@ def _slots(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
     if isinstance(value, _SIMPLE):
         return value
     raise ModuleSourceError(
-        f"the example input {path} is the Python value {value!r:.100}: it would be baked into the graph",
+        f"the example input {path} is the Python value {shown(value)}: it would be baked into the graph",
         remedy="Pass a tensor, for example torch.tensor(...), and compute with it as one.",
     )
 
