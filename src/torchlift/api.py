@@ -13,7 +13,7 @@ Keywords that several functions share are documented where they are declared, in
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
@@ -38,6 +38,7 @@ from torchlift.jobs.keywords import (
     only,
     require_known,
     run_on,
+    texts,
 )
 from torchlift.machine import RunOn
 from torchlift.manifest import Manifest, read_manifest
@@ -232,14 +233,16 @@ def bench(
     return jobs.bench_bundle(Path(bundle), fields["bench"], peers, progress, on=fields["on"])
 
 
-def verify(bundle: PathLike, *, progress: Progress = SILENT, **job: Any) -> Manifest:
+def verify(bundle: PathLike, *, variants: Sequence[str] = (), progress: Progress = SILENT, **job: Any) -> Manifest:
     """Verify every variant of a bundle on this machine, whether or not it was before.
 
-    The keywords are those of :class:`~torchlift.jobs.keywords.VerifyKeywords` and
-    :class:`~torchlift.jobs.keywords.OnKeywords`.
+    ``variants`` are names, as ``image/openvino/int8``, or ``openvino/int8`` for every component that has it: only these
+    are verified then. Such a one that was not built, or whose runtime is not here, is an error. The other keywords are
+    those of :class:`~torchlift.jobs.keywords.VerifyKeywords` and :class:`~torchlift.jobs.keywords.OnKeywords`.
     """
     require_known("verify", job, VerifyKeywords, OnKeywords)
-    return jobs.verify_bundle(Path(bundle), job_fields(job)["verify"], progress, on=run_on(job))
+    names = texts("variants", variants)
+    return jobs.verify_bundle(Path(bundle), job_fields(job)["verify"], progress, on=run_on(job), names=names)
 
 
 def bisect(bundle: PathLike, variant: str, *, progress: Progress = SILENT, **job: Any) -> BisectReport:

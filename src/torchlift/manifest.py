@@ -160,7 +160,27 @@ class Manifest:
         return _named("component", name, self.components)
 
     def variant(self, name: str) -> Variant:
-        return _named("variant", name, self.variants)
+        """The variant of that name, such as ``image/openvino/int8``. Without the component, as ``openvino/int8``, it is
+        the one of the only component that has such a variant.
+
+        Raises BundleError where there is none, or several components have one.
+        """
+        found = self.variants_called(name)
+        if len(found) > 1:
+            raise BundleError(
+                f"{name} names variants of {' and '.join(v.component for v in found)}",
+                remedy=f"Name one of {', '.join(v.name for v in found)}.",
+            )
+        return found[0]
+
+    def variants_called(self, name: str) -> tuple[Variant, ...]:
+        """The variant of that name; for a name without the component, that of each component that has one.
+
+        Raises BundleError where there is none.
+        """
+        whole = tuple(v for v in self.variants if v.name == name)
+        found = whole or tuple(v for v in self.variants if f"{v.backend}/{v.recipe}" == name)
+        return found or (_named("variant", name, self.variants),)
 
     def graph(self, component: str, form: str) -> Graph | None:
         """The component's graph of a form other than the source's; None where it was not made."""

@@ -12,9 +12,7 @@ from torchlift.cli import common, display, on
 
 @click.command("bisect", short_help="Find the nodes whose precision costs the accuracy.")
 @common.bundle_argument
-@click.option(
-    "--variant", required=True, metavar="COMPONENT/BACKEND/PRECISION", help="For example image/openvino/int8."
-)
+@common.variant_option("For example image/openvino/int8.", required=True)
 @common.data_options
 @common.evaluations_option
 @click.option("--top", type=click.IntRange(1), default=10, show_default=True, help="Print at most this many.")

@@ -39,6 +39,22 @@ output_option = click.option(
 )
 
 
+def variants_option(said: str) -> Callable[[Command], Command]:
+    """Variants by name, several of them. ``said`` is the help."""
+    return click.option(
+        "--variant",
+        "variants",
+        multiple=True,
+        metavar="[COMPONENT/]BACKEND/PRECISION",
+        help=f"{said} (repeatable). Without a component: of every component that has it.",
+    )
+
+
+def variant_option(said: str, **options: Any) -> Callable[[Command], Command]:
+    """One variant by name. ``said`` is the help."""
+    return click.option("--variant", metavar="[COMPONENT/]BACKEND/PRECISION", help=said, **options)
+
+
 def options(*decorators: Callable[[Command], Command]) -> Callable[[Command], Command]:
     """Several options as one decorator, shown in the order given."""
 

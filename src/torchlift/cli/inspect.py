@@ -11,7 +11,7 @@ from torchlift.cli import common, display, on
 
 @click.command("inspect", short_help="Show what a bundle holds and what is known of it.")
 @common.bundle_argument
-@click.option("--variant", help="Only this variant, with every golden's difference.")
+@common.variant_option("Only this variant, with every golden's difference.")
 @click.option("--layers", is_flag=True, help="With --variant: run it, and show what each layer costs and computes in.")
 @click.option("--batch", type=click.IntRange(1), help="With --layers: the batch. [default: the least]")
 @on.device_option("With --layers: the GPU of what runs on one.")
@@ -45,8 +45,8 @@ def command(
         return
     out = display.console()
     if variant:
-        opened.manifest.variant(variant)
-        out.print(verification_table(opened.manifest, out.width, only=variant, verbose=True))
+        only = (opened.manifest.variant(variant).name,)
+        out.print(verification_table(opened.manifest, out.width, only=only, verbose=True))
         return
     out.print(components_table(opened))
     out.print(facts_line(opened.manifest))

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 @click.option(
     "--input", "inputs", multiple=True, metavar="NAME=FILE", help="A .npy file, an image file, or a number, by input."
 )
-@click.option("--variant", "variants", multiple=True, help="Another than the chosen, COMPONENT/BACKEND/PRECISION.")
+@common.variants_option("Serve with this one and not the chosen one")
 @on.threads_option
 @on.device_option("The GPU of what runs on one.")
 @common.json_option
@@ -53,10 +53,9 @@ def command(
     from torchlift.pipelines import OpenOptions, open_bundle
     from torchlift.pipelines.dual_encoder import DualEncoder
 
-    chosen = {name.split("/", 1)[0]: name for name in variants}
     with (
         display.progress_display() as progress,
-        open_bundle(bundle, OpenOptions(chosen, RunOn(threads, device or 0)), progress) as pipeline,
+        open_bundle(bundle, OpenOptions(_named(bundle, variants), RunOn(threads, device or 0)), progress) as pipeline,
     ):
         if isinstance(pipeline, DualEncoder):
             if inputs:
@@ -70,6 +69,14 @@ def command(
         display.print_json(answer)
     else:
         _print(answer)
+
+
+def _named(bundle: Path, names: tuple[str, ...]) -> dict[str, str]:
+    """Component -> the variant that is to serve, for those that are named."""
+    from torchlift.manifest import read_manifest
+
+    manifest = read_manifest(bundle) if names else None
+    return {v.component: v.name for name in names for v in manifest.variants_called(name)} if manifest else {}
 
 
 def _encoded(pipeline: DualEncoder, images: tuple[str, ...], texts: tuple[str, ...]) -> dict[str, Any]:

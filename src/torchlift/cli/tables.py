@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from rich.console import Group, RenderableType
@@ -327,10 +327,10 @@ _DIFFERENCE_NARROW = {name: _DIFFERENCE[name] for name in ("max abs", "max rel",
 
 
 def verification_table(
-    manifest: Manifest, width: int, *, only: str | None = None, verbose: bool = False
+    manifest: Manifest, width: int, *, only: Collection[str] = (), verbose: bool = False
 ) -> RenderableType:
     """Differences from PyTorch: the worst of each variant, or with ``verbose`` every golden and output; and below, why
-    a variant is refused, and the tolerances that were applied.
+    a variant is refused, and the tolerances that were applied. ``only`` names variants, by default all are shown.
     """
     cells = _DIFFERENCE if width >= ROOMY else _DIFFERENCE_NARROW
     table = _table("differences from PyTorch in FP32", width)
@@ -342,7 +342,7 @@ def verification_table(
     reasons: list[Text] = []
     tolerances: dict[Tolerance, list[str]] = {}
     for variant in manifest.variants:
-        if only not in (None, variant.name):
+        if only and variant.name not in only:
             continue
         proof = variant.verification
         if proof is None:

@@ -2,7 +2,14 @@
 
 from torchlift.jobs.bench import bench_and_choose, bench_bundle, no_peers
 from torchlift.jobs.bisect import BisectReport, bisect_bundle
-from torchlift.jobs.build import build_bundle, make_variants, materials_of, pairs_of, verify_bundle
+from torchlift.jobs.build import (
+    build_bundle,
+    lost_variants,
+    make_variants,
+    materials_of,
+    pairs_of,
+    verify_bundle,
+)
 from torchlift.jobs.options import DataOptions, JobOptions, gate_without_data
 from torchlift.jobs.score import report_bundle, score_bundle, score_predictions
 
@@ -15,6 +22,7 @@ __all__ = [
     "bisect_bundle",
     "build_bundle",
     "gate_without_data",
+    "lost_variants",
     "make_variants",
     "materials_of",
     "no_peers",

@@ -53,7 +53,12 @@ def bisect_bundle(path: Path, name: str, options: JobOptions, progress: Progress
         search = find_culprits(bench, options.convert.evaluations, progress)
         seconds = time.monotonic() - start
         return BisectReport(
-            name, bench.damage, search, seconds, _kept(variant, search), _noise(bench, options, progress, pictures)
+            variant.name,
+            bench.damage,
+            search,
+            seconds,
+            _kept(variant, search),
+            _noise(bench, options, progress, pictures),
         )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
@@ -19,7 +19,7 @@ from torchlift.machine import HERE, RunOn
 from torchlift.manifest import SOURCE_FORM, Component, Manifest
 from torchlift.pipelines.pictures import KeptPictures
 from torchlift.progress import SILENT, Progress
-from torchlift.prove.verify import VerifyOptions
+from torchlift.prove.verify import VerifyOptions, require_built
 from torchlift.stages.build import build_and_verify, build_variant, verify_all
 from torchlift.stages.convert import convert_component
 from torchlift.stages.plan import Materials, plan
@@ -199,9 +199,34 @@ def materials_of(options: JobOptions, manifest: Manifest | None = None) -> Mater
 
 
 def verify_bundle(
-    path: Path, options: VerifyOptions | None = None, progress: Progress = SILENT, *, on: RunOn = HERE
+    path: Path,
+    options: VerifyOptions | None = None,
+    progress: Progress = SILENT,
+    *,
+    on: RunOn = HERE,
+    names: Sequence[str] = (),
 ) -> Manifest:
-    """Verify every variant of a bundle on this machine, whether or not it was before."""
+    """Verify every variant of a bundle on this machine, or those that ``names`` name, whether or not they were before.
+
+    Raises VerificationError for one that is named and was not built, BackendUnavailableError where its runtime is not
+    here.
+    """
     with writing(path, progress) as bundle:
-        verify_all(bundle, bundle.manifest.variants, options, progress, on=on, again=True)
+        named = [variant for name in names for variant in bundle.manifest.variants_called(name)]
+        for variant in named:
+            backend(variant.backend).require()
+            require_built(variant)
+        verify_all(bundle, named or bundle.manifest.variants, options, progress, on=on, again=True)
     return bundle.manifest
+
+
+def lost_variants(before: Manifest, after: Manifest, named: Collection[str] = ()) -> list[str]:
+    """The variants that a verification took from ``before`` to ``after``: refused now, though they are ``named``.
+
+    Where none is named, those count that are chosen or agreed before, and all of a component that none agrees of.
+    """
+    agreed = {v.name for v in before.variants if v.verification is not None and v.verification.passed}
+    agreeing = {v.component for v in after.variants if v.verification is not None and v.verification.passed}
+    counted = {*named} or agreed.union(choice.variant for choice in after.choices.values())
+    refused = [v for v in after.variants if v.verification is not None and not v.verification.passed]
+    return [v.name for v in refused if v.name in counted or (not named and v.component not in agreeing)]

@@ -220,9 +220,9 @@ def job_fields(given: Mapping[str, Any], before: Gate | None = None) -> dict[str
     calibrated = only(given, calibrator="method", calibration_samples="samples")
     calibrated |= {"path": Path(calibration), "read": ReadOptions(**read)} if calibration is not None else {}
     data = given.get("data")
-    converted = only(given, evaluations="evaluations") | {"keep": _texts("keep", given.get("keep", ()))}
+    converted = only(given, evaluations="evaluations") | {"keep": texts("keep", given.get("keep", ()))}
     return {
-        "build": BuildOptions(*(_texts(name, given.get(name, ())) for name in ("backends", "precisions"))),
+        "build": BuildOptions(*(texts(name, given.get(name, ())) for name in ("backends", "precisions"))),
         "data": DataOptions(
             None if data is None else Path(data), ReadOptions(**read, **only(given, split="split", limit="limit"))
         ),
@@ -277,7 +277,8 @@ def only(given: Mapping[str, Any], **names: str) -> dict[str, Any]:
     return {field: given[keyword] for keyword, field in names.items() if keyword in given}
 
 
-def _texts(name: str, values: Sequence[str]) -> tuple[str, ...]:
+def texts(name: str, values: Sequence[str]) -> tuple[str, ...]:
+    """The texts of a keyword. Raises InputError for a single string, whose letters would be taken for them."""
     if isinstance(values, str):
         raise InputError(f"{name} is the string {values!r}", remedy=f"Give a list: {name}=[{values!r}].")
     return tuple(values)

@@ -25,7 +25,7 @@ from torchlift.pipelines.columns import Prepared
 from torchlift.pipelines.prepare import Cut, Preparer, preparers
 from torchlift.pipelines.run import Batching, Loader, run_prepared
 from torchlift.progress import Progress
-from torchlift.prove.verify import VerifyOptions, proven_here, verify_variant
+from torchlift.prove.verify import VerifyOptions, proven_here, refused_here, require_built, verify_variant
 from torchlift.staging import locked
 
 Opened = TypeVar("Opened", bound="Pipeline")
@@ -209,12 +209,9 @@ def require_verified(bundle: Bundle, variant: Variant, options: OpenOptions, pro
     run it: nothing is kept then.
     """
     backend(variant.backend).require()
-    if variant.failure:
-        raise VerificationError(
-            f"{variant.name} was not built: {variant.failure}", remedy="Choose another variant.", variant=variant.name
-        )
+    require_built(variant)
     if not proven_here(bundle, variant):
-        progress.note(f"{variant.name} was not verified on this machine with these releases: verifying it now")
+        progress.note(_why_again(bundle, variant))
         proof = verify_variant(bundle, variant, _as_before(variant, progress), progress, on=options.on, raising=True)
         variant = replace(variant, verification=proof)
         try:
@@ -234,6 +231,15 @@ def require_verified(bundle: Bundle, variant: Variant, options: OpenOptions, pro
             variant=variant.name,
         )
     return variant
+
+
+def _why_again(bundle: Bundle, variant: Variant) -> str:
+    """Why a variant is verified before it serves: it was not yet, or it was refused."""
+    refused = refused_here(bundle, variant)
+    if refused is None:
+        return f"{variant.name} was not verified on this machine with these releases: verifying it now"
+    said = "; ".join(map(failure_text, refused.failures))
+    return f"{variant.name} was refused here at {refused.provenance.at}: {said}; verifying it again"
 
 
 def _as_before(variant: Variant, progress: Progress) -> VerifyOptions:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from torchlift.backends import Session, SessionOptions, backend
 from torchlift.backends.opening import open_source
 from torchlift.bundle import Bundle
-from torchlift.errors import BackendError, BundleError, TorchliftError
+from torchlift.errors import BackendError, BundleError, TorchliftError, VerificationError
 from torchlift.evidence import Failure, GoldenCheck, Provenance, Tolerance, Verification, now
 from torchlift.machine import HERE, RunOn, this_machine
 from torchlift.manifest import Component, Graph, Precision, Variant
@@ -83,6 +83,25 @@ def proven_here(bundle: Bundle, variant: Variant, tolerance: Tolerance | None = 
         return False
     version = backend(variant.backend).version()
     return proof.provenance.holds(this_machine(), version, _proven_files(bundle, variant))
+
+
+def refused_here(bundle: Bundle, variant: Variant) -> Verification | None:
+    """The verification that refused the variant with these files, this runtime's release and this processor; None where
+    none did.
+    """
+    proof = variant.verification
+    if variant.failure or proof is None or proof.passed:
+        return None
+    version = backend(variant.backend).version()
+    return proof if proof.provenance.holds(this_machine(), version, _proven_files(bundle, variant)) else None
+
+
+def require_built(variant: Variant) -> None:
+    """Raise VerificationError for a variant that could not be built."""
+    if variant.failure:
+        raise VerificationError(
+            f"{variant.name} was not built: {variant.failure}", remedy="Choose another variant.", variant=variant.name
+        )
 
 
 def runs_here(bundle: Bundle, variant: Variant) -> bool:
