@@ -14,12 +14,9 @@ LIBRARIES = frozenset(
     {
         "accelerate",
         "huggingface_hub",
-        "nncf",
         "onnx",
         "onnx_ir",
-        "onnxruntime",
         "onnxscript",
-        "openvino",
         "timm",
         "torch",
         "torchvision",
