@@ -304,6 +304,16 @@ def test_layers_are_ordered_by_what_they_cost_and_summed_by_precision(width):
     assert max(map(len, rows)) <= width
 
 
+def test_of_many_layers_the_costliest_are_shown_and_the_others_together_unless_all_are_asked_for():
+    layers = [LayerTime(f"layer{i}", "MatMul", (), "fp32", (i + 1) * 1e-6, "CPU") for i in range(50)]
+    few, all_ = (shown(120, layers_table("m/openvino/fp32", layers, verbose=verbose)) for verbose in (False, True))
+    costs = [float(row.split()[0]) for row in few if " layer" in row and re.match(r"\s*\d+\.\d ", row)]
+    assert costs == [*(float(n) for n in range(50, 30, -1)), sum(range(1, 31))]
+    assert "30 more layers" in words(few)
+    assert len([row for row in all_ if " layer" in row and re.match(r"\s*\d+\.\d ", row)]) == 50
+    assert "more layers" not in words(all_)
+
+
 def test_where_layers_ran_is_said_if_not_all_ran_in_one_place():
     layers = [
         LayerTime("attention", "Attention", (), "fp16", 9e-5, "CUDA"),

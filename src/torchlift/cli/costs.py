@@ -37,18 +37,30 @@ def nodes_text(nodes: Sequence[str]) -> str:
     return ", ".join(nodes) if len(nodes) <= _FEW else f"{nodes[0]} ... {nodes[-1]}, {len(nodes)} nodes"
 
 
-def layers_table(variant: str, layers: Sequence[LayerTime]) -> RenderableType:
-    """What each layer of a variant costs, the most expensive first, and where it ran if not all ran in one place."""
+_COSTLIEST = 20
+"""Layers that are shown. The others have one line together."""
+
+
+def layers_table(variant: str, layers: Sequence[LayerTime], *, verbose: bool = False) -> RenderableType:
+    """What the costliest layers of a variant cost, or with ``verbose`` all of them, the most expensive first, and where
+    each ran if not all ran in one place.
+    """
     table = Table(title=f"{variant}: layers", title_justify="left", title_style="bold", box=None)
     several = len({layer.device for layer in layers}) > 1
     for heading in ("us", "share", "precision", *["on"] * several, "layer", "ONNX nodes"):
         table.add_column(heading, justify="right" if heading in ("us", "share") else "left", overflow="fold")
     total = sum(layer.seconds for layer in layers) or 1.0
-    for layer in sorted(layers, key=lambda x: -x.seconds):
+    ordered = sorted(layers, key=lambda x: -x.seconds)
+    shown = ordered if verbose else ordered[:_COSTLIEST]
+    for layer in shown:
         nodes = nodes_text(layer.nodes)
         said = layer.operator if (layer.name,) == layer.nodes else f"{layer.operator} {layer.name}"
         cost = f"{1e6 * layer.seconds:.1f}", f"{layer.seconds / total:.1%}"
         table.add_row(*cost, layer.precision, *[layer.device] * several, said, nodes or "-")
+    if rest := ordered[len(shown) :]:
+        seconds = sum(layer.seconds for layer in rest)
+        cost = f"{1e6 * seconds:.1f}", f"{seconds / total:.1%}"
+        table.add_row(*cost, "", *[""] * several, f"{len(rest)} more layers: -v shows all", "-")
     by: dict[str, float] = defaultdict(float)
     for layer in layers:
         by[layer.precision] += layer.seconds

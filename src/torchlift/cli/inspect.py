@@ -12,7 +12,11 @@ from torchlift.cli import common, display, on
 @click.command("inspect", short_help="Show what a bundle holds and what is known of it.")
 @common.bundle_argument
 @common.variant_option("Only this variant, with every golden's difference.")
-@click.option("--layers", is_flag=True, help="With --variant: run it, and show what each layer costs and computes in.")
+@click.option(
+    "--layers",
+    is_flag=True,
+    help="With --variant: run it, and show what the costliest layers cost and compute in. With -v all layers.",
+)
 @click.option("--batch", type=click.IntRange(1), help="With --layers: the batch. [default: the least]")
 @on.device_option("With --layers: the GPU of what runs on one.")
 @common.json_option
@@ -30,7 +34,7 @@ def command(
     if layers:
         if not variant:
             raise click.UsageError("--layers shows one variant's: name it with --variant.")
-        _show_layers(bundle, variant, batch, device or 0, as_json)
+        _show_layers(bundle, variant, batch, device or 0, as_json, verbose)
         return
     for name, given in {"--batch": batch, "--device": device}.items():
         if given is not None:
@@ -55,7 +59,7 @@ def command(
     display.print_manifest(opened.manifest, verbose)
 
 
-def _show_layers(bundle: Path, variant: str, batch: int | None, device: int, as_json: bool) -> None:
+def _show_layers(bundle: Path, variant: str, batch: int | None, device: int, as_json: bool, verbose: bool) -> None:
     from torchlift.cli.costs import layers_table
     from torchlift.machine import RunOn
     from torchlift.stages import layers_of
@@ -65,4 +69,4 @@ def _show_layers(bundle: Path, variant: str, batch: int | None, device: int, as_
     if as_json:
         display.print_json(layers)
     else:
-        display.console().print(layers_table(variant, layers))
+        display.console().print(layers_table(variant, layers, verbose=verbose))

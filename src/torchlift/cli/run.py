@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,8 +11,10 @@ import click
 from torchlift.cli import common, display, on
 
 if TYPE_CHECKING:
+    import numpy as np
     from rich.table import Table
 
+    from torchlift.cli.outputs import Target
     from torchlift.pipelines.dual_encoder import DualEncoder
     from torchlift.pipelines.tensors import TensorPipeline
 
@@ -23,6 +26,14 @@ if TYPE_CHECKING:
 @click.option(
     "--input", "inputs", multiple=True, metavar="NAME=FILE", help="A .npy file, an image file, or a number, by input."
 )
+@click.option(
+    "-o",
+    "--output",
+    "outputs",
+    multiple=True,
+    metavar="[NAME=]FILE",
+    help="Write the output of that name, or the only one, to a .npy file; all of them to a .npz file (repeatable).",
+)
 @common.variants_option("Serve with this one and not the chosen one")
 @on.threads_option
 @on.device_option("The GPU of what runs on one.")
@@ -33,6 +44,7 @@ def command(
     images: tuple[str, ...],
     texts: tuple[str, ...],
     inputs: tuple[str, ...],
+    outputs: tuple[str, ...],
     variants: tuple[str, ...],
     threads: int,
     device: int | None,
@@ -47,12 +59,16 @@ def command(
 
     \b
     torchlift run clip/ --image cat.jpg --text 猫 --text 狗
-    torchlift run net/ --input history=history.npy --input ratings=ratings.npy
+    torchlift run net/ --input history=history.npy --input ratings=ratings.npy --output score=score.npy
+
+    Files have the arrays that are printed; for labels, what the model gives for every label. A file is replaced.
     """
+    from torchlift.cli.outputs import parse_outputs, write_outputs
     from torchlift.machine import RunOn
     from torchlift.pipelines import OpenOptions, open_bundle
     from torchlift.pipelines.dual_encoder import DualEncoder
 
+    targets = parse_outputs(outputs)
     with (
         display.progress_display() as progress,
         open_bundle(bundle, OpenOptions(_named(bundle, variants), RunOn(threads, device or 0)), progress) as pipeline,
@@ -62,13 +78,16 @@ def command(
                 raise click.UsageError(
                     "this bundle encodes images and texts: it takes --image and --text, not --input."
                 )
-            answer = _encoded(pipeline, tuple(dict.fromkeys(images)), tuple(dict.fromkeys(texts)))
+            answer, arrays = _encoded(pipeline, tuple(dict.fromkeys(images)), tuple(dict.fromkeys(texts)), targets)
         else:
-            answer = _called(pipeline, images, texts, inputs)
+            answer, arrays = _called(pipeline, images, texts, inputs, targets)
+    written = write_outputs(targets, arrays)
     if as_json:
         display.print_json(answer)
     else:
         _print(answer)
+        for line in written:
+            display.console().print(f"written to {line}", soft_wrap=True)
 
 
 def _named(bundle: Path, names: tuple[str, ...]) -> dict[str, str]:
@@ -79,22 +98,49 @@ def _named(bundle: Path, names: tuple[str, ...]) -> dict[str, str]:
     return {v.component: v.name for name in names for v in manifest.variants_called(name)} if manifest else {}
 
 
-def _encoded(pipeline: DualEncoder, images: tuple[str, ...], texts: tuple[str, ...]) -> dict[str, Any]:
+def _encoded(
+    pipeline: DualEncoder, images: tuple[str, ...], texts: tuple[str, ...], targets: Sequence[Target]
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """What is printed, and the one array that it is: probabilities, or the features of images or of texts."""
     if not images and not texts:
         raise click.UsageError("give at least one --image or --text.")
-    if images and texts:
-        probabilities = pipeline.classify(images, texts)
-        return {
+    both = bool(images and texts)
+    name = "probabilities" if both else "image" if images else "text"
+    for target in targets:
+        target.names([name])
+    if both:
+        array = pipeline.classify(images, texts)
+        said: dict[str, Any] = {
             image: {t: round(float(p), 6) for t, p in zip(texts, row, strict=True)}
-            for image, row in zip(images, probabilities, strict=True)
+            for image, row in zip(images, array, strict=True)
         }
-    features = pipeline.encode_image(images) if images else pipeline.encode_text(texts)
-    return {name: [float(x) for x in row] for name, row in zip(images or texts, features, strict=True)}
+        return said, {name: array}
+    array = pipeline.encode_image(images) if images else pipeline.encode_text(texts)
+    return {n: [float(x) for x in row] for n, row in zip(images or texts, array, strict=True)}, {name: array}
 
 
 def _called(
+    pipeline: TensorPipeline,
+    images: tuple[str, ...],
+    texts: tuple[str, ...],
+    inputs: tuple[str, ...],
+    targets: Sequence[Target],
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """What is printed of each output, and its array: of labels what the model gives."""
+    import numpy as np
+
+    for target in targets:
+        target.names(pipeline.signature.output_names)
+    arrays = pipeline.arrays(_feeds(pipeline, images, texts, inputs))
+    answers = pipeline.answers(arrays)
+    finished = {name: answer if isinstance(answer, np.ndarray) else arrays[name] for name, answer in answers.items()}
+    return {name: a.tolist() if isinstance(a, np.ndarray) else a for name, a in answers.items()}, finished
+
+
+def _feeds(
     pipeline: TensorPipeline, images: tuple[str, ...], texts: tuple[str, ...], inputs: tuple[str, ...]
 ) -> dict[str, Any]:
+    """What each input is given."""
     import numpy as np
 
     from torchlift.declare.inputs import ImageInput, TextInput
@@ -119,7 +165,7 @@ def _called(
         if name in feeds:
             raise click.UsageError(f"--input {text}: {name} is given twice.")
         feeds[name] = _array(text, name, file, known=name in pipeline.signature.input_names)
-    return {name: a.tolist() if isinstance(a, np.ndarray) else a for name, a in pipeline(feeds).items()}
+    return feeds
 
 
 def _inputs_of(pipeline: TensorPipeline) -> str:

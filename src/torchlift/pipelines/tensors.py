@@ -44,8 +44,12 @@ class TensorPipeline(Pipeline):
         profiles hold, unless an output has no batch axis. Pictures are decoded in threads while the session works on
         the batch before. Raises InputError, SignatureError, ProfileError where no profile holds any number of them.
         """
+        return self.answers(self.arrays(inputs, size=size))
+
+    def answers(self, arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
+        """What a call answers, of the arrays that the model gives."""
         declared = self.bundle.manifest.component(self.component).answers
-        return {name: finished(declared[name], array) for name, array in self.arrays(inputs, size=size).items()}
+        return {name: finished(declared[name], array) for name, array in arrays.items()}
 
     @ends_when_closed
     def arrays(self, inputs: Mapping[str, Any], *, size: int | None = None) -> dict[str, np.ndarray]:
