@@ -12,6 +12,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -32,7 +33,7 @@ from torchlift.errors import (
 )
 from torchlift.evidence import Entrant
 from torchlift.exporter import ExportOptions
-from torchlift.families.base import LoadOptions
+from torchlift.families.base import LoadOptions, Model
 from torchlift.jobs import JobOptions, build_bundle
 from torchlift.jobs.peers import open_peer, peers
 from torchlift.jobs.ship import ShipOptions, export, ship
@@ -61,8 +62,8 @@ QUICK = ShipOptions(
 ONE = replace(QUICK, build=BuildOptions(("onnxruntime",)))
 """One backend is enough where the question is another."""
 
-OUTSIDE = replace(ONE, bench=BenchOptions((999,)))
-"""Fails after everything but the measurement."""
+TOO_MANY = replace(ONE, bench=BenchOptions((999,)))
+"""A batch beyond the range."""
 
 MEASURE = "torchlift.stages.bench.measure_latency"
 
@@ -220,7 +221,7 @@ def test_shipping_again_replaces_the_bundle(old, with_weights):
     ("name", "options", "error"),
     [
         ("factor_as_number", QUICK, BakedInError),
-        ("tiny", OUTSIDE, InputError),
+        ("tiny", TOO_MANY, InputError),
         ("tiny", replace(QUICK, build=BuildOptions(("onnxruntime-cuda",))), BackendUnavailableError),
     ],
 )
@@ -247,13 +248,45 @@ def test_a_folder_of_other_things_is_not_replaced(tiny_source, tmp_path):
     assert (tmp_path / "letters.txt").read_text() == "dear"
 
 
+def test_a_batch_beyond_the_range_is_refused_before_anything_is_exported(tiny_source, tmp_path):
+    recorder = Recorder()
+    with pytest.raises(InputError, match=r"batch 999 is outside") as caught:
+        ship(tiny_source, tmp_path / "out", TOO_MANY, recorder)
+    assert "`axes=batch=" in caught.value.remedy
+    assert [title.partition(" ")[0] for title in recorder.titles] == ["read"]
+    assert beside(tmp_path / "out") == set()
+
+
+def test_a_batch_beyond_the_range_is_refused_before_anything_is_built(tiny_once, tmp_path):
+    bundle = shutil.copytree(tiny_once.path, tmp_path / "out")
+    recorder, before = Recorder(), contents(bundle)
+    with pytest.raises(InputError, match=r"batch 999 is outside"):
+        build_bundle(bundle, JobOptions(bench=TOO_MANY.bench), recorder)
+    assert not [title for title in recorder.titles if title.startswith(("build", "verify"))]
+    assert contents(bundle) == before
+
+
+def test_where_no_signature_is_declared_sizes_are_checked_after_the_export(tiny_source, tmp_path, monkeypatch):
+    monkeypatch.setattr("torchlift.families.module.model.UserModel.declared", Model.declared)
+    recorder = Recorder()
+    with pytest.raises(InputError, match=r"batch 999 is outside"):
+        ship(tiny_source, tmp_path / "out", TOO_MANY, recorder)
+    assert not [title for title in recorder.titles if title.startswith(("build", "verify"))]
+
+
 # Resuming.
+
+
+def cut_off(source, output, options=ONE):
+    """Ship, and fail after everything but the measurement."""
+    failing = mock.patch("torchlift.jobs.build.bench_and_choose", side_effect=InputError("cut off"))
+    with failing, pytest.raises(InputError, match="cut off"):
+        ship(source, output, options)
 
 
 def test_a_rerun_goes_on_from_what_was_finished(with_weights, tmp_path):
     source, out = with_weights(0), tmp_path / "out"
-    with pytest.raises(InputError, match=r"batch 999 is outside 1\.\.4"):
-        ship(source, out, OUTSIDE)
+    cut_off(source, out)
     recorder = Recorder()
     assert_complete(ship(source, out, ONE, recorder), ("model",))
     assert recorder.notes == ["model was exported before: kept"]
@@ -264,8 +297,7 @@ def test_a_rerun_goes_on_from_what_was_finished(with_weights, tmp_path):
 @pytest.mark.usefixtures("in_this_process")
 def test_changed_weights_do_not_resume(with_weights, tmp_path):
     out = tmp_path / "out"
-    with pytest.raises(InputError):
-        ship(with_weights(0), out, OUTSIDE)
+    cut_off(with_weights(0), out)
     recorder = Recorder()
     source = with_weights(1)
     assert_complete(ship(source, out, ONE, recorder), ("model",))
@@ -278,8 +310,7 @@ def test_changed_weights_do_not_resume(with_weights, tmp_path):
 
 @pytest.mark.parametrize("changed", [ExportOptions("torchscript", 17), ExportOptions("torchscript", seed=5)])
 def test_other_export_options_do_not_resume(tiny_source, tmp_path, changed):
-    with pytest.raises(InputError):
-        ship(tiny_source, tmp_path / "out", OUTSIDE)
+    cut_off(tiny_source, tmp_path / "out")
     recorder = Recorder()
     bundle = export(tiny_source, tmp_path / "out", changed, recorder)
     assert recorder.notes == []
@@ -288,16 +319,14 @@ def test_other_export_options_do_not_resume(tiny_source, tmp_path, changed):
 
 @pytest.mark.usefixtures("in_this_process")
 def test_variants_that_were_not_asked_for_again_are_not_shipped(tiny_source, tmp_path):
-    with pytest.raises(InputError):
-        ship(tiny_source, tmp_path / "out", replace(OUTSIDE, build=BuildOptions()))
+    cut_off(tiny_source, tmp_path / "out", QUICK)
     bundle = ship(tiny_source, tmp_path / "out", ONE)
     assert {v.backend for v in bundle.manifest.variants} == {"onnxruntime"}
     assert_complete(bundle, ("model",))
 
 
 def test_an_export_after_a_ship_that_was_cut_off_has_no_variants(tiny_source, tmp_path):
-    with pytest.raises(InputError):
-        ship(tiny_source, tmp_path / "out", OUTSIDE)
+    cut_off(tiny_source, tmp_path / "out")
     recorder = Recorder()
     bundle = export(tiny_source, tmp_path / "out", ExportOptions("torchscript"), recorder)
     assert recorder.notes == ["model was exported before: kept"]
@@ -529,8 +558,7 @@ def test_a_bundle_with_a_program_is_rebuilt_and_served_elsewhere(with_program_on
 def test_without_pytorch_among_the_backends_a_bundle_has_no_program(tiny_once, with_program_once, tmp_path):
     assert tiny_once.manifest.graphs == ()
     assert not [path for path in tiny_once.manifest.files if path.endswith(".pt2")]
-    with pytest.raises(InputError):
-        ship(Source("module", f"{NETS}:tiny"), tmp_path / "out", replace(BOTH, bench=OUTSIDE.bench))
+    cut_off(Source("module", f"{NETS}:tiny"), tmp_path / "out", BOTH)
     bundle = ship(Source("module", f"{NETS}:tiny"), tmp_path / "out", ONE)
     assert not [path for path in bundle.manifest.files if path.endswith(".pt2")], "nor one of a run that was cut off"
 
@@ -546,8 +574,7 @@ def test_an_export_has_a_program_where_it_is_asked_for(tiny_source, tmp_path):
     assert [g.name for g in bundle.manifest.graphs] == ["model/program"]
     assert bundle.manifest.variants == ()
     recorder = Recorder()
-    with pytest.raises(InputError):
-        ship(tiny_source, tmp_path / "again", replace(BOTH, bench=OUTSIDE.bench))
+    cut_off(tiny_source, tmp_path / "again", BOTH)
     export(tiny_source, tmp_path / "again", ExportOptions("torchscript"), recorder, forms=("program",))
     assert recorder.notes == ["model was exported before: kept", "model/program was exported before: kept"]
 

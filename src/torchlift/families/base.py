@@ -117,6 +117,10 @@ class Model(ABC):
         need ``eager``. ``node`` is exported as one operator at opset 23 and later. Raises SourceError.
         """
 
+    def declared(self, name: str) -> Signature | None:
+        """The signature of a component, where it is known before the weights are read. None where it is not."""
+        return None
+
 
 class Family(ABC):
     """One kind of model, by name."""

@@ -20,6 +20,7 @@ from torchlift.manifest import SOURCE_FORM, Component, Manifest
 from torchlift.pipelines.pictures import KeptPictures
 from torchlift.progress import SILENT, Progress
 from torchlift.prove.verify import VerifyOptions, require_built
+from torchlift.stages.bench import check_sizes
 from torchlift.stages.build import build_and_verify, build_variant, verify_all
 from torchlift.stages.convert import convert_component
 from torchlift.stages.plan import Materials, plan
@@ -42,6 +43,8 @@ def make_variants(
     """Convert, build, verify, score, mend, measure and choose; ``references`` opens PyTorch where it is at hand."""
     _check_kept(bundle, options)
     _check_profiles(bundle, options)
+    for component in bundle.manifest.components:
+        check_sizes(component.signature, options.bench)
     with KeptPictures() as pictures:
         _make(bundle, pairs, options, progress, pictures, references, peers)
 

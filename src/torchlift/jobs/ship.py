@@ -22,7 +22,8 @@ from torchlift.jobs.source import AnySource
 from torchlift.machine import installed_version
 from torchlift.manifest import Manifest
 from torchlift.progress import SILENT, Progress
-from torchlift.stages import Materials, plan
+from torchlift.stages import BenchOptions, Materials, plan
+from torchlift.stages.bench import check_sizes
 from torchlift.staging import staging
 
 _MAKERS = ("torchlift", "torch", "transformers", "onnx", "onnxscript", "onnxruntime", "openvino", "nncf")
@@ -51,7 +52,7 @@ def ship(source: AnySource, output: Path, options: ShipOptions | None = None, pr
     named = plan(options.build, Materials(data=True, samples=True))  # what is not here is an error before the export
     with (
         tempfile.TemporaryDirectory(prefix="torchlift-") as spool,
-        _exported(source, output, options.export, _forms(named), progress) as bundle,
+        _exported(source, output, options.export, _forms(named), progress, options.bench) as bundle,
     ):
         pairs = pairs_of(bundle, options)
         _keep_only(bundle, pairs, _forms(pairs))
@@ -96,12 +97,24 @@ def export(
 
 @contextmanager
 def _exported(
-    source: AnySource, output: Path, options: ExportOptions, forms: Iterable[str], progress: Progress
+    source: AnySource,
+    output: Path,
+    options: ExportOptions,
+    forms: Iterable[str],
+    progress: Progress,
+    bench: BenchOptions | None = None,
 ) -> Iterator[Bundle]:
+    """The bundle with what was exported. Sizes of ``bench`` that a component does not take are an error as soon as its
+    signature is known.
+    """
     with progress.stage(f"read {source.title}"):
         model = source.load()
     for said in model.notes:
         progress.note(said)
+    for name in model.component_names:
+        declared = model.declared(name)
+        if declared is not None and bench is not None:
+            check_sizes(declared, bench)
     empty = Manifest(
         name=model.name,
         family=model.family,
@@ -118,6 +131,8 @@ def _exported(
                 progress.note(f"{name} was exported before: kept")
             else:
                 export_component(model, name, bundle, options, progress)
+            if bench is not None:
+                check_sizes(bundle.manifest.component(name).signature, bench)
             program = not bundle.manifest.component(name).model
             for form in (form for form in EXPORTERS if form in forms and not program):
                 EXPORTERS[form](model, name, bundle, progress)

@@ -111,6 +111,9 @@ class ChineseClipModel(Model):
     vocabulary: Vocabulary
     signatures: Mapping[str, Signature]
 
+    def declared(self, name: str) -> Signature:
+        return self.signatures[name]
+
     def component(self, name: str, *, attention: str = "sdpa") -> ModelComponent:
         """Load one tower: ``image`` [batch, 3, R, R] float32 or ``text`` [batch, sequence] int64, to features
         [batch, embedding] float32 that are not normalised. Raises SourceError for an unknown name or attention,

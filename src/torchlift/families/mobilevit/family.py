@@ -105,6 +105,9 @@ class MobileViTModel(Model):
         assert self.picture.size is not None
         return self.picture.size[0]
 
+    def declared(self, name: str) -> Signature:
+        return self.signature
+
     def component(self, name: str, *, attention: str = "sdpa") -> ModelComponent:
         """Load the network. ``input`` is float32 [batch, 3, R, R]; ``class`` are logits, float32 [batch, classes].
 

@@ -87,6 +87,9 @@ class UserModel(Model):
             declaration.postprocess,
         )
 
+    def declared(self, name: str) -> Signature:
+        return self._signature
+
     def component(self, name: str, *, attention: str = "sdpa") -> ModelComponent:
         return ModelComponent(
             COMPONENT,
