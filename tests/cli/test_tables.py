@@ -15,7 +15,7 @@ from torchlift.cli.tables import (
     runtimes_table,
     verification_table,
 )
-from torchlift.evidence import Choice, Conditions, Entrant, NotMeasured, Scaling, Throughput
+from torchlift.evidence import Choice, Conditions, Entrant, Gate, Interval, NotMeasured, Scaling, Throughput
 from torchlift.messages import CUDA_GRAPH
 
 EAGER = Entrant("pytorch", compiled=False)
@@ -69,6 +69,38 @@ def test_the_interval_of_a_speed_up_is_shown_where_there_is_room(bundle, width, 
     lines = shown(width, *manifest_tables(bundle.manifest, width))
     assert any(re.search(r"\d\.\d\d \[\d+\.\d\d, \d+\.\d\d\]", line) for line in lines) == interval
     assert ("with 95% interval" in " ".join(" ".join(lines).split())) == interval
+
+
+def with_noise(bundle, batches=(1, 2, 4, 8)):
+    """The manifest of the text tower with speed-ups that tell nothing at some batches."""
+    benchmark = bundle.manifest.benchmarks["text"]
+    noise = Interval(9.84, 0.0, 511985024973879.0)
+    latencies = [
+        replace(x, speedup=noise, noisy=True) if x.speedup and x.batch in batches else x for x in benchmark.latencies
+    ]
+    manifest = replace(bundle.manifest, components=(bundle.manifest.component("text"),))
+    return replace(manifest, benchmarks={"text": replace(benchmark, latencies=tuple(latencies))})
+
+
+@pytest.mark.parametrize(("width", "said"), [(80, "9.84?"), (119, "9.84?"), (120, "9.84 (too noisy to tell)")])
+def test_a_speed_up_that_is_noise_says_so_and_what_to_do(bundle, width, said):
+    lines = shown(width, *manifest_tables(with_noise(bundle), width))
+    assert any(said in line for line in lines)
+    assert "511985" not in " ".join(lines)
+    assert "--rounds" in words(lines)
+    assert max(map(len, lines)) <= width
+    assert not any("…" in line for line in lines)
+
+
+def test_a_choice_by_noise_says_so_unless_size_decided(bundle):
+    chosen = bundle.manifest.choices["text"]
+    by_size = replace(chosen, batch=None, gate=Gate(objective="size"))
+    for choice, noisy in ((chosen, True), (replace(chosen, batch=999), False), (by_size, False)):
+        manifest = replace(with_noise(bundle), choices={"text": choice})
+        lines = shown(160, *manifest_tables(manifest, 160))
+        row = next(line for line in lines if " chosen" in line)
+        assert ("noisy to tell)" in row.partition(" chosen")[2]) == noisy
+    assert "noisy" not in words(shown(160, *manifest_tables(bundle.manifest, 160)))
 
 
 @pytest.mark.parametrize("width", WIDTHS)

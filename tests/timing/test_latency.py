@@ -19,10 +19,10 @@ from hypothesis import strategies as st
 from torchlift.backends import SessionOptions
 from torchlift.backends.opening import open_file
 from torchlift.errors import BackendError, InputError
-from torchlift.evidence import Entrant
+from torchlift.evidence import Entrant, Interval, is_noise
 from torchlift.machine import RunOn, this_machine, usable_cores
 from torchlift.progress import Progress
-from torchlift.timing.latency import Contender, LatencyOptions, Workload, measure_latency, speedup
+from torchlift.timing.latency import Contender, LatencyOptions, Turn, Workload, _summaries, measure_latency, speedup
 
 QUICK = LatencyOptions(rounds=4, turn_seconds=0.01, max_runs=5, pause_seconds=0.0)
 ROWS = [Workload({"batch": rows}, {"x": tiny.sample(rows)}) for rows in (1, 4)]
@@ -164,6 +164,22 @@ def test_the_interval_of_two_rounds_is_student_s():
     found = speedup([[1.0], [4.0]], [[1.0], [1.0]])
     half = 12.706 * np.log(4) / 2
     assert [found.value, found.low, found.high] == pytest.approx([2, 2 * np.exp(-half), 2 * np.exp(half)])
+
+
+@pytest.mark.parametrize(
+    ("bounds", "noisy"),
+    [((1.0, 10.0), False), ((0.9, 10.0), True), ((0.0, 5e14), True), ((0.0, np.inf), True), ((np.nan, np.nan), True)],
+)
+def test_a_speed_up_is_noise_where_its_bounds_are_more_than_ten_times_apart(bounds, noisy):
+    assert is_noise(Interval(3.0, *bounds)) == noisy
+
+
+def test_what_is_measured_is_marked_where_it_is_noise():
+    turns = {Entrant("a"): [Turn([1.0], []), Turn([4.0], [])], Entrant("b"): [Turn([1.0], []), Turn([1.0], [])]}
+    _, noisy = _summaries(turns, ROWS[0], Entrant("a"))
+    assert (noisy.contender.name, noisy.noisy) == ("b", True)
+    steady = {**turns, Entrant("a"): [Turn([2.0], []), Turn([2.0], [])]}
+    assert [x.noisy for x in _summaries(steady, ROWS[0], Entrant("a"))] == [False, False]
 
 
 def test_one_round_gives_no_interval():

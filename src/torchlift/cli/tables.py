@@ -15,6 +15,7 @@ from torchlift.cli.verdicts import decides_text, drop_text, moved_text, unit_tex
 from torchlift.cli.words import with_flags
 from torchlift.doctor import Report
 from torchlift.evidence import Benchmark, Conditions, DataFacts, Difference, Entrant, Latency, Tolerance
+from torchlift.evidence.times import NOISE
 from torchlift.manifest import Component, Manifest, Variant
 from torchlift.messages import (
     CUDA_GRAPH,
@@ -51,6 +52,7 @@ _LONGEST_HEADING = 8
 """Characters; longer headings of narrow tables have two lines."""
 
 _CHOSEN = "chosen"
+_NOISY = "too noisy to tell"
 
 
 def manifest_tables(manifest: Manifest, width: int) -> Iterator[RenderableType]:
@@ -63,11 +65,13 @@ def manifest_tables(manifest: Manifest, width: int) -> Iterator[RenderableType]:
 def _speedup(benchmark: Benchmark, latency: Latency) -> str:
     if latency.speedup is None:
         return "1" if latency.contender == benchmark.baseline else "-"
-    return f"{latency.speedup.value:.2f}"
+    return f"{latency.speedup.value:.2f}{'?' * latency.noisy}"
 
 
 def _speedup_interval(benchmark: Benchmark, latency: Latency) -> str:
-    return str(latency.speedup) if latency.speedup else _speedup(benchmark, latency)
+    if latency.speedup is None:
+        return _speedup(benchmark, latency)
+    return f"{latency.speedup.value:.2f} ({_NOISY})" if latency.noisy else str(latency.speedup)
 
 
 _LATENCY: Mapping[str, Callable[[Benchmark, Latency], str]] = {
@@ -236,7 +240,9 @@ def _verdict(manifest: Manifest, variant: Variant) -> str:
         refused = why_not is not None and why_not.refuses
         return said if refused else f"refused: {failure_text(variant.verification.failures[0])}"
     if choice is not None and choice.variant == variant.name:
-        return f"{_CHOSEN}{CUDA_GRAPH}" if choice.cuda_graph else _CHOSEN
+        benchmark = manifest.benchmarks.get(variant.component)
+        noisy = choice.gate.objective != "size" and benchmark is not None and benchmark.noisy_at(choice.batch)
+        return f"{_CHOSEN}{CUDA_GRAPH * choice.cuda_graph}{f' (by times that are {_NOISY})' * noisy}"
     if said:
         return said
     return "not verified" if variant.verification is None else "verified"
@@ -252,7 +258,18 @@ def _caption(component: Component, benchmark: Benchmark | None, width: int) -> s
     over = f"; speed-up over {entrant_text(benchmark.baseline)}{interval}" if benchmark.baseline else ""
     return (
         f"median ms a call{at}, {benchmark.rounds} interleaved rounds, a process each, {benchmark.threads} threads"
-        f"{over}. {_on_gpu(benchmark)}{benchmark.machine}. {diff}"
+        f"{over}. {_noise(benchmark, width)}{_on_gpu(benchmark)}{benchmark.machine}. {diff}"
+    )
+
+
+def _noise(benchmark: Benchmark, width: int) -> str:
+    """What it means that times are noisy, and what to do; empty where none are."""
+    if not benchmark.noisy_at(None):
+        return ""
+    mark = _NOISY if width >= INTERVALS else f"?: {_NOISY}"
+    return with_flags(
+        f"{mark[0].upper()}{mark[1:]}: the bounds of the interval are more than {NOISE:g} times apart. Measure again "
+        "with more `rounds=`, while the machine does nothing else. "
     )
 
 

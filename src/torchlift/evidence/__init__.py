@@ -43,6 +43,7 @@ from torchlift.evidence.times import (
     Scaling,
     Slowdown,
     Throughput,
+    is_noise,
 )
 
 __all__ = [
@@ -87,5 +88,6 @@ __all__ = [
     "Verdict",
     "VerdictKind",
     "Verification",
+    "is_noise",
     "now",
 ]

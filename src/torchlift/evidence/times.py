@@ -25,13 +25,23 @@ class Entrant:
     cuda_graph: bool = False
 
 
+NOISE = 10.0
+"""A speed-up is noise where the upper bound of its interval is more than so many times the lower one."""
+
+
+def is_noise(speedup: Interval) -> bool:
+    """Whether the interval of a speed-up is so wide that the speed-up tells nothing."""
+    return not speedup.high <= NOISE * speedup.low
+
+
 @dataclass(frozen=True)
 class Latency:
     """Times of one contender at one set of axis sizes, in milliseconds a call over ``runs`` calls: on a GPU by its own
     clock, inputs and outputs in its memory.
 
     ``throughput`` is samples a second at the median. ``speedup`` is the baseline's median time divided by this
-    contender's, paired by round; None for the baseline itself and where there is none. ``copied`` is the median time of
+    contender's, paired by round; None for the baseline itself and where there is none. It is ``noisy`` where the bounds
+    of its interval are more than a factor of 10 apart: then it tells nothing. ``copied`` is the median time of
     a call that copies inputs to the device and outputs back, by the host's clock; None where there is no device.
     """
 
@@ -48,6 +58,7 @@ class Latency:
     throughput: float
     speedup: Interval | None = None
     copied: float | None = None
+    noisy: bool = False
 
     @property
     def batch(self) -> int:
@@ -156,6 +167,10 @@ class Benchmark:
         """What a variant was measured as and did not fail: as it is, and replaying CUDA graphs."""
         found = dict.fromkeys(x.contender for x in self.latencies if x.contender.name == variant)
         return tuple(sorted((e for e in found if self.failure_of(e) is None), key=lambda e: e.cuda_graph))
+
+    def noisy_at(self, batch: int | None) -> bool:
+        """Whether a speed-up at that batch, or at any where None is given, is noise."""
+        return any(x.noisy and batch in (None, x.batch) for x in self.latencies)
 
     def at_batch(self, contender: Entrant, batch: int) -> Latency | None:
         return next((x for x in self.of(contender) if x.batch == batch), None)

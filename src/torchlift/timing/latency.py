@@ -12,7 +12,7 @@ import numpy as np
 
 from torchlift.backends.base import Session
 from torchlift.errors import BackendError, InputError
-from torchlift.evidence import Benchmark, Entrant, Interval, Latency, NotMeasured, Ran, now
+from torchlift.evidence import Benchmark, Entrant, Interval, Latency, NotMeasured, Ran, is_noise, now
 from torchlift.interpreter import Interpreter
 from torchlift.machine import HERE, RunOn, this_machine, usable_cores
 from torchlift.messages import entrant_text
@@ -222,6 +222,7 @@ def _summaries(times: Mapping[Entrant, list[Turn]], workload: Workload, baseline
         ms = 1e3 * np.concatenate([np.asarray(r) for r in rounds])
         median = float(np.median(ms))
         copied = [seconds for turn in times[name] for seconds in turn.copied]
+        ratio = speedup(reference, rounds) if reference and name != baseline else None
         summaries.append(
             Latency(
                 contender=name,
@@ -235,8 +236,9 @@ def _summaries(times: Mapping[Entrant, list[Turn]], workload: Workload, baseline
                 p95=float(np.percentile(ms, 95)),
                 p99=float(np.percentile(ms, 99)),
                 throughput=1e3 * workload.sizes.get(BATCH, 1) / median,
-                speedup=speedup(reference, rounds) if reference and name != baseline else None,
+                speedup=ratio,
                 copied=1e3 * float(np.median(copied)) if copied else None,
+                noisy=ratio is not None and is_noise(ratio),
             )
         )
     return summaries
