@@ -89,3 +89,55 @@ def test_only_the_command_line_names_its_flags():
     }
     assert len(files) > 100
     assert named == set()
+
+
+SCATTER = """net: RuntimeError: Exception from src/inference/src/cpp/infer_request.cpp:224:
+Exception from src/plugins/intel_cpu/src/graph.cpp:1628:
+Node node_ScatterND_23 of type ScatterNDUpdate
+Check 'idxValue >= 0 && idxValue < srcDataDim[i]' failed at src/plugins/intel_cpu/src/nodes/scatter_update.cpp:1123:
+ScatterNDUpdate node with name 'node_ScatterND_23'  indices contain values that points to non-existing data
+
+
+"""
+UNKNOWN = """OpenVINO cannot convert model.onnx: Check 'false' failed at src/unconverted_ops_report.cpp:151:
+FrontEnd API failed with OpConversionFailure:
+Model wasn't fully converted.
+Summary:
+-- No conversion rule found for operations: my.Foo
+"""
+MATMUL = """OpenVINO cannot convert model.onnx: Check 'false' failed at src/unconverted_ops_report.cpp:151:
+FrontEnd API failed with OpConversionFailure:
+Model wasn't fully converted. Failed operations detailed log:
+-- MatMul-20 with a message:
+[ONNX Frontend] Conversion failed for MatMul-20
+While validating ONNX node '<Node(MatMul): y>': Check 'merge(a, b)' failed at src/matmul_shape_inference.hpp:65:
+While validating node 'opset1::MatMul MatMul_10 () -> (dynamic[...])' with friendly_name 'MatMul_10':
+Incompatible MatMul matrix dimension. First input dimension=3
+
+Summary:
+-- Conversion is failed for: MatMul-20
+"""
+
+
+@pytest.mark.parametrize(
+    ("log", "line"),
+    [
+        (
+            SCATTER,
+            "net: RuntimeError: ScatterNDUpdate node with name 'node_ScatterND_23'  indices contain values that points "
+            "to non-existing data",
+        ),
+        (UNKNOWN, "OpenVINO cannot convert model.onnx: No conversion rule found for operations: my.Foo"),
+        (MATMUL, "OpenVINO cannot convert model.onnx: Incompatible MatMul matrix dimension. First input dimension=3"),
+        ("net: the device is gone\nat line 3\n", "net: the device is gone"),
+        ("Exception from a.cpp:1:\nException from b.cpp:2:", "Exception from a.cpp:1:"),
+        ("Exception from a.cpp:1:", "Exception from a.cpp:1:"),
+        ("", ""),
+    ],
+)
+def test_of_a_runtime_s_log_the_line_is_told_that_says_what_failed(log, line):
+    assert errors.telling(log) == line
+
+
+def test_a_long_line_is_cut():
+    assert errors.telling("x" * 5000) == "x" * 400 + " ..."

@@ -14,7 +14,7 @@ from multiprocessing.connection import Connection
 from types import TracebackType
 from typing import Any
 
-from torchlift.errors import BackendError
+from torchlift.errors import BackendError, TorchliftError
 from torchlift.interpreter import Interpreter, start
 
 
@@ -111,4 +111,5 @@ def serve(fd: int, worker: object) -> None:
         try:
             pipe.send((True, getattr(worker, method)(*arguments)))
         except BaseException as error:
-            pipe.send((False, f"{type(error).__name__}: {error}"))
+            said = error.message if isinstance(error, TorchliftError) else f"{type(error).__name__}: {error}"
+            pipe.send((False, said))

@@ -37,6 +37,7 @@ proposed: `calibration=`, `axes=batch=1..4..9`. The command line prints its own 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 
@@ -182,6 +183,32 @@ class UnsafeDataError(DataError):
 
 class StorageError(TorchliftError):
     pass
+
+
+_LOG = re.compile(
+    r"Check '.*' failed at |Exception from |FrontEnd API failed|Model wasn't fully converted|While validating |"
+    r"Summary:|-- Conversion is failed for|-- .* with a message:|\[ONNX Frontend\] Conversion failed|Node \S+ of type |"
+    r"Traceback \(most recent call last\)|File \""
+)
+"""How lines of a log begin that say where something failed, and not what."""
+
+_LONGEST = 400
+"""Characters of a runtime's own words that a table shows."""
+
+
+def telling(text: str) -> str:
+    """The line of a runtime's error that says what failed, with what stands before its log; cut where it is long.
+
+    For example ``net cannot run: Exception from infer.cpp:224:``, ``Check 'i < n' failed at scatter.cpp:11:``, ``index
+    58 is beyond the table`` become ``net cannot run: index 58 is beyond the table``.
+    """
+    lines = [line.strip() for line in text.splitlines() if line.strip()] or [""]
+    log = _LOG.search(lines[0])
+    said = lines[0]
+    if log is not None and len(lines) > 1:
+        told = [line for line in lines[1:] if not _LOG.match(line)] or [lines[0][log.start() :]]
+        said = f"{lines[0][: log.start()]}{told[-1].removeprefix('-- ')}"
+    return said if len(said) <= _LONGEST else f"{said[:_LONGEST]} ..."
 
 
 def some(names: Sequence[str], limit: int = 4) -> str:

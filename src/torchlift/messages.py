@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from torchlift.errors import telling
 from torchlift.evidence import Breach, Entrant, Failure, Gate, GoldenRun, Objective, Reference, Verdict
 
 _COMPANY = {"alone": "", "turned": ", rows turned", "fewer": ", rows fewer"}
@@ -26,7 +27,7 @@ def run_text(run: GoldenRun) -> str:
 def failure_text(failure: Failure) -> str:
     """For example: ``y at min: off by 1.2e-02 of the scale (at most 1e-04)``."""
     if failure.kind == "error":
-        return failure.detail
+        return telling(failure.detail)
     if failure.kind == "unproven":
         return "no golden is within its optimisation profiles: nothing proves it"
     where = f"{failure.output} at {run_text(failure)}"
@@ -75,7 +76,7 @@ def verdict_text(verdict: Verdict, gate: Gate) -> str:
             return "not verified on this machine"
         case "other":
             return verdict.detail
-    return f"{verdict.kind}: {verdict.detail}" if verdict.detail else verdict.kind
+    return f"{verdict.kind}: {telling(verdict.detail)}" if verdict.detail else verdict.kind
 
 
 def refusal_text(verdict: Verdict, gate: Gate) -> str:

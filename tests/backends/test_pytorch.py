@@ -91,6 +91,15 @@ def test_inputs_that_do_not_fit_are_refused():
         TorchSession(Network(), TWO).run({"x": np.ones((1, 3), np.float32)})
 
 
+@pytest.mark.parametrize("method", ["run", "prepare"])
+def test_what_the_module_raises_is_an_error_with_a_remedy(method):
+    row = Signature((TensorSpec("row", "int64", (1,)),), (TensorSpec("y", "float32", (1, 3)),))
+    session, feeds = open_module(torch.nn.Embedding(4, 3), row), {"row": np.array([9])}
+    with pytest.raises(BackendError, match="cannot run this: index out of range") as caught:
+        session.run(feeds) if method == "run" else session.prepare(feeds)()
+    assert caught.value.remedy
+
+
 def test_it_says_what_runs_and_takes_the_threads_that_were_asked_for():
     session = TorchSession(Network(), TWO, SessionOptions(RunOn(1)))
     assert session.runtime == f"torch {torch.__version__} eager"

@@ -15,7 +15,7 @@ from torchlift.cli.tables import (
     runtimes_table,
     verification_table,
 )
-from torchlift.evidence import Choice, Conditions, Entrant, Gate, Interval, NotMeasured, Scaling, Throughput
+from torchlift.evidence import Choice, Conditions, Entrant, Failure, Gate, Interval, NotMeasured, Scaling, Throughput
 from torchlift.messages import CUDA_GRAPH
 
 EAGER = Entrant("pytorch", compiled=False)
@@ -148,6 +148,34 @@ def test_a_peer_that_failed_is_in_the_table(bundle):
     row = next(line for line in lines if "pytorch eager" in line)
     assert "not measured: no clip.pt" in row
     assert not any("None" in line for line in lines)
+
+
+LOG = "net: Exception from a.cpp:1:\nException from b.cpp:2:\nindex 58 is beyond the table\n"
+
+
+def with_logs(bundle):
+    """The manifest with a runtime's log at each place where one may be."""
+    first, second, *_ = bundle.manifest.variants
+    manifest = bundle.manifest.with_variant(replace(first, failure=LOG, files=(), verification=None))
+    refused = replace(second.verification, checks=(), invariance=(), failures=(Failure(kind="error", detail=LOG),))
+    manifest = manifest.with_variant(replace(second, verification=refused))
+    benchmark = replace(manifest.benchmarks["text"], failures=(NotMeasured(EAGER, LOG),))
+    return replace(manifest, choices={}, benchmarks={**manifest.benchmarks, "text": benchmark})
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_of_a_runtime_s_log_tables_show_the_line_that_tells(bundle, width):
+    manifest = with_logs(bundle)
+    for tables in ([*manifest_tables(manifest, width)], [verification_table(manifest, width)]):
+        text = words(shown(width, *tables))
+        assert "58" in text
+        assert "Exception" not in text
+
+
+def test_v_shows_the_whole_log(bundle, capsys):
+    print_manifest(with_logs(bundle), verbose=True)
+    text = capsys.readouterr().out
+    assert text.count("Exception from b.cpp:2:") == 3, "not built, refused, not measured"
 
 
 def test_a_speed_up_is_shown_only_over_something(bundle):

@@ -81,6 +81,31 @@ def _break():
     raise RuntimeError("the device is gone")
 
 
+class Fussy(Sleeper):
+    """Fails at batches that it does not like."""
+
+    def __init__(self, *liked):
+        super().__init__(0.001)
+        self._liked = liked
+
+    def _prepare(self, feeds):
+        if len(feeds["x"]) not in self._liked:
+            raise RuntimeError(f"no batch of {len(feeds['x'])}")
+        return super()._prepare(feeds)
+
+
+def fussy():
+    return Fussy(4)
+
+
+def as_fussy():
+    return Fussy(4)
+
+
+def never():
+    return Fussy()
+
+
 class Narrow(Sleeper):
     """Runs no batch of more than 2."""
 

@@ -34,12 +34,12 @@ def replayed(proof):
     return replace(proof, checks=(*proof.checks, replace(proof.checks[0], replayed=True)))
 
 
-def test_workloads_have_the_sizes_that_were_asked_for(bundle):
-    found = workloads(bundle, component_of(bundle), BenchOptions(batches=(2, 8)))
-    largest = load_goldens(bundle, component_of(bundle))["max"].inputs["x"]
-    assert [w.sizes for w in found] == [{"batch": 2}, {"batch": 8}]
-    for workload in found:
-        np.testing.assert_array_equal(workload.feeds["x"], largest[: workload.sizes["batch"]])
+@pytest.mark.parametrize(("batch", "corner"), [(1, "min"), (2, "opt"), (4, "opt"), (5, "max"), (8, "max")])
+def test_what_is_measured_is_the_golden_of_that_size_or_the_next_larger_one_cut(bundle, batch, corner):
+    (found,) = workloads(bundle, component_of(bundle), BenchOptions(batches=(batch,)))
+    assert found.sizes == {"batch": batch}
+    golden = load_goldens(bundle, component_of(bundle))[corner].inputs["x"]
+    np.testing.assert_array_equal(found.feeds["x"], golden[:batch])
 
 
 def test_without_sizes_the_least_batch_and_the_optimum_are_measured(bundle):

@@ -8,7 +8,7 @@ from staged import BF16, ORT, OV, benchmark, component_of, graphed, interval, la
 
 from torchlift.bundle import Bundle
 from torchlift.errors import BackendUnavailableError
-from torchlift.evidence import Breach, Gate, Interval, Measure, Tolerance, Verdict
+from torchlift.evidence import Breach, Entrant, Gate, Interval, Measure, Tolerance, Verdict
 from torchlift.machine import this_machine
 from torchlift.prove.verify import VerifyOptions
 from torchlift.stages import choose, verify_all
@@ -332,6 +332,16 @@ def test_what_is_refused_never_serves_not_even_alone(proven):
     ) as error:
         choose(proven, component_of(proven), benchmark(latency(BF16, 1.0)))
     assert f"{BF16}: top1 drops by 30.00" in error.value.message
+
+
+def test_where_nothing_was_measured_each_contender_says_why(proven):
+    log = "Exception from a.cpp:1:\nException from b.cpp:2:\nindex 58 is beyond the table\n"
+    failed = {ORT: "no memory", OV: log, Entrant("pytorch", compiled=False): "index out of range"}
+    with pytest.raises(BackendUnavailableError) as caught:
+        choose(proven, component_of(proven), benchmark(failures=failed))
+    for said in (f"{ORT}: not measured: no memory", f"{OV}: not measured: index 58 is beyond the table"):
+        assert said in caught.value.message
+    assert "pytorch eager: not measured: index out of range" in caught.value.message
 
 
 def test_times_of_another_machine_or_of_other_files_decide_nothing(proven):

@@ -91,12 +91,12 @@ def test_threads_are_recorded_as_they_were_asked_for():
 @pytest.mark.parametrize(
     ("opener", "words"),
     [
-        (contenders.refuses, r"refuses: BackendError: the engine is of another GPU"),
+        (contenders.refuses, r"refuses: the engine is of another GPU"),
         (contenders.ends, r"ends: SystemExit: 0"),
         (contenders.says_and_exits, r"the process of says_and_exits died \(exit status 7\): out of patience"),
         (contenders.killed, r"the process of killed died \(exit status -9\): it said nothing; .*out of memory"),
         (contenders.killed_later, r"the process of killed_later died \(exit status -9\)"),
-        (contenders.breaks_later, r"breaks_later: RuntimeError: the device is gone"),
+        (contenders.breaks_later, r"breaks_later: sleeper [\d.]+ cannot run this: the device is gone"),
     ],
 )
 def test_a_contender_that_fails_is_reported_and_the_others_are_measured(opener, words):
@@ -121,6 +121,38 @@ def test_nothing_is_measured_where_all_fail():
     found = measure(contenders.refuses, contenders.killed)
     assert found.latencies == ()
     assert [x.contender.name for x in found.failures] == ["refuses", "killed"]
+
+
+class Notes(Progress):
+    """Remembers the notes."""
+
+    def __init__(self):
+        self.notes = []
+
+    def note(self, text):
+        self.notes.append(text)
+
+
+def test_sizes_that_no_contender_runs_cost_none_of_them_the_others():
+    notes = Notes()
+    found = measure(contenders.fussy, contenders.as_fussy, workloads=ROWS, baseline=Entrant("fussy"), progress=notes)
+    assert [(x.contender.name, x.batch) for x in found.latencies] == [("fussy", 4), ("as_fussy", 4)]
+    assert (found.failures, found.baseline) == ((), Entrant("fussy"))
+    (note,) = notes.notes
+    assert "batch 1" in note
+    assert "no batch of 1" in note
+
+
+def test_a_baseline_that_alone_does_not_run_costs_only_itself():
+    found = measure(contenders.never, contenders.quick, workloads=ROWS, baseline=Entrant("never"))
+    assert [(x.contender.name, x.batch, x.speedup) for x in found.latencies] == [("quick", 1, None), ("quick", 4, None)]
+    assert [x.contender.name for x in found.failures] == ["never"]
+
+
+def test_where_nothing_runs_at_any_size_each_contender_says_why():
+    found = measure(contenders.never, contenders.never, workloads=ROWS)
+    assert found.latencies == ()
+    assert {x.detail.rpartition(": ")[2] for x in found.failures} == {"no batch of 4"}
 
 
 def test_an_unknown_baseline_is_refused_with_the_known_ones():

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 
 from torchlift.backends.turns import Turns
-from torchlift.errors import BackendError, BackendUnavailableError
+from torchlift.errors import BackendError, BackendUnavailableError, TorchliftError
 from torchlift.forms import Recipe
 from torchlift.machine import HERE, Availability, RunOn, gpus
 from torchlift.manifest import Precision
@@ -122,12 +122,15 @@ class Session(ABC):
 
     def run(self, feeds: Arrays) -> dict[str, np.ndarray]:
         """Input name -> array to output name -> array. Raises SignatureError for inputs that do not fit, BackendError
-        where the session is closed.
+        where the runtime fails at them, or the session is closed.
         """
         self.signature.check(feeds)
         with self._turns:
             self._require_open()
-            return self._run(feeds)
+            try:
+                return self._run(feeds)
+            except Exception as error:
+                raise self._failed(error) from error
 
     def run_on_device(self, tensors: Mapping[str, Any]) -> Mapping[str, Any]:
         """As :meth:`run`, of tensors that lie on the session's device (DLPack or ``__cuda_array_interface__``: torch,
@@ -162,17 +165,23 @@ class Session(ABC):
         ``copies``, which asks a session on a device for what a caller with arrays on the host pays.
 
         Inputs that do not lie in C order are copied once, before. The call is for one thread at a time; others may run
-        the session meanwhile. It raises BackendError once the session is closed.
+        the session meanwhile. It raises BackendError where the runtime fails, and once the session is closed.
         """
         self.signature.check(feeds)
         with self._turns:
             self._require_open()
-            prepared = self._prepare_copies(feeds) if copies else self._prepare(feeds)
+            try:
+                prepared = self._prepare_copies(feeds) if copies else self._prepare(feeds)
+            except Exception as error:
+                raise self._failed(error) from error
 
         def call() -> float | None:
             with self._turns:
                 self._require_open()
-                return prepared()
+                try:
+                    return prepared()
+                except Exception as error:
+                    raise self._failed(error) from error
 
         return call
 
@@ -198,6 +207,16 @@ class Session(ABC):
 
     def _close(self) -> None:  # noqa: B027
         """Let go of what the runtime holds; may be done again."""
+
+    def _failed(self, error: Exception) -> TorchliftError:
+        """What is raised where a run ends in ``error``, which is of a runtime's own kind, or ours already."""
+        if isinstance(error, TorchliftError):
+            return error
+        return BackendError(
+            f"{self.runtime} cannot run this: {str(error).strip() or type(error).__name__}",
+            remedy="Give inputs that the network takes, for example no index beyond its table. If it runs none, verify "
+            "the variant: torchlift verify.",
+        )
 
     def _require_open(self) -> None:
         if self._closed:

@@ -15,7 +15,7 @@ import click
 import torchlift
 from torchlift.cli.interrupts import INTERRUPTS
 from torchlift.cli.words import echo, with_flags
-from torchlift.errors import GateError, TorchliftError
+from torchlift.errors import BackendError, GateError, TorchliftError, telling
 from torchlift.interpreter import guarded_children
 
 _COMMANDS = {
@@ -121,7 +121,8 @@ def _failed(error: BaseException, verbose: bool) -> int:
         return 1
     if not verbose:
         if isinstance(error, TorchliftError):
-            return _show(error.message, error.remedy)
+            log = isinstance(error, BackendError) and "\n" in error.message
+            return _show(telling(error.message) if log else error.message, error.remedy)
         if isinstance(error, ModuleNotFoundError) and error.name in _TORCH_SIDE:
             return _show(
                 f"{error.name} is not installed", 'It is needed to read models: pip install "torchlift[torch]".'

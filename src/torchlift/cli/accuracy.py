@@ -12,7 +12,7 @@ from rich.text import Text
 from torchlift.cli.tables import data_text, gated_metric, size_text
 from torchlift.cli.verdicts import calibration_text, damage_text, decides_text, drop_text, unit_text
 from torchlift.convert.search import Finding
-from torchlift.errors import some
+from torchlift.errors import some, telling
 from torchlift.evidence import POINTS, Interval, KeptNode, Score, Scoring
 from torchlift.graph.units import Unit
 from torchlift.jobs import BisectReport
@@ -41,7 +41,7 @@ def converted_graphs(manifest: Manifest) -> list[Graph]:
 def _conversion(manifest: Manifest, graph: Graph, verbose: bool) -> list[str]:
     done = graph.conversion
     if graph.failure or done is None:
-        return ["-", "-", "-", f"not converted: {graph.failure}"]
+        return ["-", "-", "-", f"not converted: {graph.failure if verbose else telling(graph.failure)}"]
     size = sum(manifest.files[path].size for path in graph.files)
     share = f"{done.converted} of {done.candidates} nodes" if done.candidates else "as NNCF does"
     return [share, size_text(size), calibration_text(done.calibration), _kept(done.kept, verbose) + _mended(graph)]

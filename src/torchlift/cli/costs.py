@@ -11,6 +11,7 @@ from rich.text import Text
 
 from torchlift.backends import LayerTime
 from torchlift.cli.tables import conditions_text, rate_text, within
+from torchlift.errors import telling
 from torchlift.evidence import Scaling
 
 _FEW = 4
@@ -28,7 +29,7 @@ def scaling_table(component: str, scaling: Scaling) -> RenderableType:
         ratio = x.samples / single[x.contender, str(x.sizes)]
         table.add_row(within(component, x.contender), sizes, str(x.devices), rate_text(x.samples), f"{ratio:.2f}")
     said = ["Each GPU has a process of its own, inputs in its memory.", *map(conditions_text, scaling.conditions)]
-    said += [f"{within(component, x.contender)} is not measured: {x.detail}." for x in scaling.failures]
+    said += [f"{within(component, x.contender)} is not measured: {telling(x.detail)}." for x in scaling.failures]
     return Group(table, Text(" ".join(said), style="dim"), Text(""))
 
 

@@ -14,7 +14,8 @@ from torchlift.bundle import Bundle
 from torchlift.cli.verdicts import decides_text, drop_text, moved_text, unit_text
 from torchlift.cli.words import with_flags
 from torchlift.doctor import Report
-from torchlift.evidence import Benchmark, Conditions, DataFacts, Difference, Entrant, Latency, Tolerance
+from torchlift.errors import telling
+from torchlift.evidence import Benchmark, Conditions, DataFacts, Difference, Entrant, Failure, Latency, Tolerance
 from torchlift.evidence.times import NOISE
 from torchlift.manifest import Component, Manifest, Variant
 from torchlift.messages import (
@@ -216,7 +217,7 @@ def _peers(manifest: Manifest, benchmark: Benchmark) -> list[Entrant]:
 
 def _not_measured(benchmark: Benchmark, entrant: Entrant) -> str:
     failure = benchmark.failure_of(entrant)
-    return f"not measured: {failure.detail}" if failure else ""
+    return f"not measured: {telling(failure.detail)}" if failure else ""
 
 
 def _reference_score(manifest: Manifest) -> tuple[str, str]:
@@ -232,7 +233,7 @@ def _difference(variant: Variant) -> str:
 
 def _verdict(manifest: Manifest, variant: Variant) -> str:
     if variant.failure:
-        return f"not built: {variant.failure}"
+        return f"not built: {telling(variant.failure)}"
     choice = manifest.choices.get(variant.component)
     why_not = choice.others.get(variant.name) if choice is not None else None
     said = verdict_text(why_not, choice.gate) if choice is not None and why_not is not None else ""
@@ -363,14 +364,15 @@ def verification_table(
             continue
         proof = variant.verification
         if proof is None:
-            table.add_row(variant.name, *["-"] * (2 + len(cells)), variant.failure or "not verified")
+            table.add_row(variant.name, *["-"] * (2 + len(cells)), telling(variant.failure) or "not verified")
+            reasons += [Text(f"{variant.name} was not built: {variant.failure}")] * bool(verbose and variant.failure)
             continue
         verdict = Text("agrees", "green") if proof.passed else Text("refused", "red")
         checks = [*proof.checks, *proof.invariance] if verbose else ([proof.worst] if proof.checks else [])
         rows = [[run_text(c), c.output, *(cell(c.difference) for cell in cells.values())] for c in checks]
         for number, row in enumerate(rows or [["-"] * (2 + len(cells))]):
             table.add_row(variant.name, *row, "" if number else verdict)
-        said = [f"{variant.name} is refused: {failure_text(failure)}" for failure in proof.failures]
+        said = [f"{variant.name} is refused: {_reason(failure, verbose)}" for failure in proof.failures]
         reasons += map(Text, map(with_flags, said))
         tolerances.setdefault(proof.tolerance, []).append(variant.name)
     held = [
@@ -378,6 +380,18 @@ def verification_table(
         for t, names in tolerances.items()
     ]
     return Group(table, *reasons, *(Text(line, style="dim") for line in held))
+
+
+def _reason(failure: Failure, verbose: bool) -> str:
+    """Why a variant is refused; with ``verbose`` all that the runtime said."""
+    return failure.detail if verbose and failure.kind == "error" else failure_text(failure)
+
+
+def not_measured_lines(manifest: Manifest) -> Iterator[str]:
+    """All that was said of each contender that has no times."""
+    for component, benchmark in manifest.benchmarks.items():
+        for failed in (*benchmark.failures, *benchmark.scaling.failures):
+            yield f"{component}, {within(component, failed.contender)} was not measured: {failed.detail}"
 
 
 def runtimes_table(manifest: Manifest) -> RenderableType:

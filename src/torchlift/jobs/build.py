@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from torchlift.backends import backend, module_runtime
 from torchlift.bundle import Bundle
 from torchlift.convert.forms import maker_of
-from torchlift.errors import InputError, StorageError, TorchliftError
+from torchlift.errors import InputError, StorageError, TorchliftError, telling
 from torchlift.graph.scales import SCALES
 from torchlift.jobs.bench import Peers, bench_and_choose, no_peers
 from torchlift.jobs.options import JobOptions
@@ -161,7 +161,7 @@ def _mend(
                 raise
             except (TorchliftError, RuntimeError) as error:
                 said = without_folders(error.message if isinstance(error, TorchliftError) else str(error))
-                progress.note(f"{variant.name} is not mended, since a trial failed: {said}")
+                progress.note(f"{variant.name} is not mended, since a trial failed: {telling(said)}")
             if bundle.manifest.graph(component.name, variant.form) != before:
                 _compile_again(bundle, component, variant.form, scorer, options, progress)
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from torchlift.backends import Session, SessionOptions, backend
 from torchlift.backends.opening import open_source
 from torchlift.bundle import Bundle
-from torchlift.errors import BackendError, BundleError, TorchliftError, VerificationError
+from torchlift.errors import BackendError, BundleError, TorchliftError, VerificationError, telling
 from torchlift.evidence import Failure, GoldenCheck, Provenance, Tolerance, Verification, now
 from torchlift.machine import HERE, RunOn, this_machine
 from torchlift.manifest import Component, Graph, Precision, Variant
@@ -100,7 +100,9 @@ def require_built(variant: Variant) -> None:
     """Raise VerificationError for a variant that could not be built."""
     if variant.failure:
         raise VerificationError(
-            f"{variant.name} was not built: {variant.failure}", remedy="Choose another variant.", variant=variant.name
+            f"{variant.name} was not built: {telling(variant.failure)}",
+            remedy="Choose another variant.",
+            variant=variant.name,
         )
 
 

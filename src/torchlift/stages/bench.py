@@ -7,19 +7,21 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
+import numpy as np
+
 from torchlift.backends import Session, SessionOptions, backend
 from torchlift.backends.opening import opener_of
 from torchlift.bundle import Bundle
 from torchlift.checksums import key_of
-from torchlift.errors import BackendUnavailableError, InputError
+from torchlift.errors import BackendUnavailableError, InputError, telling
 from torchlift.evidence import Benchmark, Entrant, Scaling
 from torchlift.machine import HERE, RunOn, this_machine
 from torchlift.manifest import Component, Variant
 from torchlift.messages import failure_text
 from torchlift.progress import SILENT, Progress
-from torchlift.prove.goldens import cut, load_goldens
+from torchlift.prove.goldens import Golden, cut, load_goldens
 from torchlift.prove.verify import proven_here
-from torchlift.signature import BATCH, Axis, Signature
+from torchlift.signature import BATCH, CORNERS, Axis, Signature
 from torchlift.timing.latency import Contender, LatencyOptions, Workload, measure_latency
 from torchlift.timing.scaling import measure_scaling
 
@@ -98,7 +100,7 @@ def bench_component(
 def _unproven(variant: Variant) -> str:
     """Why a variant is not proven, where that is known."""
     proof = variant.verification
-    said = variant.failure or (failure_text(proof.failures[0]) if proof and proof.failures else "")
+    said = telling(variant.failure) or (failure_text(proof.failures[0]) if proof and proof.failures else "")
     return f"{variant.name}: {said}" if said else ""
 
 
@@ -152,10 +154,22 @@ def _require_within(axis: Axis, size: int) -> None:
 
 
 def workloads(bundle: Bundle, component: Component, options: BenchOptions) -> list[Workload]:
-    """The goldens' inputs cut to each batch, other axes at their optimum or as asked."""
+    """Inputs for each batch, other axes at their optimum or as asked: those of the golden of these sizes, else those of
+    the next larger one, cut to them.
+
+    Values may depend on sizes: of a graph the edges name nodes. What is cut least is most likely to fit.
+    """
     asked = check_sizes(component.signature, options)
-    largest = load_goldens(bundle, component)["max"].inputs
-    return [Workload(sizes, cut(component.signature, largest, sizes)) for sizes in asked]
+    goldens = load_goldens(bundle, component)
+    return [Workload(sizes, _inputs_of(component.signature, goldens, sizes)) for sizes in asked]
+
+
+def _inputs_of(
+    signature: Signature, goldens: Mapping[str, Golden], sizes: Mapping[str, int]
+) -> Mapping[str, np.ndarray]:
+    """The inputs of the smallest golden that has all of the ``sizes``, cut to them."""
+    corner = next(c for c in CORNERS if all(signature.axis(name).at(c) >= size for name, size in sizes.items()))
+    return cut(signature, goldens[corner].inputs, sizes)
 
 
 def check_sizes(signature: Signature, options: BenchOptions) -> list[dict[str, int]]:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from torchlift.backends import Compilation, CompileOptions, backend, forms, module_runtime
 from torchlift.bundle import Bundle
 from torchlift.checksums import key_of, sha256
-from torchlift.errors import BackendError, BundleError, StorageError, TorchliftError
+from torchlift.errors import BackendError, BundleError, StorageError, TorchliftError, telling
 from torchlift.machine import HERE, RunOn, installed_version
 from torchlift.manifest import SOURCE_FORM, Component, Graph, Variant
 from torchlift.progress import SILENT, Progress
@@ -81,7 +81,7 @@ def _built(
         before = next((v for v in bundle.manifest.variants if v.name == variant.name and v.files), None)
         if before is None:
             return _failed(bundle, variant, said), said
-        progress.note(f"{variant.name} stays as it was: {said}")
+        progress.note(f"{variant.name} stays as it was: {telling(said)}")
         return before, said
     return variant, ""
 
@@ -179,7 +179,7 @@ def build_and_verify(
         for name, recipe in (*pairs, *reserve):
             variant, problem = _built(bundle, component, name, recipe, progress, compiling or CompileOptions())
             if problem and (name, recipe) in pairs:
-                problems.setdefault(component.name, []).append(f"{variant.name}: {problem}")
+                problems.setdefault(component.name, []).append(f"{variant.name}: {telling(problem)}")
         verify_all(bundle, bundle.manifest.variants_of(component.name), options, progress, on=on)
     for said in problems.values():
         if len(said) == len(pairs):

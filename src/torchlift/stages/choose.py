@@ -7,12 +7,12 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 
 from torchlift.bundle import Bundle
-from torchlift.errors import BackendUnavailableError
+from torchlift.errors import BackendUnavailableError, telling
 from torchlift.evidence import Benchmark, Breach, Choice, Entrant, Gate, Objective, Verdict
 from torchlift.evidence.accuracy import ROUNDING
 from torchlift.machine import this_machine
 from torchlift.manifest import Component, Variant
-from torchlift.messages import refusal_text, verdict_text
+from torchlift.messages import entrant_text, refusal_text, verdict_text
 from torchlift.prove.verify import proven_here
 from torchlift.stages.plan import RANKS
 from torchlift.stages.score import Scorer, record_together, score_here
@@ -43,6 +43,9 @@ def choose(
     costs = _COSTS[gate.objective](bundle, benchmark, proven.values())
     if not costs:
         why = [f"{v.name}: {verdict_text(_why_not_measured(v, benchmark, proven), gate)}" for v in ours]
+        names = {v.name for v in ours}
+        peers = [failed for failed in benchmark.failures if failed.contender.name not in names]
+        why += [f"{entrant_text(failed.contender)}: not measured: {telling(failed.detail)}" for failed in peers]
         raise BackendUnavailableError(
             "; ".join([f"no variant of {component.name} can serve: none was both verified and measured", *why]),
             remedy=f"What was chosen before stays. Mend the cause, or see `torchlift inspect {bundle.path}`.",

@@ -20,7 +20,7 @@ from torchlift.convert.calibration import CalibrationOptions, count_rows
 from torchlift.convert.forms import Converted, Converter, Draw, FormOptions, Maker, converter_of, maker_of
 from torchlift.convert.ranges import Feeds
 from torchlift.convert.search import EVALUATIONS
-from torchlift.errors import BundleError, InputError, StorageError, TorchliftError
+from torchlift.errors import BundleError, InputError, StorageError, TorchliftError, telling
 from torchlift.evidence import Calibration, Conversion, Repair
 from torchlift.graph.files import load_model
 from torchlift.graph.units import module_of, name_nodes
@@ -101,7 +101,7 @@ def convert_component(
         except TorchliftError as error:
             said = without_folders(error.message)
             if made:
-                progress.note(f"{graph.name} stays as it was: {said}")
+                progress.note(f"{graph.name} stays as it was: {telling(said)}")
             else:
                 bundle.commit(bundle.manifest.with_graph(replace(graph, failure=said)))
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from torchlift.backends import LayerTime, SessionOptions, backend
 from torchlift.bundle import Bundle
-from torchlift.errors import BackendError
+from torchlift.errors import BackendError, telling
 from torchlift.machine import HERE, RunOn
 from torchlift.progress import SILENT, Progress
 from torchlift.stages.bench import BenchOptions, workloads
@@ -24,7 +24,8 @@ def layers_of(
     bundle = Bundle.open(path, progress)
     variant = bundle.manifest.variant(name)
     if variant.failure:
-        raise BackendError(f"{name} was not built: {variant.failure}", remedy=f"Build it: torchlift build {path}.")
+        said = telling(variant.failure)
+        raise BackendError(f"{variant.name} was not built: {said}", remedy=f"Build it: torchlift build {path}.")
     component = bundle.manifest.component(variant.component)
     work, *_ = workloads(bundle, component, BenchOptions((batch,) if batch else ()))
     source, _ = source_of(bundle, component, variant.form)

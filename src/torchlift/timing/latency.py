@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from torchlift.backends.base import Session
-from torchlift.errors import BackendError, InputError
+from torchlift.errors import BackendError, InputError, telling
 from torchlift.evidence import Benchmark, Entrant, Interval, Latency, NotMeasured, Ran, is_noise, now
 from torchlift.interpreter import Interpreter
 from torchlift.machine import HERE, RunOn, this_machine, usable_cores
@@ -96,6 +96,7 @@ def measure_latency(
     on: RunOn = HERE,
 ) -> Benchmark:
     """Time every contender on every workload. A contender that fails is listed in ``failures``, and the others go on.
+    Sizes whose inputs none of several runs are left out, which is noted, unless nothing else is measured.
 
     The threads of ``on`` are only recorded, since the contenders' openers set them. Its GPU is watched meanwhile.
 
@@ -116,8 +117,13 @@ def measure_latency(
         watch = Watch(on.device)
         stack.enter_context(watch.looking())
         with progress.stage("measure side by side", len(workloads) * options.rounds) as stage:
-            for workload in workloads:
-                times = _interleave(processes, workload, options, failed, stage.advance)
+            for number, workload in enumerate(workloads):
+                times, refused = _interleave(processes, workload, options, failed, stage.advance)
+                if refused and not latencies and number == len(workloads) - 1:
+                    failed |= refused
+                elif refused:
+                    said = "; ".join(map(telling, dict.fromkeys(refused.values())))
+                    progress.note(f"nothing is measured at {_at(workload)}, since no contender runs it: {said}")
                 latencies += _summaries(times, workload, baseline)
     return Benchmark(
         machine=this_machine(),
@@ -179,39 +185,58 @@ def _interleave(
     options: LatencyOptions,
     failed: dict[Entrant, str],
     advance: Callable[[], None],
-) -> dict[Entrant, list[Turn]]:
-    """Contender -> its turn in each round. Contenders that do not run inputs of these sizes are left out."""
+) -> tuple[dict[Entrant, list[Turn]], dict[Entrant, str]]:
+    """Contender -> its turn in each round; and where all refuse the inputs, which is no fault of theirs, contender ->
+    why. Contenders that do not run inputs of these sizes are left out.
+    """
     runs: dict[Entrant, int] = {}
     times: dict[Entrant, list[Turn]] = {}
 
+    def fail(name: Entrant, said: str) -> None:
+        failed[name] = said
+        processes.pop(name).close()
+        times.pop(name, None)
+
     def turn(name: Entrant, method: str, *arguments: object) -> Any:
+        """What a contender answers, or an error."""
         time.sleep(options.pause_seconds)
         try:
             return processes[name].ask(method, *arguments)
         except BackendError as error:
-            failed[name] = without_folders(error.message)
-            processes.pop(name).close()
-            times.pop(name, None)
-            return None
+            return error
 
-    def load(name: Entrant) -> float | None:
-        seconds: float | None = turn(name, "load", dict(workload.feeds))
+    def load(name: Entrant) -> float | BackendError | None:
+        seconds: float | BackendError | None = turn(name, "load", dict(workload.feeds))
         return seconds
 
     names = list(processes)
     with crew([*processes.values()], _at_once()) as threads:
-        for name, seconds in zip(names, threads.map(load, names), strict=True):
-            if seconds is not None:
-                runs[name] = int(np.clip(options.turn_seconds / max(seconds, 1e-6), options.min_runs, options.max_runs))
-                times[name] = []
+        loaded = dict(zip(names, threads.map(load, names), strict=True))
+    refused = {n: without_folders(answer.message) for n, answer in loaded.items() if isinstance(answer, BackendError)}
+    if refused and len(refused) == len(names):
+        for _ in range(options.rounds):
+            advance()
+        return {}, refused
+    for name, said in refused.items():
+        fail(name, said)
+    for name, answer in loaded.items():
+        if isinstance(answer, float):
+            runs[name] = int(np.clip(options.turn_seconds / max(answer, 1e-6), options.min_runs, options.max_runs))
+            times[name] = []
     for round_ in range(options.rounds):
         names = list(times)
         for name in names[round_ % max(len(names), 1) :] + names[: round_ % max(len(names), 1)]:
             taken = turn(name, "run", options.warmups, runs[name])
-            if taken is not None:
+            if isinstance(taken, BackendError):
+                fail(name, without_folders(taken.message))
+            else:
                 times[name].append(Turn(*taken))
         advance()
-    return times
+    return times, {}
+
+
+def _at(workload: Workload) -> str:
+    return ", ".join(f"{name} {size}" for name, size in workload.sizes.items()) or "the only sizes"
 
 
 def _summaries(times: Mapping[Entrant, list[Turn]], workload: Workload, baseline: Entrant | None) -> list[Latency]:

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Sequence
 from functools import partial
 
-from torchlift.errors import BackendError
+from torchlift.errors import BackendError, telling
 from torchlift.evidence import NotMeasured, Scaling, Throughput
 from torchlift.messages import entrant_text
 from torchlift.progress import SILENT, Progress
@@ -43,7 +43,7 @@ def measure_scaling(
             except BackendError as error:
                 failures.append(NotMeasured(contender.entrant, without_folders(error.message)))
                 name = entrant_text(contender.entrant)
-                progress.note(f"{name} is not measured on several GPUs: {failures[-1].detail}")
+                progress.note(f"{name} is not measured on several GPUs: {telling(failures[-1].detail)}")
             stage.advance()
     return Scaling(tuple(found), watch.conditions(), tuple(failures))
 
