@@ -54,8 +54,10 @@ def test_ship_prints_a_table_of_what_it_made(net):
     assert row.split()[1] == "fp32"
     assert re.search(r"\d+(\.\d+)? [kM]?B ", row), "the size"
     assert re.search(r"\de-\d\d ", row), "the largest difference"
-    assert re.search(r"\d+\.\d\d \[\d+\.\d\d, \d+\.\d\d\]", row), "the speed-up with its interval"
-    assert row.rstrip().endswith("chosen")
+    interval = r"\d+\.\d\d (\[\d+\.\d\d, \d+\.\d\d\]|\(too noisy to tell\)) +chosen"
+    assert re.search(interval, row), (
+        "the speed-up with its interval, or that two short rounds are noise; and the verdict"
+    )
     assert "interleaved rounds" in out
     assert "The task was not scored." in out
     assert re.search(r"(\S+/net) is ready: torchlift run \1 ", out)

@@ -177,7 +177,7 @@ def test_run_names_an_array_that_cannot_be_read(built, tmp_path, content):
             "no variant 'text/onnxruntime/fp16'",
             "text/onnxruntime",
         ),
-        (("--text", "猫", "--variant", "onnxruntime/fp32"), "no component 'onnxruntime'", "image, text"),
+        (("--text", "猫", "--variant", "onnxruntime/fp61"), "no variant 'onnxruntime/fp61'", "text/onnxruntime/fp32"),
     ],
 )
 def test_run_names_what_it_cannot_use(clip, arguments, message, remedy):
