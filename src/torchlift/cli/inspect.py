@@ -62,11 +62,13 @@ def command(
 def _show_layers(bundle: Path, variant: str, batch: int | None, device: int, as_json: bool, verbose: bool) -> None:
     from torchlift.cli.costs import layers_table
     from torchlift.machine import RunOn
+    from torchlift.manifest import read_manifest
     from torchlift.stages import layers_of
 
+    name = read_manifest(bundle).variant(variant).name
     with display.progress_display() as progress:
-        layers = layers_of(bundle, variant, batch, RunOn(device=device), progress)
+        layers = layers_of(bundle, name, batch, RunOn(device=device), progress)
     if as_json:
         display.print_json(layers)
     else:
-        display.console().print(layers_table(variant, layers, verbose=verbose))
+        display.console().print(layers_table(name, layers, verbose=verbose))

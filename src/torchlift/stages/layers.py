@@ -29,7 +29,7 @@ def layers_of(
     component = bundle.manifest.component(variant.component)
     work, *_ = workloads(bundle, component, BenchOptions((batch,) if batch else ()))
     source, _ = source_of(bundle, component, variant.form)
-    with progress.stage(f"run {name} layer by layer"):
+    with progress.stage(f"run {variant.name} layer by layer"):
         return backend(variant.backend).layers(
             bundle.model(variant),
             component.signature,
