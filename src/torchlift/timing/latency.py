@@ -96,7 +96,7 @@ def measure_latency(
     on: RunOn = HERE,
 ) -> Benchmark:
     """Time every contender on every workload. A contender that fails is listed in ``failures``, and the others go on.
-    Sizes whose inputs none of several runs are left out, which is noted, unless nothing else is measured.
+    Sizes at which all of them fail are left out, and a note says so. Where nothing is measured at all, all are listed.
 
     The threads of ``on`` are only recorded, since the contenders' openers set them. Its GPU is watched meanwhile.
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from torchlift.apart import Apart
 from torchlift.backends.base import Session
-from torchlift.errors import BackendError
+from torchlift.errors import BackendError, TorchliftError
 from torchlift.interpreter import Interpreter
 from torchlift.timing.worker import Worker
 
@@ -61,7 +61,8 @@ class Here:
         try:
             return getattr(self._worker, method)(*arguments)
         except Exception as error:
-            raise BackendError(f"{self.name}: {type(error).__name__}: {error}") from error
+            said = error.message if isinstance(error, TorchliftError) else f"{type(error).__name__}: {error}"
+            raise BackendError(f"{self.name}: {said}") from error
 
     def kill(self) -> None:
         """Do nothing: nobody else waits for its answer."""
