@@ -1,0 +1,188 @@
+"""The tools that the zoo goes through. Each takes a case and a folder, and says how it went.
+
+optimum-onnx is left out: it takes folders of published architectures with a configuration each, no modules, and its
+releases ask for an older transformers than torchlift's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import traceback
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+import torchlift as tl
+from zoo_case import Axis, Case, Feeds
+from zoo_check import first_difference, one_line, unsound
+
+Status = Literal["right", "refused", "wrong", "traceback", "crashed"]
+"""``right``: shipped, and right at fresh sizes. ``refused``: an error that the tool raises on purpose; of a plain
+export any exception. ``wrong``: shipped, and answers otherwise or does not run at other sizes. ``traceback``: an
+exception that is no TorchliftError. ``crashed``: the process ended, or gave no answer in time.
+"""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How one case went. ``reason`` is empty where it is right."""
+
+    status: Status
+    reason: str = ""
+
+
+def judged(case: Case, run: Callable[[Feeds], Sequence[np.ndarray]]) -> Outcome:
+    """Right or wrong, of what was shipped."""
+    wrong = first_difference(case, run)
+    return Outcome("wrong", wrong) if wrong else Outcome("right")
+
+
+def eager(case: Case, folder: Path) -> Outcome:
+    """PyTorch by itself: whether the case is sound."""
+    try:
+        wrong = unsound(case)
+    except Exception as error:
+        return Outcome("traceback", f"{one_line(error)} ({_where(error)})")
+    return Outcome("wrong", wrong) if wrong else Outcome("right")
+
+
+def plain(case: Case, folder: Path) -> Outcome:
+    """``torch.onnx.export(dynamo=True)``: with names for the axes as its documentation has them, then with ranges."""
+    failure: Exception | None = None
+    for dims in (_names, _ranges):
+        file = folder / f"{dims.__name__}.onnx"
+        try:
+            with quiet():
+                _plain_export(case, file, dims(case))
+        except Exception as error:
+            failure = failure or error
+            continue
+        try:
+            run = OnnxFile(file, [spec.name for spec in case.inputs])
+        except Exception as error:
+            return Outcome("wrong", f"ONNX Runtime does not load the file: {one_line(error)}")
+        return judged(case, run)
+    assert failure is not None
+    return Outcome("refused", _innermost(failure))
+
+
+def _plain_export(case: Case, file: Path, dims: Mapping[str, Any]) -> None:
+    network = case.network()
+    feeds = case.draw(case.typical, 0)
+    shapes = {
+        spec.name: {i: dims[d] for i, d in enumerate(spec.shape) if isinstance(d, str)} or None for spec in case.inputs
+    }
+    args, kwargs = case.arguments(network, {name: torch.from_numpy(array) for name, array in feeds.items()})
+    by_position, by_name = case.arguments(network, shapes)
+    if by_name and by_position:
+        raise ValueError("torch.onnx.export takes dynamic_shapes by position or by keyword, not both")
+    torch.onnx.export(
+        network,
+        args,
+        file,
+        kwargs=kwargs or None,
+        dynamic_shapes=by_name or by_position,
+        dynamo=True,
+        verbose=False,
+    )
+
+
+def _names(case: Case) -> dict[str, Any]:
+    return {axis.name: axis.name for axis in case.axes}
+
+
+def _ranges(case: Case) -> dict[str, Any]:
+    return {axis.name: _range(axis) for axis in case.axes}
+
+
+def _range(axis: Axis) -> Any:
+    if axis.step == 1:
+        return torch.export.Dim(axis.name, min=axis.min, max=axis.max)
+    return axis.step * torch.export.Dim(f"{axis.name}_steps", min=axis.min // axis.step, max=axis.max // axis.step)
+
+
+class OnnxFile:
+    """An ONNX file in ONNX Runtime on the CPU. Inputs are found by name, others by position."""
+
+    def __init__(self, file: Path, names: Sequence[str]) -> None:
+        import onnxruntime as ort
+
+        options = ort.SessionOptions()
+        options.log_severity_level = 4
+        self._session = ort.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+        there = [node.name for node in self._session.get_inputs()]
+        if set(there) <= set(names):
+            self._sources = dict(zip(there, there, strict=True))
+        elif len(there) == len(names):
+            self._sources = dict(zip(there, names, strict=True))
+        else:
+            raise ValueError(f"the inputs of the file are {', '.join(there)}, not {', '.join(names)}")
+
+    def __call__(self, feeds: Feeds) -> Sequence[np.ndarray]:
+        return self._session.run(None, {name: feeds[source] for name, source in self._sources.items()})
+
+
+def torchlift(case: Case, folder: Path) -> Outcome:
+    """torchlift: the FP32 graph of a bundle, made of a file and a function as a user has them."""
+    source = folder / "network.py"
+    source.write_text(
+        f"import sys\nsys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+        f"from zoo_tools import declared\nbuild = declared({case.name!r})\n"
+    )
+    try:
+        bundle = tl.export("module", f"{source}:build", folder / "bundle")
+    except tl.TorchliftError as error:
+        return Outcome("refused", one_line(error))
+    except Exception as error:
+        return Outcome("traceback", f"{one_line(error)} ({_where(error)})")
+    (component,) = bundle.manifest.components
+    return judged(case, OnnxFile(bundle.path / component.model, component.signature.input_names))
+
+
+def declared(name: str) -> Callable[[], torch.nn.Module]:
+    """The function that torchlift is given: it builds the network, and says what it takes and gives."""
+    from networks import load
+
+    case = load().cases[name]
+
+    def build() -> torch.nn.Module:
+        return case.network()
+
+    known = {f.name for f in dataclasses.fields(tl.Axis)}
+    axes = [tl.Axis(**{k: v for k, v in vars(axis).items() if k in known}) for axis in case.axes]
+    specs = [tl.TensorSpec(spec.name, spec.dtype, spec.shape, spec.bounds) for spec in case.inputs]
+    draws = case.sample is not None or any(spec.mask for spec in case.inputs)
+    return tl.module(inputs=specs, outputs=[], axes=axes, sample=case.drawn if draws else None)(build)
+
+
+TOOLS: Mapping[str, Callable[[Case, Path], Outcome]] = {"eager": eager, "plain": plain, "torchlift": torchlift}
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Logs and warnings of exporters are not shown: what failed is an exception."""
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+def _innermost(error: BaseException) -> str:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return one_line(error)
+
+
+def _where(error: BaseException) -> str:
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{Path(frame.filename).name}:{frame.lineno}"
