@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import fnmatch
 import json
+import signal
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -30,6 +31,7 @@ TOOLS = ("torchlift", "plain", "eager")
 def main() -> None:
     """Run what is asked for."""
     arguments = _arguments()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the processes of a run end with it
     if arguments.worker is not None:
         serve(arguments.worker)
     elif arguments.table:

@@ -51,7 +51,7 @@ def architecture(
 
 
 def _run(case: Case, network: nn.Module) -> None:
-    feeds = case.draw(case.typical, 1)
+    feeds = case.draw({axis.name: axis.max for axis in case.axes}, 1)
     args, kwargs = case.arguments(network, {k: torch.from_numpy(v) for k, v in feeds.items()})
     network(*args, **kwargs)
 

@@ -51,8 +51,8 @@ Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
 @dataclass(frozen=True)
 class Case:
-    """``build`` gives the network with seeded weights. ``call`` puts named inputs into arguments where they are nested,
-    ``sample`` draws inputs where bounds do not suffice. ``refused`` says why no right file is possible; "" where one is.
+    """``build`` gives the network with seeded weights. ``call`` puts named inputs into arguments where they are nested.
+    ``sample`` draws inputs where bounds do not suffice. ``refused`` says why no right file is possible; else it is "".
     """
 
     name: str

@@ -78,6 +78,7 @@ encoder(
         "depthwise_padding": [],
     },
     axes=PICTURES,
+    gain=8.0,
 )
 encoder("mobilenet-v1", "MobileNetV1Model", FREE, {"depth_multiplier": 0.25, "image_size": 64}, axes=PICTURES)
 encoder("mobilenet-v2", "MobileNetV2Model", FREE, {"depth_multiplier": 0.35, "image_size": 64}, axes=PICTURES)
