@@ -85,16 +85,7 @@ def test_torchlift_takes_a_case_through_a_file(cases, tmp_path):
 
 def test_cases_are_run_in_processes_and_kept_as_lines(tmp_path):
     out = tmp_path / "zoo.jsonl"
-    command = [
-        sys.executable,
-        str(BENCHMARKS / "zoo.py"),
-        "--tool",
-        "eager",
-        "--only",
-        "fields/sine*",
-        "--out",
-        str(out),
-    ]
+    command = [sys.executable, SCRIPT, "--tool", "eager", "--only", "fields/sine*", "--out", out]
     subprocess.run(command, check=True, capture_output=True)
     (line,) = map(json.loads, out.read_text().splitlines())
     assert (line["case"], line["tool"], line["status"]) == ("sine-network", "eager", "right")
