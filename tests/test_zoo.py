@@ -16,7 +16,7 @@ from zoo_case import Axis, Case, f32
 from zoo_check import first_difference, flattened, unsound
 from zoo_table import table
 from zoo_tools import plain, torchlift
-from zoo_worker import Result
+from zoo_worker import SCRIPT, Result
 
 
 @pytest.fixture(scope="module")
