@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,7 +30,7 @@ class Axis:
 
 @dataclass(frozen=True)
 class Input:
-    """A tensor that the network takes.
+    """A tensor that the network takes, called as the parameter of ``forward``; ``state.0`` is the first of a tuple.
 
     ``shape`` holds sizes and names of axes. Integers are drawn within ``bounds`` (low, high; high is not drawn). Floats
     are drawn from the normal distribution, or evenly within ``bounds``. The rows of a ``mask`` are ones, then zeros.
@@ -51,8 +51,8 @@ Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
 @dataclass(frozen=True)
 class Case:
-    """``build`` gives the network with seeded weights. ``call`` puts named inputs into arguments where they are nested.
-    ``sample`` draws inputs where bounds do not suffice. ``refused`` says why no right file is possible; else it is "".
+    """``build`` gives the network with seeded weights, ``sample`` draws inputs where bounds do not suffice. ``refused``
+    says why no right file is possible; else it is "".
     """
 
     name: str
@@ -60,7 +60,6 @@ class Case:
     build: Callable[[], nn.Module]
     inputs: tuple[Input, ...]
     axes: tuple[Axis, ...]
-    call: Callable[[Mapping[str, Any]], Arguments] | None = None
     sample: Callable[[Sizes, np.random.Generator], Feeds] | None = None
     refused: str = ""
 
@@ -71,13 +70,21 @@ class Case:
         return self.build()
 
     def arguments(self, network: nn.Module, values: Mapping[str, Any]) -> Arguments:
-        """Arguments of ``forward``: by position where the inputs are its first parameters, else by keyword."""
-        if self.call is not None:
-            return self.call(values)
-        parameters = _parameters(network)
-        if parameters is None or parameters[: len(values)] == list(values):
-            return tuple(values.values()), {}
-        return (), dict(values)
+        """Arguments of ``forward``: by position where the inputs are its first parameters or no parameters at all, else
+        by keyword. ``state.0`` and ``state.1`` make a tuple, ``pair.left`` a dict.
+        """
+        positional, named = _parameters(network)
+        nested: dict[str, Any] = {}
+        for name, value in values.items():
+            *path, last = name.split(".")
+            inner = nested
+            for part in path:
+                inner = inner.setdefault(part, _Parts())
+            inner[last] = value
+        given = {name: _tupled(value) for name, value in nested.items()}
+        if positional[: len(given)] == list(given) or not set(given) <= {*positional, *named}:
+            return tuple(given.values()), {}
+        return (), given
 
     def fresh(self) -> list[Sizes]:
         """Sizes to compare answers at: the least, the greatest, and some within, on the steps of the axes."""
@@ -120,15 +127,25 @@ def draw(spec: Input, sizes: Sizes, rng: np.random.Generator) -> np.ndarray:
     return np.asarray(values).astype(spec.dtype)
 
 
-def _parameters(network: nn.Module) -> list[str] | None:
-    """Names of the parameters of ``forward`` that take a position; None where only ``*args`` are known."""
+def _parameters(network: nn.Module) -> tuple[list[str], list[str]]:
+    """Names of the parameters of ``forward``: those that take a position, and those that are keywords alone."""
     try:
         parameters = inspect.signature(network.forward).parameters.values()
-    except (TypeError, ValueError):
-        return None
-    if any(p.kind is p.VAR_POSITIONAL for p in parameters):
-        return None
-    return [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    except (TypeError, ValueError):  # of a scripted module
+        return [], []
+    positional = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    return positional, [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
+
+
+class _Parts(dict):
+    """Parts of one argument, by the last part of their name."""
+
+
+def _tupled(value: Any) -> Any:
+    if not isinstance(value, _Parts):
+        return value
+    parts = {key: _tupled(part) for key, part in value.items()}
+    return tuple(parts.values()) if all(key.isdigit() for key in parts) else parts
 
 
 DEFAULTS = {
@@ -232,8 +249,3 @@ def settled(network: nn.Module, run: Callable[[], object]) -> nn.Module:
         with torch.no_grad():
             run()
     return network.eval()
-
-
-def shapes_of(case: Case) -> dict[str, Sequence[int | str]]:
-    """Input name -> declared shape."""
-    return {spec.name: spec.shape for spec in case.inputs}

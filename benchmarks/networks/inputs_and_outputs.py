@@ -171,7 +171,7 @@ class MixedDtypes(Two):
         return logits.half(), best, best.int(), logits > 0, (logits.sigmoid() * 255).to(torch.uint8), logits.double()
 
 
-@case("outputs", ROWS, f32("y", "batch", 8), call=lambda given: ((), dict(given)))
+@case("inputs", ROWS, f32("y", "batch", 8))
 class KeywordsOnly(Two):
     def forward(self, *, x, y):
         return self.both(x + 2 * y)[1]
@@ -212,23 +212,13 @@ class BoolMask(nn.Module):
         return x.sum(1) / mask.sum(1, keepdim=True)
 
 
-@case(
-    "inputs",
-    ROWS,
-    f32("y", "batch", 8),
-    call=lambda given: (({"left": given["x"], "right": given["y"]},), {}),
-)
+@case("inputs", f32("pair.left", "batch", 8), f32("pair.right", "batch", 8))
 class DictInput(Two):
-    def forward(self, batch):
-        return self.both(batch["left"] - 2 * batch["right"])[1]
+    def forward(self, pair):
+        return self.both(pair["left"] - 2 * pair["right"])[1]
 
 
-@case(
-    "inputs",
-    f32("p3", "batch", 4, 16, 16),
-    f32("p4", "batch", 4, 8, 8),
-    call=lambda given: (([given["p3"], given["p4"]],), {}),
-)
+@case("inputs", f32("maps.0", "batch", 4, 16, 16), f32("maps.1", "batch", 4, 8, 8))
 class ListOfFeatureMaps(nn.Module):
     def __init__(self):
         super().__init__()

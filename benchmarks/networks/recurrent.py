@@ -95,13 +95,7 @@ class GruWithState(nn.Module):
         return self.rnn(x, h)
 
 
-@case(
-    "rnn",
-    SERIES,
-    f32("h", 1, "batch", 16),
-    f32("c", 1, "batch", 16),
-    call=lambda given: ((given["x"], (given["h"], given["c"])), {}),
-)
+@case("rnn", SERIES, f32("state.0", 1, "batch", 16), f32("state.1", 1, "batch", 16))
 class LstmWithNestedState(nn.Module):
     def __init__(self):
         super().__init__()
