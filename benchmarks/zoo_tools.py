@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import inspect
 import logging
 import traceback
 import warnings
@@ -81,17 +82,25 @@ def _plain_export(case: Case, file: Path, dims: Mapping[str, Any]) -> None:
     }
     args, kwargs = case.arguments(network, {name: torch.from_numpy(array) for name, array in feeds.items()})
     by_position, by_name = case.arguments(network, shapes)
-    if by_name and by_position:
-        raise ValueError("torch.onnx.export takes dynamic_shapes by position or by keyword, not both")
+    if args and isinstance(args[-1], dict):
+        args = (*args, {})  # a dict at the end would be taken for keywords
     torch.onnx.export(
         network,
         args,
         file,
         kwargs=kwargs or None,
-        dynamic_shapes=by_name or by_position,
+        dynamic_shapes=by_name or ((by_position,) if _takes_any(network) else by_position),
         dynamo=True,
         verbose=False,
     )
+
+
+def _takes_any(network: torch.nn.Module) -> bool:
+    """Whether ``forward`` takes ``*args``: these are one entry of dynamic_shapes."""
+    if isinstance(network, torch.jit.ScriptModule):
+        return False
+    kinds = [p.kind for p in inspect.signature(network.forward).parameters.values()]
+    return inspect.Parameter.VAR_POSITIONAL in kinds
 
 
 def _names(case: Case) -> dict[str, Any]:
