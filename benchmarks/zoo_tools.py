@@ -89,18 +89,21 @@ def _plain_export(case: Case, file: Path, dims: Mapping[str, Any]) -> None:
         args,
         file,
         kwargs=kwargs or None,
-        dynamic_shapes=by_name or ((by_position,) if _takes_any(network) else by_position),
+        dynamic_shapes=by_name or _starred(network, by_position),
         dynamo=True,
         verbose=False,
     )
 
 
-def _takes_any(network: torch.nn.Module) -> bool:
-    """Whether ``forward`` takes ``*args``: these are one entry of dynamic_shapes."""
+def _starred(network: torch.nn.Module, shapes: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Shapes by position, where those of ``*args`` are one entry, as dynamic_shapes has them."""
     if isinstance(network, torch.jit.ScriptModule):
-        return False
+        return shapes
     kinds = [p.kind for p in inspect.signature(network.forward).parameters.values()]
-    return inspect.Parameter.VAR_POSITIONAL in kinds
+    if inspect.Parameter.VAR_POSITIONAL not in kinds:
+        return shapes
+    first = kinds.index(inspect.Parameter.VAR_POSITIONAL)
+    return (*shapes[:first], shapes[first:])
 
 
 def _names(case: Case) -> dict[str, Any]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -17,23 +20,29 @@ SIGNAL = f32("x", "batch", "samples")
 
 def _bags(sizes: Sizes, rng: np.random.Generator) -> Feeds:
     """Ids, and where each of three bags begins."""
-    return {"x": rng.integers(0, 20, 12), "o": np.array([0, *np.sort(rng.integers(0, 12, 2))])}
+    return {"x": rng.integers(0, 20, 12), "y": np.array([0, *np.sort(rng.integers(0, 12, 2))])}
 
 
-def operator(name: str, function, *inputs: Input, group: str = "operators", **more) -> None:
-    """Add a network that is a linear layer over the last dimension and then ``function``."""
+def operator(name: str, function: Callable[..., Any], *inputs: Input, **more: Any) -> None:
+    """Add a network that is a linear layer over the last dimension of ``x`` and then ``function``, of ``y`` too where
+    that is an input.
+    """
+    width = inputs[0].shape[-1]
+    layer = nn.Linear if inputs[0].dtype == "float32" and isinstance(width, int) else nn.Identity
 
-    class Network(nn.Module):
+    class OfOne(nn.Module):
         def __init__(self):
             super().__init__()
-            width = inputs[0].shape[-1]
-            real = isinstance(width, int) and inputs[0].dtype == "float32"
-            self.linear = nn.Linear(width, width) if real else nn.Identity()
+            self.linear = layer(width, width)
 
-        def forward(self, x, *others):
-            return function(self.linear(x), *others)
+        def forward(self, x):
+            return function(self.linear(x))
 
-    case(group, *inputs, name=name, **more)(Network)
+    class OfTwo(OfOne):
+        def forward(self, x, y):
+            return function(self.linear(x), y)
+
+    case("operators", *inputs, name=name, **more)(OfOne if len(inputs) == 1 else OfTwo)
 
 
 operator("topk-sorted", lambda x: x.topk(3, dim=-1), ROWS)
@@ -73,7 +82,7 @@ operator(
     "repeat-interleave-by-counts",
     lambda x, counts: x.repeat_interleave(counts, 0),
     TABLE,
-    i64("counts", "rows", below=4, least=1),
+    i64("y", "rows", below=4, least=1),
 )
 operator("tile-expand", lambda x: x[:, None].expand(-1, 3, -1, -1).tile(1, 1, 2, 1), SERIES)
 operator("meshgrid", lambda x: torch.stack(torch.meshgrid(x[0], x[1], indexing="ij")), f32("x", 2, 6))
@@ -99,22 +108,22 @@ operator("bucketize", lambda x: torch.bucketize(x, torch.linspace(-1, 1, 9)), RO
 operator("searchsorted", lambda x: torch.searchsorted(torch.linspace(-2, 2, 11), x, right=True), ROWS)
 operator("histogram", lambda x: torch.histc(x, 8, -2, 2), TABLE)
 operator(
-    "scatter-add", lambda x, i: torch.zeros(x.shape[0], 6).scatter_add(1, i, x), ROWS, i64("i", "batch", 12, below=6)
+    "scatter-add", lambda x, i: torch.zeros(x.shape[0], 6).scatter_add(1, i, x), ROWS, i64("y", "batch", 12, below=6)
 )
 operator(
     "scatter-reduce",
     lambda x, i: torch.zeros(x.shape[0], 6).scatter_reduce(1, i, x, "amax", include_self=False),
     ROWS,
-    i64("i", "batch", 12, below=6),
+    i64("y", "batch", 12, below=6),
 )
-operator("index-add", lambda x, i: torch.zeros(7, 12).index_add(0, i, x), TABLE, i64("i", "rows", below=7))
+operator("index-add", lambda x, i: torch.zeros(7, 12).index_add(0, i, x), TABLE, i64("y", "rows", below=7))
 operator(
     "index-put-accumulate",
     lambda x, i: torch.zeros(7, 12).index_put((i,), x, accumulate=True),
     TABLE,
-    i64("i", "rows", below=7),
+    i64("y", "rows", below=7),
 )
-operator("take-along", lambda x, i: torch.take_along_dim(x, i, 1), SERIES, i64("i", "batch", 2, 8, below=3))
+operator("take-along", lambda x, i: torch.take_along_dim(x, i, 1), SERIES, i64("y", "batch", 2, 8, below=3))
 operator("fft-magnitude", lambda x: torch.fft.rfft(x).abs(), ROWS)
 operator("fft-filter", lambda x: torch.fft.irfft(torch.fft.rfft(x) * torch.linspace(1, 0, 7), n=12), ROWS)
 operator("fft-of-a-varying-axis", lambda x: torch.fft.rfft(x, dim=1).real, SERIES)
@@ -159,7 +168,7 @@ operator(
     "embedding-bag-offsets",
     lambda x, o: F.embedding_bag(x, torch.linspace(-1, 1, 120).view(20, 6), o, mode="sum"),
     i64("x", 12, below=20),
-    Input("o", "int64", (3,)),
+    Input("y", "int64", (3,)),
     sample=_bags,
 )
 operator(
