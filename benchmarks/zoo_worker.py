@@ -1,9 +1,11 @@
-"""Processes that take cases one after the other. One that ends or hangs costs its case, and is replaced."""
+"""Processes that take cases one after the other, each in a fork: what one leaves behind in torch does not reach the
+next, and imports are paid once. A fork that ends or hangs costs its own case.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import gc
+import importlib
 import json
 import os
 import selectors
@@ -15,12 +17,21 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 SCRIPT = Path(__file__).with_name("zoo.py")
 
-IN_A_ROW = 20
-"""How many cases a process takes before it is replaced: imports take seconds, and exporters keep memory."""
+PRELOADED = (
+    "networks",
+    "onnxruntime",
+    "onnxscript",
+    "torch._dynamo",
+    "torch.export._draft_export",
+    "torch.onnx._internal.exporter._core",
+    "transformers",
+    "zoo_tools",
+)
+"""What is imported once for all cases. None of it starts a thread."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +65,7 @@ class Worker:
         )
         os.close(writing)
         self._answers = os.fdopen(reading)
-        self.taken = 0
+        self.lives = True
 
     def fileno(self) -> int:
         """Where answers arrive."""
@@ -62,21 +73,18 @@ class Worker:
 
     def give(self, case: str, tool: str) -> None:
         """Have it take a case; its answer arrives later."""
-        self.taken += 1
         assert self._process.stdin is not None
-        try:
+        with contextlib.suppress(BrokenPipeError):  # its end is seen where its answer is read
             self._process.stdin.write(f"{json.dumps([case, tool])}\n")
             self._process.stdin.flush()
-        except BrokenPipeError:
-            pass  # its end is seen where its answer is read
 
     def answer(self) -> dict[str, str]:
         """Its answer, or how it ended."""
         line = self._answers.readline()
         if line:
             return json.loads(line)
-        code = self._process.wait()
-        return {"status": "crashed", "reason": f"the process ended with {code}"}
+        self.lives = False
+        return {"status": "crashed", "reason": f"the process ended with {self._process.wait()}"}
 
     def end(self) -> None:
         """End it and all that it started."""
@@ -112,10 +120,10 @@ def run(cases: Sequence[tuple[str, str]], jobs: int, deadline: float) -> Iterato
                         continue
                     del busy[worker]
                     selector.unregister(worker)
-                    if answer["status"] == "crashed" or worker.taken >= IN_A_ROW:
-                        worker.end()
-                    else:
+                    if worker in ready and worker.lives:
                         idle.append(worker)
+                    else:
+                        worker.end()
                     yield name, {**answer, "tool": with_tool, "seconds": round(took, 1)}
         finally:
             for worker in [*busy, *idle]:
@@ -124,18 +132,35 @@ def run(cases: Sequence[tuple[str, str]], jobs: int, deadline: float) -> Iterato
 
 def serve(descriptor: int) -> None:
     """Take cases from the standard input, and write an answer a line to the descriptor."""
-    import torch
+    for name in PRELOADED:
+        importlib.import_module(name)
+    for line in sys.stdin:
+        child = os.fork()
+        if child == 0:
+            _answer(descriptor, *json.loads(line))
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        if code:
+            _write(descriptor, {"status": "crashed", "reason": f"the process ended with {code}"})
 
-    from networks import load
-    from zoo_tools import TOOLS
 
-    zoo = load()
-    with os.fdopen(descriptor, "w") as answers:
-        for line in sys.stdin:
-            name, tool = json.loads(line)
+def _answer(descriptor: int, name: str, tool: str) -> NoReturn:
+    """Take a case, and end this process."""
+    code = 1
+    try:
+        from networks import load
+        from zoo_check import one_line
+        from zoo_tools import TOOLS
+
+        try:
             with tempfile.TemporaryDirectory() as folder:
-                outcome = TOOLS[tool](zoo.cases[name], Path(folder))
-            answers.write(f"{json.dumps(asdict(outcome))}\n")
-            answers.flush()
-            torch._dynamo.reset()
-            gc.collect()
+                answer = asdict(TOOLS[tool](load().cases[name], Path(folder)))
+        except Exception as error:  # of the case itself: see --tool eager
+            answer = {"status": "crashed", "reason": f"the case failed: {one_line(error)}"}
+        _write(descriptor, answer)
+        code = 0
+    finally:
+        os._exit(code)
+
+
+def _write(descriptor: int, answer: dict[str, str]) -> None:
+    os.write(descriptor, f"{json.dumps(answer)}\n".encode())

@@ -16,7 +16,7 @@ from zoo_case import Axis, Case, f32
 from zoo_check import first_difference, flattened, unsound
 from zoo_table import table
 from zoo_tools import plain, torchlift
-from zoo_worker import SCRIPT, Result
+from zoo_worker import SCRIPT, Result, run
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +89,14 @@ def test_cases_are_run_in_processes_and_kept_as_lines(tmp_path):
     subprocess.run(command, check=True, capture_output=True)
     (line,) = map(json.loads, out.read_text().splitlines())
     assert (line["case"], line["tool"], line["status"]) == ("sine-network", "eager", "right")
+
+
+def test_a_case_that_fails_or_hangs_costs_no_other():
+    asked = [("sine-network", "no such tool"), ("sine-network", "eager")]
+    found = [answer["status"] for _, answer in run(asked, jobs=1, deadline=100)]
+    assert found == ["crashed", "right"]
+    (late,) = [answer for _, answer in run(asked[1:], jobs=1, deadline=0)]
+    assert late["status"] == "crashed"
 
 
 def test_the_table_counts_by_group_and_names_what_a_plain_export_does_better():
