@@ -7,7 +7,6 @@ releases ask for an older transformers than torchlift's.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import inspect
 import logging
 import traceback
@@ -21,8 +20,9 @@ import numpy as np
 import torch
 
 import torchlift as tl
+from torchlift.backends import module_runtime
 from zoo_case import Case, Feeds
-from zoo_check import first_difference, one_line, unsound
+from zoo_check import Run, first_difference, one_line, unsound
 
 Status = Literal["right", "refused", "wrong", "traceback", "crashed"]
 """``right``: shipped, and right at fresh sizes. ``refused``: an error that the tool raises on purpose; of a plain
@@ -33,13 +33,13 @@ exception that is no TorchliftError. ``crashed``: the process ended, or gave no 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How one case went. ``reason`` is empty where it is right."""
+    """How one case went. ``reason`` says why it is not right, or what a right one needs."""
 
     status: Status
     reason: str = ""
 
 
-def judged(case: Case, run: Callable[[Feeds], Sequence[np.ndarray]]) -> Outcome:
+def judged(case: Case, run: Run) -> Outcome:
     """Right or wrong, of what was shipped."""
     wrong = first_difference(case, run)
     return Outcome("wrong", wrong) if wrong else Outcome("right")
@@ -124,36 +124,42 @@ class OnnxFile:
 
 
 def torchlift(case: Case, folder: Path) -> Outcome:
-    """torchlift: the FP32 graph of a bundle, made of a file and a function as a user has them."""
-    source = folder / "network.py"
-    source.write_text(
-        f"import sys\nsys.path.insert(0, {str(Path(__file__).parent)!r})\n"
-        f"from zoo_tools import declared\nbuild = declared({case.name!r})\n"
-    )
+    """torchlift: the FP32 graph of a bundle, or the program for PyTorch where a network has no ONNX form."""
     try:
-        bundle = tl.export("module", f"{source}:build", folder / "bundle")
+        bundle = tl.export(case.network(), folder / "bundle", **declared(case))
+        run, reason = _shipped(bundle)
     except tl.TorchliftError as error:
         return Outcome("refused", one_line(error))
     except Exception as error:
         return Outcome("traceback", f"{one_line(error)} ({_where(error)})")
-    (component,) = bundle.manifest.components
-    return judged(case, OnnxFile(bundle.path / component.model, component.signature.input_names))
+    outcome = judged(case, run)
+    return Outcome("right", reason) if outcome.status == "right" else outcome
 
 
-def declared(name: str) -> Callable[[], torch.nn.Module]:
-    """The function that torchlift is given: it builds the network, and says what it takes and gives."""
-    from networks import load
-
-    case = load().cases[name]
-
-    def build() -> torch.nn.Module:
-        return case.network()
-
-    known = {f.name for f in dataclasses.fields(tl.Axis)}
-    axes = [tl.Axis(**{k: v for k, v in vars(axis).items() if k in known}) for axis in case.axes]
-    specs = [tl.TensorSpec(spec.name, spec.dtype, spec.shape, spec.bounds) for spec in case.inputs]
+def declared(case: Case) -> dict[str, Any]:
+    """What the user of a case would tell torchlift."""
     draws = case.sample is not None or any(spec.mask for spec in case.inputs)
-    return tl.module(inputs=specs, outputs=[], axes=axes, sample=case.drawn if draws else None)(build)
+    return {
+        "inputs": [tl.TensorSpec(spec.name, spec.dtype, spec.shape, spec.bounds) for spec in case.inputs],
+        "axes": [tl.Axis(a.name, a.min, a.opt, a.max, step=a.step) for a in case.axes],
+        **({"sample": case.drawn} if draws else {}),
+    }
+
+
+def _shipped(bundle: tl.Bundle) -> tuple[Run, str]:
+    """What a bundle holds, and why it is no ONNX graph."""
+    (component,) = bundle.manifest.components
+    signature = component.signature
+    if component.model:
+        return OnnxFile(bundle.path / component.model, signature.input_names), ""
+    program = bundle.manifest.graph(component.name, module_runtime().program.name)
+    session = module_runtime().open_program(bundle.path / program.model, signature)
+
+    def run(feeds: Feeds) -> Sequence[np.ndarray]:
+        answers = session.run(feeds)
+        return [answers[name] for name in signature.output_names]
+
+    return run, f"a program for PyTorch alone: {component.failure}"
 
 
 TOOLS: Mapping[str, Callable[[Case, Path], Outcome]] = {"eager": eager, "plain": plain, "torchlift": torchlift}

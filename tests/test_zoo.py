@@ -36,6 +36,18 @@ def test_the_range_of_an_axis_is_on_its_steps(cases):
             assert not any(size % axis.step for size in (axis.min, axis.opt, axis.max)), case.name
 
 
+def test_drawn_values_are_within_the_declared_bounds(cases):
+    for case in cases.values():
+        feeds = case.draw(case.fresh()[-1], 0)
+        assert list(feeds) == [spec.name for spec in case.inputs], case.name
+        for spec in case.inputs:
+            assert spec.bounds or "int" not in spec.dtype, case.name
+            low, high = spec.bounds or (-np.inf, np.inf)
+            values = feeds[spec.name]
+            assert low <= values.min() and (values.max() < high or values.dtype.kind == "f"), case.name
+            assert values.dtype == spec.dtype, case.name
+
+
 def test_fresh_sizes_hold_both_ends_and_heed_steps(cases):
     fresh = cases["dinov2"].fresh()
     height = next(axis for axis in cases["dinov2"].axes if axis.name == "height")
@@ -79,7 +91,7 @@ def test_a_plain_export_is_right_or_refused_with_its_reason(tmp_path):
     assert "data-dependent" in refused.reason
 
 
-def test_torchlift_takes_a_case_through_a_file(cases, tmp_path):
+def test_torchlift_takes_a_case_as_it_is(cases, tmp_path):
     assert torchlift(cases["newton-steps"], tmp_path).status == "right"
 
 

@@ -8,7 +8,7 @@ from torch import nn
 
 from zoo_case import Axis, Feeds, Sizes, case, f32, i64
 
-NODES, EDGES = f32("x", "nodes", 6), i64("edge_index", 2, "edges", below=4)
+NODES, EDGES = f32("x", "nodes", 6), i64("edge_index", 2, "edges", below=13)
 
 
 def edges(sizes: Sizes, rng: np.random.Generator) -> Feeds:

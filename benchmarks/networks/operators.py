@@ -168,7 +168,7 @@ operator(
     "embedding-bag-offsets",
     lambda x, o: F.embedding_bag(x, torch.linspace(-1, 1, 120).view(20, 6), o, mode="sum"),
     i64("x", 12, below=20),
-    Input("y", "int64", (3,)),
+    Input("y", "int64", (3,), (0, 12)),
     sample=_bags,
 )
 operator(
