@@ -52,7 +52,8 @@ Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 @dataclass(frozen=True)
 class Case:
     """``build`` gives the network with seeded weights, ``sample`` draws inputs where bounds do not suffice. ``refused``
-    says why no right file is possible; else it is "".
+    says why no right file is possible; else it is "". ``tolerance`` is the largest difference that counts as rounding,
+    as a share of the output's greatest magnitude.
     """
 
     name: str
@@ -62,6 +63,7 @@ class Case:
     axes: tuple[Axis, ...]
     sample: Callable[[Sizes, np.random.Generator], Feeds] | None = None
     refused: str = ""
+    tolerance: float = 1e-3
 
     def network(self) -> nn.Module:
         """The network, the same whenever it is built."""

@@ -12,9 +12,6 @@ from torch.utils import _pytree as pytree
 
 from zoo_case import Case, Feeds, Sizes
 
-TOLERANCE = 1e-3
-"""The largest difference that counts as rounding, as a share of the output's greatest magnitude."""
-
 TIES = 0.005
 """The share of whole numbers and truth values that may differ, since two scores may be a rounding apart."""
 
@@ -70,24 +67,24 @@ def first_difference(case: Case, run: Run) -> str:
             found = run({name: array.copy() for name, array in feeds.items()})
         except Exception as error:
             return f"does not run at {shown(sizes)}: {one_line(error)}"
-        wrong = differences(right, found)
+        wrong = differences(right, found, case.tolerance)
         if wrong:
             return f"at {shown(sizes)}: {wrong}"
     return ""
 
 
-def differences(right: Sequence[np.ndarray], found: Sequence[np.ndarray]) -> str:
+def differences(right: Sequence[np.ndarray], found: Sequence[np.ndarray], tolerance: float) -> str:
     """How answers differ; "" where they agree."""
     if len(right) != len(found):
         return f"{len(found)} outputs instead of {len(right)}"
     for number, (a, b) in enumerate(zip(right, found, strict=True)):
-        wrong = _difference(a, np.asarray(b))
+        wrong = _difference(a, np.asarray(b), tolerance)
         if wrong:
             return f"output {number} {wrong}"
     return ""
 
 
-def _difference(right: np.ndarray, found: np.ndarray) -> str:
+def _difference(right: np.ndarray, found: np.ndarray, tolerance: float) -> str:
     if right.shape != found.shape:
         return f"has the shape {list(found.shape)} instead of {list(right.shape)}"
     if right.dtype != found.dtype:
@@ -106,7 +103,7 @@ def _difference(right: np.ndarray, found: np.ndarray) -> str:
         return ""
     scale = max(float(np.abs(right[finite]).max()), 1e-30)
     off = float(np.abs(right[finite].astype(np.complex128) - found[finite]).max()) / scale
-    limit = 10 * TOLERANCE if right.dtype == np.float16 else TOLERANCE
+    limit = 10 * tolerance if right.dtype == np.float16 else tolerance
     return f"is off by {off:.1e} of its scale" if off > limit else ""
 
 
@@ -117,14 +114,19 @@ def unsound(case: Case) -> str:
         feeds = case.draw(sizes, 100 + seed)
         first, second = reference(feeds), reference(feeds)
         other = reference(case.draw(sizes, 200 + seed))
-        wrong = differences(first, second)
+        wrong = differences(first, second, case.tolerance)
         if wrong and not case.refused:
             return f"at {shown(sizes)}, called twice: {wrong}"
         if not first:
             return f"at {shown(sizes)} the network answers nothing"
         if not any(_signal(a) for a in first):
             return f"at {shown(sizes)} the answers have no signal"
-        if case.inputs and not case.refused and not differences(first, other) and seed == len(case.fresh()) - 1:
+        if (
+            case.inputs
+            and not case.refused
+            and not differences(first, other, case.tolerance)
+            and seed == len(case.fresh()) - 1
+        ):
             return f"at {shown(sizes)} the answers do not depend on the inputs"
     return ""
 
