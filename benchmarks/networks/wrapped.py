@@ -273,7 +273,7 @@ def fake_quantised():
     network.qconfig = quantization.get_default_qat_qconfig("fbgemm")
     network = quantization.prepare_qat(network.train())
     for _ in range(3):
-        network(torch.rand(4, 3, 40, 40) * 8 - 4)
+        network(torch.rand(4, 3, 40, 40) * 5 - 2.5)
     network.apply(quantization.disable_observer)
     return network
 
