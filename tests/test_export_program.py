@@ -36,7 +36,9 @@ ROWS = {"inputs": [tl.TensorSpec("x", "float32", ("batch", 4))], "outputs": ["y"
 
 class Branching(nn.Linear):
     def forward(self, x):
-        return super().forward(x) * 2 if x.sum() > -1e9 else x
+        if x.sum() > -1e9:
+            return nn.functional.linear(x, self.weight, self.bias) * 2
+        return x
 
 @tl.module(**ROWS)
 def branching():

@@ -97,6 +97,10 @@ class BakedInError(ExportError):
         self.axes = tuple(axes)
 
 
+class ExportMemoryError(ExportError):
+    pass
+
+
 class ConversionError(TorchliftError):
     pass
 

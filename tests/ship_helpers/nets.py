@@ -221,3 +221,62 @@ def deep_pooling():
 def first_six():
     """Its output follows the axis only up to six."""
     return Function(lambda x: 2 * x[:, :6])
+
+
+STEPS = dict(
+    inputs=[tl.TensorSpec("x", "float32", ("batch", "steps", 4))],
+    outputs=["y"],
+    axes=[tl.Axis("batch", 1, 2, 4), tl.Axis("steps", 1, 3, 8)],
+)
+
+
+class OverTime(nn.Module):
+    """A cell in a loop over the steps."""
+
+    def __init__(self):
+        super().__init__()
+        self.cell = nn.Linear(8, 4)
+
+    def forward(self, x):
+        state = torch.zeros_like(x[:, 0])
+        for step in range(x.shape[1]):
+            state = torch.tanh(self.cell(torch.cat([x[:, step], state], 1)))
+        return state
+
+
+class Branch(nn.Module):
+    """A branch on a value, of which each side has layers of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.up, self.down = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x):
+        if x.sum() > 0:
+            return self.up(x)
+        return self.down(x)
+
+
+class Rare(nn.Module):
+    """A branch that ordinary inputs do not take."""
+
+    def forward(self, x):
+        y = x * 2
+        if x.sum() > 1e3:
+            return y + 1
+        return y
+
+
+@tl.module(**STEPS)
+def a_loop_over_a_size():
+    return OverTime()
+
+
+@tl.module(**STEPS)
+def branch_in_code():
+    return Branch()
+
+
+@tl.module(**STEPS)
+def branch_that_no_golden_takes():
+    return Rare()

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from torchlift.axes import BATCH, Axis
-from torchlift.errors import ExportError, TorchliftError
+from torchlift.errors import ExportError, ExportMemoryError, TorchliftError
 from torchlift.families.base import ModelComponent
 from torchlift.families.sizes import at, is_dynamic, narrower
 from torchlift.progress import SILENT, Progress
@@ -110,8 +110,8 @@ def is_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or _NO_MEMORY.search(str(error)) is not None
 
 
-def no_memory(sizes: Mapping[str, int], error: BaseException) -> ExportError:
-    return ExportError(
+def no_memory(sizes: Mapping[str, int], error: BaseException) -> ExportMemoryError:
+    return ExportMemoryError(
         f"the memory does not suffice at {at(sizes)}: {str(error).strip().partition(chr(10))[0]}",
         remedy="Lower the maximum of an axis with `axes=`, or use a machine with more memory.",
     )

@@ -127,8 +127,9 @@ def _depends_on_values(error: BaseException) -> bool:
 
 def _line_of(operator: str, program: torch.export.ExportedProgram | None) -> str:
     """The line of the user's code that an operator of a traced program comes from; "" where that is not known."""
+    name = re.split(r"[.:]+", operator)[-1]
     for node in program.graph.nodes if program is not None else ():
-        if str(node.target).startswith(operator):
+        if str(node.target).split(".")[1:2] in ([name], [f"special_{name}"]):
             frames = re.findall(r'File "([^"]+)", line (\d+), in .*\n\s+(.*)', node.meta.get("stack_trace") or "")
             summary = traceback.StackSummary.from_list([(file, int(number), "", code) for file, number, code in frames])
             line = users_line(summary)

@@ -63,12 +63,14 @@ def _alike(one: list[Tensor], other: list[Tensor]) -> bool:
 class _Draws(TorchDispatchMode):
     """Notes the lines that draw random numbers."""
 
+    supports_higher_order_operators = True
+
     def __init__(self) -> None:
         super().__init__()
         self.lines: list[str] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if torch.Tag.nondeterministic_seeded in func.tags:
+        if torch.Tag.nondeterministic_seeded in getattr(func, "tags", ()):
             self.lines.append(users_line(traceback.extract_stack()))
         return func(*args, **(kwargs or {}))
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from torchlift.bundle import SOURCE, Bundle
 from torchlift.checksums import key_of
-from torchlift.errors import BakedInError, StorageError, TorchliftError
+from torchlift.errors import BakedInError, ExportMemoryError, StorageError, TorchliftError
 from torchlift.exporter.answers import draw_goldens
 from torchlift.exporter.options import Exporter, ExportOptions
 from torchlift.exporter.program import PROGRAM, export_program
@@ -54,7 +54,7 @@ def export_component(
     let go before a file is proven, so that ONNX Runtime's copy does not come on top.
 
     Where no strategy succeeds, for example since an operator has no ONNX form, the component gets a program for PyTorch
-    in the place of its graph, if that is proven. Else raises the error of the most telling strategy: BakedInError where
+    in the place of its graph, if that is proven, and no single exporter was asked for. Else raises the error of the most telling strategy: BakedInError where
     an input or an axis turned constant, VerificationError where the file answers otherwise than PyTorch, ExportError
     for all else. Raises NoSignalError where PyTorch's answers are all zero.
     """
@@ -75,12 +75,15 @@ def export_component(
             owned.append(_loaded(model, name, strategy.exporter, options, progress))
         try:
             return _exported(model, owned, bundle, strategy, options, goldens, parameters, progress)
-        except StorageError:
+        except (StorageError, ExportMemoryError):
             raise
         except TorchliftError as error:
             attempts.append(Attempt(strategy, error))
             gc.collect()
-    return _without_graph(model, name, bundle, options, goldens, parameters, _reason(attempts), progress)
+    reason = _reason(attempts)
+    if options.exporter is not None:
+        raise reason
+    return _without_graph(model, name, bundle, options, goldens, parameters, reason, progress)
 
 
 def _without_graph(

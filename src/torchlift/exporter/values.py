@@ -23,6 +23,8 @@ class _Reads(TorchDispatchMode):
     ``_local_scalar_dense`` is the operator behind item(), int(), float(), bool() and ``if``.
     """
 
+    supports_higher_order_operators = True
+
     def __init__(self, inputs: Sequence[Tensor]) -> None:
         super().__init__()
         self.lines: list[str] = []
@@ -44,9 +46,14 @@ class _Reads(TorchDispatchMode):
             if func is torch.ops.aten._local_scalar_dense.default:
                 self.note()
             made = [value for value in tree_leaves(result) if isinstance(value, Tensor)]
-            changed = [v for v in given if isinstance(v, Tensor)] if func._schema.is_mutable else []
+            changed = [v for v in given if isinstance(v, Tensor)] if _is_mutable(func) else []
             self._held.update({id(value): value for value in (*made, *changed)})
         return result
+
+
+def _is_mutable(func: Any) -> bool:
+    """Whether an operator writes into its arguments; higher-order operators, such as cond, do not."""
+    return bool(getattr(getattr(func, "_schema", None), "is_mutable", False))
 
 
 class _Methods(TorchFunctionMode):

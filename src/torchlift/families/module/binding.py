@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -30,7 +31,9 @@ class Slot:
 
 @dataclass(frozen=True)
 class Parameters:
-    """The parameters of ``forward``: ``names`` in order, those without a default, and whether it takes any others."""
+    """The parameters of ``forward``: ``names`` in order, those without a default, those that can be given by position,
+    and whether it takes any others.
+    """
 
     names: tuple[str, ...]
     required: tuple[str, ...]
@@ -43,13 +46,13 @@ class Parameters:
         if isinstance(network, torch.jit.ScriptModule):
             found = [argument.name for argument in network.forward.schema.arguments[1:]]
             needed = [a.name for a in network.forward.schema.arguments[1:] if not a.has_default_value()]
-            return cls(tuple(found), tuple(needed), (), False, False)
+            return cls(tuple(found), tuple(needed), tuple(found), False, False)
         parameters = inspect.signature(network.forward).parameters.values()
         usual = [p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
         return cls(
             names=tuple(p.name for p in usual),
             required=tuple(p.name for p in usual if p.default is p.empty),
-            positional=tuple(p.name for p in usual if p.kind is p.POSITIONAL_ONLY),
+            positional=tuple(p.name for p in usual if p.kind is not p.KEYWORD_ONLY),
             any_positional=any(p.kind is p.VAR_POSITIONAL for p in parameters),
             any_keyword=any(p.kind is p.VAR_KEYWORD for p in parameters),
         )
@@ -110,7 +113,8 @@ def bind_names(network: nn.Module, names: Sequence[str]) -> Binding:
             _put(keywords, root, name.removeprefix(f"{root}.").split("."), Slot(name))
     keywords = {name: _tupled(value) for name, value in keywords.items()}
     _require_all(parameters, keywords)
-    first = [keywords.pop(name) for name in parameters.positional if name in keywords]
+    leading = itertools.takewhile(keywords.__contains__, parameters.positional)
+    first = [keywords.pop(name) for name in [*leading]]  # by position, as hooks of the user's may expect
     return Binding(tuple(names), tuple(first), keywords, parameters.names)
 
 

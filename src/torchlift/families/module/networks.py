@@ -34,7 +34,11 @@ def plain(network: nn.Module, *, copied: bool) -> nn.Module:
         for name, child in [*module.named_children()]:
             if (inner := _unwrapped(child)) is not child:
                 setattr(module, name, inner)
-    return network.cpu().float().eval().requires_grad_(False)
+    network = network.cpu().float().eval()
+    for parameter in network.parameters():
+        if parameter.is_leaf:  # those of a copied ScriptModule are not
+            parameter.requires_grad_(False)
+    return network
 
 
 def is_scripted(network: nn.Module) -> bool:
