@@ -115,3 +115,16 @@ def test_damage_is_told_as_in_any_manifest(unpacked, change):
     (path / MANIFEST).write_text(json.dumps(data))
     with pytest.raises(BundleError, match="is damaged"):
         Bundle.open(path)
+
+
+def test_a_bundle_of_version_2_opens_and_answers_the_same(tmp_path):
+    data = DATA.parent / "version2"
+    unpack(data / "net.zip", tmp_path / "net")
+    assert json.loads((tmp_path / "net" / MANIFEST).read_text())["version"] == 2
+    manifest = Bundle.open(tmp_path / "net").manifest
+    (component,) = manifest.components
+    assert manifest.version == MANIFEST_VERSION
+    assert (component.call, component.failure) == (None, "")
+    kept = np.load(data / "net.npz")
+    with open_bundle(tmp_path / "net") as net:
+        np.testing.assert_allclose(net.arrays({"image": kept["image"]})["logits"], kept["logits"], rtol=1e-4, atol=1e-5)

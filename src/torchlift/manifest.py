@@ -23,7 +23,7 @@ from torchlift.storage import is_folder
 from torchlift.upgrade import upgraded
 
 MANIFEST = "manifest.json"
-MANIFEST_VERSION = 2
+MANIFEST_VERSION = 3
 
 _DEEPEST, _LONGEST = 16, 200
 """Parts of a path in a bundle, and bytes of a part; torchlift itself writes three or four short ones."""
@@ -325,7 +325,7 @@ def _upgraded(data: dict[str, Any]) -> dict[str, Any]:
     try:
         return upgraded(data)
     except (LookupError, TypeError, AttributeError, ValueError) as error:
-        raise msgspec.ValidationError(f"not what version 1 wrote: {type(error).__name__}: {error}") from error
+        raise msgspec.ValidationError(f"not what an earlier version wrote: {type(error).__name__}: {error}") from error
 
 
 def _check_paths(file: Path, manifest: Manifest) -> None:
