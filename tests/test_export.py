@@ -150,6 +150,7 @@ def test_all_weights_are_in_one_file_beside_the_graph_by_a_relative_name(exporte
         "goldens.safetensors",
         "model.onnx",
         "model.onnx.data",
+        "stress.safetensors",
     ]
     proto = onnx.load(exported.file, load_external_data=False)
     outside = [i for i in proto.graph.initializer if i.data_location == onnx.TensorProto.EXTERNAL]
@@ -603,6 +604,7 @@ def test_torchscript_writes_its_own_file_within_the_bundle(export, tmp_path, mon
         "goldens.safetensors",
         "model.onnx",
         "model.onnx.data",
+        "stress.safetensors",
     ]
 
 

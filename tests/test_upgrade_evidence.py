@@ -18,6 +18,7 @@ from torchlift.evidence import (
     Calibration,
     Choice,
     Damage,
+    Difference,
     Entrant,
     Failure,
     Gate,
@@ -26,6 +27,7 @@ from torchlift.evidence import (
     Measure,
     NotMeasured,
     Rows,
+    Tolerance,
     Verdict,
 )
 from torchlift.machine import this_machine
@@ -87,10 +89,10 @@ def test_a_bundle_of_version_1_opens_with_its_evidence(name, tmp_path):
     for variant, before in zip(manifest.variants, old["variants"], strict=True):
         proof, was = variant.verification, before["verification"]
         assert (proof.passed, proof.replays) == (True, False)
-        assert dataclasses.asdict(proof.tolerance) == was["tolerance"]
+        assert proof.tolerance == Tolerance(**was["tolerance"])
         for now, then in ((proof.checks, was["checks"]), (proof.invariance, was["invariance"])):
             assert [run_text(check) for check in now] == [check["golden"] for check in then]
-            assert [dataclasses.asdict(check.difference) for check in now] == [check["difference"] for check in then]
+            assert [check.difference for check in now] == [Difference(**check["difference"]) for check in then]
         assert [check.company for check in proof.invariance] == ["turned", "fewer"]
         assert {(check.golden, check.rows) for check in proof.invariance} == {("opt", None)}
     for component, before in old["benchmarks"].items():
@@ -126,7 +128,7 @@ def test_what_was_calibrated_and_chosen_is_told_by_fields(tmp_path):
 def test_what_was_proven_on_a_machine_of_this_kind_is_proven_and_scored_still(name, tmp_path):
     bundle = unpacked(name, tmp_path / "bundle")
     for variant in bundle.manifest.variants:
-        assert proven_here(bundle, variant, VerifyOptions().tolerance(variant.precision))
+        assert proven_here(bundle, variant, VerifyOptions().tolerance(bundle, variant))
         assert score_here(bundle, variant) == bundle.manifest.scoring.scores[variant.name]
 
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from torchlift.bundle import Bundle as Bundle
     from torchlift.declare.answers import Embedding as Embedding
     from torchlift.declare.answers import Labels as Labels
+    from torchlift.declare.answers import Raw as Raw
     from torchlift.declare.inputs import ImageInput as ImageInput
     from torchlift.declare.inputs import TextInput as TextInput
     from torchlift.declare.inputs import TextPart as TextPart
@@ -52,6 +53,7 @@ _NAMES = {
     "Manifest": "torchlift.manifest",
     "Profile": "torchlift.signature",
     "Progress": "torchlift.progress",
+    "Raw": "torchlift.declare.answers",
     "Signature": "torchlift.signature",
     "TensorPipeline": "torchlift.pipelines.tensors",
     "TensorSpec": "torchlift.signature",

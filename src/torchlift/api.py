@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 
     from torchlift.bundle import Bundle
     from torchlift.exporter import ExportOptions
-    from torchlift.jobs import BisectReport
+    from torchlift.jobs import BisectReport, PartingReport
     from torchlift.jobs.source import AnySource
 
 
@@ -245,8 +245,11 @@ def verify(bundle: PathLike, *, variants: Sequence[str] = (), progress: Progress
     return jobs.verify_bundle(Path(bundle), job_fields(job)["verify"], progress, on=run_on(job), names=names)
 
 
-def bisect(bundle: PathLike, variant: str, *, progress: Progress = SILENT, **job: Any) -> BisectReport:
+def bisect(bundle: PathLike, variant: str, *, progress: Progress = SILENT, **job: Any) -> BisectReport | PartingReport:
     """Rank the nodes of a variant's graph by what their conversion costs. The bundle is not changed.
+
+    For FP32, and BF16 of the same graph, nothing is converted. There it finds the first nodes that the variant's
+    runtime computes otherwise than the graph says, at the golden ``opt``.
 
     The keywords are those of :class:`~torchlift.jobs.keywords.DataKeywords`,
     :class:`~torchlift.jobs.keywords.OnKeywords`, and ``evaluations``.

@@ -2,8 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from torchlift.errors import telling
-from torchlift.evidence import Breach, Entrant, Failure, Gate, GoldenRun, Objective, Reference, Verdict
+from torchlift.evidence import (
+    Breach,
+    Entrant,
+    Failure,
+    Gate,
+    GoldenCheck,
+    GoldenRun,
+    Objective,
+    Reference,
+    StressNote,
+    Verdict,
+)
 
 _COMPANY = {"alone": "", "turned": ", rows turned", "fewer": ", rows fewer"}
 
@@ -14,9 +27,35 @@ CUDA_GRAPH = " + CUDA graph"
 """What follows the name of a contender that replays CUDA graphs."""
 
 
+_STRESS: dict[str, str] = {
+    "large": "floats 100 times larger",
+    "nan": "NaN in one element",
+    "infinite": "infinity in one element",
+    "zero": "all floats zero",
+    "masked": "no token in one row",
+}
+"""Kinds of inputs beyond the goldens."""
+
+
+def stress_text(note: StressNote) -> str:
+    """For example: ``NaN in one element: y has 0 NaN and 0 infinite values, PyTorch's 24 and 0 (MaxPool of pool)``."""
+    where = f" ({note.operator} of {note.module or note.node} is the first that parts)" if note.operator else ""
+    if note.detail:
+        return f"{_STRESS[note.kind]}: {note.output + ': ' if note.output else ''}{note.detail}"
+    if not note.nonfinite:
+        off = (
+            f"{note.difference:.2%} of {note.output} differ"
+            if note.whole
+            else (f"{note.output} is off by {note.difference:.1e} of the scale")
+        )
+        return f"{_STRESS[note.kind]}: {off}"
+    ours, theirs = f"{note.nan} NaN and {note.inf}", f"{note.nan_expected} and {note.inf_expected}"
+    return f"{_STRESS[note.kind]}: {note.output} has {ours} infinite values, PyTorch's {theirs}{where}"
+
+
 def run_text(run: GoldenRun) -> str:
     """For example: ``opt``; ``max, 4 of 8 rows, replayed``; ``batch 3, sequence 16``."""
-    said = ", ".join(f"{axis} {size}" for axis, size in run.sizes.items()) or run.golden
+    said = ", ".join(f"{axis} {size}" for axis, size in run.sizes.items()) or _STRESS.get(run.golden, run.golden)
     if run.rows is not None:
         taken, there = run.rows.taken, run.rows.there
         said += f", {taken} of {there} rows" if taken < there else f", {there} rows repeated to {taken}"
@@ -24,15 +63,28 @@ def run_text(run: GoldenRun) -> str:
     return said + " in true half precision" * run.true_half
 
 
+def columns_text(part: GoldenCheck | Failure) -> str:
+    """Columns of an output, such as ``[..., 4]``, ``[..., 0:4 and 6]`` or ``[:, 0:4]``; empty for a whole output."""
+    said = [str(first) if behind == first + 1 else f"{first}:{behind}" for first, behind in part.columns]
+    before = "..., " if part.axis < 0 else ":, " * part.axis
+    return f"[{before}{' and '.join(said)}]" if said else ""
+
+
 def failure_text(failure: Failure) -> str:
     """For example: ``y at min: off by 1.2e-02 of the scale (at most 1e-04)``."""
+    if failure.rests_on:
+        said = "cannot be run" if failure.kind == "error" else "is wrong"
+        return f"{failure.rests_on} of the same graph {said}: {failure_text(replace(failure, rests_on=''))}"
     if failure.kind == "error":
         return telling(failure.detail)
     if failure.kind == "unproven":
         return "no golden is within its optimisation profiles: nothing proves it"
-    where = f"{failure.output} at {run_text(failure)}"
+    where = f"{failure.output}{columns_text(failure)} at {run_text(failure)}"
     if failure.kind == "nonfinite":
         said = f"{where}: {failure.nan} NaN, {failure.inf} infinite"
+    elif failure.kind == "differing":
+        share, limit = 100 * (failure.difference or 0), 100 * (failure.limit or 0)
+        said = f"{where}: {share:.3g}% of the elements differ, at no near tie (at most {limit:g}%)"
     elif failure.kind == "difference":
         said = f"{where}: off by {failure.difference:.1e} of the scale (at most {failure.limit:.0e})"
     else:

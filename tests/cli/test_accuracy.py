@@ -288,10 +288,14 @@ def test_bisect_prints_no_more_than_asked(colours_copy):
     assert len([line for line in table.splitlines() if "node_" in line]) == 1
 
 
-def test_bisect_refuses_what_was_not_converted(colours_copy):
-    message, remedy = refused(torchlift("bisect", colours_copy, "--variant", FP32))
-    assert message == f"{FP32} is not converted node by node"
-    assert "INT8 or FP16" in remedy
+def test_bisect_looks_into_the_runtime_of_what_was_not_converted(colours_copy):
+    shown = torchlift("bisect", colours_copy, "--variant", FP32)
+    assert (shown.code, f"{FP32} answers as PyTorch does" in shown.out) == (0, True)
+    found = json.loads(torchlift("bisect", colours_copy, "--variant", FP32, "--json").out)
+    assert (found["variant"], found["answers"], found["partings"]) == (FP32, [], [])
+
+
+def test_bisect_refuses_a_variant_that_is_not_there(colours_copy):
     message, remedy = refused(torchlift("bisect", colours_copy, "--variant", "model/onnxruntime/fp61"))
     assert "no variant 'model/onnxruntime/fp61'" in message
     assert INT8 in remedy

@@ -122,7 +122,9 @@ def test_the_tolerance_of_each_variant_is_shown(bundle, width):
     lines = shown(width, verification_table(bundle.manifest, width))
     (at,) = (number for number, line in enumerate(lines) if line.startswith("tolerance: "))
     said = " ".join(line.strip() for line in lines[at:])
-    assert said.startswith("tolerance: at most 0.0001 of scale, cosine at least 0.99999 for ")
+    assert said.startswith(
+        "tolerance: at most 0.0001 of scale, cosine at least 0.99999, at most 0 of whole numbers differ for "
+    )
     assert all(variant.name in said for variant in bundle.manifest.variants)
 
 

@@ -4,12 +4,13 @@ import onnx_ir as ir
 import pytest
 import tiny
 
-from torchlift.convert.ranges import Range, Tap, float_tensors, overflowing, ranges_of
+from torchlift.convert.ranges import Range, float_tensors, overflowing, ranges_of
 from torchlift.errors import BackendError
 from torchlift.graph.files import save_model
 from torchlift.graph.units import name_nodes
 from torchlift.machine import RunOn
 from torchlift.progress import Progress, Stage
+from torchlift.prove.tap import Tap
 
 
 @pytest.fixture

@@ -28,6 +28,7 @@ def error(said):
     return (Failure(kind="error", detail=said),)
 
 
+VARIANT = "model/onnxruntime/fp32"
 VARIANTS = [("onnxruntime", "fp32"), ("openvino", "fp32"), ("openvino", "bf16")]
 
 
@@ -75,10 +76,10 @@ def test_bf16_does_not_pass_for_fp32(built):
     assert (proof.failures[0].kind, proof.failures[0].limit) == ("difference", TOLERANCES["fp32"].scaled)
 
 
-def test_tolerances_replace_only_those_that_are_named():
-    options = VerifyOptions(tolerances={"fp32": Tolerance(1, 0)})
-    assert options.tolerance("fp32") == Tolerance(1, 0)
-    assert options.tolerance("bf16") == TOLERANCES["bf16"]
+def test_tolerances_replace_only_those_that_are_named(built):
+    options, variant = VerifyOptions(tolerances={"fp32": Tolerance(1, 0)}), built.manifest.variant(VARIANT)
+    assert options.tolerance(built, variant) == Tolerance(1, 0)
+    assert options.tolerance(built, variant, "bf16") == TOLERANCES["bf16"]
 
 
 def test_a_proof_says_where_it_was_obtained(built):

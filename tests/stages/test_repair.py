@@ -11,7 +11,7 @@ from staged import Recorder, component_of
 from torchlift.bundle import Bundle
 from torchlift.datasets import ReadOptions
 from torchlift.errors import InputError
-from torchlift.evidence import Damage, Gate
+from torchlift.evidence import Damage, Failure, Gate
 from torchlift.jobs import bisect_bundle, build_bundle
 from torchlift.prove.verify import VerifyOptions
 from torchlift.stages import build_variant, convert_component, verify_all
@@ -225,11 +225,28 @@ def test_a_search_leaves_nothing_in_the_bundle(broken):
     assert sorted(broken.path.rglob("*")) == before
 
 
-def test_what_is_not_converted_node_by_node_cannot_be_searched(broken, job):
+def test_of_what_is_not_converted_the_runtime_is_looked_into(broken, job):
     build_variant(broken, component_of(broken), "onnxruntime", "fp32")
     with pytest.raises(InputError, match=f"{FP32} is not converted node by node") as caught:
-        bisect_bundle(broken.path, FP32, job())
+        Workbench(broken, broken.manifest.variant(FP32))
     assert "torchlift inspect" in caught.value.remedy
+    before = sorted(broken.path.rglob("*"))
+    report = bisect_bundle(broken.path, FP32, job())
+    assert (report.variant, report.answers, report.partings) == (FP32, (), ())
+    assert report.nodes > 4
+    assert sorted(broken.path.rglob("*")) == before
+
+
+def test_a_variant_whose_fp32_is_wrong_is_not_mended(broken, job, monkeypatch):
+    variant = broken.manifest.variant(INT8)
+    verify_all(broken, [variant])
+    proof = broken.manifest.variant(INT8).verification
+    wrong = Failure(kind="difference", golden="opt", output="logits", rests_on="onnxruntime/fp32")
+    broken.commit(broken.manifest.with_variant(replace(variant, verification=replace(proof, failures=(wrong,)))))
+    monkeypatch.setattr("torchlift.stages.repair.Workbench", None)
+    before = broken.manifest
+    repair(broken, broken.manifest.variant(INT8), None, lambda: None, VerifyOptions(), 40)
+    assert broken.manifest == before
 
 
 def test_a_graph_of_nncf_cannot_be_searched(broken):

@@ -15,9 +15,9 @@ from torchlift.convert.search import Finding
 from torchlift.errors import some, telling
 from torchlift.evidence import POINTS, Interval, KeptNode, Score, Scoring
 from torchlift.graph.units import Unit
-from torchlift.jobs import BisectReport
+from torchlift.jobs import BisectReport, PartingReport
 from torchlift.manifest import Graph, Manifest
-from torchlift.messages import breach_text, reference_text
+from torchlift.messages import breach_text, failure_text, reference_text
 
 _SHOWN = 3
 """Kept nodes that are named where there is no room for all."""
@@ -160,6 +160,28 @@ def findings_tables(report: BisectReport, top: int, *, verbose: bool = False) ->
         yield Text(f"To keep the worst in FP32: {' '.join(f'--keep {name}' for name in report.keep)}")
     if report.noise:
         yield _noise_table(report, verbose)
+
+
+def partings_tables(report: PartingReport, top: int) -> Iterator[RenderableType]:
+    """The first nodes that a runtime computes otherwise than the graph says, and what is wrong with its answers."""
+    right = f"{report.variant} answers as PyTorch does at the golden opt."
+    said = "; ".join(map(failure_text, report.answers))
+    yield Text(f"{report.variant}: {said}" if said else right)
+    at = f"{report.nodes} nodes were compared in {report.seconds:.0f} s"
+    if not report.partings:
+        fused = " So what the runtime fuses is wrong: no tensor is fused while it is looked at." if said else ""
+        yield Text(f"{at}: with all tensors looked at, each computes what the graph says.{fused}")
+        return
+    table = Table(title="where it parts from the graph", title_justify="left", title_style="bold", box=None)
+    for name in ("off by", "limit", "operator", "node", "PyTorch module"):
+        table.add_column(name, justify="right" if name in ("off by", "limit") else "left", overflow="fold")
+    for parting in report.partings[:top]:
+        unit, wrong = parting.unit, parting.difference.nonfinite_mismatch
+        off = f"{wrong} NaN or infinite" if wrong else f"{parting.difference.max_scaled:.1e}"
+        limit = report.tolerance.differing if parting.difference.elements else report.tolerance.scaled
+        table.add_row(off, f"{limit:g}", unit.operator, unit.node, unit.module or "(a function)")
+    caption = f"{at}. Off by: a share of the tensor's largest magnitude, at the golden opt; what a node reads agrees."
+    yield Group(table, Text(caption, style="dim"), Text(""))
 
 
 def _span(names: list[str]) -> str:

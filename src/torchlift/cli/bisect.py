@@ -32,13 +32,16 @@ def command(
     """Convert parts of a component's graph, run each, and rank the nodes by what their conversion alone costs.
 
     Parts are tried in the variant's own runtime, on the task where --data is given and else at the golden samples. The
-    bundle is not changed.
+    bundle is not changed. For fp32 and bf16 nothing is converted: there it names the first nodes that the runtime
+    computes otherwise than the graph says.
 
     \b
     torchlift bisect clip/ --variant image/onnxruntime/int8 --data muge/ --limit 200
+    torchlift bisect net/ --variant model/openvino/fp32
     """
     from torchlift import api
-    from torchlift.cli.accuracy import findings_tables
+    from torchlift.cli.accuracy import findings_tables, partings_tables
+    from torchlift.jobs import BisectReport
 
     with display.progress_display() as progress:
         found = api.bisect(bundle, variant, evaluations=evaluations, threads=threads, progress=progress, **data)
@@ -46,5 +49,9 @@ def command(
         display.print_json(found)
         return
     out = display.console()
-    for part in findings_tables(found, top, verbose=verbose):
+    if isinstance(found, BisectReport):
+        parts = findings_tables(found, top, verbose=verbose)
+    else:
+        parts = partings_tables(found, top)
+    for part in parts:
         out.print(part)

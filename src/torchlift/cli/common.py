@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -350,7 +351,6 @@ def _split(text: str | None) -> tuple[str, ...]:
 
 
 def parse_tolerances(texts: tuple[str, ...]) -> dict[Any, Tolerance]:
-    from torchlift.evidence import Tolerance
     from torchlift.prove.numerics import TOLERANCES
 
     found: dict[Any, Tolerance] = {}
@@ -358,12 +358,13 @@ def parse_tolerances(texts: tuple[str, ...]) -> dict[Any, Tolerance]:
         name, _, numbers = text.partition("=")
         try:
             scaled, *rest = (float(n) for n in _split(numbers))
-            (cosine,) = rest or (TOLERANCES[name].cosine,)  # type: ignore[index]
+            usual = TOLERANCES[name]  # type: ignore[index]
+            (cosine,) = rest or (usual.cosine,)
             if not (0 <= scaled <= 1 and -1 <= cosine <= 1):
                 raise ValueError
         except (ValueError, KeyError):
             raise click.UsageError(
                 f"--tolerance {text}: write PRECISION=SCALED[,COSINE], e.g. bf16=0.02,0.999."
             ) from None
-        found[name] = Tolerance(scaled, cosine)
+        found[name] = replace(usual, scaled=scaled, cosine=cosine)
     return found

@@ -20,10 +20,12 @@ from torchlift.evidence.times import NOISE
 from torchlift.manifest import Component, Manifest, Variant
 from torchlift.messages import (
     CUDA_GRAPH,
+    columns_text,
     entrant_text,
     failure_text,
     reference_text,
     run_text,
+    stress_text,
     verdict_text,
 )
 
@@ -369,14 +371,18 @@ def verification_table(
             continue
         verdict = Text("agrees", "green") if proof.passed else Text("refused", "red")
         checks = [*proof.checks, *proof.invariance] if verbose else ([proof.worst] if proof.checks else [])
-        rows = [[run_text(c), c.output, *(cell(c.difference) for cell in cells.values())] for c in checks]
+        rows = [
+            [run_text(c), c.output + columns_text(c), *(cell(c.difference) for cell in cells.values())] for c in checks
+        ]
         for number, row in enumerate(rows or [["-"] * (2 + len(cells))]):
             table.add_row(variant.name, *row, "" if number else verdict)
         said = [f"{variant.name} is refused: {_reason(failure, verbose)}" for failure in proof.failures]
-        reasons += map(Text, map(with_flags, said))
+        noted = [f"{variant.name} beyond the goldens, {stress_text(note)}" for note in proof.stress]
+        reasons += [*map(Text, map(with_flags, said)), *(Text(line, style="dim") for line in noted)]
         tolerances.setdefault(proof.tolerance, []).append(variant.name)
     held = [
-        f"tolerance: at most {t.scaled:g} of scale, cosine at least {t.cosine:g} for {', '.join(names)}"
+        f"tolerance: at most {t.scaled:g} of scale, cosine at least {t.cosine:g}, at most {t.differing:g} of whole "
+        f"numbers differ for {', '.join(names)}"
         for t, names in tolerances.items()
     ]
     return Group(table, *reasons, *(Text(line, style="dim") for line in held))

@@ -9,7 +9,6 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from torchlift.convert.ranges import Tap
 from torchlift.datasets import ReadOptions
 from torchlift.errors import DataError
 from torchlift.graph.qdq import Linear, signal_to_noise
@@ -17,6 +16,7 @@ from torchlift.graph.quantize import QuantizeReport
 from torchlift.graph.units import Unit
 from torchlift.machine import HERE, RunOn
 from torchlift.progress import SILENT, Progress
+from torchlift.prove.tap import Tap
 from torchlift.signature import BATCH, Signature
 
 Method = Literal["minmax", "percentile", "entropy"]
@@ -200,7 +200,7 @@ def collect(
     """Run ``feeds`` through the FP32 graph ``file``, up to ``samples`` samples; returns a histogram for each name.
 
     A feed must fit the signature, and have its samples along the first dimension; the caller checks that. Raises
-    DataError without feeds and where a tensor is not finite, else as :class:`torchlift.convert.ranges.Tap`.
+    DataError without feeds and where a tensor is not finite, else as :class:`torchlift.prove.tap.Tap`.
     """
     histograms = {name: Histogram() for name in names}
     done = 0

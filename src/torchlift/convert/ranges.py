@@ -1,23 +1,20 @@
-"""Observes the tensors inside a graph on real samples: their values, or only their ranges."""
+"""The ranges of the tensors inside a graph on real samples."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
-from torchlift.backends import reference_runtime
-from torchlift.errors import BackendError
 from torchlift.graph.files import load_model
 from torchlift.graph.half_rules import HALF_MAX
 from torchlift.graph.types import infer_types
 from torchlift.machine import HERE, RunOn
 from torchlift.progress import SILENT, Progress
+from torchlift.prove.tap import input_names, observe, read_graph, require_tensors, run_observed
 
 Feeds = list[dict[str, np.ndarray]]
 """Batches: input name -> array of the signature's dtype and shape."""
@@ -29,48 +26,6 @@ HEADROOM = 2.0
 """
 
 _FLOATS = frozenset({ir.DataType.FLOAT, ir.DataType.DOUBLE})
-
-
-class Tap:
-    """An ONNX Runtime session on the processor that also returns the values of tensors inside the graph.
-
-    The file is not changed, and its weights are not copied. Observed tensors stay in memory until ``run`` returns, so
-    run small batches where they are many and large.
-    """
-
-    def __init__(self, file: Path, names: Sequence[str], on: RunOn = HERE) -> None:
-        """Open the graph. ``names`` are the tensors to observe: inputs, or values that a node writes.
-
-        ``threads`` 0 is all cores. Raises ValueError for a name that the graph lacks, BackendError where ONNX Runtime
-        cannot load it.
-        """
-        self.names = tuple(dict.fromkeys(names))
-        proto = _read(file)
-        self._inputs = tuple(_input_names(proto.graph))
-        written = {name for node in proto.graph.node for name in node.output}
-        _require(self.names, {*written, *self._inputs}, file)
-        self._written = [name for name in self.names if name in written]
-        self._session: Any = _observe(proto, file, self._written, on)
-
-    def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Run the graph on ``feeds``; returns the observed tensors by name, in the order of ``names``.
-
-        Raises BackendError where ONNX Runtime fails.
-        """
-        known = {name: feeds[name] for name in self._inputs if name in feeds}
-        found = dict(zip(self._written, _run(self._session, self._written, known), strict=True))
-        return {name: found[name] if name in found else known[name] for name in self.names}
-
-    def close(self) -> None:
-        self._session = None
-
-    def __enter__(self) -> Tap:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 @dataclass(frozen=True)
@@ -101,17 +56,17 @@ def ranges_of(
 
     Raises BackendError where ONNX Runtime fails, ValueError without feeds or for a tensor that the graph lacks.
     """
-    proto = _read(file)
-    inputs = tuple(_input_names(proto.graph))
+    proto = read_graph(file)
+    inputs = tuple(input_names(proto.graph))
     names = float_tensors(file) if names is None else list(dict.fromkeys(names))
-    _require(names, {*inputs, *(name for node in proto.graph.node for name in node.output)}, file)
+    require_tensors(names, {*inputs, *(name for node in proto.graph.node for name in node.output)}, file)
     ends = _add_reductions(proto, names)
-    session = _observe(proto, file, ends, on)
+    session = observe(proto, file, ends, on)
     low, high = np.full(len(names), np.inf), np.full(len(names), -np.inf)
     samples = 0
     with progress.stage(f"ranges of {len(names)} tensors", total) as stage:
         for samples, feed in enumerate(feeds, 1):  # noqa: B007
-            found = _run(session, ends, {name: feed[name] for name in inputs if name in feed})
+            found = run_observed(session, ends, {name: feed[name] for name in inputs if name in feed})
             values = np.array(found, np.float64).reshape(-1, 2)
             low, high = np.fmin(low, values[:, 0]), np.fmax(high, values[:, 1])
             stage.advance()
@@ -150,23 +105,6 @@ def _largest_finite(found: Range) -> float:
     return max((abs(end) for end in (found.low, found.high) if np.isfinite(end)), default=0.0)
 
 
-def _read(file: Path):  # type: ignore[no-untyped-def]
-    import onnx
-
-    return onnx.load(file, load_external_data=False)
-
-
-def _require(names: Iterable[str], known: set[str], file: Path) -> None:
-    unknown = sorted(set(names) - known)
-    if unknown:
-        raise ValueError(f"{file.name} computes no tensor {', '.join(unknown)}")
-
-
-def _input_names(graph):  # type: ignore[no-untyped-def]
-    constant = {tensor.name for tensor in graph.initializer}
-    return [value.name for value in graph.input if value.name not in constant]
-
-
 def _add_reductions(proto, names: Sequence[str]) -> list[str]:  # type: ignore[no-untyped-def]
     """Add nodes that compute the minimum and the maximum of each of ``names``; returns the results' names in pairs.
 
@@ -180,35 +118,10 @@ def _add_reductions(proto, names: Sequence[str]) -> list[str]:  # type: ignore[n
         for operator, end in zip(_REDUCTIONS, ends.get(name, ()), strict=False):
             yield helper.make_node(operator, [name], [end], keepdims=0)
 
-    nodes = [node for name in _input_names(proto.graph) for node in reductions(name)]
+    nodes = [node for name in input_names(proto.graph) for node in reductions(name)]
     for node in proto.graph.node:
         nodes += [node, *(new for name in node.output for new in reductions(name))]
     graph = helper.make_graph(nodes, "observed", [], [])
     del proto.graph.node[:]
     proto.graph.node.extend(graph.node)
     return [end for pair in ends.values() for end in pair]
-
-
-def _observe(proto, file: Path, names: Sequence[str], on: RunOn):  # type: ignore[no-untyped-def]
-    """Open a session of ``proto`` with ``names`` as further outputs. It reads the weights in the folder of ``file``."""
-    from onnx import ValueInfoProto
-
-    present = {value.name for value in proto.graph.output}
-    proto.graph.output.extend(ValueInfoProto(name=name) for name in names if name not in present)
-    try:
-        return reference_runtime().open_graph(proto.SerializeToString(), on, weights=file.resolve().parent)
-    except Exception as error:
-        raise BackendError(
-            f"ONNX Runtime cannot observe {file.name}: {error}",
-            remedy="Check that the graph runs by itself: `torchlift verify`.",
-        ) from error
-
-
-def _run(session: Any, names: Sequence[str], feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
-    try:
-        return session.run(list(names), dict(feeds)) if names else []
-    except Exception as error:
-        raise BackendError(
-            f"ONNX Runtime cannot run the observed graph: {error}",
-            remedy="Check that the samples have the shapes and dtypes of the model's inputs.",
-        ) from error

@@ -43,7 +43,25 @@ class Labels(msgspec.Struct, frozen=True, tag_field="kind", tag="labels"):
 
 
 class Raw(msgspec.Struct, frozen=True, tag_field="kind", tag="raw"):
-    """The array as the model gives it."""
+    """The array as the model gives it.
+
+    ``groups`` counts the columns that share a unit, group after group. For example ``Raw(groups=(4, 1, 80))`` says of
+    an output [batch, 85] that it has boxes, then one score, then 80 probabilities. Columns lie along the last dimension
+    that has as many: of [batch, 85, 8400] along the second. Answers are compared group by group, each as a share of its
+    own largest magnitude. Where nothing is declared, groups are found from PyTorch's answers; ``Raw(groups=(85,))``
+    says that there is one.
+
+    Raises InputError where a group has no column.
+    """
+
+    groups: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        msgspec.structs.force_setattr(self, "groups", tuple(self.groups))
+        if not all(type(count) is int and count >= 1 for count in self.groups):
+            raise InputError(
+                f"groups is {self.groups}", remedy="Give the number of columns of each group, each 1 or more."
+            )
 
 
 Answer = Embedding | Labels | Raw

@@ -101,3 +101,8 @@ def _check_answer(spec: TensorSpec, answer: Answer) -> None:
                 f"output {spec.name} is {spec}, and {len(names):,} labels are declared",
                 remedy=f"It must be float32[batch, {len(names)}]: name every class of the model.",
             )
+        case Raw(groups=groups) if groups and sum(groups) not in spec.shape:
+            raise SignatureError(
+                f"output {spec.name} is {spec}, and groups of {sum(groups)} columns are declared",
+                remedy="The groups must add up to one of its dimensions, which must not vary.",
+            )

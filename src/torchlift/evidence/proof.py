@@ -54,21 +54,28 @@ class Difference:
     inf: int
     nonfinite_mismatch: int
     scale: float
+    elements: int = 0
+    differing: int = 0
+    near_ties: int = 0
 
     @property
     def max_scaled(self) -> float:
-        """The largest absolute difference as a share of the output's scale."""
+        """The largest absolute difference as a share of the output's scale; of whole numbers the share that differs."""
+        if self.elements:
+            return self.differing / self.elements
         return self.max_abs / self.scale if self.scale else self.max_abs
 
 
 @dataclass(frozen=True)
 class Tolerance:
     """What a variant of a precision may differ: ``scaled`` bounds the largest difference as a share of the output's
-    largest magnitude, ``cosine`` is the smallest that passes.
+    largest magnitude, ``cosine`` is the smallest that passes. ``differing`` is the share of whole numbers and truth
+    values that may differ, at no near tie.
     """
 
     scaled: float
     cosine: float
+    differing: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -102,10 +109,17 @@ class GoldenRun:
 
 @dataclass(frozen=True)
 class GoldenCheck(GoldenRun):
-    """One output of one run compared."""
+    """One output of one run compared, or one group of its columns that has a unit of its own.
+
+    ``columns`` are that group's along the dimension ``axis``, as (first, behind the last); empty for the whole output.
+    ``difference`` then has the scale of the group over all goldens, and ``whole_scale`` is that of the output.
+    """
 
     output: str
     difference: Difference
+    columns: tuple[tuple[int, int], ...] = ()
+    axis: int = -1
+    whole_scale: float = 0.0
 
     def failure(self, kind: FailureKind, difference: float | None = None, limit: float | None = None) -> Failure:
         """What is wrong with this output."""
@@ -120,22 +134,27 @@ class GoldenCheck(GoldenRun):
             true_half=self.true_half,
             difference=difference,
             limit=limit,
+            columns=self.columns,
+            axis=self.axis,
             nan=self.difference.nan if kind == "nonfinite" else 0,
             inf=self.difference.inf if kind == "nonfinite" else 0,
         )
 
 
-FailureKind = Literal["difference", "cosine", "nonfinite", "unproven", "error"]
-"""What was wrong: an output off by too large a share of its scale, too small a cosine, NaN or infinite values; no
-golden that the variant runs; or an error of the runtime."""
+FailureKind = Literal["difference", "cosine", "differing", "nonfinite", "unproven", "error"]
+"""What was wrong: an output off by too large a share of its scale, too small a cosine, too many whole numbers that
+differ, NaN or infinite values; no golden that the variant runs; or an error of the runtime."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Failure(GoldenRun):
     """One reason why a variant did not pass.
 
-    ``difference`` is the share of the output's scale, or the cosine, and ``limit`` what it may be. ``nan`` and ``inf``
-    count such values of a nonfinite output. An error has no golden: ``detail`` is what the runtime said.
+    ``difference`` is the share of the output's scale, or the cosine, or the share of elements that differ, and
+    ``limit`` what it may be. ``columns`` along ``axis`` are those that were compared by themselves. ``nan`` and ``inf``
+    count such values of a nonfinite output. An error has no golden: ``detail`` is what the runtime said. ``rests_on``
+    names the FP32 of the same graph and runtime, such as ``openvino/fp32``, where it is that which is wrong: then no
+    lower precision is believed.
     """
 
     kind: FailureKind
@@ -143,8 +162,42 @@ class Failure(GoldenRun):
     output: str = ""
     difference: float | None = None
     limit: float | None = None
+    columns: tuple[tuple[int, int], ...] = ()
+    axis: int = -1
     nan: int = 0
     inf: int = 0
+    detail: str = ""
+    rests_on: str = ""
+
+
+Stress = Literal["large", "nan", "infinite", "zero", "masked"]
+"""A kind of inputs beyond the goldens: all floats 100 times larger; one element of each NaN, or infinite; all floats
+zero; a mask without a token in its first row."""
+
+
+@dataclass(frozen=True)
+class StressNote:
+    """An output that differs from PyTorch's at inputs beyond the goldens.
+
+    ``nan`` and ``inf`` count such values, ``nan_expected`` and ``inf_expected`` those in PyTorch's answer, and
+    ``nonfinite`` the places where the two disagree. ``difference`` is the share of the scale by which the other values
+    are off; of ``whole`` numbers the share that differs. ``node`` with its ``operator`` and
+    PyTorch ``module`` is the first in the graph that makes such values or loses them, where it was found. ``detail`` is
+    what the runtime said that could not run it.
+    """
+
+    kind: Stress
+    output: str = ""
+    nan: int = 0
+    inf: int = 0
+    nan_expected: int = 0
+    inf_expected: int = 0
+    nonfinite: int = 0
+    difference: float = 0.0
+    whole: bool = False
+    node: str = ""
+    operator: str = ""
+    module: str = ""
     detail: str = ""
 
 
@@ -153,7 +206,8 @@ class Verification:
     """Whether a variant agrees with PyTorch at every golden and treats each row of a batch on its own.
 
     ``invariance`` compares each row of a batch with the same row run in other company; it is empty where the
-    component has no batch axis. ``failures`` is what was out of tolerance, or kept the variant from running.
+    component has no batch axis. ``failures`` is what was out of tolerance, or kept the variant from running. ``stress``
+    notes how answers differ at inputs beyond the goldens; most models never meet these.
     """
 
     provenance: Provenance
@@ -161,6 +215,7 @@ class Verification:
     checks: tuple[GoldenCheck, ...]
     invariance: tuple[GoldenCheck, ...]
     failures: tuple[Failure, ...] = ()
+    stress: tuple[StressNote, ...] = ()
 
     @property
     def passed(self) -> bool:

@@ -21,6 +21,7 @@ from torchlift.families.base import Model
 from torchlift.manifest import Component, Graph
 from torchlift.progress import SILENT, Progress
 from torchlift.prove.goldens import load_goldens
+from torchlift.prove.judges import judge_of, usual_tolerance_in
 from torchlift.storage import require_space, without_folders
 
 PROGRAM = module_runtime().program
@@ -98,5 +99,7 @@ def _write_program(model: Model, component: Component, file: Path, strategy: Str
 
 def _prove_program(file: Path, bundle: Bundle, component: Component, progress: Progress) -> None:
     gc.collect()
+    goldens = [*load_goldens(bundle, component).values()]
+    judge = judge_of(bundle, component, goldens, usual_tolerance_in(bundle, component, "fp32"))
     with module_runtime().open_program(file, component.signature) as session:
-        prove_answers(session, [*load_goldens(bundle, component).values()], progress)
+        prove_answers(session, goldens, judge, progress)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from torchlift.graph.inspect import read_facts
 from torchlift.messages import failure_text
 from torchlift.progress import Progress
 from torchlift.prove.goldens import Golden
-from torchlift.prove.numerics import TOLERANCES, failures, verify_goldens
+from torchlift.prove.numerics import Judge, Run, failures, verify_goldens
 from torchlift.signature import Signature
 
 _REDRAWS = 8
@@ -62,7 +62,13 @@ def _is_read(part: ModelComponent, golden: Golden, name: str, seed: int) -> bool
 
 
 def prove_onnx(
-    file: Path, signature: Signature, strategy: Strategy, opset: int, goldens: Sequence[Golden], progress: Progress
+    file: Path,
+    signature: Signature,
+    strategy: Strategy,
+    opset: int,
+    goldens: Sequence[Golden],
+    judge: Judge,
+    progress: Progress,
 ) -> None:
     """Raise ExportError or a subclass where the file is not valid ONNX of that opset, VerificationError or BakedInError
     where it answers otherwise than PyTorch at a golden, or does not run there.
@@ -82,16 +88,16 @@ def prove_onnx(
             f"the exported graph is not valid ONNX: {str(error).strip():.300}", remedy="Try another `opset=`."
         ) from error
     with reference_runtime().open(file, signature) as session:
-        prove_answers(session, goldens, progress)
+        prove_answers(session, goldens, judge, progress)
 
 
-def prove_answers(session: Session, goldens: Sequence[Golden], progress: Progress) -> None:
+def prove_answers(session: Session, goldens: Sequence[Golden], judge: Judge, progress: Progress) -> None:
     """Raise VerificationError where a session answers otherwise than PyTorch at a golden, BakedInError where it does
     not run there.
     """
     with progress.stage("check the file at every golden", len(goldens)) as stage:
         for golden in goldens:
-            wrong = failures(_checked(session.run, golden, session.signature), TOLERANCES["fp32"])
+            wrong = failures(_checked(session.run, golden, session.signature, judge), judge.tolerance)
             if wrong:
                 raise VerificationError(
                     f"the exported graph does not answer as PyTorch does: {'; '.join(map(failure_text, wrong))}",
@@ -100,11 +106,9 @@ def prove_answers(session: Session, goldens: Sequence[Golden], progress: Progres
             stage.advance()
 
 
-def _checked(
-    run: Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]], golden: Golden, signature: Signature
-) -> tuple[GoldenCheck, ...]:
+def _checked(run: Run, golden: Golden, signature: Signature, judge: Judge) -> tuple[GoldenCheck, ...]:
     try:
-        return verify_goldens(run, [golden])
+        return verify_goldens(run, [golden], judge)
     except Exception as error:
         asked, traced = signature.check(golden.inputs), distinct_sizes(signature.axes)
         if is_memory(error):

@@ -6,11 +6,12 @@ import gc
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from torchlift.bundle import SOURCE, Bundle
 from torchlift.checksums import key_of
 from torchlift.errors import BakedInError, ExportMemoryError, StorageError, TorchliftError
-from torchlift.exporter.answers import draw_goldens
+from torchlift.exporter.answers import answers_of, draw_goldens
 from torchlift.exporter.options import Exporter, ExportOptions
 from torchlift.exporter.program import PROGRAM, export_program
 from torchlift.exporter.proof import prove_onnx, require_inputs_read, with_symbolic
@@ -23,6 +24,8 @@ from torchlift.machine import installed_version
 from torchlift.manifest import Component
 from torchlift.progress import SILENT, Muted, Progress
 from torchlift.prove.goldens import GOLDENS, Golden, save_goldens
+from torchlift.prove.judges import judge_by, usual_tolerance
+from torchlift.prove.stress import save_stress, stress_samples
 from torchlift.storage import require_space, without_folders
 
 _MAKERS = ("torchlift", "torch", "onnx-ir", "onnxscript", "transformers")
@@ -164,11 +167,14 @@ def _exported(
             symbolic = write_onnx(part, file, strategy, opset, options.seed)
         unread = require_inputs_read(part, file, goldens[0], options.seed)
         signature = with_symbolic(signature, symbolic, goldens)
+        stress = stress_samples(signature, part.inputs, goldens, partial(answers_of, part), file)
         del part
         gc.collect()  # the exporters leave cycles that hold the weights
         save_goldens(added.path / GOLDENS, goldens)
+        save_stress(added.path, stress)
         save_scales(added.path, scales)
-        prove_onnx(file, signature, strategy, opset, goldens, progress)
+        judge = judge_by(signature, component.answers, goldens, file, usual_tolerance(file))
+        prove_onnx(file, signature, strategy, opset, goldens, judge, progress)
     for input_name in unread:
         progress.note(f"input {input_name} of {name} is not used: the network's answers do not depend on it")
     component = replace(

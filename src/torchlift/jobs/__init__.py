@@ -1,7 +1,7 @@
 """The jobs: stages put together, one file a command. All but ``ship`` work on a bundle that is there, without torch."""
 
 from torchlift.jobs.bench import bench_and_choose, bench_bundle, no_peers
-from torchlift.jobs.bisect import BisectReport, bisect_bundle
+from torchlift.jobs.bisect import BisectReport, PartingReport, bisect_bundle
 from torchlift.jobs.build import (
     build_bundle,
     lost_variants,
@@ -17,6 +17,7 @@ __all__ = [
     "BisectReport",
     "DataOptions",
     "JobOptions",
+    "PartingReport",
     "bench_and_choose",
     "bench_bundle",
     "bisect_bundle",

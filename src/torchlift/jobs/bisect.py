@@ -1,4 +1,4 @@
-"""The job that tells which nodes of a variant's graph cost the accuracy, and what to do."""
+"""The job that tells which nodes of a variant cost the accuracy, by conversion or by the runtime itself."""
 
 from __future__ import annotations
 
@@ -6,18 +6,26 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from torchlift.backends import SessionOptions, backend
+from torchlift.backends.opening import open_variant
 from torchlift.bundle import Bundle
 from torchlift.convert.calibration import UnitNoise, collect, noise_by_unit
 from torchlift.convert.forms import IntegerConverter
 from torchlift.convert.ranges import Feeds
 from torchlift.convert.search import Search
-from torchlift.evidence import Damage
+from torchlift.errors import InputError
+from torchlift.evidence import Damage, Failure, Tolerance
 from torchlift.graph.units import Unit
 from torchlift.jobs.options import JobOptions
 from torchlift.jobs.scoring import trial_scorer
-from torchlift.manifest import Variant, read_manifest
+from torchlift.manifest import SOURCE_FORM, Variant, read_manifest
 from torchlift.pipelines.pictures import KeptPictures
 from torchlift.progress import SILENT, Progress
+from torchlift.prove.goldens import load_goldens
+from torchlift.prove.inside import Inside
+from torchlift.prove.judges import judge_of
+from torchlift.prove.numerics import failures, verify_goldens
+from torchlift.prove.parting import Parting, find_partings
 from torchlift.stages.repair import Workbench, find_culprits
 from torchlift.stages.samples import data_as_samples, goldens_as_samples
 from torchlift.staging import locked
@@ -40,12 +48,35 @@ class BisectReport:
     noise: tuple[UnitNoise, ...] = ()
 
 
-def bisect_bundle(path: Path, name: str, options: JobOptions, progress: Progress = SILENT) -> BisectReport:
-    """Rank the nodes of a variant's graph by what their conversion costs. The bundle is not changed."""
+@dataclass(frozen=True)
+class PartingReport:
+    """Where the runtime of a variant that is built from the FP32 graph parts from that graph, at the golden ``opt``.
+
+    ``answers`` is what is wrong with the variant's own answers there, empty where they are right. ``partings`` are the
+    first nodes whose values differ by more than ``tolerance``, of so many ``nodes`` that were compared. Where answers
+    are wrong and no node parts, what the runtime fuses is wrong: to look at a tensor keeps it from being fused.
+    """
+
+    variant: str
+    tolerance: Tolerance
+    answers: tuple[Failure, ...]
+    nodes: int
+    partings: tuple[Parting, ...]
+    seconds: float
+
+
+def bisect_bundle(
+    path: Path, name: str, options: JobOptions, progress: Progress = SILENT
+) -> BisectReport | PartingReport:
+    """Rank the nodes of a variant's graph by what their conversion costs; of one that is built from the FP32 graph, for
+    which nothing is converted, find the first nodes that its runtime computes otherwise. The bundle is not changed.
+    """
     read_manifest(path)  # nothing is written beside what is no bundle
     with locked(path):
         bundle = Bundle.open(path, progress)
         variant = bundle.manifest.variant(name)
+        if variant.form == SOURCE_FORM:
+            return _parting(bundle, variant, options, progress)
         pictures = KeptPictures()
         scorer = trial_scorer(bundle, options, progress, pictures)
         bench = Workbench(bundle, variant, scorer, options.on)
@@ -60,6 +91,28 @@ def bisect_bundle(path: Path, name: str, options: JobOptions, progress: Progress
             _kept(variant, search),
             _noise(bench, options, progress, pictures),
         )
+
+
+def _parting(bundle: Bundle, variant: Variant, options: JobOptions, progress: Progress) -> PartingReport:
+    component, runtime = bundle.manifest.component(variant.component), backend(variant.backend)
+    if variant.failure:
+        raise InputError(f"{variant.name} was not built: {variant.failure}", remedy="Build it first.")
+    if bundle.may_loop(component):
+        raise InputError(
+            f"{variant.name} is not looked into: its graph has loops, which have other values in each turn",
+            remedy="Bisect a component without loops.",
+        )
+    start = time.monotonic()
+    tolerance = options.verify.tolerance(bundle, variant)
+    goldens = load_goldens(bundle, component)
+    golden = goldens["opt"]
+    judge = judge_of(bundle, component, goldens.values(), tolerance, options.on)
+    with open_variant(bundle, variant, SessionOptions(options.on)) as session:
+        answers = failures(verify_goldens(session.run, [golden], judge), tolerance)
+    inside = Inside(bundle.model(component), component.signature)
+    found = find_partings(inside, runtime, variant.recipe, golden.inputs, tolerance, options.on, progress)
+    seconds = time.monotonic() - start
+    return PartingReport(variant.name, tolerance, answers, found.nodes, found.found, seconds)
 
 
 def _noise(bench: Workbench, options: JobOptions, progress: Progress, pictures: KeptPictures) -> tuple[UnitNoise, ...]:

@@ -6,6 +6,7 @@ import difflib
 import math
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, TypedDict
 
@@ -301,10 +302,11 @@ def _tolerance(precision: str, value: Any) -> Tolerance:
         raise InputError(f"there is no precision {precision!r}", remedy=f"Use one of {', '.join(TOLERANCES)}.")
     if isinstance(value, Tolerance):
         return value
-    scaled, cosine = value if isinstance(value, tuple) else (value, TOLERANCES[precision].cosine)  # type: ignore[index]
+    usual = TOLERANCES[precision]  # type: ignore[index]
+    scaled, cosine = value if isinstance(value, tuple) else (value, usual.cosine)
     if not (0 <= scaled <= 1 and -1 <= cosine <= 1):
         raise InputError(f"the tolerance of {precision} is {value!r}", remedy="Give shares such as (0.02, 0.999).")
-    return Tolerance(scaled, cosine)
+    return replace(usual, scaled=scaled, cosine=cosine)
 
 
 def _compilation(given: Mapping[str, Any]) -> CompileOptions:

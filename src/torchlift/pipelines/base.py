@@ -212,7 +212,9 @@ def require_verified(bundle: Bundle, variant: Variant, options: OpenOptions, pro
     require_built(variant)
     if not proven_here(bundle, variant):
         progress.note(_why_again(bundle, variant))
-        proof = verify_variant(bundle, variant, _as_before(variant, progress), progress, on=options.on, raising=True)
+        proof = verify_variant(
+            bundle, variant, _as_before(bundle, variant, progress), progress, on=options.on, raising=True
+        )
         variant = replace(variant, verification=proof)
         try:
             with locked(bundle.path):
@@ -242,10 +244,10 @@ def _why_again(bundle: Bundle, variant: Variant) -> str:
     return f"{variant.name} was refused here at {refused.provenance.at}: {said}; verifying it again"
 
 
-def _as_before(variant: Variant, progress: Progress) -> VerifyOptions:
+def _as_before(bundle: Bundle, variant: Variant, progress: Progress) -> VerifyOptions:
     """The tolerance that the variant was last held to, where it was; one that is looser than the default is noted."""
     default = VerifyOptions()
-    kept, usual = (o.tolerance(variant.precision) for o in (default.as_before(variant), default))
+    kept, usual = (o.tolerance(bundle, variant) for o in (default.as_before(variant), default))
     if kept.scaled > usual.scaled or kept.cosine < usual.cosine:
         progress.note(
             f"{variant.name} is held to the tolerance of before: off by at most {kept.scaled:g} of the scale, cosine "

@@ -21,7 +21,7 @@ BETWEEN = ("low", "high")
 vary have none, and neither have those of earlier releases.
 """
 
-_SILENCE = 1e-6
+SILENCE = 1e-6
 """An output whose largest magnitude is below this counts as zero."""
 
 _REMEDY = "Copy the bundle again from where it was made, or export the model again."
@@ -58,10 +58,15 @@ def save_goldens(file: Path, goldens: Iterable[Golden]) -> None:
 
     Raises NoSignalError for answers that prove nothing, since these are refused when they are read.
     """
-    from safetensors.numpy import save_file
-
     goldens = tuple(goldens)
     require_signal(goldens)
+    write_goldens(file, goldens)
+
+
+def write_goldens(file: Path, goldens: Iterable[Golden]) -> None:
+    """The same, for answers that need prove nothing."""
+    from safetensors.numpy import save_file
+
     tensors = {
         f"{golden.name}/{role}/{name}": np.require(array, requirements="C")
         for golden in goldens
@@ -122,6 +127,16 @@ def load_samples(bundle: Bundle, component: Component, graph: Graph | None) -> d
 
 def _read(bundle: Bundle, path: str, signature: Signature) -> dict[str, Golden]:
     """Read and check what :func:`save_goldens` wrote, by name."""
+    found = load_samples_of(bundle, path, signature)
+    try:
+        require_signal(found.values())
+    except NoSignalError as error:
+        raise NoSignalError(f"{bundle.path / path}: {error.message}", remedy=_REMEDY) from error
+    return found
+
+
+def load_samples_of(bundle: Bundle, path: str, signature: Signature) -> dict[str, Golden]:
+    """Read what :func:`write_goldens` wrote, by name, and check that it fits the signature. Raises BundleError."""
     from safetensors.numpy import load
 
     file, data = bundle.path / path, bundle.read(path)
@@ -137,10 +152,6 @@ def _read(bundle: Bundle, path: str, signature: Signature) -> dict[str, Golden]:
         getattr(found.setdefault(name, Golden(name, {}, {})), role)[tensor] = array
     for golden in found.values():
         _check(file, signature, golden)
-    try:
-        require_signal(found.values())
-    except NoSignalError as error:
-        raise NoSignalError(f"{file}: {error.message}", remedy=_REMEDY) from error
     return found
 
 
@@ -185,7 +196,7 @@ def require_signal(goldens: Iterable[Golden]) -> None:
                     remedy="Check the weights and the sample inputs: nothing can be proven against such answers.",
                 )
         largest = max((float(np.abs(output).max()) for output in reals.values()), default=1.0)
-        if largest < _SILENCE:
+        if largest < SILENCE:
             raise NoSignalError(
                 f"PyTorch's output {', '.join(reals)} is nearly zero (at most {largest:.1e}) for the golden "
                 f"{golden.name}",

@@ -2,32 +2,25 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
-from torchlift.backends import Session, SessionOptions, backend
-from torchlift.backends.opening import open_source
+from torchlift.backends import SessionOptions, backend
 from torchlift.bundle import Bundle
-from torchlift.errors import BackendError, BundleError, TorchliftError, VerificationError, telling
-from torchlift.evidence import Failure, GoldenCheck, Provenance, Tolerance, Verification, now
+from torchlift.errors import BackendError, BundleError, TorchliftError, VerificationError, some, telling
+from torchlift.evidence import Failure, GoldenCheck, Provenance, StressNote, Tolerance, Verification, now
 from torchlift.machine import HERE, RunOn, this_machine
-from torchlift.manifest import Component, Graph, Precision, Variant
-from torchlift.messages import run_text
+from torchlift.manifest import Graph, Precision, Variant
+from torchlift.messages import run_text, stress_text
 from torchlift.progress import SILENT, Progress
+from torchlift.prove.beyond import stress_notes
 from torchlift.prove.ends import open_half, open_unproven
-from torchlift.prove.goldens import (
-    Golden,
-    blank,
-    cut,
-    goldens_of,
-    load_goldens,
-    load_samples,
-    telling_order,
-    with_rows,
-)
-from torchlift.prove.numerics import TOLERANCES, UNBOUNDED, failures, verify_goldens, verify_invariance
-from torchlift.signature import BATCH
+from torchlift.prove.fp32 import fp32_failures, fp32_of, rests_on
+from torchlift.prove.goldens import Golden, blank, goldens_of, load_goldens, load_samples
+from torchlift.prove.judges import judge_of, usual_tolerance_in
+from torchlift.prove.numerics import UNBOUNDED, Judge, failures, verify_goldens, verify_invariance
+from torchlift.prove.sizes import answered, brought, within
+from torchlift.prove.stress import stress_file
 from torchlift.storage import without_folders
 
 
@@ -37,8 +30,11 @@ class VerifyOptions:
 
     tolerances: Mapping[Precision, Tolerance] = field(default_factory=dict)
 
-    def tolerance(self, precision: Precision) -> Tolerance:
-        return self.tolerances.get(precision, TOLERANCES[precision])
+    def tolerance(self, bundle: Bundle, variant: Variant, precision: Precision | None = None) -> Tolerance:
+        """What a variant is held to; or what it would be at another ``precision``."""
+        asked = precision or variant.precision
+        component = bundle.manifest.component(variant.component)
+        return self.tolerances.get(asked) or usual_tolerance_in(bundle, component, asked)
 
     def as_before(self, variant: Variant) -> VerifyOptions:
         """The same, with the tolerance that ``variant`` was last held to where none is given for its precision."""
@@ -58,7 +54,8 @@ def provenance(bundle: Bundle, variant: Variant) -> Provenance:
 
 
 def _proven_files(bundle: Bundle, variant: Variant) -> dict[str, str]:
-    goldens = (bundle.manifest.component(variant.component).goldens, goldens_of(_graph(bundle, variant)))
+    component = bundle.manifest.component(variant.component)
+    goldens = (component.goldens, stress_file(bundle, component), goldens_of(_graph(bundle, variant)))
     return bundle.manifest.hashes((*variant.files, *(path for path in goldens if path)))
 
 
@@ -79,10 +76,22 @@ def proven_here(bundle: Bundle, variant: Variant, tolerance: Tolerance | None = 
     where one is given. What failed is not proven, whatever the reason was: it may be tried again.
     """
     proof = variant.verification
-    if variant.failure or proof is None or not proof.passed or tolerance not in (None, proof.tolerance):
+    if variant.failure or proof is None or not proof.passed:
         return False
-    version = backend(variant.backend).version()
-    return proof.provenance.holds(this_machine(), version, _proven_files(bundle, variant))
+    if tolerance is not None and not _as_strict(proof.tolerance, tolerance):
+        return False
+    return _holds_here(bundle, variant)
+
+
+def _as_strict(held_to: Tolerance, asked: Tolerance) -> bool:
+    """Whether a proof at one tolerance serves for another: the same, but that fewer whole numbers may have differed."""
+    return replace(held_to, differing=asked.differing) == asked and held_to.differing <= asked.differing
+
+
+def _holds_here(bundle: Bundle, variant: Variant) -> bool:
+    """Whether what the last verification found is of these files, this runtime's release and this processor."""
+    version, proof = backend(variant.backend).version(), variant.verification
+    return proof is not None and proof.provenance.holds(this_machine(), version, _proven_files(bundle, variant))
 
 
 def refused_here(bundle: Bundle, variant: Variant) -> Verification | None:
@@ -92,8 +101,7 @@ def refused_here(bundle: Bundle, variant: Variant) -> Verification | None:
     proof = variant.verification
     if variant.failure or proof is None or proof.passed:
         return None
-    version = backend(variant.backend).version()
-    return proof if proof.provenance.holds(this_machine(), version, _proven_files(bundle, variant)) else None
+    return proof if _holds_here(bundle, variant) else None
 
 
 def require_built(variant: Variant) -> None:
@@ -113,8 +121,7 @@ def runs_here(bundle: Bundle, variant: Variant) -> bool:
     proof = variant.verification
     if variant.failure or proof is None or any(check.difference.nonfinite_mismatch for check in proof.checks):
         return False
-    version = backend(variant.backend).version()
-    return bool(proof.checks) and proof.provenance.holds(this_machine(), version, _proven_files(bundle, variant))
+    return bool(proof.checks) and _holds_here(bundle, variant)
 
 
 def verify_variant(
@@ -133,18 +140,24 @@ def verify_variant(
     only be finite and of the right shape. Where its samples cannot be brought to the size of a golden, nothing else is
     compared at that size, and a note says so.
 
+    A lower precision fails where the same runtime's FP32 of the same graph is wrong, however close its own answers are:
+    its tolerance would hide a kernel that computes something else.
+
     A runtime that fails to open or run it is a failed verification, or with ``raising`` its own BackendError. Raises
     BundleError where the bundle's files are not what its manifest says.
     """
     options = options or VerifyOptions()
-    tolerance = options.tolerance(variant.precision)
+    tolerance = options.tolerance(bundle, variant)
     component = bundle.manifest.component(variant.component)
     drawn, judged = load_goldens(bundle, component), judged_goldens(bundle, variant)
     goldens, calibrated = _by_key(*drawn.values(), *judged.values()), judged.keys() != drawn.keys()
     held_to = _by_key(*judged.values())
+    judge = judge_of(bundle, component, drawn.values(), tolerance, on)
     checks: dict[Hashable, tuple[GoldenCheck, ...]] = {}
     invariance: tuple[GoldenCheck, ...] = ()
     wrong: tuple[Failure, ...] = ()
+    stress: tuple[StressNote, ...] = ()
+    beyond: tuple[Failure, ...] = ()
     runtime = backend(variant.backend)
     with progress.stage(f"verify {variant.name}", len(goldens) + 1) as stage:
         try:
@@ -152,17 +165,17 @@ def verify_variant(
                 met = []
                 for key, golden in goldens.items():
                     held = within(session, golden)
-                    checks[key] = verify_goldens(session.run, [held]) if held else ()
+                    checks[key] = verify_goldens(session.run, [held], judge) if held else ()
                     met += [component.signature.check(held.inputs)] if held and key in held_to else []
                     stage.advance()
-                samples = _brought(session, judged.values(), met) if calibrated else []
+                samples = brought(session, judged.values(), met) if calibrated else []
                 met += [component.signature.check(golden.inputs) for golden in samples]
                 others = [sizes for sizes in session.specialised() if sizes not in met]
-                answered = [*_answered(bundle, component, drawn["max"], others, on)]
-                held_to |= _by_key(*(samples if calibrated else answered))
-                for golden in (*samples, *answered):
+                cuts = [*answered(bundle, component, drawn["max"], others, on)]
+                held_to |= _by_key(*(samples if calibrated else cuts))
+                for golden in (*samples, *cuts):
                     goldens[golden.key] = golden
-                    checks[golden.key] = verify_goldens(session.run, [golden])
+                    checks[golden.key] = verify_goldens(session.run, [golden], judge)
                     if golden.key not in held_to:
                         progress.note(
                             f"{variant.name} is only known to be finite at {run_text(golden.run)}: its samples cannot "
@@ -171,16 +184,17 @@ def verify_variant(
                 for corner in ("opt", "max"):
                     held = within(session, drawn[corner])
                     if held and not invariance:
-                        invariance = verify_invariance(session.run, component.signature, held, session.covers)
+                        invariance = verify_invariance(session.run, component.signature, held, session.covers, judge)
+                stress, beyond = stress_notes(bundle, variant, session, drawn.values(), tolerance, on)
                 stage.advance()
             if runtime.replays and runtime.on_gpu():
-                for key, replayed in _replayed(bundle, variant, goldens.values(), on, progress).items():
+                for key, replayed in _replayed(bundle, variant, goldens.values(), judge, on, progress).items():
                     checks[key] += replayed
             if not any(checks[key] for key in held_to):
                 wrong = (Failure(kind="unproven"),)
             if runtime.recipe(variant.recipe).emulated:
                 smallest = next(iter(held_to))
-                checks[smallest] += _in_true_half(bundle, variant, held_to[smallest], on)
+                checks[smallest] += _in_true_half(bundle, variant, held_to[smallest], judge, on)
         except BundleError:
             raise  # the state of the folder says nothing about the variant
         except TorchliftError as error:
@@ -189,10 +203,29 @@ def verify_variant(
             wrong = (_error("; ".join(filter(None, (error.message, error.remedy)))),)
         except Exception as error:
             wrong = (_error(f"{variant.backend} failed: {type(error).__name__}: {error}"),)
+    wrong = _wrong_in_fp32(bundle, variant, options, progress, on) + wrong
     close = tuple(check for key in held_to for check in checks.get(key, ()))
     finite = tuple(check for key in goldens if key not in held_to for check in checks.get(key, ()))
-    wrong += failures(close, tolerance) + failures(finite, UNBOUNDED) + failures(invariance, tolerance)
-    return Verification(provenance(bundle, variant), tolerance, close, invariance, wrong)
+    wrong += failures(close, tolerance) + failures(finite, UNBOUNDED) + failures(invariance, tolerance) + beyond
+    if stress and variant.precision == "fp32":
+        said = some([stress_text(note) for note in stress])
+        progress.note(f"{variant.name} answers otherwise than PyTorch beyond the goldens: {said}")
+    return Verification(provenance(bundle, variant), tolerance, close, invariance, wrong, stress)
+
+
+def _wrong_in_fp32(
+    bundle: Bundle, variant: Variant, options: VerifyOptions, progress: Progress, on: RunOn
+) -> tuple[Failure, ...]:
+    """The first failure of the FP32 that a variant of a lower precision rests on, as found before or now."""
+    name = rests_on(variant)
+    if not name:
+        return ()
+    made = fp32_of(bundle, variant)
+    if made is not None and made.verification is not None and _holds_here(bundle, made):
+        found = made.verification.failures
+    else:
+        found = fp32_failures(bundle, variant, options.tolerance(bundle, variant, "fp32"), progress, on)
+    return tuple(replace(failure, rests_on=name) for failure in found[:1])
 
 
 def _by_key(*goldens: Golden) -> dict[Hashable, Golden]:
@@ -203,39 +236,8 @@ def _error(said: str) -> Failure:
     return Failure(kind="error", detail=without_folders(said))
 
 
-def _brought(session: Session, samples: Collection[Golden], met: Sequence[Mapping[str, int]]) -> list[Golden]:
-    """The samples with as many rows as what the session has kernels of its own for, the most telling where these are
-    fewer, at sizes that it has not met; the other axes stay.
-    """
-    signature = session.signature
-    batches = [sizes[BATCH] for sizes in session.specialised()] if signature.batch else []
-    found: list[Golden] = []
-    seen = [*met]
-    for batch, sample in itertools.product(batches, samples):
-        golden = with_rows(signature, sample, batch, telling_order(signature, sample))
-        sizes = signature.check(golden.inputs)
-        if sizes not in seen and session.covers(sizes):
-            seen.append(sizes)
-            found.append(golden)
-    return found
-
-
-def _answered(
-    bundle: Bundle, component: Component, largest: Golden, wanted: Sequence[Mapping[str, int]], on: RunOn
-) -> Iterator[Golden]:
-    """The largest golden's inputs cut to each of the sizes, with the answers of the FP32 graph, which are PyTorch's, as
-    the export proved.
-    """
-    if not wanted:
-        return
-    with open_source(bundle, component, on) as session:
-        for sizes in wanted:
-            inputs = cut(component.signature, largest.inputs, sizes)
-            yield Golden(largest.name, inputs, session.run(inputs), sizes=dict(sizes))
-
-
 def _replayed(
-    bundle: Bundle, variant: Variant, goldens: Iterable[Golden], on: RunOn, progress: Progress
+    bundle: Bundle, variant: Variant, goldens: Iterable[Golden], judge: Judge, on: RunOn, progress: Progress
 ) -> dict[Hashable, tuple[GoldenCheck, ...]]:
     """What it answers to each golden where it replays CUDA graphs: recorded in a run of all shapes with blank inputs,
     replayed in a second one; so many shapes at a time as it keeps.
@@ -253,7 +255,7 @@ def _replayed(
                 for _, golden in some:
                     session.run(blank(session.signature, golden.inputs))
                 for key, golden in some:
-                    checks = verify_goldens(session.run, [golden])
+                    checks = verify_goldens(session.run, [golden], judge)
                     found[key] = tuple(replace(check, replayed=True) for check in checks)
     except BackendError as error:
         progress.note(f"{variant.name} replays no CUDA graphs: {without_folders(error.message)}")
@@ -261,25 +263,11 @@ def _replayed(
     return found
 
 
-def within(session: Session, golden: Golden) -> Golden | None:
-    """The golden, or the first of its rows where the session runs no batch so large; None where it runs no part."""
-    signature = session.signature
-    sizes = signature.check(golden.inputs)
-    if session.covers(sizes):
-        return golden
-    if signature.batch is None:
-        return None
-    for batch in range(sizes[BATCH] - 1, 0, -1):
-        if session.covers({**sizes, BATCH: batch}):
-            return with_rows(signature, golden, batch)
-    return None
-
-
-def _in_true_half(bundle: Bundle, variant: Variant, golden: Golden, on: RunOn) -> tuple[GoldenCheck, ...]:
+def _in_true_half(bundle: Bundle, variant: Variant, golden: Golden, judge: Judge, on: RunOn) -> tuple[GoldenCheck, ...]:
     """What the variant's graph answers where every result is rounded to FP16: GPUs do so, this runtime does not."""
     graph = _graph(bundle, variant)
     if graph is None:
         return ()
     with open_half(bundle, graph, on) as session:
-        checks = verify_goldens(session.run, [golden])
+        checks = verify_goldens(session.run, [golden], judge)
     return tuple(replace(check, true_half=True) for check in checks)

@@ -146,16 +146,18 @@ def verify_all(
     on: RunOn = HERE,
     again: bool = False,
 ) -> None:
-    """Verify each variant that is not yet proven here at the asked tolerance (``again``: each)."""
+    """Verify each variant that is not yet proven here at the asked tolerance (``again``: each). Those of FP32 come
+    first, since the others of their backends rest on them.
+    """
     options = options or VerifyOptions()
-    for variant in variants:
+    for variant in sorted(variants, key=lambda v: v.precision != "fp32"):
         if variant.failure:
             continue
         state = backend(variant.backend).available()
         if not state.ok:
             progress.note(f"{variant.name} is not verified: {state.detail}; {state.remedy}")
             continue
-        if not again and proven_here(bundle, variant, options.tolerance(variant.precision)):
+        if not again and proven_here(bundle, variant, options.tolerance(bundle, variant)):
             continue
         proof = verify_variant(bundle, variant, options, progress, on=on)
         bundle.commit(bundle.manifest.with_variant(replace(variant, verification=proof)))

@@ -272,6 +272,8 @@ def _problem(bundle: Bundle, variant: Variant, scorer: Scorer | None, gate: Gate
         return None
     if not variant.verification.checks:
         return None
+    if any(failure.rests_on for failure in variant.verification.failures):
+        return None  # FP32 itself is wrong in this runtime: no node is moved back to that
     if scorer is not None and runs_here(bundle, variant):
         score, scoring = score_variant(scorer, variant), bundle.manifest.scoring
         breach = gate.breach(score, scoring.measures if scoring else {})
