@@ -252,7 +252,8 @@ def bisect(bundle: PathLike, variant: str, *, progress: Progress = SILENT, **job
     :class:`~torchlift.jobs.keywords.OnKeywords`, and ``evaluations``.
     """
     require_known("bisect", job, DataKeywords, OnKeywords, ConvertKeywords)
-    return jobs.bisect_bundle(Path(bundle), variant, JobOptions(**job_fields(job)), progress)
+    options = JobOptions(**job_fields(job, read_manifest(Path(bundle)).gate))
+    return jobs.bisect_bundle(Path(bundle), variant, options, progress)
 
 
 def open(
