@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from torchlift.signature import Profile as Profile
     from torchlift.signature import Signature as Signature
     from torchlift.signature import TensorSpec as TensorSpec
+    from torchlift.tasks.base import Metric as Metric
+    from torchlift.tasks.metrics import wer as wer
 
 __version__ = "0.1.0"
 
@@ -50,6 +52,7 @@ _NAMES = {
     "ImageInput": "torchlift.declare.inputs",
     "Labels": "torchlift.declare.answers",
     "Manifest": "torchlift.manifest",
+    "Metric": "torchlift.tasks.base",
     "Profile": "torchlift.signature",
     "Progress": "torchlift.progress",
     "Signature": "torchlift.signature",
@@ -71,6 +74,7 @@ _NAMES = {
     "ship": "torchlift.api",
     "unpack": "torchlift.archive",
     "verify": "torchlift.api",
+    "wer": "torchlift.tasks.metrics",
 }
 """Public name -> the module that has it."""
 

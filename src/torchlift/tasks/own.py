@@ -42,11 +42,21 @@ def collated(rows: Sequence[Any]) -> Any:
         return {key: collated([row[key] for row in rows]) for key in first}
     if isinstance(first, tuple) and all(isinstance(row, tuple) and len(row) == len(first) for row in rows):
         return tuple(collated(part) for part in zip(*rows, strict=True))
-    if all(isinstance(row, (np.ndarray, np.generic, bool, int, float)) for row in rows):
-        arrays = [np.asarray(row) for row in rows]
-        if len({array.shape for array in arrays}) == 1:
-            return np.stack(arrays)
+    arrays = [array for row in rows if (array := _numbers(row)) is not None]
+    if len(arrays) == len(rows) and len({array.shape for array in arrays}) == 1:
+        return np.stack(arrays)
     return list(rows)
+
+
+def _numbers(row: Any) -> np.ndarray | None:
+    """An array of numbers; None for what holds anything else."""
+    if not isinstance(row, (np.ndarray, np.generic, bool, int, float, list)):
+        return None
+    try:
+        array = np.asarray(row)
+    except ValueError:  # rows of different lengths
+        return None
+    return array if array.dtype.kind in "biuf" else None
 
 
 def outcomes_of(metric: Metric, outputs: Any, other: Any, count: int) -> np.ndarray:

@@ -89,9 +89,7 @@ def _of_mean(values: np.ndarray, name: str, confidence: float) -> Interval:
     return _interval(float(np.mean(values)), np.concatenate(means), confidence)
 
 
-def _of_whole(
-    figure: Callable[[np.ndarray], float], outcomes: np.ndarray, name: str, confidence: float
-) -> Interval:
+def _of_whole(figure: Callable[[np.ndarray], float], outcomes: np.ndarray, name: str, confidence: float) -> Interval:
     """The same of a ``figure`` of some rows of the data set, int64 [samples], which may repeat."""
     samples = len(outcomes)
     _require_outcomes(samples)
