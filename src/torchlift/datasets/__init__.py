@@ -9,6 +9,7 @@ from torchlift.datasets.base import Images, ReadOptions, Skips
 from torchlift.datasets.database import DATABASE
 from torchlift.datasets.labelled import ImageData, LabelledData, ZeroShotData, read_folder
 from torchlift.datasets.memory import SampleData, Source, read_items
+from torchlift.datasets.pairs import PairsData, has_pairs, read_pairs
 from torchlift.datasets.plain import ArrayData, TextData, read_arrays, read_texts
 from torchlift.datasets.records import read_records
 from torchlift.datasets.retrieval import RetrievalData, Text, read_retrieval, retrieval_splits, write_retrieval
@@ -21,6 +22,7 @@ __all__ = [
     "ImageData",
     "Images",
     "LabelledData",
+    "PairsData",
     "ReadOptions",
     "RetrievalData",
     "SampleData",
@@ -34,11 +36,13 @@ __all__ = [
     "write_retrieval",
 ]
 
-Data = RetrievalData | LabelledData | ImageData | TextData | ArrayData | SampleData
+Data = RetrievalData | LabelledData | ImageData | TextData | PairsData | ArrayData | SampleData
 
 _FILES: Mapping[str, Callable[[Path, ReadOptions], Data]] = {
     ".txt": read_texts,
-    ".jsonl": read_texts,
+    ".jsonl": lambda file, options: (read_pairs if has_pairs(file) else read_texts)(file, options),
+    ".tsv": read_pairs,
+    ".csv": read_pairs,
     ".npz": read_arrays,
     ".safetensors": read_arrays,
 }

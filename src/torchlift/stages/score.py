@@ -118,7 +118,7 @@ class Scorer:
         """
         outcomes = self._outcomes({**self._reference, component: answers})
         found = self._drops({metric: outcomes[metric]})
-        return found.get(metric, Interval(*[_LOST] * 3, self.confidence))
+        return found.get(metric, Interval(_LOST, _LOST, _LOST, self.confidence))
 
     def measure(self, metric: str) -> Measure:
         """What the numbers of a metric are."""

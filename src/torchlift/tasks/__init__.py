@@ -22,6 +22,7 @@ TASKS = {
     "retrieval": "torchlift.tasks.retrieval:RetrievalTask",
     "zero-shot": "torchlift.tasks.zero_shot:ZeroShotTask",
     "classification": "torchlift.tasks.classification:ClassificationTask",
+    "similarity": "torchlift.tasks.similarity:SimilarityTask",
     "samples": "torchlift.tasks.in_memory:SampleTask",
 }
 """Name -> ``module:class``. Each class says which data it reads and which models it is for."""
