@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from torchlift.api import as_module as as_module
     from torchlift.api import bench as bench
     from torchlift.api import bisect as bisect
     from torchlift.api import build as build
@@ -63,6 +64,7 @@ _NAMES = {
     "Tolerance": "torchlift.evidence",
     "TorchliftError": "torchlift.errors",
     "Variant": "torchlift.manifest",
+    "as_module": "torchlift.api",
     "bench": "torchlift.api",
     "bisect": "torchlift.api",
     "build": "torchlift.api",
