@@ -85,9 +85,20 @@ class BundleModule(nn.Module):
     def _run_copied(self, tensors: Tensors, place: torch.device) -> Tensors:
         """Through memory of the host: shared with tensors that lie there in C order, else copied."""
         arrays = {name: tensor.cpu().contiguous().numpy() for name, tensor in tensors.items()}
-        prepared = self._pipeline.preparer(self._component.name).prepare(arrays)
-        outputs = self._pipeline.run(self._component.name, prepared)
+        name = self._component.name
+        session = self._pipeline.session(name)  # raises where it is closed
+        if self._fits(arrays):
+            outputs = session.run(arrays)
+        else:
+            outputs = self._pipeline.run(name, self._pipeline.preparer(name).prepare(arrays))
         return {name: torch.from_numpy(array).to(place) for name, array in outputs.items()}
+
+    def _fits(self, arrays: dict[str, Any]) -> bool:
+        """Whether the session takes arrays as one batch. Those that do not fit at all are told by what splits them."""
+        try:
+            return not self._session.records and self._session.fits(arrays)
+        except SignatureError:
+            return False
 
     def _run_there(self, tensors: Tensors) -> Tensors:
         """On the session's own device, without a copy through the host. What a session gives holds until its next call,
