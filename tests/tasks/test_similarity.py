@@ -137,5 +137,7 @@ def test_the_data_are_told_apart_by_texts_and_scores(made, pairs):
 
 
 def test_int8_is_calibrated_on_every_text_once(made, pairs):
+    pairs.write_text(pairs.read_text("utf-8") + "ABC\t红\t1\n", "utf-8")
     found = calibration_samples(made(), pairs)
-    assert (found.count("model"), found.name) == (7, "pairs.tsv")
+    assert (found.count("model"), found.name) == (8, "pairs.tsv")
+    assert found.parts["model"].identity[-1] == "ABC", "texts are as they are in the file"
