@@ -344,6 +344,7 @@ def test_both_networks_of_a_users_own_pipeline_are_replaced(tmp_path):
 
 
 BERT = """
+import numpy as np
 import torch
 
 import torchlift as tl
@@ -356,6 +357,14 @@ CONFIG = BertConfig(
 NAMES = {"input_ids": 64, "token_type_ids": 2, "attention_mask": 2}
 
 
+def drawn(sizes, rng):
+    # texts of any length, none of them empty
+    shape = (sizes["batch"], sizes["sequence"])
+    found = {name: rng.integers(0, most, shape) for name, most in NAMES.items()}
+    lengths = rng.integers(1, shape[1] + 1, (shape[0], 1))
+    return {**found, "attention_mask": (np.arange(shape[1]) < lengths).astype(np.int64)}
+
+
 def classifier():
     torch.manual_seed(0)
     return BertForSequenceClassification(CONFIG).eval()
@@ -364,6 +373,7 @@ def classifier():
 @tl.module(
     inputs=[tl.TensorSpec(name, "int64", ("batch", "sequence"), (0, most)) for name, most in NAMES.items()],
     axes=[tl.Axis("batch", 1, 2, 4), tl.Axis("sequence", 2, 8, 40)],
+    sample=drawn,
 )
 def encoder():
     return classifier().bert
