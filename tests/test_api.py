@@ -29,6 +29,7 @@ def test_every_keyword_reaches_an_option():
         "backends": ["openvino"],
         "precisions": ["int8"],
         "data": "muge/",
+        "metrics": [],
         "split": "test",
         "limit": 7,
         "prompts": "prompts.txt",
@@ -61,9 +62,9 @@ def test_every_keyword_reaches_an_option():
     found, plain = JobOptions(**job_fields(given)), JobOptions(**job_fields({}))
     same = [f.name for f in fields(JobOptions) if getattr(found, f.name) == getattr(plain, f.name)]
     assert (same, plain) == ([], JobOptions())
-    assert (found.data.path, found.data.read.split, found.data.read.limit) == (Path("muge"), "test", 7)
+    assert (found.data.source, found.data.read.split, found.data.read.limit) == (Path("muge"), "test", 7)
     calibration = found.convert.calibration
-    assert (calibration.path, calibration.method, calibration.samples) == (Path("train"), "entropy", 9)
+    assert (calibration.source, calibration.method, calibration.samples) == (Path("train"), "entropy", 9)
     assert (found.data.read.strict, calibration.read.strict, calibration.read.split) == (True, True, "")
     assert (found.gate.within, found.gate.objective, found.gate.confidence) == ({"recall@1": 0.2}, "size", 90)
     assert found.verify.tolerances["bf16"].cosine == 0.99

@@ -16,6 +16,7 @@ TORCH_SIDE = (
     "torchlift.jobs.source",
     "torchlift.jobs.peers",
     "torchlift.backends.pytorch",
+    "torchlift.torch_module",
 )
 TORCH_FREE = [
     name
@@ -47,7 +48,7 @@ HEAVY = {
     "safetensors", "tokenizers", "huggingface_hub", "rich", "msgspec", "lmdb", "nncf", "sklearn",
 }  # fmt: skip
 
-DOOR = ("bench", "bisect", "build", "export", "open", "pack", "score", "ship", "unpack", "verify")
+DOOR = ("as_module", "bench", "bisect", "build", "export", "open", "pack", "score", "ship", "unpack", "verify")
 
 IMPORTED = """
 import {module}

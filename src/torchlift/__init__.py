@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from torchlift.api import as_module as as_module
     from torchlift.api import bench as bench
     from torchlift.api import bisect as bisect
     from torchlift.api import build as build
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
     from torchlift.signature import Profile as Profile
     from torchlift.signature import Signature as Signature
     from torchlift.signature import TensorSpec as TensorSpec
+    from torchlift.tasks.base import Metric as Metric
+    from torchlift.tasks.metrics import wer as wer
 
 __version__ = "0.1.0"
 
@@ -51,6 +54,7 @@ _NAMES = {
     "ImageInput": "torchlift.declare.inputs",
     "Labels": "torchlift.declare.answers",
     "Manifest": "torchlift.manifest",
+    "Metric": "torchlift.tasks.base",
     "Profile": "torchlift.signature",
     "Progress": "torchlift.progress",
     "Raw": "torchlift.declare.answers",
@@ -62,6 +66,7 @@ _NAMES = {
     "Tolerance": "torchlift.evidence",
     "TorchliftError": "torchlift.errors",
     "Variant": "torchlift.manifest",
+    "as_module": "torchlift.api",
     "bench": "torchlift.api",
     "bisect": "torchlift.api",
     "build": "torchlift.api",
@@ -73,6 +78,7 @@ _NAMES = {
     "ship": "torchlift.api",
     "unpack": "torchlift.archive",
     "verify": "torchlift.api",
+    "wer": "torchlift.tasks.metrics",
 }
 """Public name -> the module that has it."""
 

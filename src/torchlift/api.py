@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 from torchlift import jobs
-from torchlift.errors import InputError
+from torchlift.errors import BackendUnavailableError, InputError
 from torchlift.jobs import JobOptions
 from torchlift.jobs.keywords import (
     BenchKeywords,
@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from torchlift.exporter import ExportOptions
     from torchlift.jobs import BisectReport, PartingReport
     from torchlift.jobs.source import AnySource
+    from torchlift.torch_module import BundleModule
 
 
 @overload
@@ -255,7 +256,8 @@ def bisect(bundle: PathLike, variant: str, *, progress: Progress = SILENT, **job
     :class:`~torchlift.jobs.keywords.OnKeywords`, and ``evaluations``.
     """
     require_known("bisect", job, DataKeywords, OnKeywords, ConvertKeywords)
-    return jobs.bisect_bundle(Path(bundle), variant, JobOptions(**job_fields(job)), progress)
+    options = JobOptions(**job_fields(job, read_manifest(Path(bundle)).gate))
+    return jobs.bisect_bundle(Path(bundle), variant, options, progress)
 
 
 def open(
@@ -282,6 +284,52 @@ def open(
     BackendUnavailableError, VerificationError.
     """
     return open_bundle(bundle, OpenOptions(dict(variants or {}), RunOn(threads, device)), progress)
+
+
+def as_module(
+    bundle: PathLike,
+    *,
+    component: str | None = None,
+    variants: Mapping[str, str] | None = None,
+    threads: int = 0,
+    device: int = 0,
+    progress: Progress = SILENT,
+) -> BundleModule:
+    """Open a bundle as an nn.Module, to be put in the place of the network that was shipped.
+
+    For example ``pipe.unet = tl.as_module("net/")``. It is called as the network is, by position or by keyword, with
+    tensors on the processor or a GPU, and returns what the network does: a tensor, a tuple, or an object with keys and
+    attributes.
+
+    The variant that was chosen stands behind it. It has no parameters, an empty ``state_dict()``, and computes no
+    gradients: a tensor that requires one is an error where gradients are computed. It stays in evaluation, stays where
+    its variant runs whatever ``.to()`` is told, and can be neither copied nor pickled.
+
+    Args:
+        bundle: The folder of the bundle.
+        component: Which of several components.
+        variants: Others than the chosen: component -> variant name, or its ``backend/precision``.
+        threads: Threads for one call; 0 is every usable core.
+        device: The GPU, by ordinal, of what runs on one.
+        progress: Is told of every stage.
+
+    Raises what :func:`open` raises, and BackendUnavailableError without torch.
+    """
+    try:
+        from torchlift.torch_module import open_module
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        raise BackendUnavailableError(
+            "as_module makes a module of torch, which is not installed",
+            remedy='Install it, pip install "torchlift[torch]", or use torchlift.open.',
+        ) from error
+    pipeline = open(bundle, variants=variants, threads=threads, device=device, progress=progress)
+    try:
+        return open_module(pipeline, component)
+    except BaseException:
+        pipeline.close()
+        raise
 
 
 def _to_export(

@@ -190,6 +190,18 @@ def test_what_was_not_scored_together_has_no_line(manifest):
     assert together_line(replace(manifest, scoring=None)) == ""
 
 
+def test_a_metric_that_is_no_number_for_a_variant_is_refused_and_shown_as_a_dash(manifest):
+    scoring = manifest.scoring
+    name = next(iter(scoring.scores))
+    empty = replace(scoring.scores[name], metrics={}, drops={})
+    other = replace(manifest, scoring=replace(scoring, scores={name: empty}, together=empty), gate=Gate({"top1": 1.0}))
+    text = words(shown(160, scores_table(other)))
+    assert "top1 - - refused" in text
+    assert "top1 -, drop -" in together_line(other)
+    for table in manifest_tables(other, 160):
+        shown(160, table)
+
+
 def test_records_that_were_skipped_are_told(manifest):
     assert "skipped" not in words(shown(160, scores_table(manifest)))
     data = replace(manifest.scoring.data, unusable=2, skipped=("a.png: it has no end", "b.png: it is no picture"))

@@ -32,7 +32,7 @@ def test_options_replace_the_defaults(told, bundle, tmp_path):
     assert said.code == 0, said.err
     (options,) = told
     calibration = options.convert.calibration
-    assert (calibration.method, calibration.samples, calibration.path) == ("entropy", 7, tmp_path)
+    assert (calibration.method, calibration.samples, calibration.source) == ("entropy", 7, tmp_path)
     assert (calibration.read.trust_pickle, calibration.read.limit) == (True, None)
     assert (options.data.read.trust_pickle, options.data.read.limit) == (True, 9)
     assert (options.convert.evaluations, options.bench.latency.rounds, options.on.threads) == (3, 4, 1)

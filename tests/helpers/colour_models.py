@@ -105,7 +105,7 @@ def sessions(image=see, text=read):
     return {"image": Numpy(IMAGES, image), "text": Numpy(TEXTS, text)}
 
 
-def _bundle(folder, pipeline, settings, signatures, declared, assets=None):
+def bundle_of(folder, pipeline, settings, signatures, declared, assets=None):
     bundle = Bundle.create(folder, Manifest("colours", "module", "k", settings, pipeline))
     for name, signature in signatures.items():
         with bundle.adding(f"{name}/source") as added:
@@ -133,7 +133,7 @@ def clip(tmp_path):
     inputs = {"image": {"image": ImageInput((SIDE, SIDE), MEAN, STD)}, "text": {"text": TextInput("vocabulary", 12)}}
     declared = {n: (inputs[n], {s.output_names[0]: Embedding()}) for n, s in signatures.items()}
     settings = {"logit_scale": 2.0}
-    return _bundle(tmp_path / "clip", "dual-encoder", settings, signatures, declared, {"vocabulary": vocabulary})
+    return bundle_of(tmp_path / "clip", "dual-encoder", settings, signatures, declared, {"vocabulary": vocabulary})
 
 
 @pytest.fixture
@@ -148,7 +148,7 @@ def classifier(tmp_path):
         )
         known = np.stack([direction(COLOURS[name]) for name in classes])
         session = Numpy(signature, lambda pixels: see(pixels) @ known.T)
-        return _bundle(tmp_path / "classifier", "tensors", {}, {"model": signature}, {"model": declared}), session
+        return bundle_of(tmp_path / "classifier", "tensors", {}, {"model": signature}, {"model": declared}), session
 
     return make
 

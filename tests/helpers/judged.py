@@ -86,7 +86,7 @@ def job(pictures):
     """Maker of options for a job on ``pictures`` with ONNX Runtime."""
 
     def make(*precisions, gate=None, calibrated=True, backends=("onnxruntime",), evaluations=40, keep=(), data=True):
-        samples = CalibrationOptions(path=pictures, read=ReadOptions(split="train")) if calibrated else None
+        samples = CalibrationOptions(source=pictures, read=ReadOptions(split="train")) if calibrated else None
         return JobOptions(
             build=BuildOptions(backends, precisions),
             data=DataOptions(pictures / "val" if data else None),

@@ -223,11 +223,11 @@ def first_six():
     return Function(lambda x: 2 * x[:, :6])
 
 
-STEPS = dict(
-    inputs=[tl.TensorSpec("x", "float32", ("batch", "steps", 4))],
-    outputs=["y"],
-    axes=[tl.Axis("batch", 1, 2, 4), tl.Axis("steps", 1, 3, 8)],
-)
+STEPS = {
+    "inputs": [tl.TensorSpec("x", "float32", ("batch", "steps", 4))],
+    "outputs": ["y"],
+    "axes": [tl.Axis("batch", 1, 2, 4), tl.Axis("steps", 1, 3, 8)],
+}
 
 
 class OverTime(nn.Module):

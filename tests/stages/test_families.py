@@ -84,7 +84,7 @@ def made_up_times():
 
 def job(data, metric, drop, precisions, split="val", calibration="train", kind=JobOptions, **read):
     """A job that scores on one split, and calibrates on 48 samples of another where one is given."""
-    samples = CalibrationOptions(path=data, read=ReadOptions(split=calibration, limit=48)) if calibration else None
+    samples = CalibrationOptions(source=data, read=ReadOptions(split=calibration, limit=48)) if calibration else None
     return kind(
         build=BuildOptions(("onnxruntime",), precisions),
         data=DataOptions(data, ReadOptions(split=split, **read)),

@@ -25,21 +25,21 @@ def test_the_split_train_is_what_is_calibrated_on(splits):
     data = splits("train", "val")
     assert train_split(data, ReadOptions(), "") == ReadOptions(split="train")
     found = JobOptions(data=DataOptions(data)).calibration()
-    assert (found.path, found.read.split) == (data, "train")
+    assert (found.source, found.read.split) == (data, "train")
 
 
 def test_what_is_scored_is_not_calibrated_on(splits):
     data = splits("train")
     assert train_split(data, ReadOptions(), "") is None, "it is the only split, and so the one that is scored"
     assert train_split(data, ReadOptions(), "train") is None
-    assert JobOptions(data=DataOptions(data)).calibration().path is None
+    assert JobOptions(data=DataOptions(data)).calibration().source is None
 
 
 def test_of_data_to_calibrate_on_the_split_train_comes_first(splits):
     data = splits("train", "val")
-    found = JobOptions(convert=ConvertOptions(CalibrationOptions("entropy", path=data))).calibration()
-    assert (found.method, found.path, found.read.split) == ("entropy", data, "train")
-    val = JobOptions(convert=ConvertOptions(CalibrationOptions(path=data, read=ReadOptions("val"))))
+    found = JobOptions(convert=ConvertOptions(CalibrationOptions("entropy", source=data))).calibration()
+    assert (found.method, found.source, found.read.split) == ("entropy", data, "train")
+    val = JobOptions(convert=ConvertOptions(CalibrationOptions(source=data, read=ReadOptions("val"))))
     assert val.calibration().read.split == "val"
 
 

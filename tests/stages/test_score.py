@@ -200,6 +200,9 @@ class Noisy:
         noise = answers["model"][ANSWER][:, 0].astype(np.float64)
         return {"noise": noise, "largest": noise}
 
+    def likeness(self, answers, reference):
+        return {}
+
 
 def test_a_drop_of_a_metric_of_which_lower_is_better_is_by_how_much_it_rises(bundle, monkeypatch):
     monkeypatch.setattr(Scorer, "answers", lambda *_: {ANSWER: np.zeros((3, 1), np.float32)})

@@ -86,7 +86,7 @@ def scores_table(manifest: Manifest, *, verbose: bool = False) -> RenderableType
     together = {"the chosen together": scoring.together} if scoring.together else {}
     for name, score in {**scoring.scores, **together}.items():
         for number, metric in enumerate(metrics):
-            cells = (metric, str(score.metrics[metric]), str(score.drops[metric]))
+            cells = (metric, str(score.metrics.get(metric, "-")), str(score.drops.get(metric, "-")))
             table.add_row("" if number else name, *cells, "" if number else _verdict(manifest, score))
     confidence = scoring.metrics[metrics[0]].confidence
     said = [
@@ -135,7 +135,7 @@ def together_line(manifest: Manifest) -> str:
     chosen = " with ".join(choice.variant for choice in manifest.choices.values())
     score = scoring.together
     return (
-        f"{chosen}: {metric} {score.metrics[metric]}, drop {score.drops[metric]}"
+        f"{chosen}: {metric} {score.metrics.get(metric, '-')}, drop {score.drops.get(metric, '-')}"
         f"{'; gate: ' + str(manifest.gate) if manifest.gate.within else ''}"
     )
 

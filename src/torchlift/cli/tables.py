@@ -163,7 +163,9 @@ def gated_metric(manifest: Manifest) -> str:
 def _score(manifest: Manifest, variant: Variant) -> tuple[str, str]:
     score = manifest.scoring.scores.get(variant.name) if manifest.scoring else None
     metric = gated_metric(manifest)
-    return (f"{score.metrics[metric].value:.2f}", f"{score.drops[metric].value:.2f}") if score else ("-", "-")
+    if score is None or metric not in score.drops:
+        return "-", "-"
+    return f"{score.metrics[metric].value:.2f}", f"{score.drops[metric].value:.2f}"
 
 
 def _score_caption(manifest: Manifest, component: Component) -> str:

@@ -9,7 +9,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from torchlift.datasets import ReadOptions
+from torchlift.datasets import ReadOptions, SampleData
 from torchlift.errors import DataError
 from torchlift.graph.qdq import Linear, signal_to_noise
 from torchlift.graph.quantize import QuantizeReport
@@ -37,8 +37,8 @@ _LEAST_LIMIT = 1e-30
 class CalibrationOptions:
     """How INT8 finds its ranges.
 
-    - ``path``, ``read``: the data set that samples come from, of any kind that the model takes, and which part of it.
-      Without a path it is the split ``train`` of the data to score, where there is one.
+    - ``source``, ``read``: the data set that samples come from, of any kind that the model takes, and which part of it.
+      Without one it is the split ``train`` of the data to score, where there is one, or the data in memory.
 
     ``samples`` is the most samples that are run. ``percentile`` is for the method of that name: the share of values
     that its range covers, in percent, for example 99.99. Raises DataError for an unknown method and for numbers out of
@@ -48,7 +48,7 @@ class CalibrationOptions:
     method: Method = "minmax"
     samples: int = 256
     percentile: float = 99.99
-    path: Path | None = field(default=None, repr=False)
+    source: Path | SampleData | None = field(default=None, repr=False)
     read: ReadOptions = field(default_factory=ReadOptions, repr=False)
     """Keys of graphs are made of the representation. Where samples come from is no part of it: their content is."""
 

@@ -1,14 +1,15 @@
-"""Data sets for scoring and calibration, in common formats, read without torch."""
+"""Data sets for scoring and calibration, in common formats or in memory, read without torch."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from torchlift.datasets.base import Images, ReadOptions, Skips
 from torchlift.datasets.database import DATABASE
 from torchlift.datasets.labelled import ImageData, LabelledData, ZeroShotData, read_folder
+from torchlift.datasets.memory import SampleData, Source, read_items
+from torchlift.datasets.pairs import PairsData, has_pairs, read_pairs
 from torchlift.datasets.plain import ArrayData, TextData, read_arrays, read_texts
 from torchlift.datasets.records import read_records
 from torchlift.datasets.retrieval import RetrievalData, Text, read_retrieval, retrieval_splits, write_retrieval
@@ -21,32 +22,42 @@ __all__ = [
     "ImageData",
     "Images",
     "LabelledData",
+    "PairsData",
     "ReadOptions",
     "RetrievalData",
+    "SampleData",
     "Skips",
+    "Source",
     "Text",
     "TextData",
     "ZeroShotData",
     "open_data",
+    "read_items",
     "write_retrieval",
 ]
 
-Data = RetrievalData | LabelledData | ImageData | TextData | ArrayData
+Data = RetrievalData | LabelledData | ImageData | TextData | PairsData | ArrayData | SampleData
 
 _FILES: Mapping[str, Callable[[Path, ReadOptions], Data]] = {
     ".txt": read_texts,
-    ".jsonl": read_texts,
+    ".jsonl": lambda file, options: (read_pairs if has_pairs(file) else read_texts)(file, options),
+    ".tsv": read_pairs,
+    ".csv": read_pairs,
     ".npz": read_arrays,
     ".safetensors": read_arrays,
 }
 
 
-def open_data(path: str | os.PathLike[str], options: ReadOptions | None = None) -> Data:
-    """Find out what kind of data set is at ``path``, and open it. Images are read later, one at a time.
+def open_data(source: Source, options: ReadOptions | None = None) -> Data:
+    """Find out what kind of data set is at a path, and open it. Images are read later, one at a time. Of data in memory
+    only the limit is taken from the options.
 
     Raises DataError where it is missing, empty, ambiguous or of no known kind, UnsafeDataError for pickles.
     """
-    path, options = _resolved(Path(path)), options or ReadOptions()
+    options = options or ReadOptions()
+    if isinstance(source, SampleData):
+        return source.limited(options.limit)
+    path = _resolved(Path(source))
     if is_file(path):
         if path.suffix not in _FILES:
             raise DataError(

@@ -57,9 +57,11 @@ def export_component(
     let go before a file is proven, so that ONNX Runtime's copy does not come on top.
 
     Where no strategy succeeds, for example since an operator has no ONNX form, the component gets a program for PyTorch
-    in the place of its graph, if that is proven, and no single exporter was asked for. Else raises the error of the most telling strategy: BakedInError where
-    an input or an axis turned constant, VerificationError where the file answers otherwise than PyTorch, ExportError
-    for all else. Raises NoSignalError where PyTorch's answers are all zero.
+    in the place of its graph, if that is proven, and no single exporter was asked for.
+
+    Else raises the error of the most telling strategy: BakedInError where an input or an axis turned constant,
+    VerificationError where the file answers otherwise than PyTorch, ExportError for all else. Raises NoSignalError
+    where PyTorch's answers are all zero.
     """
     options = options or ExportOptions()
     part = _loaded(model, name, options.exporters[0], options, progress)

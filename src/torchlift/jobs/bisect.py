@@ -131,10 +131,10 @@ def _noise(bench: Workbench, options: JobOptions, progress: Progress, pictures: 
 
 
 def _few_samples(bench: Workbench, options: JobOptions, progress: Progress, pictures: KeptPictures) -> Feeds:
-    if options.data.path is None:
+    if options.data.source is None:
         return goldens_as_samples(bench.bundle).of(bench.component)
     few = replace(options.data.read, limit=_NOISE_SAMPLES)
-    samples = data_as_samples(bench.bundle, options.data.path, few, progress, pictures=pictures)
+    samples = data_as_samples(bench.bundle, options.data.source, few, progress, pictures=pictures)
     return samples.of(bench.component)
 
 

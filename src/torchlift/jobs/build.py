@@ -126,12 +126,12 @@ def samples_of(
     in the data to score, or in the goldens.
     """
     calibration = options.calibration()
-    if calibration.path is not None:
-        return data_as_samples(bundle, calibration.path, calibration.read, progress, pictures=pictures)
-    if options.data.path is not None:
+    if calibration.source is not None:
+        return data_as_samples(bundle, calibration.source, calibration.read, progress, pictures=pictures)
+    if options.data.source is not None:
         limit = min(options.data.read.limit or calibration.samples, calibration.samples)
         read = replace(options.data.read, limit=limit)
-        return data_as_samples(bundle, options.data.path, read, progress, given=False, pictures=pictures)
+        return data_as_samples(bundle, options.data.source, read, progress, given=False, pictures=pictures)
     return goldens_as_samples(bundle)
 
 
@@ -194,9 +194,9 @@ def materials_of(options: JobOptions, manifest: Manifest | None = None) -> Mater
     graphs = {g.form for g in manifest.graphs if not g.failure and maker_of(g.form)} if manifest else set()
     learnt = manifest is not None and any(PurePosixPath(path).name == SCALES for path in manifest.files)
     return Materials(
-        data=options.data.path is not None or bool(graphs),
+        data=options.data.source is not None or bool(graphs),
         learnt=learnt,
-        samples=options.calibration().path is not None,
+        samples=options.calibration().source is not None,
         graphs=frozenset(graphs),
     )
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import difflib
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, TypedDict
 
 from torchlift.backends import CompileOptions
 from torchlift.convert.calibration import CalibrationOptions, Method
-from torchlift.datasets import ReadOptions
+from torchlift.datasets import ReadOptions, SampleData, read_items
 from torchlift.declare.answers import Answer
 from torchlift.declare.inputs import Input
 from torchlift.declare.module import Sample
@@ -25,6 +25,7 @@ from torchlift.prove.numerics import TOLERANCES
 from torchlift.prove.verify import VerifyOptions
 from torchlift.signature import Axis, Profile, TensorSpec
 from torchlift.stages import BenchOptions, BuildOptions, ConvertOptions
+from torchlift.tasks.own import metrics_of
 from torchlift.timing.latency import LatencyOptions
 
 PathLike = str | os.PathLike[str]
@@ -67,7 +68,10 @@ class OnKeywords(TypedDict, total=False):
 class DataKeywords(TypedDict, total=False):
     """The data to score on.
 
-    - ``data``: the path of a data set.
+    - ``data``: the path of a data set, or samples in memory: any iterable of (inputs, target), such as a torch
+      DataLoader, which is read once.
+    - ``metrics``: what samples in memory are scored by, besides the metrics that ``within`` names: names, functions of
+      (outputs, targets), or both by name: ``["top1"]``, ``{"mine": function}``.
     - ``split``: for example ``valid``; by default the first of valid, val, validation, test that is there.
     - ``limit``: at most so many samples, evenly spaced.
     - ``prompts``: a file of prompts for zero-shot classification, one a line.
@@ -75,7 +79,8 @@ class DataKeywords(TypedDict, total=False):
     - ``trust_pickle``: records may be unpickled, which runs code that is in them.
     """
 
-    data: PathLike | None
+    data: PathLike | Iterable[Any] | None
+    metrics: Sequence[Any] | Mapping[str, Any]
     split: str
     limit: int | None
     prompts: PathLike | None
@@ -145,14 +150,15 @@ class CompileKeywords(TypedDict, total=False):
 class ConvertKeywords(TypedDict, total=False):
     """How graphs are converted.
 
-    - ``calibration``: samples that INT8 finds its ranges on; by default the split ``train`` of the data to score.
+    - ``calibration``: samples that INT8 finds its ranges on, a path or an iterable as of ``data``; by default the split
+      ``train`` of the data to score, or the data in memory themselves.
     - ``calibrator``: how ranges are found: minmax, entropy or percentile.
     - ``calibration_samples``: at most so many.
     - ``keep``: what stays in FP32, as ``component:name`` of a node or of a PyTorch module with all below it.
     - ``evaluations``: graphs that may be tried in the search for what costs the accuracy.
     """
 
-    calibration: PathLike | None
+    calibration: PathLike | Iterable[Any] | None
     calibrator: Method
     calibration_samples: int
     keep: Sequence[str]
@@ -219,14 +225,12 @@ def job_fields(given: Mapping[str, Any], before: Gate | None = None) -> dict[str
     read |= {"prompts": Path(prompts)} if prompts is not None else {}
     calibration = given.get("calibration")
     calibrated = only(given, calibrator="method", calibration_samples="samples")
-    calibrated |= {"path": Path(calibration), "read": ReadOptions(**read)} if calibration is not None else {}
-    data = given.get("data")
+    if calibration is not None:
+        calibrated |= {"source": _source("calibration", calibration), "read": ReadOptions(**read)}
     converted = only(given, evaluations="evaluations") | {"keep": texts("keep", given.get("keep", ()))}
     return {
         "build": BuildOptions(*(texts(name, given.get(name, ())) for name in ("backends", "precisions"))),
-        "data": DataOptions(
-            None if data is None else Path(data), ReadOptions(**read, **only(given, split="split", limit="limit"))
-        ),
+        "data": _data(given, before, ReadOptions(**read, **only(given, split="split", limit="limit"))),
         "convert": ConvertOptions(CalibrationOptions(**calibrated), **converted),
         "verify": VerifyOptions({name: _tolerance(name, value) for name, value in given.get("tolerances", {}).items()}),
         "gate": _gate(given, before),
@@ -234,6 +238,30 @@ def job_fields(given: Mapping[str, Any], before: Gate | None = None) -> dict[str
         "compile": _compilation(given),
         "on": run_on(given),
     }
+
+
+def _data(given: Mapping[str, Any], before: Gate | None, read: ReadOptions) -> DataOptions:
+    """The data to score on; of an iterable it is read here, once. Raises DataError for one that fails, InputError for
+    what does not go with the data.
+    """
+    data, metrics = given.get("data"), given.get("metrics", ())
+    source = None if data is None else _source("data", data)
+    if not isinstance(source, SampleData):
+        if metrics:
+            raise InputError(
+                "`metrics=` is for data in memory" + f", and {source} is a path" * (source is not None),
+                remedy="Leave it out: a data set at a path has metrics of its own. Or give `data=` an iterable.",
+            )
+        return DataOptions(source, read)
+    for name in ("split", "prompts"):
+        if given.get(name):
+            raise InputError(f"`{name}=` is for data at a path, and `data=` is in memory", remedy="Leave it out.")
+    within = given.get("within") or (before.within if before else {})
+    return DataOptions(source, read, metrics_of(metrics, within))
+
+
+def _source(keyword: str, given: Any) -> Path | SampleData:
+    return Path(given) if isinstance(given, (str, os.PathLike)) else read_items(given, keyword)
 
 
 def run_on(given: Mapping[str, Any]) -> RunOn:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torchlift.backends import CompileOptions
 from torchlift.convert.calibration import CalibrationOptions
-from torchlift.datasets import ReadOptions
+from torchlift.datasets import ReadOptions, SampleData
 from torchlift.errors import InputError
 from torchlift.evidence import Gate
 from torchlift.machine import HERE, RunOn
@@ -16,14 +16,18 @@ from torchlift.stages.bench import BenchOptions
 from torchlift.stages.convert import ConvertOptions
 from torchlift.stages.plan import BuildOptions
 from torchlift.stages.samples import train_split
+from torchlift.tasks import Metric
 
 
 @dataclass(frozen=True)
 class DataOptions:
-    """The data that variants are scored on: a path, and what of it to read."""
+    """The data that variants are scored on, a path or samples in memory, and what of them to read. ``metrics`` are for
+    samples in memory.
+    """
 
-    path: Path | None = None
+    source: Path | SampleData | None = None
     read: ReadOptions = field(default_factory=ReadOptions)
+    metrics: tuple[Metric, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -42,17 +46,17 @@ class JobOptions:
     on: RunOn = HERE
 
     def calibration(self) -> CalibrationOptions:
-        """How to calibrate, with the samples found: ``path`` is None where there are none, ``read`` limits them."""
+        """How to calibrate, with the samples found: ``source`` is None where there are none, ``read`` limits them."""
         asked, data = self.convert.calibration, self.data
-        if asked.path is not None:
-            path: Path | None = asked.path
-            split = None if asked.read.split else train_split(asked.path, asked.read, "")
+        if asked.source is not None:
+            source: Path | SampleData | None = asked.source
+            split = None if asked.read.split else train_split(asked.source, asked.read, "")
         else:
-            split = train_split(data.path, replace(data.read, split="", limit=None), data.read.split)
-            path = data.path if split else None
+            split = train_split(data.source, replace(data.read, split="", limit=None), data.read.split)
+            source = data.source if split or isinstance(data.source, SampleData) else None
         read = split or asked.read
         limit = min(read.limit or asked.samples, asked.samples)
-        return replace(asked, path=path, read=replace(read, limit=limit))
+        return replace(asked, source=source, read=replace(read, limit=limit))
 
 
 def gate_without_data(gate: Gate) -> InputError:

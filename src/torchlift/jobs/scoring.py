@@ -12,6 +12,7 @@ from torchlift.pipelines.pictures import KeptPictures
 from torchlift.progress import Progress
 from torchlift.stages.score import OpenReference, Scorer
 from torchlift.tasks import Task, metric_of, open_task
+from torchlift.tasks.metrics import UNITS
 
 DEFAULT_DROP = 1.0
 """How much worse a task's primary metric may be, in its unit, where nothing was said."""
@@ -24,9 +25,10 @@ def task_of(
     bundle: Bundle, options: JobOptions, progress: Progress, pictures: KeptPictures | None = None
 ) -> Task | None:
     """The task of the data to score on; None without data. Raises DataError."""
-    if options.data.path is None:
+    data = options.data
+    if data.source is None:
         return None
-    return open_task(bundle, options.data.path, options.data.read, progress, pictures)
+    return open_task(bundle, data.source, data.read, progress, pictures, data.metrics)
 
 
 def required_task(bundle: Bundle, options: JobOptions, progress: Progress) -> Task:
@@ -39,7 +41,7 @@ def required_task(bundle: Bundle, options: JobOptions, progress: Progress) -> Ta
 
 def require_data(options: JobOptions) -> None:
     """Raise InputError where there is no data to score on."""
-    if options.data.path is None:
+    if options.data.source is None:
         raise InputError("there is no data to score on", remedy="Give `data=`, a data set of the model's task.")
 
 
@@ -70,7 +72,7 @@ def _gate(bundle: Bundle, options: JobOptions, task: Task | None) -> Gate:
         if gate.within not in ({}, before.within) or gate.confidence != before.confidence:
             raise gate_without_data(gate)
         return replace(gate, within=before.within)
-    gate = replace(gate, within=gate.within or before.within or {task.primary: DEFAULT_DROP})
+    gate = replace(gate, within=gate.within or before.within or _usual(task))
     for metric, limit in gate.within.items():
         if metric_of(task, metric).unit == POINTS and limit > 100:
             raise InputError(
@@ -78,6 +80,17 @@ def _gate(bundle: Bundle, options: JobOptions, task: Task | None) -> Gate:
                 remedy="Give `within=` a limit in points from 0 to 100, for example 0.2.",
             )
     return gate
+
+
+def _usual(task: Task) -> dict[str, float]:
+    """The limit where nothing was said. Raises InputError where there is no usual one."""
+    unit = metric_of(task, task.primary).unit
+    if unit == UNITS:
+        raise InputError(
+            f"{task.primary} has no usual limit, since its unit is not known",
+            remedy=f"Give `within=`, how much of {task.primary} may be lost, in what it is measured in.",
+        )
+    return {task.primary: DEFAULT_DROP}
 
 
 def plain_scorer(bundle: Bundle, options: JobOptions, references: OpenReference | None, progress: Progress) -> Scorer:
@@ -108,10 +121,11 @@ def trial_scorer(bundle: Bundle, options: JobOptions, progress: Progress, pictur
 def _few(
     bundle: Bundle, task: Task, options: JobOptions, progress: Progress, pictures: KeptPictures | None = None
 ) -> Task:
-    path, read = options.data.path, options.data.read
-    if path is None or read.limit or max(task.data.samples.values()) <= _TRIAL_SAMPLES:
+    source, read = options.data.source, options.data.read
+    if source is None or read.limit or max(task.data.samples.values()) <= _TRIAL_SAMPLES:
         return task
-    return open_task(bundle, path, replace(read, limit=_TRIAL_SAMPLES), progress, pictures)
+    few = replace(read, limit=_TRIAL_SAMPLES)
+    return open_task(bundle, source, few, progress, pictures, options.data.metrics)
 
 
 def _scorer(

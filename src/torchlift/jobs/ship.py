@@ -38,7 +38,7 @@ class ShipOptions(JobOptions):
 
     def __post_init__(self) -> None:
         asked = self.gate is not None and (self.gate.within or self.gate.confidence is not None)
-        if self.gate is not None and asked and self.data.path is None:
+        if self.gate is not None and asked and self.data.source is None:
             raise gate_without_data(self.gate)
 
 

@@ -33,6 +33,11 @@ class Column(ABC):
     def sizes(self, row: int) -> Sizes:
         """The sizes of the other axes that a row has, but those that it can be padded along."""
 
+    @property
+    def varies(self) -> bool:
+        """Whether rows differ in the sizes of those axes."""
+        return False
+
     def lengths(self) -> np.ndarray | None:
         """The tokens of each row, int64 [rows], where rows can be padded; else None."""
         return None
@@ -69,6 +74,35 @@ class ArrayColumn(Column):
 
 
 @dataclass(frozen=True)
+class RowsColumn(Column):
+    """An array a row, without the batch axis; rows may have different sizes. Where the input has no batch axis, each
+    row is what a call takes.
+    """
+
+    spec: TensorSpec
+    rows: Sequence[np.ndarray]
+
+    @property
+    def count(self) -> int | None:
+        return len(self.rows)
+
+    def sizes(self, row: int) -> Sizes:
+        dims = [dim for dim in self.spec.shape if dim != BATCH]
+        found = zip(dims, self.rows[row].shape, strict=True)
+        return {dim: size for dim, size in found if isinstance(dim, str)}
+
+    @property
+    def varies(self) -> bool:
+        return len({row.shape for row in self.rows}) > 1
+
+    def feed(self, rows: np.ndarray, sizes: Sizes, pool: Executor) -> np.ndarray:
+        position = self.spec.batch_position
+        if position is None:
+            return self.rows[int(rows[0])]
+        return np.stack([self.rows[row] for row in rows], position)
+
+
+@dataclass(frozen=True)
 class ImageColumn(Column):
     """A picture a row. ``pixels`` decodes one by its row, uint8 [H, W, 3]; ``shapes`` are their (height, width) where
     those vary.
@@ -83,6 +117,10 @@ class ImageColumn(Column):
     @property
     def count(self) -> int | None:
         return None if self.spec.batch_position is None else self.rows
+
+    @property
+    def varies(self) -> bool:
+        return self.shapes is not None
 
     def sizes(self, row: int) -> Sizes:
         shape = self.shapes[row] if self.shapes is not None else self.image.size
@@ -187,7 +225,7 @@ class Prepared:
     @property
     def varies(self) -> bool:
         """Whether rows differ in the sizes of other axes than those that they can be padded along."""
-        return any(isinstance(column, ImageColumn) and column.shapes is not None for column in self.columns)
+        return any(column.varies for column in self.columns)
 
     def sizes(self, row: int) -> dict[str, int]:
         """The sizes of the axes of a row, but the batch and those that it can be padded along."""

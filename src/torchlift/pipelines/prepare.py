@@ -22,6 +22,7 @@ from torchlift.pipelines.columns import (
     ImageColumn,
     MaskColumn,
     Prepared,
+    RowsColumn,
     Sizes,
     TextColumn,
     TypesColumn,
@@ -61,7 +62,7 @@ class Preparer:
 
     def prepare(self, values: Mapping[str, Any]) -> Prepared:
         """Check what is given for each input: pictures and texts in lists, or arrays of the signature's dtype and
-        shape.
+        shape, also an array a row (:class:`Rows`), which may differ in their sizes.
 
         An input that follows from a text is given only where the text is given as an array of ids. Pictures are not
         decoded yet. Raises InputError and SignatureError that name the input and the row.
@@ -109,6 +110,8 @@ class Preparer:
     def _value(self, name: str, value: Any) -> np.ndarray | list[Any]:
         """A value as an array, or as a list of what is prepared. Raises SignatureError for an array of another rank."""
         spec, declared = self._specs[name], self.component.inputs[name]
+        if isinstance(value, Rows):
+            return value
         if isinstance(declared, ImageInput) and not (isinstance(value, np.ndarray) and value.dtype != np.uint8):
             return _Pictures(listed(value, "pictures"))
         if isinstance(declared, TextInput) and not _is_ids(value):
@@ -124,7 +127,7 @@ class Preparer:
             return TextColumn(spec, tokens[name])
         if isinstance(value, _Pictures):
             return self._pictures(name, value)
-        return ArrayColumn(spec, np.asarray(value))
+        return RowsColumn(spec, value) if isinstance(value, Rows) else ArrayColumn(spec, np.asarray(value))
 
     def _pictures(self, name: str, sources: Sequence[Any]) -> ImageColumn:
         image = self.component.inputs[name]
@@ -163,6 +166,10 @@ class Preparer:
             )
 
 
+class Rows(list[np.ndarray]):
+    """An array a row, without the batch axis, in the dtype and with the sizes that the signature admits."""
+
+
 class _Pictures(list[Any]):
     """Sources of pictures, a row each."""
 
@@ -188,8 +195,8 @@ def listed(items: Any, what: str) -> list[Any]:
 
 
 def _is_ids(value: Any) -> bool:
-    """Whether a value for a text input is an array of token ids, and no list of strings."""
-    return isinstance(value, np.ndarray) and value.dtype.kind not in "UO"
+    """Whether a value for a text input is an array of token ids, or one a row, and no list of strings."""
+    return isinstance(value, Rows) or (isinstance(value, np.ndarray) and value.dtype.kind not in "UO")
 
 
 def _array(name: str, spec: TensorSpec, value: Any) -> np.ndarray:
@@ -204,7 +211,7 @@ def _array(name: str, spec: TensorSpec, value: Any) -> np.ndarray:
         raise InputError(f"input {name} is no array: {error}", remedy="Give rows of the same length.") from error
     if not _is_plain(value):
         return array
-    array = _held(array, np.dtype(spec.dtype))
+    array = held(array, np.dtype(spec.dtype))
     return array.reshape(1) if array.ndim == 0 and spec.shape == (BATCH,) else array
 
 
@@ -215,7 +222,7 @@ def _is_plain(value: Any) -> bool:
     return isinstance(value, (bool, int, float))
 
 
-def _held(array: np.ndarray, dtype: np.dtype[Any]) -> np.ndarray:
+def held(array: np.ndarray, dtype: np.dtype[Any]) -> np.ndarray:
     """``array`` as ``dtype``, where that can hold its numbers; else as it is.
 
     Fractions are rounded to what a dtype of floats has. Whole numbers are never changed.

@@ -71,8 +71,10 @@ class Batching:
     def runs(self, prepared: Prepared) -> list[Run]:
         """The runs of all rows. Raises InputError where an output cannot be put together from them."""
         axis = self._signature.batch
-        if axis is None or prepared.count is None:
+        if prepared.count is None:
             return [Run(np.arange(0), 0, {})]
+        if axis is None:
+            return [Run(np.array([row]), 1, {}) for row in range(prepared.count)]
         padded, lengths = prepared.padded_axis, prepared.lengths
         if padded is not None and lengths is not None:
             return self._by_tokens(padded, lengths)
@@ -167,18 +169,45 @@ def run_prepared(
     Raises what the session raises, InputError for a picture that cannot be decoded, and where the outputs of several
     batches are not of one shape.
     """
-    signature, runs = session.signature, batching.runs(prepared)
-    count, axis = prepared.count, signature.batch
+    signature, count = session.signature, prepared.count
+    axis = signature.batch
     joined: dict[str, np.ndarray] = {}
-    for run, feeds in zip(runs, loader.feeds(prepared, runs), strict=True):
-        answer = session.run(feeds)
+    for run, answer in _answers(session, prepared, batching, loader, stage):
         if axis is None or count is None or _is_whole(run, count):
             joined = answer
         else:
             _put(joined, answer, run, signature, axis, count)
+    return joined
+
+
+def run_rows(
+    session: Session, prepared: Prepared, batching: Batching, loader: Loader, stage: Stage | None = None
+) -> dict[str, list[np.ndarray]]:
+    """Output name -> the array of each row of ``prepared``, without the batch axis; they may differ in their sizes.
+
+    An output that has no batch axis, while others have, is left out.
+    """
+    batch = session.signature.batch
+    specs = [spec for spec in session.signature.outputs if batch is None or spec.batch_position is not None]
+    found = {spec.name: [np.empty(0)] * prepared.samples for spec in specs}
+    for run, answer in _answers(session, prepared, batching, loader, stage):
+        for spec in specs:
+            array, position = answer[spec.name], spec.batch_position
+            rows = [array] if position is None else np.moveaxis(array, position, 0)
+            for row, values in zip(run.rows if prepared.count else [0], rows, strict=False):
+                found[spec.name][row] = values
+    return found
+
+
+def _answers(
+    session: Session, prepared: Prepared, batching: Batching, loader: Loader, stage: Stage | None
+) -> Iterator[tuple[Run, dict[str, np.ndarray]]]:
+    """Each run of a session, and what it answers."""
+    runs = batching.runs(prepared)
+    for run, feeds in zip(runs, loader.feeds(prepared, runs), strict=True):
+        yield run, session.run(feeds)
         if stage is not None:
             stage.advance(len(run.rows))
-    return joined
 
 
 def _is_whole(run: Run, count: int) -> bool:

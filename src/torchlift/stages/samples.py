@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torchlift.bundle import Bundle
 from torchlift.convert.ranges import Feeds
-from torchlift.datasets import ReadOptions
+from torchlift.datasets import ReadOptions, SampleData, Source
 from torchlift.datasets.base import SPLITS
 from torchlift.datasets.retrieval import retrieval_splits
 from torchlift.manifest import Component
@@ -20,9 +20,9 @@ from torchlift.tasks.calibration import calibration_samples
 TRAIN = "train"
 
 
-def train_split(data: Path | None, read: ReadOptions, scored: str) -> ReadOptions | None:
+def train_split(data: Path | SampleData | None, read: ReadOptions, scored: str) -> ReadOptions | None:
     """How to read the split ``train`` of a data set, unless it is not there or is what is scored."""
-    if data is None or not data.is_dir() or scored == TRAIN:
+    if not isinstance(data, Path) or not data.is_dir() or scored == TRAIN:
         return None
     folder = data / TRAIN
     has_classes = folder.is_dir() and any(child.is_dir() for child in folder.iterdir())
@@ -56,7 +56,7 @@ def goldens_as_samples(bundle: Bundle) -> Samples:
 
 def data_as_samples(
     bundle: Bundle,
-    path: Path,
+    source: Source,
     read: ReadOptions,
     progress: Progress = SILENT,
     *,
@@ -64,7 +64,7 @@ def data_as_samples(
     pictures: KeptPictures | None = None,
 ) -> Samples:
     """Samples of a data set, prepared as the pipeline prepares them. Raises DataError where it cannot be read."""
-    found = calibration_samples(bundle, path, read, progress, pictures)
+    found = calibration_samples(bundle, source, read, progress, pictures)
 
     def feeds(component: Component) -> Feeds:
         with progress.stage(f"read samples for {component.name}"):

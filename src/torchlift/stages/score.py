@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -12,12 +13,12 @@ import numpy as np
 from torchlift.backends import Session, SessionOptions
 from torchlift.backends.opening import open_source, open_variant
 from torchlift.bundle import Bundle
-from torchlift.errors import BundleError, InputError
+from torchlift.errors import BundleError, InputError, MetricError
 from torchlift.evidence import Interval, Measure, Reference, Score, Scoring
 from torchlift.machine import HERE, RunOn
 from torchlift.manifest import Component, Variant
 from torchlift.messages import reference_text
-from torchlift.pipelines.run import Batching, Loader, run_prepared
+from torchlift.pipelines.run import Loader
 from torchlift.progress import SILENT, Named, Progress
 from torchlift.prove.numerics import distance
 from torchlift.prove.verify import provenance, runs_here
@@ -29,6 +30,9 @@ OpenReference = Callable[[str], Session]
 """Opens the reference of a component, by name."""
 
 ANSWERS = "answers.safetensors"
+
+_LOST = 100.0
+"""What is taken to be lost, in a metric's unit, where the metric is not a number: of shares it is all."""
 
 
 class Scorer:
@@ -59,7 +63,7 @@ class Scorer:
         else:
             self.reference = "pytorch" if references else "source"
             self._reference = self._ask(references or self._source)
-        self.outcomes = task.outcomes(self._reference)
+        self.outcomes = self._outcomes(self._reference)
 
     def _kept(self) -> tuple[Reference, Mapping[str, Answers]] | None:
         from safetensors import SafetensorError
@@ -91,11 +95,11 @@ class Scorer:
     def answers(self, component: str, session: Session, said: str = "") -> Answers:
         """What a session answers to all samples of a component; ``said`` names it in the progress, silent without."""
         progress = Named(self._progress, f"score {said}") if said else SILENT
-        prepared = self.task.samples[component]
-        batching = Batching(session, session.signature)
-        with Loader() as loader, progress.stage("samples", prepared.count) as stage:
-            outputs = run_prepared(session, prepared, batching, loader, stage)
-        return self.task.answers(component, outputs)
+        with Loader() as loader, progress.stage("samples", self.task.samples[component].count) as stage:
+            return self.task.ask(component, session, loader, stage)
+
+    def _outcomes(self, answers: Mapping[str, Answers]) -> dict[str, np.ndarray]:
+        return {**self.task.outcomes(answers), **self.task.likeness(answers, self._reference)}
 
     def answers_of(self, variant: Variant) -> Answers:
         """What a variant answers to all samples of its component."""
@@ -109,9 +113,12 @@ class Scorer:
         self._known.pop(variant.name, None)
 
     def drop(self, component: str, answers: Answers, metric: str) -> Interval:
-        """How much worse ``metric`` is, in its unit, where ``answers`` of a component replace the reference's."""
-        outcomes = self.task.outcomes({**self._reference, component: answers})
-        return self._drops({metric: outcomes[metric]})[metric]
+        """How much worse ``metric`` is, in its unit, where ``answers`` of a component replace the reference's: by
+        ``_LOST`` where it is not a number any more.
+        """
+        outcomes = self._outcomes({**self._reference, component: answers})
+        found = self._drops({metric: outcomes[metric]})
+        return found.get(metric, Interval(_LOST, _LOST, _LOST, self.confidence))
 
     def measure(self, metric: str) -> Measure:
         """What the numbers of a metric are."""
@@ -126,10 +133,14 @@ class Scorer:
         return {name: estimate(self._metrics[name], values, self.confidence) for name, values in outcomes.items()}
 
     def _drops(self, outcomes: Mapping[str, np.ndarray]) -> dict[str, Interval]:
-        return {
-            name: paired_drop(self._metrics[name], self.outcomes[name], values, self.confidence)
-            for name, values in outcomes.items()
-        }
+        """The drop by metric. One that is not a number is left out and noted: no gate takes it as held."""
+        found = {}
+        for name, values in outcomes.items():
+            try:
+                found[name] = paired_drop(self._metrics[name], self.outcomes[name], values, self.confidence)
+            except MetricError as error:
+                self._progress.note(f"left out: {error.message}")
+        return found
 
     def distance(self, component: str, answers: Answers) -> float:
         """How far answers are from the reference's; see :func:`torchlift.prove.numerics.distance`. Of several arrays
@@ -144,14 +155,15 @@ class Scorer:
     def score(self, variants: Mapping[str, Variant]) -> Score:
         """Score variants, by component, with the reference for the components that are not given."""
         answers = {component: self.answers_of(variant) for component, variant in variants.items()}
-        outcomes = self.task.outcomes({**self._reference, **answers})
+        outcomes = self._outcomes({**self._reference, **answers})
         proofs = [provenance(self.bundle, variant) for variant in variants.values()]
         files = {path: digest for proof in proofs for path, digest in proof.files.items()}
         runtimes = ", ".join(dict.fromkeys(proof.runtime for proof in proofs))
+        drops = self._drops(outcomes)
         return Score(
             provenance=replace(proofs[0], runtime=runtimes, files=files),
-            metrics=self._estimates(outcomes),
-            drops=self._drops(outcomes),
+            metrics=self._estimates({name: outcomes[name] for name in drops}),
+            drops=drops,
         )
 
     def require_files(self) -> None:
@@ -166,6 +178,11 @@ class Scorer:
         self.require_files()
         self.task.save(folder, {name: self.answers_of(variant) for name, variant in variants.items()})
 
+    @functools.cached_property
+    def _achieved(self) -> dict[str, Interval]:
+        """What the reference achieves. Raises MetricError where a metric is not a number."""
+        return self._estimates(self.outcomes)
+
     def scoring(self) -> Scoring:
         """What the reference achieves, with no variant scored and its answers not kept."""
         return Scoring(
@@ -173,7 +190,7 @@ class Scorer:
             primary=self.task.primary,
             data=self.task.data,
             reference=self.reference,
-            metrics=self._estimates(self.outcomes),
+            metrics=self._achieved,
             answers="",
             measures={name: metric.measure for name, metric in self._metrics.items()},
         )
@@ -185,7 +202,7 @@ class Scorer:
         before = self.bundle.manifest.scoring
         task, data = self.task, self.task.data
         if before is not None and (before.task, before.data, before.reference) == (task.name, data, self.reference):
-            return before if _all_at(before, self.confidence) else self._begun_again(before)
+            return before if self._goes_on(before) else self._begun_again(before)
         from safetensors.numpy import save_file
 
         with self.bundle.adding("scores") as added:
@@ -195,10 +212,24 @@ class Scorer:
         self.bundle.commit(replace(self.bundle.manifest, scoring=scoring), added.files)
         return scoring
 
+    def _goes_on(self, before: Scoring) -> bool:
+        """Whether a scoring of the same data has these metrics and this confidence."""
+        return _all_at(before, self.confidence) and self._same_metrics(before)
+
+    def _same_metrics(self, before: Scoring) -> bool:
+        """Whether the reference achieves the same in the same metrics: a function of the user's may be another now."""
+        now = self._achieved
+        return before.metrics.keys() == now.keys() and all(
+            np.isclose(before.metrics[name].value, found.value, rtol=1e-6) for name, found in now.items()
+        )
+
     def _begun_again(self, before: Scoring) -> Scoring:
-        """A scoring with the reference's intervals at the gate's confidence, and only the scores at that."""
-        scores = {name: score for name, score in before.scores.items() if score.at(self.confidence)}
-        together = before.together if before.together and before.together.at(self.confidence) else None
+        """A scoring with the reference's intervals at the gate's confidence, and only the scores at that; with none
+        where the metrics are others.
+        """
+        same = self._same_metrics(before)
+        scores = {name: score for name, score in before.scores.items() if same and score.at(self.confidence)}
+        together = before.together if same and before.together and before.together.at(self.confidence) else None
         scoring = replace(self.scoring(), answers=before.answers, scores=scores, together=together)
         self.bundle.commit(replace(self.bundle.manifest, scoring=scoring))
         return scoring

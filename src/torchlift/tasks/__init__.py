@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import difflib
-import os
 import re
+from collections.abc import Sequence
 from importlib import import_module
 from typing import Any
 
 from torchlift.bundle import Bundle
-from torchlift.datasets import ReadOptions, open_data
+from torchlift.datasets import ReadOptions, Source, open_data
 from torchlift.errors import DataError, MetricError
 from torchlift.pipelines.pictures import KeptPictures
 from torchlift.progress import SILENT, Progress
@@ -22,6 +22,8 @@ TASKS = {
     "retrieval": "torchlift.tasks.retrieval:RetrievalTask",
     "zero-shot": "torchlift.tasks.zero_shot:ZeroShotTask",
     "classification": "torchlift.tasks.classification:ClassificationTask",
+    "similarity": "torchlift.tasks.similarity:SimilarityTask",
+    "samples": "torchlift.tasks.in_memory:SampleTask",
 }
 """Name -> ``module:class``. Each class says which data it reads and which models it is for."""
 
@@ -33,19 +35,20 @@ _ALIKE = 0.6
 
 def open_task(
     bundle: Bundle,
-    path: str | os.PathLike[str],
+    source: Source,
     options: ReadOptions | None = None,
     progress: Progress = SILENT,
     pictures: KeptPictures | None = None,
+    metrics: Sequence[Metric] = (),
 ) -> Task:
-    """The task that the data set at ``path`` is for, on the model in ``bundle``; all images are decoded once, and kept
-    in ``pictures``.
+    """The task that a data set is for, on the model in ``bundle``; all images are decoded once, and kept in
+    ``pictures``. Samples in memory have no metrics of their own: they are scored by ``metrics``.
 
     What is skipped, and which metrics the data are too few for, is noted. Raises DataError where the data cannot be
     read, have no labels, or are not for this model; UnsafeDataError for pickles.
     """
-    data = open_data(path, options)
-    task = _kind_of(bundle, data).open(Asked.of(bundle, pictures), data, progress)
+    data = open_data(source, options)
+    task = _kind_of(bundle, data).open(Asked.of(bundle, pictures, metrics), data, progress)
     if task.data.unusable:
         progress.note(f"{task.data.unusable:,} records of {task.data.name} are skipped: {'; '.join(task.data.skipped)}")
     for reason in task.left_out.values():

@@ -6,15 +6,17 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
+from torchlift.backends import Session
 from torchlift.errors import MetricError
 from torchlift.evidence import POINTS, DataFacts, Direction, Measure
 from torchlift.manifest import Manifest
 from torchlift.pipelines.columns import Prepared
-from torchlift.progress import Progress
+from torchlift.pipelines.run import Batching, Loader, run_prepared
+from torchlift.progress import Progress, Stage
 from torchlift.tasks.samples import Asked
 
 Answers = Mapping[str, np.ndarray]
@@ -44,6 +46,10 @@ class Metric:
 
     ``unit`` is ``points`` for shares, which are shown in percent, else the name of the unit that outcomes have. ``k``
     is how many of the best answers count: with no more than ``k`` candidates the metric says nothing.
+
+    ``function`` is for data in memory: of outputs and targets it makes outcomes, or one number for all of them. The
+    outputs are the array of ``output``, or where that is empty those of all outputs by name, of an only output the
+    array itself. With ``against="reference"`` it gets the outputs of PyTorch in FP32 in the place of the targets.
     """
 
     name: str
@@ -51,6 +57,9 @@ class Metric:
     unit: str = POINTS
     better: Direction = "higher"
     whole: Callable[[np.ndarray], float] | None = None
+    function: Callable[[Any, Any], Any] | None = None
+    output: str = ""
+    against: Literal["targets", "reference"] = "targets"
 
     @property
     def measure(self) -> Measure:
@@ -71,7 +80,7 @@ class Task(ABC):
     """
 
     name: ClassVar[str]
-    primary: ClassVar[str]
+    primary: str
     reads: ClassVar[type]
     """The kind of data set that it is for: a class of :mod:`torchlift.datasets`."""
 
@@ -111,6 +120,11 @@ class Task(ABC):
     def answers(self, component: str, outputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """What a component's outputs for all samples say, finished as they are declared."""
 
+    def ask(self, component: str, session: Session, loader: Loader, stage: Stage | None = None) -> Answers:
+        """What a session answers to all samples of a component."""
+        prepared, batching = self.samples[component], Batching(session, session.signature)
+        return self.answers(component, run_prepared(session, prepared, batching, loader, stage))
+
     has_files: ClassVar[bool] = False
     """Whether its own scripts have files of answers, which :meth:`save` writes."""
 
@@ -124,6 +138,10 @@ class Task(ABC):
         in points each is 0..1. Of a metric with a function of its own they are [samples, ...], which that function
         takes. An answer that is not a number is a miss.
         """
+
+    def likeness(self, answers: Mapping[str, Answers], reference: Mapping[str, Answers]) -> dict[str, np.ndarray]:
+        """The outcomes of the metrics that compare answers with those of the reference, and need no target."""
+        return {}
 
 
 def too_small(metric: str, reason: str) -> MetricError:

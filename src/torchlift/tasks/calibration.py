@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,14 +9,16 @@ from typing import Any
 import numpy as np
 
 from torchlift.bundle import Bundle
-from torchlift.datasets import ArrayData, ReadOptions, Skips, TextData, open_data
+from torchlift.datasets import ArrayData, PairsData, ReadOptions, SampleData, Skips, Source, TextData, open_data
 from torchlift.declare.inputs import ImageInput, TextInput
 from torchlift.errors import DataError
 from torchlift.manifest import Manifest
 from torchlift.pipelines.columns import Prepared
 from torchlift.pipelines.pictures import KeptPictures
+from torchlift.pipelines.prepare import Preparer
 from torchlift.pipelines.run import AnySize, Batching, Loader
 from torchlift.progress import SILENT, Progress
+from torchlift.tasks.rows import taken
 from torchlift.tasks.samples import Asked, facts, normalized, scan_arrays, scan_images, usable_texts
 
 
@@ -72,18 +73,20 @@ class CalibrationSamples:
 
 def calibration_samples(
     bundle: Bundle,
-    path: str | os.PathLike[str],
+    source: Source,
     options: ReadOptions | None = None,
     progress: Progress = SILENT,
     pictures: KeptPictures | None = None,
 ) -> CalibrationSamples:
-    """The samples at ``path``, of any data set or arrays by input name, for the components of a bundle.
+    """The samples of any data set, at a path or in memory, or of arrays by input name, for the components of a bundle.
 
     Of retrieval and zero-shot data come images and texts. What cannot be read is skipped, and that is noted. Raises
     DataError where the data cannot be read or do not fit the model.
     """
-    data = open_data(path, options)
-    if isinstance(data, ArrayData):
+    data = open_data(source, options)
+    if isinstance(data, SampleData):
+        parts, said, skips = _of_items(bundle, data), "the samples", Skips()
+    elif isinstance(data, ArrayData):
         parts = _of_arrays(bundle, data)
         said, skips = f"the array{'s' * (len(data.arrays) > 1)} {', '.join(data.arrays)}", Skips()
     else:
@@ -115,12 +118,24 @@ def _of_texts(asked: Asked, data: Any) -> dict[str, _Part]:
     taking = [(c, name) for c in asked.manifest.components for name in c.inputs_of(TextInput)]
     for component, name in taking if texts else []:
         preparer = asked.preparers[component.name]
-        said = list(texts) if isinstance(data, TextData) else [normalized(text) for text in texts]
+        said = list(texts) if isinstance(data, (PairsData, TextData)) else [normalized(text) for text in texts]
         kept = [said[i] for i in usable_texts(preparer, name, said, [f"text {t[:20]!r}" for t in said], data.skips)]
         if not kept:
             raise DataError(f"no text of {data.name} can be used: {data.skips}", remedy="Give texts that can be read.")
         parts[component.name] = _Part(preparer.prepare({name: kept}), "texts", kept)
     return parts
+
+
+def _of_items(bundle: Bundle, data: SampleData) -> dict[str, _Part]:
+    """The inputs of items for the only component. Raises DataError where there are several, or items do not fit."""
+    if len(bundle.manifest.components) != 1:
+        raise DataError(
+            f"{data.name} cannot be told apart by component: the model has {len(bundle.manifest.components)}",
+            remedy="Give the path of a data set, for example a .npz with an array for each input, by name.",
+        )
+    (component,) = bundle.manifest.components
+    found = taken(component, Preparer.of(bundle, component), data)
+    return {component.name: _Part(found.prepared, "samples", found.identity[:2])}
 
 
 def _of_arrays(bundle: Bundle, data: ArrayData) -> dict[str, _Part]:

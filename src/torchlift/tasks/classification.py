@@ -29,7 +29,7 @@ class ClassificationTask(Task):
     """
 
     name: ClassVar[str] = "classification"
-    primary: ClassVar[str] = "top1"
+    primary = "top1"
 
     reads: ClassVar[type] = LabelledData
 

@@ -50,7 +50,7 @@ class RetrievalTask(EncoderTask):
     """
 
     name: ClassVar[str] = "retrieval"
-    primary: ClassVar[str] = "recall@1"
+    primary = "recall@1"
     reads: ClassVar[type] = RetrievalData
     has_files: ClassVar[bool] = True
     needs: ClassVar[str] = "retrieval data"

@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -32,22 +32,28 @@ from torchlift.processing.image import pixels_of
 from torchlift.progress import Progress
 from torchlift.signature import TensorSpec
 
+if TYPE_CHECKING:
+    from torchlift.tasks.base import Metric
+
 AT_ONCE = 2048
 """Images that are handed to the threads at once."""
 
 
 @dataclass(frozen=True)
 class Asked:
-    """The model that a task asks: its manifest, what prepares its inputs, and the pictures that were decoded so far."""
+    """The model that a task asks: its manifest, what prepares its inputs, and the pictures that were decoded so far;
+    and the ``metrics`` that are asked for, of data that have none of their own.
+    """
 
     manifest: Manifest
     preparers: Mapping[str, Preparer]
     pictures: KeptPictures = field(default_factory=KeptPictures)
+    metrics: Sequence[Metric] = ()
 
     @classmethod
-    def of(cls, bundle: Bundle, pictures: KeptPictures | None = None) -> Asked:
+    def of(cls, bundle: Bundle, pictures: KeptPictures | None = None, metrics: Sequence[Metric] = ()) -> Asked:
         """Raises BundleError where an input cannot be prepared."""
-        return cls(bundle.manifest, preparers(bundle), KeptPictures() if pictures is None else pictures)
+        return cls(bundle.manifest, preparers(bundle), KeptPictures() if pictures is None else pictures, metrics)
 
 
 @dataclass(frozen=True)

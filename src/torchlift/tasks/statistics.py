@@ -16,6 +16,12 @@ RESAMPLES = 4000
 RESAMPLES_WHOLE = 1000
 """Of a figure of the whole data set, which may take long to compute."""
 
+LEAST_RESAMPLES = 200
+"""Of a figure that a function of a caller's makes of outputs and targets. Of many samples there are no more."""
+
+_PUT_TOGETHER = 2_000_000
+"""Samples of such a figure that are put together in all its resamples: 1,000 of 2,000 samples."""
+
 SEED = 0
 
 _DRAWN = 1 << 20
@@ -32,9 +38,9 @@ def estimate(metric: Metric, outcomes: np.ndarray, confidence: float = CONFIDENC
     outcomes, and where the metric is not a number.
     """
     if metric.whole is None:
-        return _of_mean(outcomes * metric.scale, confidence)
+        return _of_mean(outcomes * metric.scale, metric.name, confidence)
     whole = metric.whole
-    return _of_whole(lambda rows: whole(outcomes[rows]) * metric.scale, len(outcomes), metric.name, confidence)
+    return _of_whole(lambda rows: whole(outcomes[rows]) * metric.scale, outcomes, metric.name, confidence)
 
 
 def paired_drop(
@@ -53,20 +59,26 @@ def paired_drop(
         )
     worse = metric.scale if metric.better == "higher" else -metric.scale
     if metric.whole is None:
-        return _of_mean((reference - candidate) * worse, confidence)
+        return _of_mean((reference - candidate) * worse, metric.name, confidence)
     whole = metric.whole
     return _of_whole(
-        lambda rows: (whole(reference[rows]) - whole(candidate[rows])) * worse, len(reference), metric.name, confidence
+        lambda rows: (whole(reference[rows]) - whole(candidate[rows])) * worse, candidate, metric.name, confidence
     )
 
 
-def _of_mean(values: np.ndarray, confidence: float) -> Interval:
+def _of_mean(values: np.ndarray, name: str, confidence: float) -> Interval:
     """The percentile bootstrap of the mean (Efron and Tibshirani, An Introduction to the Bootstrap, chapter 13).
 
     A resample of n values matters only by how often each distinct value is in it, which is multinomial: a few numbers
     for each resample in place of n.
     """
     _require_outcomes(len(values))
+    if not np.isfinite(values).all():
+        raise MetricError(
+            f"{name} is not a number for {np.count_nonzero(~np.isfinite(values)):,} of {len(values):,} samples",
+            remedy="Look at what the model answers there, or ask for another metric.",
+            metric=name,
+        )
     distinct, counts = np.unique(values, return_counts=True)
     rng, n, share = np.random.default_rng(SEED), len(values), counts / len(values)
     at_once = max(1, _DRAWN // len(distinct))
@@ -77,14 +89,18 @@ def _of_mean(values: np.ndarray, confidence: float) -> Interval:
     return _interval(float(np.mean(values)), np.concatenate(means), confidence)
 
 
-def _of_whole(figure: Callable[[np.ndarray], float], samples: int, name: str, confidence: float) -> Interval:
+def _of_whole(figure: Callable[[np.ndarray], float], outcomes: np.ndarray, name: str, confidence: float) -> Interval:
     """The same of a ``figure`` of some rows of the data set, int64 [samples], which may repeat."""
+    samples = len(outcomes)
     _require_outcomes(samples)
+    resamples = RESAMPLES_WHOLE
+    if outcomes.dtype == object:
+        resamples = min(resamples, max(LEAST_RESAMPLES, _PUT_TOGETHER // samples))
     rng = np.random.default_rng(SEED)
     value = float(figure(np.arange(samples)))
-    drawn = np.array([float(figure(rng.integers(0, samples, samples))) for _ in range(RESAMPLES_WHOLE)])
+    drawn = np.array([float(figure(rng.integers(0, samples, samples))) for _ in range(resamples)])
     defined = drawn[np.isfinite(drawn)]
-    if not np.isfinite(value) or len(defined) < _LEAST_DEFINED * RESAMPLES_WHOLE:
+    if not np.isfinite(value) or len(defined) < _LEAST_DEFINED * resamples:
         raise MetricError(
             f"{name} is not a number on {samples:,} samples, or on too many of their resamples",
             remedy="Score on a larger data set, or ask for another metric.",

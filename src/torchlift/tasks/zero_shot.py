@@ -26,7 +26,7 @@ class ZeroShotTask(EncoderTask):
     """
 
     name: ClassVar[str] = "zero-shot"
-    primary: ClassVar[str] = "top1"
+    primary = "top1"
     reads: ClassVar[type] = ZeroShotData
     needs: ClassVar[str] = "class folders with prompts"
     instead: ClassVar[str] = "Leave label_cn.txt out, to score by class."

@@ -22,6 +22,7 @@ from torchlift.errors import ModuleSourceError, SignatureError, TorchliftError
 from torchlift.families.base import LoadOptions, Model, ModelComponent
 from torchlift.families.fake_quant import is_fake_quantised, take_scales
 from torchlift.families.module.binding import INNER, Called
+from torchlift.families.module.constants import constants_of
 from torchlift.families.module.declaring import completed
 from torchlift.families.module.returns import Items, leaves_of, structure_of
 from torchlift.families.module.sizes import dimension, probes
@@ -151,7 +152,7 @@ class UserModel(Model):
         by_position = dict(zip(positions, names, strict=True))
         structure = structure_of(returned, (by_position.get(i) for i in range(len(leaves))))
         summaries = [_summary(tensor) for _, tensors in runs[:2] for tensor in tensors]
-        call = Call(self._binding.parameters, structure)
+        call = Call(self._binding.parameters, structure, constants_of(self._network, self._binding))
         signature = Signature(self._declaration.inputs, outputs, axes)
         return signature, Called(self._network, self._binding, positions), call, summaries
 
