@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
-FRESH = 4
+FRESH = 8
 """At how many sets of sizes an answer is compared."""
 
 

@@ -68,7 +68,12 @@ operator("logcumsumexp", lambda x: x.logcumsumexp(1), SERIES)
 operator("logsumexp", lambda x: (x * 20).logsumexp((1, 2)), SERIES)
 operator("log-softmax-of-large", lambda x: F.log_softmax(x * 200, -1), ROWS)
 operator("masked-softmax", lambda x: x.masked_fill(x < 0, float("-inf")).softmax(-1).nan_to_num(0), ROWS)
-operator("softmax-over-nothing", lambda x: (x, x.masked_fill(x < x[..., :1] + 0.5, float("-inf")).softmax(-1)), ROWS)
+operator(
+    "softmax-over-nothing",
+    lambda x: (x, x.masked_fill(x < x[..., :1] + 0.5, float("-inf")).softmax(-1)),
+    ROWS,
+    refused="PyTorch's own answers are NaN",
+)
 operator("roll-flip", lambda x: x.roll(2, 1).flip(1) + x.roll((1, -3), (0, 2)), f32("x", "rows", "steps", 8))
 operator("rotate-transpose", lambda x: torch.rot90(x, 1, (1, 2)).movedim(0, 1), f32("x", "rows", "steps", 8))
 operator("tril-triu", lambda x: (x @ x.mT).tril(-1) + (x @ x.mT).triu(2) * 2, SERIES)

@@ -98,7 +98,9 @@ def _torchscript(
     network = part.exported
     if strategy.scripted:
         network = _scripted(part, arguments)
-    elif not is_scripted(network) and (lines := value_reads(network, arguments)):
+    elif is_scripted(network):
+        network = torch.jit.trace(network, arguments, check_trace=False)  # code that was scripted stays as it is
+    elif lines := value_reads(network, arguments):
         raise reads_value(lines[0])
     signature = part.signature
     dynamic = {a.name for a in signature.axes if is_dynamic(a)}

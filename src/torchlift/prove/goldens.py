@@ -177,25 +177,28 @@ def _check(file: Path, signature: Signature, golden: Golden) -> None:
 
 
 def require_signal(goldens: Iterable[Golden]) -> None:
-    """Raise NoSignalError where PyTorch's answers prove nothing: they are all near zero, NaN, infinite or missing.
+    """Raise NoSignalError where PyTorch's answers prove nothing: they are all near zero or infinite, missing, or NaN.
 
-    An output that is zero beside another that is not is compared like that one: any answer but zero is wrong.
+    Infinite values among others are answers, such as what a mask leaves of scores: a variant must have them too. An
+    output that is zero beside another that is not is compared like that one: any answer but zero is wrong.
     """
+    goldens = tuple(goldens)
+    if goldens and not any(output.size for golden in goldens for output in golden.outputs.values()):
+        raise NoSignalError(
+            f"PyTorch gives no number for the goldens {', '.join(golden.name for golden in goldens)}",
+            remedy="Give samples that the network answers: nothing can be proven without an answer.",
+        )
     for golden in goldens:
-        if not any(output.size for output in golden.outputs.values()):
-            raise NoSignalError(
-                f"PyTorch gives no number for the golden {golden.name}",
-                remedy="Give samples that the network answers: nothing can be proven without an answer.",
-            )
         reals = {n: o for n, o in golden.outputs.items() if o.size and o.dtype.kind in "fc"}
         for name, output in reals.items():
-            bad = int(np.count_nonzero(~np.isfinite(output)))
+            bad = int(np.count_nonzero(np.isnan(output)))
             if bad:
                 raise NoSignalError(
-                    f"PyTorch's own output {name} holds {bad} NaN or infinite values for the golden {golden.name}",
+                    f"PyTorch's own output {name} holds {bad} NaN for the golden {golden.name}",
                     remedy="Check the weights and the sample inputs: nothing can be proven against such answers.",
                 )
-        largest = max((float(np.abs(output).max()) for output in reals.values()), default=1.0)
+        finite = [np.abs(output[np.isfinite(output)]) for output in reals.values()]
+        largest = max((float(part.max(initial=0.0)) for part in finite), default=1.0)
         if largest < SILENCE:
             raise NoSignalError(
                 f"PyTorch's output {', '.join(reals)} is nearly zero (at most {largest:.1e}) for the golden "

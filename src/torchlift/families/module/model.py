@@ -24,6 +24,7 @@ from torchlift.families.fake_quant import is_fake_quantised, take_scales
 from torchlift.families.module.binding import INNER, Called
 from torchlift.families.module.constants import constants_of
 from torchlift.families.module.declaring import completed
+from torchlift.families.module.networks import in_float32
 from torchlift.families.module.returns import Items, leaves_of, structure_of
 from torchlift.families.module.sizes import dimension, probes
 from torchlift.families.module.texts import ModuleTexts
@@ -70,6 +71,7 @@ class UserModel(Model):
         axes = tuple(options.axis(COMPONENT, axis) for axis in declaration.axes)
         self._declaration = declaration = replace(declaration, axes=axes)
         Signature(self._declaration.inputs, (), self._declaration.axes)  # refuses what cannot be drawn before it is
+        network = in_float32(network, {spec.dtype for spec in declaration.inputs}, self._try)
         self._network, self._scales = self._without_quantisers(network)
         self._signature, self._called, self._call, answers = self._with_outputs()
         self._check_processing()
@@ -115,8 +117,12 @@ class UserModel(Model):
             called = Called(network, self._binding)
             return take_scales(network, lambda: called.returned(*inputs))
 
-    def _drawn(self, sizes: Mapping[str, int]) -> tuple[Tensor, ...]:
-        feeds = self._sample(sizes, np.random.default_rng(0))
+    def _try(self, network: nn.Module) -> None:
+        with torch.inference_mode():
+            Called(network, self._binding).returned(*self._drawn(distinct_sizes(self._declaration.axes)))
+
+    def _drawn(self, sizes: Mapping[str, int], seed: int = 0) -> tuple[Tensor, ...]:
+        feeds = self._sample(sizes, np.random.default_rng(seed))
         return tuple(torch.from_numpy(feeds[spec.name]) for spec in self._declaration.inputs)
 
     def _sample(self, sizes: Mapping[str, int], rng: np.random.Generator) -> dict[str, np.ndarray]:
@@ -140,8 +146,8 @@ class UserModel(Model):
         leaves = self._tensors(leaves_of(returned))
         names, positions = self._chosen(leaves)
         runs = [(asked[0], [leaves[i][1] for i in positions])]
-        for sizes in asked[1:]:
-            found = leaves_of(self._run(called, sizes))
+        for seed, sizes in enumerate((asked[0], *asked[1:]), 1):  # the first sizes again, with other values
+            found = leaves_of(self._run(called, sizes, seed))
             if len(found) != len(leaves):
                 raise ModuleSourceError(
                     f"the network returns {len(leaves)} tensors at {dict(asked[0])}, and {len(found)} at {dict(sizes)}",
@@ -156,8 +162,8 @@ class UserModel(Model):
         signature = Signature(self._declaration.inputs, outputs, axes)
         return signature, Called(self._network, self._binding, positions), call, summaries
 
-    def _run(self, called: Called, sizes: Mapping[str, int]) -> Any:
-        tensors = self._drawn(sizes)
+    def _run(self, called: Called, sizes: Mapping[str, int], seed: int = 0) -> Any:
+        tensors = self._drawn(sizes, seed)
         shapes = ", ".join(f"{s.name} {list(t.shape)}" for s, t in zip(self._declaration.inputs, tensors, strict=True))
         problem, remedy = f"the network does not run on {shapes}", _FIRST
         if sizes != distinct_sizes(self._declaration.axes):

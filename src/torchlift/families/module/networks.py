@@ -1,8 +1,10 @@
-"""Takes a network as people have it to a plain one: out of its wrappers, in eval mode, float32, on the CPU."""
+"""Takes a network as people have it to a plain one: out of its wrappers, in eval mode, in float32, on the CPU."""
 
 from __future__ import annotations
 
+import contextlib
 import copy
+from collections.abc import Callable, Collection
 
 import torch
 from torch import nn
@@ -17,7 +19,7 @@ _CONVERTED = ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized", "torch
 
 
 def plain(network: nn.Module, *, copied: bool) -> nn.Module:
-    """The network in eval mode, float32, on the CPU, without gradients, and without torch.compile and DataParallel.
+    """The network in eval mode, on the CPU, without gradients, and without torch.compile and DataParallel.
 
     ``copied`` leaves the given network as it is, and takes a copy; where it cannot be copied, it is changed itself.
     Raises ModuleSourceError for what has no plain form: layers converted to INT8, sparse weights, weights that are not
@@ -34,11 +36,29 @@ def plain(network: nn.Module, *, copied: bool) -> nn.Module:
         for name, child in [*module.named_children()]:
             if (inner := _unwrapped(child)) is not child:
                 setattr(module, name, inner)
-    network = network.cpu().float().eval()
+    network = network.cpu().eval()
     for parameter in network.parameters():
         if parameter.is_leaf:  # those of a copied ScriptModule are not
             parameter.requires_grad_(False)
     return network
+
+
+def in_float32(network: nn.Module, taken: Collection[str], run: Callable[[nn.Module], object]) -> nn.Module:
+    """The network computing in float32, as far as that does not change what its code says.
+
+    One that was loaded in half precision as a whole is cast. One of several dtypes casts by itself, and stays. So does
+    one in the dtype of an input: ``taken`` are the dtypes of the inputs. One in float64 stays where it runs, which
+    ``run`` tries.
+    """
+    tensors = (*network.parameters(), *network.buffers())
+    dtypes = {str(t.dtype).removeprefix("torch.") for t in tensors if t.is_floating_point()}
+    if len(dtypes) != 1 or dtypes & {"float32", *taken}:
+        return network
+    if dtypes == {"float64"}:
+        with contextlib.suppress(Exception):
+            run(network)
+            return network
+    return network.float()
 
 
 def is_scripted(network: nn.Module) -> bool:

@@ -18,8 +18,8 @@ Items = list[tuple[str, Any]]
 def parts_of(value: Any) -> Items | None:
     """The parts of a container, each with its key, attribute or position. None for what is no container.
 
-    A container is a dict (also a ModelOutput of transformers), a dataclass, a named tuple, a tuple, a list, or a class
-    that is registered with torch's pytree.
+    A container is a dict (also a ModelOutput of transformers), a dataclass, a named tuple, a tuple, a list, a cache of
+    keys and values as transformers has it, or a class that is registered with torch's pytree.
     """
     if isinstance(value, Mapping):
         return [(str(key), part) for key, part in value.items()]
@@ -29,10 +29,20 @@ def parts_of(value: Any) -> Items | None:
         return list(zip(value._fields, value, strict=True))
     if isinstance(value, (tuple, list)):
         return [(str(position), part) for position, part in enumerate(value)]
+    layers = getattr(value, "layers", None)
+    if type(value).__name__.endswith("Cache") and isinstance(layers, list):
+        return [
+            (str(i), {"keys": layer.keys, "values": layer.values}) for i, layer in enumerate(layers) if _kept(layer)
+        ]
     node = pytree.SUPPORTED_NODES.get(type(value))
     if node is None:
         return None
     return [(str(position), part) for position, part in enumerate(node.flatten_fn(value)[0])]
+
+
+def _kept(layer: Any) -> bool:
+    """Whether a layer of a cache of transformers holds keys and values."""
+    return all(isinstance(getattr(layer, name, None), Tensor) for name in ("keys", "values"))
 
 
 def leaves_of(value: Any, path: str = "") -> Items:

@@ -56,8 +56,8 @@ def _elsewhere(axes: Sequence[Axis], first: Sizes) -> dict[str, int]:
 def dimension(runs: Sequence[tuple[Sizes, int]]) -> Dim:
     """A dimension from its size in several runs: a constant, an axis, an expression of axes, or None.
 
-    None stands for a size that depends on values, or that no simple expression gives at all the sizes that were run. A
-    dimension that is always empty says nothing either.
+    None stands for a size that depends on values, which differs between two runs of the same sizes, or that no simple
+    expression gives at all the sizes that were run. A dimension that is always empty says nothing either.
     """
     sizes = {size for _, size in runs}
     if len(sizes) == 1:
