@@ -354,3 +354,25 @@ def test_shapes_that_do_not_fit_are_said_without_a_dtype(shapes, said):
     with pytest.raises(SignatureError) as caught:
         IMAGE.check_shapes(shapes)
     assert caught.value.message == said
+
+
+@pytest.mark.parametrize(
+    ("dtype", "strict", "taken"),
+    [("int64", None, False), ("int64", False, True), ("float32", None, True), ("float32", True, False)],
+)
+def test_values_beyond_the_bounds_are_taken_or_refused_as_declared(dtype, strict, taken):
+    spec = TensorSpec("x", dtype, (2,), bounds=(0, 10), strict=strict)
+    signature = Signature((spec,), ())
+    signature.check({"x": np.array([0, 9], dtype)})
+    beyond = {"x": np.array([0, 1000], dtype)}
+    if taken:
+        signature.check(beyond)
+    else:
+        with pytest.raises(SignatureError, match="1000"):
+            signature.check(beyond)
+
+
+def test_a_strict_input_refuses_what_is_no_number():
+    spec = TensorSpec("x", "float32", (2,), bounds=(0, 10), strict=True)
+    with pytest.raises(SignatureError, match="nan"):
+        Signature((spec,), ()).check({"x": np.array([1, np.nan], np.float32)})

@@ -58,13 +58,15 @@ class TensorSpec:
     that of ``x[x > 0]``. An output's size may be an expression of axes, such as ``height // 4``.
 
     ``bounds`` are (lowest value, first value above): ids from 0 to 99, padding included, have the bounds (0, 100).
-    Samples are drawn within the bounds. An integer input takes no other values; a floating-point input does.
+    Samples are drawn within the bounds. An integer input takes no other values; a floating-point input does. ``strict``
+    says otherwise: True refuses floats beyond the bounds too, False takes integers beyond them.
     """
 
     name: str
     dtype: str
     shape: tuple[Dim, ...]
     bounds: tuple[float, float] | None = None
+    strict: bool | None = None
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
@@ -106,6 +108,15 @@ class TensorSpec:
             return None
         low, high = self.bounds
         return math.ceil(low), math.ceil(high) - 1
+
+    @property
+    def held_to(self) -> tuple[float, float] | None:
+        """The smallest and the largest value that is taken; None where any is. Floats may be as large as the upper
+        bound itself.
+        """
+        if self.bounds is None or self.strict is False:
+            return None
+        return self.whole_bounds or (self.bounds if self.strict else None)
 
     def fits(self, array: np.ndarray, sizes: Mapping[str, int]) -> bool:
         """Whether an array has the dtype, the rank and the fixed sizes, and its axes have the sizes in ``sizes``."""
@@ -224,8 +235,8 @@ class Signature:
     def check(self, feeds: Mapping[str, Any]) -> dict[str, int]:
         """Check arrays (by input name) against the signature; returns the size of each axis.
 
-        Names, dtypes, ranks, sizes and ranges must fit, and integers must be within their bounds. Values of arrays on a
-        device are not checked, since that would wait for the device.
+        Names, dtypes, ranks, sizes and ranges must fit, and integers must be within their bounds, strict floats too.
+        Values of arrays on a device are not checked, since that would wait for the device.
 
         Raises SignatureError, which names the input, what it is and what it must be. Raises BatchTooLargeError where a
         batch exceeds its maximum.
@@ -300,16 +311,16 @@ class Signature:
 
 
 def _check_values(spec: TensorSpec, array: np.ndarray) -> None:
-    """Raise SignatureError for an integer outside of its bounds, which names the first one. Only for host arrays."""
+    """Raise SignatureError for a value outside of what is taken, which names the first one. Only for host arrays."""
     import numpy as np
 
-    bounds = spec.whole_bounds
+    bounds = spec.held_to
     if bounds is None or not isinstance(array, (np.ndarray, np.generic)) or not array.size:
         return
     least, greatest = bounds
     if least <= array.min() and array.max() <= greatest:
         return
-    outside = (array < least) | (array > greatest)
+    outside = ~((array >= least) & (array <= greatest))
     position = [int(i) for i in np.unravel_index(np.argmax(outside), array.shape)]
     raise SignatureError(
         f"input {spec.name} is {array.dtype}{list(array.shape)} and holds {array[tuple(position)]} at {position}, "

@@ -16,6 +16,7 @@ from torchlift.families.module import live_model
 from torchlift.jobs.peers import elsewhere, open_peer, peers
 from torchlift.jobs.source import LiveSource
 from torchlift.machine import HERE
+from torchlift.prove.goldens import load_goldens
 
 QUICK = {"rounds": 2, "backends": ["onnxruntime"]}
 
@@ -76,6 +77,42 @@ def test_axes_and_inputs_may_be_declared(net, tmp_path):
     assert signature.inputs == (tl.TensorSpec("ids", "int64", ("batch", "length"), bounds=(0, 50)),)
     assert signature.axis("length").step == 4
     assert signature.output_names == ("logits",)
+
+
+class Pool(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(3, 8, 32, stride=32)
+        self.out = nn.Linear(8, 4)
+
+    def forward(self, pixels):
+        return self.out(self.patches(pixels).flatten(2).mean(2))
+
+
+def test_data_in_memory_make_a_gate_for_any_network(tmp_path):
+    torch.manual_seed(0)
+    pixels = torch.randn(24, 3, 64, 96)
+    net = Pool()
+    loader = torch.utils.data.DataLoader([*zip(pixels, net(pixels).argmax(1), strict=True)], batch_size=8)
+    bundle = tl.ship(
+        net,
+        tmp_path / "net",
+        inputs=[tl.TensorSpec("pixels", "float32", ("batch", 3, "height", "width"))],
+        axes=[
+            tl.Axis("batch", 1, 2, 8),
+            tl.Axis("height", 32, 64, 128, step=32),
+            tl.Axis("width", 32, 96, 128, step=32),
+        ],
+        data=loader,
+        within={"top1": 0.3},
+        precisions=["fp32"],
+        **QUICK,
+    )
+    manifest = bundle.manifest
+    assert manifest.choices["model"].held
+    assert manifest.scoring.scores["model/onnxruntime/fp32"].drops["top1"].value == 0
+    for golden in load_goldens(bundle, manifest.component("model")).values():
+        assert all(size % 32 == 0 for size in golden.inputs["pixels"].shape[2:])
 
 
 def test_axes_of_examples_may_be_ranged(net, tmp_path):

@@ -10,6 +10,7 @@ from torchlift.evidence import Tolerance
 from torchlift.messages import failure_text
 from torchlift.prove.columns import columns_of, found_columns
 from torchlift.prove.goldens import Golden
+from torchlift.prove.judges import judge_by
 from torchlift.prove.numerics import TOLERANCES, Judge, failures, verify_goldens, verify_invariance
 from torchlift.signature import Axis, Signature, TensorSpec
 
@@ -228,3 +229,27 @@ def test_rows_that_depend_on_their_neighbours_in_a_small_group_are_caught():
     judge = Judge(columns_of(signature(), [golden(detections())], {}))
     found = failures(verify_invariance(run, signature(), golden(y), judge=judge), TOLERANCES["fp32"])
     assert ("fewer", ((4, 85),)) in {(failure.company, failure.columns) for failure in found}
+
+
+def test_answers_at_padding_are_not_compared_where_a_mask_is_declared():
+    signature = Signature(
+        tuple(TensorSpec(name, "int64", ("batch", 3), bounds=(0, 9)) for name in ("ids", "mask")),
+        (TensorSpec("hidden", "float32", ("batch", 3, 4)),),
+        (Axis("batch", 1, 2, 4),),
+    )
+    mask = np.array([[1, 1, 0], [1, 1, 1]])
+    hidden = np.random.default_rng(0).standard_normal((2, 3, 4)).astype(np.float32)
+    golden = Golden("opt", {"ids": np.zeros((2, 3), np.int64), "mask": mask}, {"hidden": hidden})
+    other = hidden.copy()
+    other[0, 2] += 5
+
+    def judged(**declared):
+        judge = judge_by(signature, {"hidden": Raw(**declared)}, [golden], None, TOLERANCES["fp32"])
+        return failures(verify_goldens(lambda feeds: {"hidden": other}, [golden], judge), TOLERANCES["fp32"])
+
+    assert judged()
+    assert not judged(mask="mask")
+    other[1, 2] += 5
+    assert judged(mask="mask")
+    with pytest.raises(SignatureError):
+        completed_answers(signature, {"hidden": Raw(mask="nothing")})

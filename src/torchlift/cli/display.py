@@ -58,7 +58,13 @@ def print_manifest(manifest: Manifest, verbose: bool = False) -> None:
     """Print a bundle's variants as tables; ``verbose`` adds what ran them and every difference from PyTorch."""
     from torchlift.cli.accuracy import conversions_table, converted_graphs, together_line
     from torchlift.cli.costs import scaling_table
-    from torchlift.cli.tables import manifest_tables, not_measured_lines, runtimes_table, verification_table
+    from torchlift.cli.tables import (
+        exports_table,
+        manifest_tables,
+        not_measured_lines,
+        runtimes_table,
+        verification_table,
+    )
 
     out = console()
     if converted_graphs(manifest):
@@ -70,6 +76,8 @@ def print_manifest(manifest: Manifest, verbose: bool = False) -> None:
             out.print(scaling_table(component, benchmark.scaling))
     if manifest.scoring and manifest.scoring.together:
         out.print(f"chosen: {together_line(manifest)}", soft_wrap=True)
+    if verbose and any(component.tried for component in manifest.components):
+        out.print(exports_table(manifest))
     if verbose and manifest.variants:
         out.print(runtimes_table(manifest))
         for line in not_measured_lines(manifest):

@@ -323,6 +323,18 @@ def components_table(bundle: Bundle) -> RenderableType:
     return Group(table, Text(""))
 
 
+def exports_table(manifest: Manifest) -> RenderableType:
+    """How each component was exported: the strategies that did not end in a proof, and the one that did."""
+    table = Table(title="ways to export", title_justify="left", box=None)
+    for name in ("component", "strategy", "result"):
+        table.add_column(name, overflow="fold")
+    for component in manifest.components:
+        for strategy, reason in component.tried.items():
+            table.add_row(component.name, strategy, reason)
+        table.add_row(component.name, component.exporter, "proven")
+    return Group(table, Text(""))
+
+
 def operators_line(bundle: Bundle, component: Component) -> str:
     """How many nodes of which operators a component's graph has."""
     from torchlift.graph.inspect import read_facts

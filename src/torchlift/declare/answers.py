@@ -51,10 +51,14 @@ class Raw(msgspec.Struct, frozen=True, tag_field="kind", tag="raw"):
     own largest magnitude. Where nothing is declared, groups are found from PyTorch's answers; ``Raw(groups=(85,))``
     says that there is one.
 
+    ``mask`` names an input that says which answers matter: of ``Raw(mask="attention_mask")`` for an output [batch,
+    sequence, width] those where the mask [batch, sequence] is not 0. What is computed at padding is not compared.
+
     Raises InputError where a group has no column.
     """
 
     groups: tuple[int, ...] = ()
+    mask: str = ""
 
     def __post_init__(self) -> None:
         msgspec.structs.force_setattr(self, "groups", tuple(self.groups))

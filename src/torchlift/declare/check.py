@@ -33,6 +33,7 @@ def completed_answers(signature: Signature, declared: Mapping[str, Answer]) -> d
     found = {name: declared.get(name, Raw()) for name in signature.output_names}
     for spec in signature.outputs:
         _check_answer(spec, found[spec.name])
+        _check_mask(signature, spec, found[spec.name])
     return found
 
 
@@ -106,3 +107,16 @@ def _check_answer(spec: TensorSpec, answer: Answer) -> None:
                 f"output {spec.name} is {spec}, and groups of {sum(groups)} columns are declared",
                 remedy="The groups must add up to one of its dimensions, which must not vary.",
             )
+
+
+def _check_mask(signature: Signature, spec: TensorSpec, answer: Answer) -> None:
+    """Raise SignatureError for a mask that is no input, or that does not lie along the output's first dimensions."""
+    if not isinstance(answer, Raw) or not answer.mask:
+        return
+    mask = next((found for found in signature.inputs if found.name == answer.mask), None)
+    if mask is None or mask.shape != spec.shape[: len(mask.shape)]:
+        raise SignatureError(
+            f"output {spec.name} is {spec}, and is declared to be masked by {answer.mask!r}"
+            + (f", which is {mask}" if mask else ""),
+            remedy="Name an input that has the first dimensions of the output, such as a mask [batch, sequence].",
+        )

@@ -79,7 +79,7 @@ def export_component(
         if not owned:
             owned.append(_loaded(model, name, strategy.exporter, options, progress))
         try:
-            return _exported(model, owned, bundle, strategy, options, goldens, parameters, progress)
+            return _exported(model, owned, bundle, strategy, options, goldens, parameters, progress, _said(attempts))
         except (StorageError, ExportMemoryError):
             raise
         except TorchliftError as error:
@@ -88,7 +88,7 @@ def export_component(
     reason = _reason(attempts)
     if options.exporter is not None:
         raise reason
-    return _without_graph(model, name, bundle, options, goldens, parameters, reason, progress)
+    return _without_graph(model, name, bundle, options, goldens, parameters, reason, progress, _said(attempts))
 
 
 def _without_graph(
@@ -100,13 +100,14 @@ def _without_graph(
     parameters: int,
     reason: TorchliftError,
     progress: Progress,
+    tried: dict[str, str],
 ) -> Component:
     """Put a component without an ONNX graph into the bundle, with its proven program. Raises ``reason`` where it has no
     program either: nothing is changed then.
     """
     part = _loaded(model, name, "dynamo", options, progress)
     component = _component(model, part, PROGRAM.name, 0, options, parameters)
-    component = replace(component, failure=without_folders(reason.message))
+    component = replace(component, failure=without_folders(reason.message), tried=tried)
     scales = part.scales
     del part
     with bundle.together():
@@ -155,13 +156,14 @@ def _exported(
     goldens: Sequence[Golden],
     parameters: int,
     progress: Progress,
+    tried: dict[str, str],
 ) -> Component:
     """Export by one strategy, prove the file, and put it into the bundle. The component is taken out of ``owned``, so
     that nothing holds its weights while the file is proven.
     """
     part = owned.pop()
     name, opset, signature = part.name, options.opset_of(strategy.exporter), part.signature
-    component = _component(model, part, strategy.name, opset, options, parameters)
+    component = replace(_component(model, part, strategy.name, opset, options, parameters), tried=tried)
     scales = part.scales
     with bundle.adding(f"{name}/{SOURCE}") as added:
         file = added.path / "model.onnx"
@@ -187,6 +189,11 @@ def _exported(
     )
     bundle.commit(bundle.manifest.with_component(component), added.files)
     return component
+
+
+def _said(attempts: Sequence[Attempt]) -> dict[str, str]:
+    """Strategy -> why it did not end in a proof, for the manifest."""
+    return {attempt.strategy.name: without_folders(attempt.error.message) for attempt in attempts}
 
 
 def _reason(attempts: Sequence[Attempt]) -> TorchliftError:

@@ -13,6 +13,9 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+_PYTHON = Path(traceback.__file__).parent
+"""Where Python's own modules are."""
+
 _TO_PYTHON = ("numpy", "tolist", "__array__")
 """Methods that read values without an operator of torch."""
 
@@ -89,7 +92,10 @@ def users_line(stack: traceback.StackSummary) -> str:
     """The last line of the user's code in a stack; else the last of a library that is neither torch nor torchlift. ""
     where there is none.
     """
-    own, torchs = Path(__file__).parents[1], Path(torch.__file__).parent
-    frames = [frame for frame in stack if frame.line and not {own, torchs} & {*Path(frame.filename).parents}]
+    others = {Path(__file__).parents[1], Path(torch.__file__).parent}
+    frames = [frame for frame in stack if frame.line and not others & {*Path(frame.filename).parents}]
+    frames = [
+        frame for frame in frames if "site-packages" in frame.filename or _PYTHON not in Path(frame.filename).parents
+    ]
     last = next((f for f in reversed(frames) if "site-packages" not in f.filename), frames[-1] if frames else None)
     return "" if last is None else f"{Path(last.filename).name}, line {last.lineno}: {last.line:.120}"

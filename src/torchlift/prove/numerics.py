@@ -70,17 +70,21 @@ class Judge:
     """How the outputs of one component are compared.
 
     ``columns`` are the groups of columns that an output is compared by besides, each on its own scale. ``near_ties``
-    tells where either of two whole numbers is right. ``tolerance`` is what the answers are held to.
+    tells where either of two whole numbers is right. ``tolerance`` is what the answers are held to. ``masks`` names by
+    output the input that is 0 where answers do not matter.
     """
 
     columns: Mapping[str, tuple[Columns, ...]] = field(default_factory=dict)
     near_ties: NearTies | None = None
     tolerance: Tolerance = TOLERANCES["fp32"]
+    masks: Mapping[str, str] = field(default_factory=dict)
 
     def checks(
         self, run: GoldenRun, name: str, inputs: Mapping[str, np.ndarray], answer: np.ndarray, expected: np.ndarray
     ) -> Iterator[GoldenCheck]:
-        """Compare what ``run`` gave of one output, whole and by groups of columns."""
+        """Compare what ``run`` gave of one output, whole and by groups of columns, where its mask says so."""
+        if name in self.masks:
+            answer, expected = (_masked(array, inputs[self.masks[name]]) for array in (answer, expected))
         whole = compare(answer, expected)
         if whole.differing and self.near_ties is not None:
             near = self.near_ties(name, inputs, answer, expected)
@@ -94,6 +98,12 @@ class Judge:
             found = replace(found, scale=max(found.scale, group.scale))
             check = GoldenCheck(output=name, difference=found, **how)
             yield replace(check, columns=group.ranges, axis=group.axis, whole_scale=largest)
+
+
+def _masked(array: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """The array with 0 wherever the mask, which lies along its first dimensions, is 0."""
+    wide = mask.reshape(mask.shape + (1,) * (array.ndim - mask.ndim))
+    return np.where(wide != 0, array, np.zeros_like(array))
 
 
 PLAIN = Judge()
