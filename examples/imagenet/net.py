@@ -61,7 +61,9 @@ PICTURES = tl.ImageInput(
 )
 
 
-@tl.module(preprocess={"pixels": PICTURES}, outputs=["logits"], postprocess={"logits": tl.Labels(map(str, range(1000)))})
+@tl.module(
+    preprocess={"pixels": PICTURES}, outputs=["logits"], postprocess={"logits": tl.Labels(map(str, range(1000)))}
+)
 def build() -> nn.Module:
     """The network with the weights of the file."""
     network = MobileNetV2()
