@@ -6,8 +6,8 @@
     python benchmarks/real_networks.py imagenet .../mobilenet_v2-b0353104.pth OUTPUT --pictures pictures/
 
 A bundle that is at OUTPUT already is compared and measured as it is. The answers are compared with those of PyTorch
-that torchlift has no part in: texts by transformers' tokenizer, pictures by Pillow. Calls take one thread, so that other
-work on the machine disturbs less; without ``--rounds`` each variant is measured in five rounds.
+that torchlift has no part in: texts by transformers' tokenizer, pictures by Pillow. Calls take one thread, so that
+other work on the machine disturbs less; without ``--rounds`` each variant is measured in five rounds.
 """
 
 from __future__ import annotations

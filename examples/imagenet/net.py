@@ -59,11 +59,10 @@ class MobileNetV2(nn.Module):
 PICTURES = tl.ImageInput(
     (224, 224), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), resample="bilinear", fit="crop", shorter_side=256
 )
+LABELS = tl.Labels(tuple(map(str, range(1000))))
 
 
-@tl.module(
-    preprocess={"pixels": PICTURES}, outputs=["logits"], postprocess={"logits": tl.Labels(map(str, range(1000)))}
-)
+@tl.module(preprocess={"pixels": PICTURES}, outputs=["logits"], postprocess={"logits": LABELS})
 def build() -> nn.Module:
     """The network with the weights of the file."""
     network = MobileNetV2()
