@@ -446,14 +446,16 @@ def test_a_record_that_cannot_be_read_is_skipped_and_named_or_an_error_if_asked(
     assert "--strict" in remedy
 
 
-def test_pictures_without_classes_can_calibrate_and_not_score(colours_copy, tmp_path):
+def test_pictures_without_classes_calibrate_and_score_by_agreement(colours_copy, tmp_path):
     (tmp_path / "pictures").mkdir()
     for seed in range(4):
         pixels = np.random.default_rng(seed).integers(0, 256, (20, 24, 3), np.uint8)
         Image.fromarray(pixels).save(tmp_path / "pictures" / f"{seed}.png")
-    message, remedy = refused(torchlift("score", colours_copy, "--data", tmp_path / "pictures"))
-    assert "cannot be scored" in message
-    assert "calibrate" in remedy
+    scored = torchlift("score", colours_copy, "--data", tmp_path / "pictures", "--within", "agreement=1", "--json")
+    assert scored.code == 0, scored.err
+    scoring = Bundle.open(colours_copy).manifest.scoring
+    assert (scoring.task, scoring.data.samples) == ("agreement", {"images": 4})
+    assert scoring.scores["model/onnxruntime/fp32"].drops["agreement"].value == 0
     said = build(colours_copy, "--precision", "int8", "--calibration", tmp_path / "pictures", "--evaluations", 0)
     assert said.code in (0, 3), said.err
     graph = Bundle.open(colours_copy).manifest.graph("model", "int8-u8s8")

@@ -85,6 +85,8 @@ def test_logits_of_another_shape_are_refused(shape: tuple[int, ...]) -> None:
 def test_unusable_options_are_refused() -> None:
     with pytest.raises(InputError, match="no label names"):
         Labels(())
+    with pytest.raises(InputError, match="label name 0 is int"):
+        Labels(range(3))  # type: ignore[arg-type]
     with pytest.raises(InputError, match="top is 0"):
         Labels(NAMES, top=0)
     with pytest.raises(InputError, match="activation 'relu' is unknown"):

@@ -2,6 +2,7 @@
 
 import gated
 import pytest
+from PIL import Image
 
 from torchlift.convert.calibration import CalibrationOptions
 from torchlift.datasets import ReadOptions
@@ -26,6 +27,16 @@ def test_the_split_train_is_what_is_calibrated_on(splits):
     assert train_split(data, ReadOptions(), "") == ReadOptions(split="train")
     found = JobOptions(data=DataOptions(data)).calibration()
     assert (found.source, found.read.split) == (data, "train")
+
+
+def test_pictures_without_labels_are_calibrated_on_their_split_train(tmp_path):
+    for split in ("train", "valid"):
+        (tmp_path / split).mkdir()
+        Image.new("RGB", (8, 8)).save(tmp_path / split / "0.png")
+    found = JobOptions(data=DataOptions(tmp_path)).calibration()
+    assert (found.source, found.read.split) == (tmp_path, "train")
+    (tmp_path / "train" / "0.png").rename(tmp_path / "train" / "notes.txt")
+    assert JobOptions(data=DataOptions(tmp_path)).calibration().source is None, "it has no images"
 
 
 def test_what_is_scored_is_not_calibrated_on(splits):

@@ -125,17 +125,6 @@ def test_class_folders_without_labels_are_not_for_clip(clip, tmp_path):
     assert "one a line" in caught.value.remedy
 
 
-def test_data_without_labels_cannot_be_scored(clip, classifier, tmp_path):
-    (tmp_path / "texts.txt").write_text("红\n", "utf-8")
-    with pytest.raises(DataError, match="it is texts without labels") as caught:
-        open_task(clip, tmp_path / "texts.txt")
-    assert "calibrate" in caught.value.remedy
-    (tmp_path / "plain").mkdir()
-    (tmp_path / "plain" / "a.png").write_bytes(picture("红"))
-    with pytest.raises(DataError, match="it is images without labels"):
-        open_task(classifier(["红", "绿"])[0], tmp_path / "plain")
-
-
 # Zero-shot ------------------------------------------------------------------------------------------------------------
 
 

@@ -106,7 +106,8 @@ data_options = options(
     click.option(
         "--data",
         type=click.Path(path_type=Path),
-        help="Score on this data set: retrieval (MUGE's format), a folder a class (with label_cn.txt: zero-shot).",
+        help="Score on this data set: retrieval (MUGE's format), a folder a class (with label_cn.txt: zero-shot), "
+        "pairs of texts with scores. By agreement with PyTorch: a folder of images, a .txt of texts, a .npz.",
     ),
     click.option("--split", default="", help="The split to score on. [default: valid, val, validation or test]"),
     click.option("--limit", type=click.IntRange(1), help="At most this many samples, evenly spaced. [default: all]"),

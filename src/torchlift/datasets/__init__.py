@@ -30,13 +30,15 @@ __all__ = [
     "Source",
     "Text",
     "TextData",
+    "Unlabelled",
     "ZeroShotData",
     "open_data",
     "read_items",
     "write_retrieval",
 ]
 
-Data = RetrievalData | LabelledData | ImageData | TextData | PairsData | ArrayData | SampleData
+Unlabelled = ImageData | TextData | ArrayData
+Data = RetrievalData | LabelledData | PairsData | SampleData | Unlabelled
 
 _FILES: Mapping[str, Callable[[Path, ReadOptions], Data]] = {
     ".txt": read_texts,

@@ -32,7 +32,7 @@ PROMPTS = (
 
 @dataclass(frozen=True)
 class ImageData:
-    """Images without labels, for calibration."""
+    """Images without labels: for calibration, and to compare a model with PyTorch."""
 
     kind: ClassVar[str] = "images"
     name: str
@@ -141,7 +141,7 @@ def _split_folder(root: Path, asked: str) -> Path:
 
 
 def _unlabelled(folder: Path, name: str, options: ReadOptions) -> ImageData:
-    ids = sorted(entry.name for entry in os.scandir(folder) if _is_image(entry.name))
+    ids = sorted(entry.name for entry in os.scandir(folder) if is_image(entry.name))
     if not ids:
         raise _unknown(folder)
     return ImageData(name, FileImages(folder, [ids[i] for i in spread(len(ids), options.limit)]), Skips(options.strict))
@@ -153,7 +153,7 @@ def _class_images(folder: Path, kind: str) -> list[str]:
         Path(where, file).relative_to(folder).as_posix()
         for where, _, files in os.walk(folder / kind)
         for file in files
-        if _is_image(file)
+        if is_image(file)
     ]
     if not paths:
         raise DataError(
@@ -167,7 +167,8 @@ def _folders(folder: Path) -> list[str]:
     return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
 
 
-def _is_image(name: str) -> bool:
+def is_image(name: str) -> bool:
+    """Whether a file is an image by its name."""
     return not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES
 
 

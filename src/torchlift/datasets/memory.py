@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import numpy as np
 
+from torchlift.datasets.base import Skips
 from torchlift.errors import DataError
 
 MEMORY = 4 << 30
@@ -34,6 +35,7 @@ class SampleData:
     name: str
     items: tuple[Any, ...]
     limit: int | None = None
+    skips: Skips = field(default_factory=Skips)
 
     def limited(self, limit: int | None) -> SampleData:
         """The same with another limit."""

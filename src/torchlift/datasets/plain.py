@@ -1,4 +1,4 @@
-"""Data without labels, for calibration: texts, one a line, and arrays by the name of an input."""
+"""Data without labels: texts, one a line, and arrays by the name of an input."""
 
 from __future__ import annotations
 
@@ -34,6 +34,7 @@ class ArrayData:
     name: str
     arrays: Mapping[str, np.ndarray]
     limit: int | None = None
+    skips: Skips = field(default_factory=Skips)
 
 
 def read_texts(file: Path, options: ReadOptions) -> TextData:

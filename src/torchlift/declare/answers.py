@@ -34,6 +34,12 @@ class Labels(msgspec.Struct, frozen=True, tag_field="kind", tag="labels"):
         msgspec.structs.force_setattr(self, "names", tuple(self.names))
         if not self.names:
             raise InputError("there are no label names", remedy="Give a name for each class of the model.")
+        other = next((name for name in self.names if not isinstance(name, str)), None)
+        if other is not None:
+            raise InputError(
+                f"the label name {other!r} is {type(other).__name__}, not str",
+                remedy="Write each name as a string, for example map(str, range(10)).",
+            )
         if self.top < 1:
             raise InputError(f"top is {self.top}", remedy="Ask for 1 label or more.")
         if self.activation not in get_args(Activation):

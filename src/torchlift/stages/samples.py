@@ -10,6 +10,7 @@ from torchlift.bundle import Bundle
 from torchlift.convert.ranges import Feeds
 from torchlift.datasets import ReadOptions, SampleData, Source
 from torchlift.datasets.base import SPLITS
+from torchlift.datasets.labelled import is_image
 from torchlift.datasets.retrieval import retrieval_splits
 from torchlift.manifest import Component
 from torchlift.pipelines.pictures import KeptPictures
@@ -25,9 +26,9 @@ def train_split(data: Path | SampleData | None, read: ReadOptions, scored: str) 
     if not isinstance(data, Path) or not data.is_dir() or scored == TRAIN:
         return None
     folder = data / TRAIN
-    has_classes = folder.is_dir() and any(child.is_dir() for child in folder.iterdir())
-    splits = {name for name in SPLITS if (data / name).is_dir()} if has_classes else retrieval_splits(data) - {TRAIN}
-    if not (has_classes or TRAIN in retrieval_splits(data)) or not (scored or splits):
+    has_images = folder.is_dir() and any(child.is_dir() or is_image(child.name) for child in folder.iterdir())
+    splits = {name for name in SPLITS if (data / name).is_dir()} if has_images else retrieval_splits(data) - {TRAIN}
+    if not (has_images or TRAIN in retrieval_splits(data)) or not (scored or splits):
         return None
     return replace(read, split=TRAIN)
 

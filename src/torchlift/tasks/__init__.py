@@ -24,6 +24,7 @@ TASKS = {
     "classification": "torchlift.tasks.classification:ClassificationTask",
     "similarity": "torchlift.tasks.similarity:SimilarityTask",
     "samples": "torchlift.tasks.in_memory:SampleTask",
+    "agreement": "torchlift.tasks.agreement:AgreementTask",
 }
 """Name -> ``module:class``. Each class says which data it reads and which models it is for."""
 
@@ -58,7 +59,7 @@ def open_task(
 
 def _kind_of(bundle: Bundle, data: Any) -> type[Task]:
     """The task for a kind of data and a model. Raises DataError where there is none."""
-    misfit = Misfit(f"{data.kind} without labels", "They can calibrate; score on labelled data.")
+    misfits: list[Misfit] = []
     for place in TASKS.values():
         module, _, name = place.partition(":")
         kind: type[Task] = getattr(import_module(module), name)
@@ -66,7 +67,8 @@ def _kind_of(bundle: Bundle, data: Any) -> type[Task]:
             found = kind.misfit(bundle.manifest)
             if found is None:
                 return kind
-            misfit = found
+            misfits.append(found)
+    misfit = misfits[-1]  # each kind of data is read by some task
     raise DataError(
         f"{data.name} cannot be scored with {bundle.manifest.name}: it is {misfit.reason}", remedy=misfit.remedy
     )

@@ -81,8 +81,8 @@ class Task(ABC):
 
     name: ClassVar[str]
     primary: str
-    reads: ClassVar[type]
-    """The kind of data set that it is for: a class of :mod:`torchlift.datasets`."""
+    reads: ClassVar[type | tuple[type, ...]]
+    """The kinds of data set that it is for: a class of :mod:`torchlift.datasets`, or several."""
 
     components: tuple[str, ...]
     """The components of the bundle that it asks."""

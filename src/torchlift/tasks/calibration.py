@@ -9,13 +9,12 @@ from typing import Any
 import numpy as np
 
 from torchlift.bundle import Bundle
-from torchlift.datasets import ArrayData, PairsData, ReadOptions, SampleData, Skips, Source, TextData, open_data
+from torchlift.datasets import ArrayData, Data, PairsData, ReadOptions, SampleData, Source, TextData, open_data
 from torchlift.declare.inputs import ImageInput, TextInput
 from torchlift.errors import DataError
 from torchlift.manifest import Manifest
 from torchlift.pipelines.columns import Prepared
 from torchlift.pipelines.pictures import KeptPictures
-from torchlift.pipelines.prepare import Preparer
 from torchlift.pipelines.run import AnySize, Batching, Loader
 from torchlift.progress import SILENT, Progress
 from torchlift.tasks.rows import taken
@@ -23,7 +22,7 @@ from torchlift.tasks.samples import Asked, facts, normalized, scan_arrays, scan_
 
 
 @dataclass(frozen=True)
-class _Part:
+class Part:
     """The samples of one component, what they are, and what identifies them."""
 
     prepared: Prepared
@@ -45,7 +44,7 @@ class CalibrationSamples:
     name: str
     said: str
     fingerprint: str
-    parts: Mapping[str, _Part]
+    parts: Mapping[str, Part]
 
     def count(self, component: str) -> int:
         """How many samples a component has."""
@@ -60,7 +59,7 @@ class CalibrationSamples:
         with Loader() as loader:
             yield from loader.feeds(part.prepared, Batching(AnySize(), signature).runs(part.prepared))
 
-    def _part(self, component: str) -> _Part:
+    def _part(self, component: str) -> Part:
         if component not in self.parts:
             signature = self.manifest.component(component).signature
             inputs = ", ".join(f"{spec.name} {spec}" for spec in signature.inputs)
@@ -84,15 +83,14 @@ def calibration_samples(
     DataError where the data cannot be read or do not fit the model.
     """
     data = open_data(source, options)
+    asked = Asked.of(bundle, pictures)
+    parts, skips = parts_of(asked, data, progress), data.skips
     if isinstance(data, SampleData):
-        parts, said, skips = _of_items(bundle, data), "the samples", Skips()
+        said = "the samples"
     elif isinstance(data, ArrayData):
-        parts = _of_arrays(bundle, data)
-        said, skips = f"the array{'s' * (len(data.arrays) > 1)} {', '.join(data.arrays)}", Skips()
+        said = f"the array{'s' * (len(data.arrays) > 1)} {', '.join(data.arrays)}"
     else:
-        asked = Asked.of(bundle, pictures)
-        parts = {**_of_images(asked, data, progress), **_of_texts(asked, data)}
-        said, skips = " and ".join(f"{part.count:,} {part.what}" for part in parts.values()) or data.kind, data.skips
+        said = " and ".join(f"{part.count:,} {part.what}" for part in parts.values()) or data.kind
     counts = {name: part.count for name, part in parts.items()}
     found = facts(data.name, data.kind, counts, [[name, part.identity] for name, part in parts.items()], skips)
     if skips.count:
@@ -100,7 +98,19 @@ def calibration_samples(
     return CalibrationSamples(bundle.manifest, data.name, f"{said} of {data.name}", found.fingerprint, parts)
 
 
-def _of_images(asked: Asked, data: Any, progress: Progress) -> dict[str, _Part]:
+def parts_of(asked: Asked, data: Data, progress: Progress) -> dict[str, Part]:
+    """The samples of a data set, labels aside, for every component that takes such.
+
+    Raises DataError where they do not fit the model.
+    """
+    if isinstance(data, SampleData):
+        return _of_items(asked, data)
+    if isinstance(data, ArrayData):
+        return _of_arrays(asked, data)
+    return {**_of_images(asked, data, progress), **_of_texts(asked, data)}
+
+
+def _of_images(asked: Asked, data: Any, progress: Progress) -> dict[str, Part]:
     images = getattr(data, "images", None)
     if images is None:
         return {}
@@ -108,11 +118,11 @@ def _of_images(asked: Asked, data: Any, progress: Progress) -> dict[str, _Part]:
     for component in asked.manifest.components:
         for name in component.inputs_of(ImageInput) if len(component.signature.inputs) == 1 else ():
             scanned = scan_images(asked, component.name, name, images, data.skips, progress)
-            parts[component.name] = _Part(scanned.prepared, "images", scanned.identity)
+            parts[component.name] = Part(scanned.prepared, "images", scanned.identity)
     return parts
 
 
-def _of_texts(asked: Asked, data: Any) -> dict[str, _Part]:
+def _of_texts(asked: Asked, data: Any) -> dict[str, Part]:
     texts = [getattr(text, "text", text) for text in getattr(data, "texts", ())]
     parts = {}
     taking = [(c, name) for c in asked.manifest.components for name in c.inputs_of(TextInput)]
@@ -122,28 +132,28 @@ def _of_texts(asked: Asked, data: Any) -> dict[str, _Part]:
         kept = [said[i] for i in usable_texts(preparer, name, said, [f"text {t[:20]!r}" for t in said], data.skips)]
         if not kept:
             raise DataError(f"no text of {data.name} can be used: {data.skips}", remedy="Give texts that can be read.")
-        parts[component.name] = _Part(preparer.prepare({name: kept}), "texts", kept)
+        parts[component.name] = Part(preparer.prepare({name: kept}), "texts", kept)
     return parts
 
 
-def _of_items(bundle: Bundle, data: SampleData) -> dict[str, _Part]:
+def _of_items(asked: Asked, data: SampleData) -> dict[str, Part]:
     """The inputs of items for the only component. Raises DataError where there are several, or items do not fit."""
-    if len(bundle.manifest.components) != 1:
+    if len(asked.manifest.components) != 1:
         raise DataError(
-            f"{data.name} cannot be told apart by component: the model has {len(bundle.manifest.components)}",
+            f"{data.name} cannot be told apart by component: the model has {len(asked.manifest.components)}",
             remedy="Give the path of a data set, for example a .npz with an array for each input, by name.",
         )
-    (component,) = bundle.manifest.components
-    found = taken(component, Preparer.of(bundle, component), data)
-    return {component.name: _Part(found.prepared, "samples", found.identity[:2])}
+    (component,) = asked.manifest.components
+    found = taken(component, asked.preparers[component.name], data)
+    return {component.name: Part(found.prepared, "samples", found.identity[:2])}
 
 
-def _of_arrays(bundle: Bundle, data: ArrayData) -> dict[str, _Part]:
+def _of_arrays(asked: Asked, data: ArrayData) -> dict[str, Part]:
     """A part for each component whose inputs are all there. Raises DataError where an array does not fit its input."""
     parts = {}
-    for component in bundle.manifest.components:
+    for component in asked.manifest.components:
         if {*component.signature.input_names} <= {*data.arrays}:
             scanned = scan_arrays(component, data)
             count = scanned.prepared.samples
-            parts[component.name] = _Part(scanned.prepared, "rows", [scanned.identity, count])
+            parts[component.name] = Part(scanned.prepared, "rows", [scanned.identity, count])
     return parts
