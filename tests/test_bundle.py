@@ -302,8 +302,8 @@ def test_a_manifest_of_something_else(bundle, value):
 
 
 def test_a_manifest_of_a_newer_torchlift_is_refused_before_its_fields_are_read(bundle):
-    edited(bundle, lambda content: content.update(version=3, components="now a string"))
-    with pytest.raises(ManifestVersionError, match="has version 3; this torchlift reads up to 2") as caught:
+    edited(bundle, lambda content: content.update(version=4, components="now a string"))
+    with pytest.raises(ManifestVersionError, match="has version 4; this torchlift reads up to 3") as caught:
         Bundle.open(bundle.path)
     assert "pip install -U torchlift" in caught.value.remedy
 

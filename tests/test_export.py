@@ -305,11 +305,9 @@ def test_all_axes_may_be_fixed_in_torchscript(export):
 
 
 def test_torchscript_is_caught_where_the_graph_does_not_run_at_another_size(export):
-    with pytest.raises(
-        BakedInError, match=r"does not run at batch 1 \(traced at 3\), events 1 \(traced at 4\)"
-    ) as caught:
-        export("size_as_number", "torchscript")
-    assert "turned into a constant where the network was traced" in caught.value.remedy
+    found = export("size_as_number", "torchscript")
+    assert found.component.exporter == "torchscript-scripted"
+    assert "does not run at batch 1 (traced at 3), events 1 (traced at 4)" in found.component.tried["torchscript"]
 
 
 def test_torchscript_is_caught_where_an_output_has_a_constant_axis(export):
@@ -345,7 +343,7 @@ def test_a_network_that_answers_zero_is_refused(export):
 
 
 def test_weights_that_are_not_numbers_are_refused(export):
-    with pytest.raises(NoSignalError, match="own output y holds 1 NaN or infinite values") as caught:
+    with pytest.raises(NoSignalError, match="own output y holds 1 NaN") as caught:
         export("broken_weights")
     assert "Check the weights" in caught.value.remedy
 
@@ -415,7 +413,9 @@ def test_a_network_in_training_mode_is_exported_as_it_evaluates(export, exporter
     twice = [[(e, a) for _, e, a in answers_of(found, {"x": x})] for _ in range(2)]
     np.testing.assert_array_equal(twice[0][0][0], twice[1][0][0])
     np.testing.assert_allclose(twice[0][0][1], twice[0][0][0], rtol=0, atol=1e-5)
-    trained = sys.modules["nets"].in_training().eval()
+    nets = next(module for name, module in sys.modules.items() if name.startswith("_torchlift_user_nets"))
+    torch.manual_seed(0)
+    trained = nets.in_training().eval()
     with torch.inference_mode():
         np.testing.assert_allclose(twice[0][0][0], trained(torch.from_numpy(x)).numpy(), rtol=0, atol=1e-6)
 

@@ -10,7 +10,8 @@ TorchliftError
 │   │   └── UnsafeCheckpointError   a pickle that would run code; it did not run
 │   └── ModuleSourceError     a `file.py:function` that gives no usable nn.Module
 ├── ExportError               the exporter failed
-│   └── BakedInError          an input or an axis that the exporter turned into a constant
+│   ├── BakedInError          an input or an axis that the exporter turned into a constant
+│   └── ExportMemoryError     the memory does not suffice at a size within the ranges
 ├── ConversionError           a graph that cannot be converted
 ├── BundleError               a bundle that cannot be opened
 │   ├── ChecksumError         a file that is not what the manifest says

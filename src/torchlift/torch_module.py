@@ -153,7 +153,7 @@ def open_module(pipeline: Pipeline, component: str | None) -> BundleModule:
     if component is None and len(names) > 1:
         raise BundleError(
             f"{pipeline.bundle.path} has the components {', '.join(names)}",
-            remedy=f"Say which is meant: `component={names[0]}`.",
+            remedy=f"Say which is meant: component={names[0]}.",
         )
     return BundleModule(pipeline, pipeline.bundle.manifest.component(component or names[0]))
 

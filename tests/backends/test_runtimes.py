@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import pytest
 import tiny
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
 from torchlift.backends import SessionOptions, backend
 from torchlift.errors import BackendError, BatchTooLargeError, SignatureError
@@ -94,22 +94,21 @@ def test_a_prepared_call_keeps_its_inputs(opened):
     call()
 
 
-SCATTERED = Signature(
-    (TensorSpec("row", "int64", (1, 1)), TensorSpec("values", "float32", (1, 3))), (TensorSpec("y", "float32", (4, 3)),)
+RESHAPED = Signature(
+    (TensorSpec("x", "float32", (6,)), TensorSpec("shape", "int64", (2,))), (TensorSpec("y", "float32", (None, None)),)
 )
 
 
-def scattering():
-    """Writes ``values`` into a row of four: a row beyond them fails when it runs, and not before."""
+def reshaping():
+    """Gives ``x`` the shape that an input says: one that does not fit fails when it runs, and not before."""
     graph = helper.make_graph(
-        [helper.make_node("ScatterND", ["zeros", "row", "values"], ["y"], name="scatter")],
-        "scattering",
+        [helper.make_node("Reshape", ["x", "shape"], ["y"], name="reshape")],
+        "reshaping",
         [
-            helper.make_tensor_value_info("row", TensorProto.INT64, [1, 1]),
-            helper.make_tensor_value_info("values", TensorProto.FLOAT, [1, 3]),
+            helper.make_tensor_value_info("x", TensorProto.FLOAT, [6]),
+            helper.make_tensor_value_info("shape", TensorProto.INT64, [2]),
         ],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [4, 3])],
-        [numpy_helper.from_array(np.zeros((4, 3), np.float32), "zeros")],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [None, None])],
     )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
 
@@ -117,18 +116,18 @@ def scattering():
 @pytest.mark.parametrize("method", ["run", "prepare"])
 def test_what_it_raises_at_values_is_an_error_with_a_remedy(runtime, tmp_path, method):
     (tmp_path / "built").mkdir()
-    onnx.save(scattering(), tmp_path / "model.onnx")
-    built = runtime.build(tmp_path / "model.onnx", tmp_path / "built", SCATTERED)
-    with runtime.open(tmp_path / "built" / built, SCATTERED) as session:
-        feeds = {"row": np.full((1, 1), 3), "values": np.ones((1, 3), np.float32)}
-        assert session.run(feeds)["y"][3].tolist() == [1, 1, 1]
-        feeds["row"] = np.full((1, 1), 9)
+    onnx.save(reshaping(), tmp_path / "model.onnx")
+    built = runtime.build(tmp_path / "model.onnx", tmp_path / "built", RESHAPED)
+    with runtime.open(tmp_path / "built" / built, RESHAPED) as session:
+        feeds = {"x": np.arange(6, dtype=np.float32), "shape": np.array([2, 3])}
+        assert session.run(feeds)["y"].shape == (2, 3)
+        feeds["shape"] = np.array([4, 4])
         with pytest.raises(BackendError) as caught:
             session.run(feeds) if method == "run" else session.prepare(feeds)()
         assert caught.value.message.startswith(f"{session.runtime} cannot run this: ")
         assert "index beyond its table" in caught.value.remedy
-        feeds["row"] = np.full((1, 1), 3)
-        assert session.run(feeds)["y"][3].tolist() == [1, 1, 1], "it goes on"
+        feeds["shape"] = np.array([3, 2])
+        assert session.run(feeds)["y"].shape == (3, 2), "it goes on"
 
 
 def test_it_says_what_really_runs(opened, runtime):

@@ -81,7 +81,9 @@ def test_ship_prints_json(net, tmp_path):
         "batch=1..2..3",
     )
     manifest = told(torchlift("ship", net.source, "-o", tmp_path / "net", *arguments, "--json"))
-    assert manifest["components"][0]["signature"]["axes"] == [{"name": "batch", "min": 1, "opt": 2, "max": 3}]
+    assert manifest["components"][0]["signature"]["axes"] == [
+        {"name": "batch", "min": 1, "opt": 2, "max": 3, "step": 1}
+    ]
     assert manifest["choices"]["model"]["variant"] == "model/onnxruntime/fp32"
     latencies = manifest["benchmarks"]["model"]["latencies"]
     assert [(x["contender"]["name"], x["sizes"]) for x in latencies] == [

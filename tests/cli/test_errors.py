@@ -269,7 +269,7 @@ USED = {"run": ("--variant", "model/openvino/fp32")}
     [
         (change_a_byte, "was changed: its SHA-256 is not the manifest's", "Copy the bundle again"),
         (remove_a_file, "is missing", "Copy the bundle again"),
-        (edit_manifest(version=99), "has version 99; this torchlift reads up to 2", "pip install -U torchlift"),
+        (edit_manifest(version=99), "has version 99; this torchlift reads up to 3", "pip install -U torchlift"),
         (edit_manifest(format="zip"), "is not a torchlift manifest", "that torchlift wrote"),
         (edit_manifest(components=7), "manifest.json is damaged", "Copy the bundle again"),
         (cut_manifest, "manifest.json is damaged", "Copy the bundle again"),

@@ -249,7 +249,7 @@ def _data(given: Mapping[str, Any], before: Gate | None, read: ReadOptions) -> D
     if not isinstance(source, SampleData):
         if metrics:
             raise InputError(
-                "`metrics=` is for data in memory" + f", and {source} is a path" * (source is not None),
+                "metrics= is for data in memory" + f", and {source} is a path" * (source is not None),
                 remedy="Leave it out: a data set at a path has metrics of its own. Or give `data=` an iterable.",
             )
         return DataOptions(source, read)

@@ -32,7 +32,7 @@ def array_of(outputs: Any, what: str) -> np.ndarray:
     if not isinstance(outputs, np.ndarray):
         raise MetricError(
             f"{what} takes outputs of one shape, and theirs differ from sample to sample",
-            remedy="Give a function of your own, which gets a list with the array of each sample: `metrics=`.",
+            remedy="Give a function of your own, which gets a list with the array of each sample: metrics=.",
             metric=what,
         )
     return outputs

@@ -26,7 +26,7 @@ def metrics_of(asked: Asked, within: Iterable[str] = ()) -> tuple[Metric, ...]:
     Raises MetricError for a name that there is not, InputError for what is no metric.
     """
     if isinstance(asked, str):
-        raise InputError(f"`metrics=` is the string {asked!r}", remedy=f"Give a list: metrics=[{asked!r}].")
+        raise InputError(f"metrics= is the string {asked!r}", remedy=f"Give a list: metrics=[{asked!r}].")
     named = asked.items() if isinstance(asked, Mapping) else ((_name_of(value), value) for value in asked)
     given = {name: _metric(name, value) for name, value in named}
     found = {name: given.get(name) or _metric(name, name) for name in within}
@@ -146,7 +146,7 @@ def _name_of(value: Any) -> str:
         return value if isinstance(value, str) else value.name
     name = type(value).__name__.lower() if _is_computed(value) else getattr(value, "__name__", "")
     if not name.isidentifier():
-        raise InputError(f"`metrics=` holds {value!r}, which has no name", remedy="Name it: metrics={'mine': ...}.")
+        raise InputError(f"metrics= holds {value!r}, which has no name", remedy="Name it: metrics={'mine': ...}.")
     return name
 
 
@@ -170,7 +170,7 @@ def _metric(name: str, value: Any) -> Metric:
         return Metric(name, unit=UNITS, better=better, whole=_Whole(computed), function=computed)
     if callable(value):
         return Metric(name, unit=UNITS, whole=_Whole(value), function=value)
-    raise InputError(f"`metrics=` has {value!r} for {name}", remedy=_REMEDY)
+    raise InputError(f"metrics= has {value!r} for {name}", remedy=_REMEDY)
 
 
 def _is_computed(value: Any) -> bool:

@@ -42,7 +42,7 @@ def completed(
         if not declaration.inputs:
             raise ModuleSourceError(
                 "nothing says what the network takes",
-                remedy="Give `example=` inputs, or declare `inputs=` with their axes: torchlift.module(inputs=...) in "
+                remedy="Give example= inputs, or declare inputs= with their axes: torchlift.module(inputs=...) in "
                 "a file.",
             )
         binding = bind_names(network, [spec.name for spec in declaration.inputs])
