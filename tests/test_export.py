@@ -311,13 +311,13 @@ def test_torchscript_is_caught_where_the_graph_does_not_run_at_another_size(expo
 
 
 def test_torchscript_is_caught_where_an_output_has_a_constant_axis(export):
-    with pytest.raises(BakedInError, match="does not run at batch 1"):
+    with pytest.raises(BakedInError, match=r"branch on a size is traced for one side: nets.py, line \d+"):
         export("positions_as_numbers", "torchscript")
 
 
 @pytest.mark.parametrize(
     ("name", "corner"),
-    [("fixed_pool", "min"), ("patches_as_numbers", "min"), ("branch_on_a_size", "max")],
+    [("fixed_pool", "min"), ("patches_as_numbers", "min")],
 )
 def test_torchscript_is_caught_where_the_graph_answers_otherwise_at_another_size_or_value(export, name, corner):
     with pytest.raises(VerificationError, match=f"does not answer as PyTorch does: y at {corner}: off by") as caught:
@@ -377,6 +377,27 @@ def test_control_flow_is_compiled_where_no_trace_can_be_trusted(export, name):
         x = sign * np.abs(np.random.default_rng(0).standard_normal((2, 6, 4))).astype(np.float32)
         for _, expected, answer in answers_of(found, {"x": x}):
             np.testing.assert_allclose(answer, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("exporter", "said"), [("dynamo", "steps"), ("torchscript", "nets.py, line")])
+@pytest.mark.parametrize("name", ["windows", "square"])
+def test_a_branch_on_a_size_that_no_golden_takes_is_not_traced_for_one_side(export, monkeypatch, name, exporter, said):
+    monkeypatch.setattr(torch.jit, "script", lambda network: 1 / 0)
+    with pytest.raises(BakedInError, match=said):
+        export(name, exporter)
+
+
+def test_a_branch_around_a_scripted_layer_is_not_traced_for_one_side(export):
+    found = export("partly_scripted", "torchscript")
+    assert found.component.exporter == "torchscript-scripted"
+    for level in (0, 5):
+        for _, expected, answer in answers_of(found, {"x": np.full((1, 3, 4), level, np.float32)}):
+            np.testing.assert_allclose(answer, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_sizes_between_the_goldens_are_compared_too(export):
+    with pytest.raises((VerificationError, BakedInError), match=r"batch 2.*steps \d+"):
+        export("rescaled", "torchscript")
 
 
 def test_a_branch_that_no_golden_takes_is_not_traced_for_one_side(export):

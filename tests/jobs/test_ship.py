@@ -405,8 +405,9 @@ def test_a_ship_that_was_killed_goes_on_from_the_first_tower(clip_once):
     assert not seen["out existed"]
     assert seen["done"][0] == "image"
     assert recorder.notes == [f"{name} was exported before: kept" for name in seen["done"]]
-    exported = [title.removeprefix("export ").partition(" by ")[0] for title in recorder.titles if
-    title.startswith("export ")] assert exported == [name for name in ("image", "text") if name not in seen["done"]]
+    begun = [title.removeprefix("export ") for title in recorder.titles if title.startswith("export ")]
+    exported = [title.partition(" by ")[0] for title in begun]
+    assert exported == [name for name in ("image", "text") if name not in seen["done"]]
     assert len(seen["stamps"]) > 1
     assert stamps_of(bundle.path, bundle.manifest.files) == seen["stamps"]
     assert beside(bundle.path) <= {".out.lock"}, "a lock file that a killed process left does not lock"

@@ -280,3 +280,73 @@ def branch_in_code():
 @tl.module(**STEPS)
 def branch_that_no_golden_takes():
     return Rare()
+
+
+class Windows(nn.Module):
+    """Fills the steps up to a multiple of 8, where they are none."""
+
+    def forward(self, x):
+        if x.shape[1] % 8:
+            x = F.pad(x, (0, 0, 0, 8 - x.shape[1] % 8))
+        return 2 * x
+
+
+class Square(nn.Module):
+    """Another answer where two sizes are equal."""
+
+    def forward(self, x, z):
+        y = x.sum((1, 2)) + z.sum((1, 2))
+        return y * 10 if x.shape[1] == z.shape[1] else y
+
+
+class PartlyScripted(nn.Module):
+    """A branch on a value around a layer that is scripted."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.jit.script(nn.Linear(4, 4))
+
+    def forward(self, x):
+        y = self.layer(x)
+        return y * 10 if x.mean() > 0.9 else y
+
+
+class Rescaled(nn.Module):
+    """Frames by a factor that rounds otherwise at some sizes."""
+
+    def forward(self, x):
+        return F.interpolate(x.transpose(1, 2), scale_factor=1.3, mode="nearest")
+
+
+LONG = {
+    "inputs": [tl.TensorSpec("x", "float32", ("batch", "steps", 4))],
+    "outputs": ["y"],
+    "axes": [tl.Axis("batch", 1, 2, 4), tl.Axis("steps", 2, 20, 100)],
+}
+
+
+@tl.module(**LONG)
+def windows():
+    return Windows()
+
+
+@tl.module(
+    inputs=[
+        tl.TensorSpec("x", "float32", ("batch", "steps", 4)),
+        tl.TensorSpec("z", "float32", ("batch", "others", 4)),
+    ],
+    outputs=["y"],
+    axes=[tl.Axis("batch", 2, 3, 4), tl.Axis("steps", 2, 20, 90), tl.Axis("others", 3, 30, 80)],
+)
+def square():
+    return Square()
+
+
+@tl.module(**LONG)
+def partly_scripted():
+    return PartlyScripted()
+
+
+@tl.module(inputs=LONG["inputs"], outputs=["y"], axes=[tl.Axis("batch", 1, 2, 4), tl.Axis("steps", 10, 20, 100)])
+def rescaled():
+    return Rescaled()

@@ -6,64 +6,115 @@ import itertools
 import random
 import re
 from collections.abc import Iterator, Mapping
+from types import CodeType
+from typing import Any
 
+import sympy
 import torch
 
 from torchlift.axes import Axis
 from torchlift.errors import BakedInError
+from torchlift.exporter.shapes import axes_of_symbols, condition_text
 from torchlift.families.sizes import at
-from torchlift.signature import Signature, TensorSpec
+from torchlift.signature import Signature
 
-_DRAWN = 64
-"""How many sizes within the ranges are tried, besides those at their ends."""
+_EACH = 4096
+"""At most so many sizes of an axis are tried one by one."""
+
+_DRAWN = 256
+"""How many sets of sizes are drawn besides."""
+
+_FUNCTIONS = {"__builtins__": {"max": max, "min": min, "abs": abs, "int": int}}
+"""What a condition may call."""
+
+Sizes = Mapping[str, int]
 
 
 def require_guards(program: torch.export.ExportedProgram, signature: Signature) -> None:
     """Raise BakedInError where a program does not hold at a size within the ranges.
 
-    For example of ``if x.shape[1] > 6`` the trace has one side, and a guard that says so. The guards are asked at the
-    ends of the ranges and at seeded sizes between. Size 1 is left out: torch.export takes every size that varies to be
-    2 or more, and the golden at the least sizes proves it.
+    For example of ``if x.shape[1] % 8:`` the trace has one side, and a guard that says so. torch keeps guards beside the
+    program, as Python code, or inside it, as assertions. Both are asked at every size of each axis, at sizes that two
+    axes share, and at seeded ones.
+
+    Size 1 is left out: torch.export takes every size that varies to be 2 or more, and the golden at the least sizes
+    proves it. Assertions on values are left out too.
     """
-    guards = getattr(program.module(), "_guards_fn", None)
-    if guards is None:
-        return
+    conditions = {**_guards(program, signature), **_assertions(program, signature)}
     for sizes in _asked(signature):
-        tensors = [_blank(spec, sizes) for spec in signature.inputs]
-        try:
-            guards(*tensors)
-        except AssertionError as error:
-            said = in_axes(str(error).removeprefix("Guard failed: "), signature)
-            raise BakedInError(
-                f"the traced graph does not hold at {at(sizes)}: it assumes {said:.200}",
-                remedy="A branch on a size was traced for one side. Compute both with tensors, or narrow the range of "
-                "the axis with `axes=`.",
-            ) from error
+        for said, code in conditions.items():
+            if not _holds(code, sizes):
+                raise BakedInError(
+                    f"the traced graph does not hold at {at(sizes)}: it assumes {said:.200}",
+                    remedy="A branch on a size was traced for one side. Compute both with tensors, or narrow the range "
+                    "of the axis with `axes=`.",
+                )
 
 
 def in_axes(text: str, signature: Signature) -> str:
-    """Torch's words for a size in those of the signature: ``L['tensors'][0].size()[1]`` is ``ids.sequence``."""
+    """Torch's words for a size in those of the signature: ``L['tensors'][0].size()[1]`` is ``sequence``."""
 
     def named(match: re.Match[str]) -> str:
         spec = signature.inputs[int(match[1])] if int(match[1]) < len(signature.inputs) else None
         dim = spec.shape[int(match[2])] if spec is not None and int(match[2]) < len(spec.shape) else None
-        return str(dim) if isinstance(dim, str) else match[0]
+        return match[0] if dim is None else str(dim)
 
     text = re.sub(r"L\['tensors'\]\[(\d+)\]\.size\(\)\[(\d+)\]", named, text)
     return re.sub(r"\btensors_(\d+)\.size\(\)\[(\d+)\]", named, text)
 
 
-def _blank(spec: TensorSpec, sizes: Mapping[str, int]) -> torch.Tensor:
-    return torch.empty(spec.shape_at(sizes), dtype=getattr(torch, spec.dtype), device="meta")
+def _guards(program: torch.export.ExportedProgram, signature: Signature) -> dict[str, CodeType]:
+    """The guards that torch keeps beside a program, as conditions on axes. What speaks of anything else is left out."""
+    found = {}
+    for guard in getattr(program, "_guards_code", None) or ():
+        text = in_axes(guard, signature)
+        if "L[" not in text and "size()" not in text:
+            found[text] = compile(text, "<guard>", "eval")
+    return found
+
+
+def _assertions(program: torch.export.ExportedProgram, signature: Signature) -> dict[str, CodeType]:
+    """The assertions on sizes inside a program, and the ranges of its sizes, as conditions on axes."""
+    nodes = {node.name: node for node in program.graph.nodes}
+    inputs = [nodes[name] for name in program.graph_signature.user_inputs if name in nodes]
+    axes = axes_of_symbols(inputs, signature)
+    conditions: list[Any] = []
+    for node in program.graph.nodes:
+        if "_assert_scalar" in str(node.target):
+            value = node.args[0].meta.get("val") if isinstance(node.args[0], torch.fx.Node) else None
+            conditions += [value.node.expr] if isinstance(value, torch.SymBool) else []
+    for symbol, bounds in program.range_constraints.items():
+        if symbol in axes:
+            if bounds.lower > 2:
+                conditions.append(sympy.Ge(symbol, bounds.lower))
+            if isinstance(bounds.upper, sympy.Integer):
+                conditions.append(sympy.Le(symbol, bounds.upper))
+    texts = [text for condition in conditions if (text := condition_text(condition, axes)) is not None]
+    return {text: compile(text, "<assertion>", "eval") for text in texts}
+
+
+def _holds(code: CodeType, sizes: Sizes) -> bool:
+    """Whether a condition is true. It was made here, of names of axes, numbers and operators."""
+    try:
+        return bool(eval(code, dict(_FUNCTIONS), dict(sizes)))  # noqa: S307 (made here, of sizes alone)
+    except Exception:  # it speaks of more than sizes
+        return True
 
 
 def _asked(signature: Signature) -> Iterator[dict[str, int]]:
-    ends = [_above_one(axis) for axis in signature.axes]
-    for corner in itertools.islice(itertools.product(*((sizes[0], sizes[-1]) for sizes in ends)), _DRAWN):
-        yield dict(zip((axis.name for axis in signature.axes), corner, strict=True))
+    ranges = {axis.name: _above_one(axis) for axis in signature.axes}
+    usual = {axis.name: max(axis.opt, ranges[axis.name][0]) for axis in signature.axes}
+    for corner in itertools.islice(itertools.product(*((s[0], s[-1]) for s in ranges.values())), _DRAWN):
+        yield dict(zip(ranges, corner, strict=True))
+    for name, sizes in ranges.items():
+        for size in sizes[:: max(1, len(sizes) // _EACH)]:
+            yield {**usual, name: size}
+    for (one, first), (other, second) in itertools.combinations(ranges.items(), 2):
+        for size in [size for size in first[:_EACH] if size in second]:
+            yield {**usual, one: size, other: size}
     rng = random.Random(0)
     for _ in range(_DRAWN):
-        yield {axis.name: rng.choice(sizes) for axis, sizes in zip(signature.axes, ends, strict=True)}
+        yield {name: rng.choice(sizes) for name, sizes in ranges.items()}
 
 
 def _above_one(axis: Axis) -> range:

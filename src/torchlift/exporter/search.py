@@ -17,6 +17,7 @@ from torchlift.exporter.program import PROGRAM, export_program
 from torchlift.exporter.proof import prove_onnx, require_inputs_read, with_symbolic
 from torchlift.exporter.repeats import require_repeats
 from torchlift.exporter.strategies import Strategy, strategies_for
+from torchlift.exporter.sweep import sweep
 from torchlift.exporter.writing import write_onnx
 from torchlift.families.base import Model, ModelComponent
 from torchlift.graph.scales import save_scales
@@ -172,6 +173,7 @@ def _exported(
         unread = require_inputs_read(part, file, goldens[0], options.seed)
         signature = with_symbolic(signature, symbolic, goldens)
         stress = stress_samples(signature, part.inputs, goldens, partial(answers_of, part), file)
+        swept = part if part.inner else None  # a user's network stays in memory anyway
         del part
         gc.collect()  # the exporters leave cycles that hold the weights
         save_goldens(added.path / GOLDENS, goldens)
@@ -179,6 +181,8 @@ def _exported(
         save_scales(added.path, scales)
         judge = judge_by(signature, component.answers, goldens, file, usual_tolerance(file))
         prove_onnx(file, signature, strategy, opset, goldens, judge, progress)
+        if swept is not None:
+            sweep(swept, file, signature, judge, options.seed, progress)
     for input_name in unread:
         progress.note(f"input {input_name} of {name} is not used: the network's answers do not depend on it")
     component = replace(

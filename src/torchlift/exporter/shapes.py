@@ -19,7 +19,7 @@ _DIVISIONS = ("FloorDiv", "CleanDiv", "IntTrueDiv")
 def symbolic_outputs(program: torch.export.ExportedProgram, signature: Signature) -> list[list[str | None]]:
     """For each output of a traced program its sizes as expressions of the signature's axes; None for what has none."""
     nodes = {node.name: node for node in program.graph.nodes}
-    axes = _axes_of_symbols([nodes[name] for name in program.graph_signature.user_inputs if name in nodes], signature)
+    axes = axes_of_symbols([nodes[name] for name in program.graph_signature.user_inputs if name in nodes], signature)
     found: list[list[str | None]] = []
     for name in program.graph_signature.user_outputs:
         value = nodes[name].meta.get("val") if isinstance(name, str) and name in nodes else None
@@ -50,7 +50,7 @@ def _holds(expression: str, position: int, runs: Sequence[tuple[Mapping[str, int
         return False
 
 
-def _axes_of_symbols(inputs: Sequence[Any], signature: Signature) -> dict[sympy.Symbol, str]:
+def axes_of_symbols(inputs: Sequence[Any], signature: Signature) -> dict[sympy.Symbol, str]:
     """The symbols of a program, each as an expression of axes: of an input's size 32*s5 that is ``height``, s5 is
     ``(height // 32)``.
     """
@@ -80,6 +80,32 @@ def _written(size: Any, axes: Mapping[sympy.Symbol, str]) -> str | None:
         return None
     inner = text[1:-1]
     return inner if text.startswith("(") and text.endswith(")") and _balanced(inner) else text
+
+
+def condition_text(condition: Any, axes: Mapping[sympy.Symbol, str]) -> str | None:
+    """A condition of sympy on sizes as a Python expression of axes: ``(t % 13) != 0``. None where that has no form."""
+    try:
+        return _condition(condition, axes)
+    except (KeyError, ValueError):
+        return None
+
+
+_RELATIONS = {"Equality": "==", "Unequality": "!=", "StrictLessThan": "<", "LessThan": "<="}
+_RELATIONS |= {"StrictGreaterThan": ">", "GreaterThan": ">="}
+
+
+def _condition(condition: Any, axes: Mapping[sympy.Symbol, str]) -> str:
+    kind = type(condition).__name__
+    if condition in (sympy.true, sympy.false):
+        return str(bool(condition))
+    if kind in _RELATIONS:
+        left, right = (_text(part, axes) for part in condition.args)
+        return f"{left} {_RELATIONS[kind]} {right}"
+    if kind in ("And", "Or"):
+        return f" {kind.lower()} ".join(f"({_condition(part, axes)})" for part in condition.args)
+    if kind == "Not":
+        return f"not ({_condition(condition.args[0], axes)})"
+    raise ValueError(f"{kind} has no form")
 
 
 def _balanced(text: str) -> bool:

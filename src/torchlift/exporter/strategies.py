@@ -89,8 +89,7 @@ def captured(
         shapes = shapes[0]
     with _loops_for_recurrent_layers(), _sizes_of_one() if relaxed else contextlib.nullcontext():
         program = torch.export.export(part.exported, arguments, dynamic_shapes=shapes, **told)
-    if relaxed:
-        require_guards(program, signature)
+    require_guards(program, signature)
     return program
 
 

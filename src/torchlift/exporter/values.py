@@ -16,15 +16,16 @@ from torch.utils._pytree import tree_leaves
 _PYTHON = Path(traceback.__file__).parent
 """Where Python's own modules are."""
 
-_TO_PYTHON = ("numpy", "tolist", "__array__")
+_TO_PYTHON = ("numpy", "tolist", "__array__", "__dlpack__")
 """Methods that read values without an operator of torch."""
 
 
-class _Reads(TorchDispatchMode):
-    """Follows what is computed from the inputs, and notes where a value of it is read.
+_READING = (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.equal.default)
+"""Operators whose result is a Python value: the first is behind item(), int(), float(), bool() and ``if``."""
 
-    ``_local_scalar_dense`` is the operator behind item(), int(), float(), bool() and ``if``.
-    """
+
+class _Reads(TorchDispatchMode):
+    """Follows what is computed from the inputs, and notes where a value of it is read."""
 
     supports_higher_order_operators = True
 
@@ -46,7 +47,7 @@ class _Reads(TorchDispatchMode):
         result = func(*args, **(kwargs or {}))
         given = tree_leaves((args, kwargs or {}))
         if any(self.follows(value) for value in given):
-            if func is torch.ops.aten._local_scalar_dense.default:
+            if func in _READING:
                 self.note()
             made = [value for value in tree_leaves(result) if isinstance(value, Tensor)]
             changed = [v for v in given if isinstance(v, Tensor)] if _is_mutable(func) else []

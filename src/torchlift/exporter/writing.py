@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import linecache
 import tempfile
+import traceback
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -10,14 +15,13 @@ import onnx_ir as ir
 import torch
 from torch import nn
 
-from torchlift.errors import ExportError, TorchliftError
+from torchlift.errors import BakedInError, ExportError, TorchliftError
 from torchlift.exporter.explain import explained, quiet, reads_value
 from torchlift.exporter.shapes import symbolic_outputs
 from torchlift.exporter.strategies import Strategy, captured
-from torchlift.exporter.values import value_reads
+from torchlift.exporter.values import users_line, value_reads
 from torchlift.families.base import ModelComponent
 from torchlift.families.module.binding import Called
-from torchlift.families.module.networks import is_scripted
 from torchlift.families.sizes import distinct_sizes, is_dynamic
 from torchlift.graph.clean import ForgetOrigin, ForgetWrapper
 from torchlift.graph.ends import name_ends
@@ -98,7 +102,7 @@ def _torchscript(
     network = part.exported
     if strategy.scripted:
         network = _scripted(part, arguments)
-    elif is_scripted(network):
+    elif _is_scripted_whole(network):
         network = torch.jit.trace(network, arguments, check_trace=False)  # code that was scripted stays as it is
     elif lines := value_reads(network, arguments):
         raise reads_value(lines[0])
@@ -115,20 +119,48 @@ def _torchscript(
     network.eval()
     with tempfile.TemporaryDirectory(dir=folder) as temporary:
         loose = Path(temporary) / "loose.onnx"
-        torch.onnx.export(
-            network,
-            arguments,
-            loose,
-            input_names=names,
-            output_names=outputs,
-            dynamic_axes=axes,
-            opset_version=opset,
-            dynamo=False,
-        )
+        with _no_branches_on_sizes(traced=network is part.exported):
+            torch.onnx.export(
+                network,
+                arguments,
+                loose,
+                input_names=names,
+                output_names=outputs,
+                dynamic_axes=axes,
+                opset_version=opset,
+                dynamo=False,
+            )
         model = ir.load(loose)
         optimizer.optimize(model)
         ir.external_data.load_to_model(model)
     return model
+
+
+def _is_scripted_whole(network: nn.Module) -> bool:
+    """Whether all of the network's code was scripted: what a trace keeps of it has its branches."""
+    inner = network.network if isinstance(network, Called) else network
+    return isinstance(inner, torch.jit.ScriptModule)
+
+
+@contextlib.contextmanager
+def _no_branches_on_sizes(*, traced: bool) -> Iterator[None]:
+    """Raise BakedInError where code that is ``traced`` in the block branches on a size: the trace has one side only.
+
+    torch warns of each tensor that becomes a Python boolean; while it traces, sizes are tensors too. Branches within
+    torch's own layers do not count.
+    """
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("always", torch.jit.TracerWarning)
+        yield
+    for warning in said if traced else ():
+        place = (warning.filename, warning.lineno, "", linecache.getline(warning.filename, warning.lineno).strip())
+        line = users_line(traceback.StackSummary.from_list([place]))
+        if line and any(said in str(warning.message) for said in ("Python boolean", "Using len")):
+            raise BakedInError(
+                f"a branch on a size is traced for one side: {line}",
+                remedy="Compute both sides with tensors, or narrow the range of the axis with `axes=`.",
+            )
 
 
 def _scripted(part: ModelComponent, arguments: tuple[torch.Tensor, ...]) -> nn.Module:

@@ -193,7 +193,8 @@ def _tupled(value: Any) -> Any:
     if not isinstance(value, dict):
         return value
     inner = {key: _tupled(part) for key, part in value.items()}
-    return tuple(inner.values()) if [*inner] == [str(i) for i in range(len(inner))] else inner
+    positions = [str(i) for i in range(len(inner))]
+    return tuple(inner[position] for position in positions) if {*inner} == {*positions} else inner
 
 
 def _slots(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
