@@ -33,9 +33,9 @@ Sizes = Mapping[str, int]
 def require_guards(program: torch.export.ExportedProgram, signature: Signature) -> None:
     """Raise BakedInError where a program does not hold at a size within the ranges.
 
-    For example of ``if x.shape[1] % 8:`` the trace has one side, and a guard that says so. torch keeps guards beside the
-    program, as Python code, or inside it, as assertions. Both are asked at every size of each axis, at sizes that two
-    axes share, and at seeded ones.
+    For example of ``if x.shape[1] % 8:`` the trace has one side, and a guard that says so. torch keeps guards beside
+    the program, as Python code, or inside it, as assertions. Both are asked at every size of each axis, at sizes that
+    two axes share, and at seeded ones.
 
     Size 1 is left out: torch.export takes every size that varies to be 2 or more, and the golden at the least sizes
     proves it. Assertions on values are left out too.

@@ -169,9 +169,9 @@ def _exported(
     with bundle.adding(f"{name}/{SOURCE}") as added:
         file = added.path / "model.onnx"
         with progress.stage(f"export {name} by {strategy.name}"):
-            symbolic = write_onnx(part, file, strategy, opset, options.seed)
+            written = write_onnx(part, file, strategy, opset, options.seed)
         unread = require_inputs_read(part, file, goldens[0], options.seed)
-        signature = with_symbolic(signature, symbolic, goldens)
+        signature = with_symbolic(signature, written.symbolic, goldens)
         stress = stress_samples(signature, part.inputs, goldens, partial(answers_of, part), file)
         swept = part if part.inner else None  # a user's network stays in memory anyway
         del part
@@ -181,8 +181,12 @@ def _exported(
         save_scales(added.path, scales)
         judge = judge_by(signature, component.answers, goldens, file, usual_tolerance(file))
         prove_onnx(file, signature, strategy, opset, goldens, judge, progress)
-        if swept is not None:
-            sweep(swept, file, signature, judge, options.seed, progress)
+        all_sizes = swept is not None and sweep(swept, file, signature, judge, options.seed, progress)
+        if written.branch and not all_sizes:
+            raise BakedInError(
+                f"a branch on a size is traced for one side: {written.branch}",
+                remedy="Compute both sides with tensors, or narrow the range of the axis with `axes=`.",
+            )
     for input_name in unread:
         progress.note(f"input {input_name} of {name} is not used: the network's answers do not depend on it")
     component = replace(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -27,15 +28,18 @@ _MOST = 256
 """At most so many sizes are tried."""
 
 
-def sweep(part: ModelComponent, file: Path, signature: Signature, judge: Judge, seed: int, progress: Progress) -> None:
-    """Raise VerificationError where the file answers otherwise than PyTorch at a size between those of the goldens.
+def sweep(part: ModelComponent, file: Path, signature: Signature, judge: Judge, seed: int, progress: Progress) -> bool:
+    """Whether every size of every axis was compared, each by itself and with the other axes at their optimum.
+
+    Raises VerificationError where the file answers otherwise than PyTorch at a size between those of the goldens.
 
     For example an interpolation by 1.3, whose number of frames ONNX rounds otherwise at 90 frames. Each axis but the
-    batch is tried at its sizes in a seeded order, the others at their optimum, until the time is over.
+    batch is tried at its sizes in a seeded order, the others at their optimum, then two axes at equal sizes, until the
+    time is over.
     """
     asked = [*_asked(signature, seed)]
     if not asked:
-        return
+        return True
     started = time.perf_counter()
     with (
         progress.stage(f"compare {part.name} at more sizes", len(asked)) as stage,
@@ -52,8 +56,9 @@ def sweep(part: ModelComponent, file: Path, signature: Signature, judge: Judge, 
                     "compute sizes with whole numbers where they follow from a fraction.",
                 )
             stage.advance()
-            if time.perf_counter() - started > _BUDGET:
-                return
+            if time.perf_counter() - started > _BUDGET and number + 1 < len(asked):
+                return False
+    return all(len(axis.sizes_between(axis.min, axis.max)) <= _MOST for axis in signature.axes if axis.name != BATCH)
 
 
 def _asked(signature: Signature, seed: int) -> Iterator[Mapping[str, int]]:
@@ -69,3 +74,6 @@ def _asked(signature: Signature, seed: int) -> Iterator[Mapping[str, int]]:
         for name, order in orders.items():
             if position < len(order):
                 yield {**usual, name: int(order[position])}
+    for (one, first), (other, second) in itertools.combinations(orders.items(), 2):
+        for size in sorted({*map(int, first)} & {*map(int, second)}):
+            yield {**usual, one: size, other: size}

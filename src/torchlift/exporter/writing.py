@@ -8,6 +8,7 @@ import tempfile
 import traceback
 import warnings
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ import onnx_ir as ir
 import torch
 from torch import nn
 
-from torchlift.errors import BakedInError, ExportError, TorchliftError
+from torchlift.errors import ExportError, TorchliftError
 from torchlift.exporter.explain import explained, quiet, reads_value
 from torchlift.exporter.shapes import symbolic_outputs
 from torchlift.exporter.strategies import Strategy, captured
@@ -35,20 +36,30 @@ graph.
 Symbolic = list[list[str | None]]
 
 
+@dataclass(frozen=True)
+class Written:
+    """What a strategy found out: each output's sizes as expressions of axes, where it finds these, and a line that
+    branches on a size, where the file has one side of it.
+    """
+
+    symbolic: Symbolic
+    branch: str = ""
+
+
 def example_inputs(part: ModelComponent, seed: int = 0) -> tuple[torch.Tensor, ...]:
     """Inputs to trace with, by position. Their sizes are those of :func:`distinct_sizes`."""
     feeds = part.sample(distinct_sizes(part.signature.axes), np.random.default_rng(seed))
     return tuple(torch.from_numpy(feeds[name]) for name in part.signature.input_names)
 
 
-def write_onnx(part: ModelComponent, file: Path, strategy: Strategy, opset: int, seed: int) -> Symbolic:
-    """Write ``part`` to ``file``; returns each output's sizes as expressions of axes, where the strategy finds these.
+def write_onnx(part: ModelComponent, file: Path, strategy: Strategy, opset: int, seed: int) -> Written:
+    """Write ``part`` to ``file``; returns what the strategy found out.
 
     Raises ExportError, which says what of the network cannot be exported.
     """
     arguments = example_inputs(part, seed)
     symbolic: Symbolic = []
-    program = None
+    program, branch = None, ""
     try:
         with quiet(), torch.no_grad():
             if strategy.exporter == "dynamo":
@@ -56,7 +67,7 @@ def write_onnx(part: ModelComponent, file: Path, strategy: Strategy, opset: int,
                 symbolic = symbolic_outputs(program, part.signature)
                 model = _dynamo(part, program, opset)
             else:
-                model = _torchscript(part, arguments, opset, file.parent, strategy)
+                model, branch = _torchscript(part, arguments, opset, file.parent, strategy)
     except (TorchliftError, KeyboardInterrupt):
         raise
     except BaseException as error:  # a user's network may end in sys.exit
@@ -72,7 +83,7 @@ def write_onnx(part: ModelComponent, file: Path, strategy: Strategy, opset: int,
     save_model(model, file)
     for value in model.graph.initializers.values():
         value.const_value = None  # onnxscript's rewriter keeps the last graph that it saw
-    return symbolic
+    return Written(symbolic, branch)
 
 
 def _input_names(part: ModelComponent) -> list[str]:
@@ -95,8 +106,11 @@ def _dynamo(part: ModelComponent, program: torch.export.ExportedProgram, opset: 
 
 def _torchscript(
     part: ModelComponent, arguments: tuple[torch.Tensor, ...], opset: int, folder: Path, strategy: Strategy
-) -> ir.Model:
-    """Raises BakedInError where a trace would have a value of the inputs as a constant: a golden may not show that."""
+) -> tuple[ir.Model, str]:
+    """The graph, and the first line that branches on a size, of which a trace has one side.
+
+    Raises BakedInError where a trace would have a value of the inputs as a constant: a golden may not show that.
+    """
     from onnxscript import optimizer
 
     network = part.exported
@@ -119,7 +133,7 @@ def _torchscript(
     network.eval()
     with tempfile.TemporaryDirectory(dir=folder) as temporary:
         loose = Path(temporary) / "loose.onnx"
-        with _no_branches_on_sizes(traced=network is part.exported):
+        with _branches_on_sizes() as lines:
             torch.onnx.export(
                 network,
                 arguments,
@@ -133,7 +147,7 @@ def _torchscript(
         model = ir.load(loose)
         optimizer.optimize(model)
         ir.external_data.load_to_model(model)
-    return model
+    return model, lines[0] if lines and network is part.exported else ""
 
 
 def _is_scripted_whole(network: nn.Module) -> bool:
@@ -143,24 +157,22 @@ def _is_scripted_whole(network: nn.Module) -> bool:
 
 
 @contextlib.contextmanager
-def _no_branches_on_sizes(*, traced: bool) -> Iterator[None]:
-    """Raise BakedInError where code that is ``traced`` in the block branches on a size: the trace has one side only.
+def _branches_on_sizes() -> Iterator[list[str]]:
+    """The lines that branch on a size while the block traces: the trace has one side only.
 
-    torch warns of each tensor that becomes a Python boolean; while it traces, sizes are tensors too. Branches within
-    torch's own layers do not count.
+    torch warns of each tensor that becomes a Python boolean; while it traces, sizes are tensors too, also those that
+    never vary. Branches within torch's own layers do not count.
     """
+    lines: list[str] = []
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("ignore")
         warnings.simplefilter("always", torch.jit.TracerWarning)
-        yield
-    for warning in said if traced else ():
+        yield lines
+    for warning in said:
         place = (warning.filename, warning.lineno, "", linecache.getline(warning.filename, warning.lineno).strip())
         line = users_line(traceback.StackSummary.from_list([place]))
-        if line and any(said in str(warning.message) for said in ("Python boolean", "Using len")):
-            raise BakedInError(
-                f"a branch on a size is traced for one side: {line}",
-                remedy="Compute both sides with tensors, or narrow the range of the axis with `axes=`.",
-            )
+        if line and any(told in str(warning.message) for told in ("Python boolean", "Using len")):
+            lines.append(line)
 
 
 def _scripted(part: ModelComponent, arguments: tuple[torch.Tensor, ...]) -> nn.Module:
