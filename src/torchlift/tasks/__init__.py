@@ -60,9 +60,7 @@ def open_task(
 def _kind_of(bundle: Bundle, data: Any) -> type[Task]:
     """The task for a kind of data and a model. Raises DataError where there is none."""
     misfits: list[Misfit] = []
-    for place in TASKS.values():
-        module, _, name = place.partition(":")
-        kind: type[Task] = getattr(import_module(module), name)
+    for kind in sorted(map(_task_at, TASKS.values()), key=lambda kind: kind.last_resort):
         if issubclass(type(data), kind.reads):
             found = kind.misfit(bundle.manifest)
             if found is None:
@@ -72,6 +70,12 @@ def _kind_of(bundle: Bundle, data: Any) -> type[Task]:
     raise DataError(
         f"{data.name} cannot be scored with {bundle.manifest.name}: it is {misfit.reason}", remedy=misfit.remedy
     )
+
+
+def _task_at(place: str) -> type[Task]:
+    module, _, name = place.partition(":")
+    kind: type[Task] = getattr(import_module(module), name)
+    return kind
 
 
 def metric_of(task: Task, name: str) -> Metric:

@@ -24,6 +24,7 @@ class AgreementTask(Task):
     """
 
     name: ClassVar[str] = "agreement"
+    last_resort = True
     reads = get_args(Unlabelled)
 
     @classmethod

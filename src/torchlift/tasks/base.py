@@ -84,6 +84,9 @@ class Task(ABC):
     reads: ClassVar[type | tuple[type, ...]]
     """The kinds of data set that it is for: a class of :mod:`torchlift.datasets`, or several."""
 
+    last_resort: ClassVar[bool] = False
+    """Whether it is for data that no other task takes."""
+
     components: tuple[str, ...]
     """The components of the bundle that it asks."""
 
