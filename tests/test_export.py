@@ -594,14 +594,14 @@ def test_the_weights_are_let_go_before_the_file_is_proven(tmp_path, monkeypatch,
             alive.append(weakref.ref(network.items.weight))
             return replace(part, reference=network, exported=network, inner="")
 
-    prove = search.prove_onnx
+    prove = search.prove_answers
 
     def proving(*arguments):
         assert alive.pop()() is None
         prove(*arguments)
 
     Events = type(load("events").component("model").reference.network)
-    monkeypatch.setattr(search, "prove_onnx", proving)
+    monkeypatch.setattr(search, "prove_answers", proving)
     bundle = Bundle.create(tmp_path / "bundle", Manifest("lazy", "module", "key", {}))
     export_component(Lazy(), "model", bundle, ExportOptions(exporter))
     assert not alive

@@ -77,13 +77,20 @@ def _drawn(part: ModelComponent, sizes: Mapping[str, int], rng: np.random.Genera
     return feeds
 
 
+def asked(part: ModelComponent, feeds: Mapping[str, np.ndarray]) -> dict[str, torch.Tensor]:
+    """What the network answers, by the names of its outputs. It gets copies: it may write into its inputs."""
+    with torch.inference_mode():
+        answers = part.reference(*(torch.tensor(feeds[name]) for name in part.signature.input_names))
+    tensors = answers if isinstance(answers, tuple) else (answers,)
+    return dict(zip(part.signature.output_names, tensors, strict=True))
+
+
 def answers_of(part: ModelComponent, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """PyTorch's answers, which must be what the signature says."""
     signature = part.signature
     sizes = signature.check(feeds)
     try:
-        with torch.inference_mode():
-            answers = part.reference(*(torch.tensor(feeds[n]) for n in signature.input_names))
+        answers = asked(part, feeds)
     except (TorchliftError, KeyboardInterrupt):
         raise
     except BaseException as error:  # a user's network may end in sys.exit
@@ -93,8 +100,7 @@ def answers_of(part: ModelComponent, feeds: Mapping[str, np.ndarray]) -> dict[st
             f"the network does not run at {at(sizes)}: {type(error).__name__}: {str(error).strip():.300}",
             remedy=narrower(signature.axes, sizes),
         ) from error
-    tensors = answers if isinstance(answers, tuple) else (answers,)
-    outputs = {n: t.numpy() for n, t in zip(signature.output_names, tensors, strict=True)}
+    outputs = {name: tensor.numpy() for name, tensor in answers.items()}
     for spec in signature.outputs:
         output = outputs[spec.name]
         if not spec.fits(output, sizes):

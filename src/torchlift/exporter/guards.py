@@ -75,9 +75,7 @@ def _guards(program: torch.export.ExportedProgram, signature: Signature) -> dict
 
 def _assertions(program: torch.export.ExportedProgram, signature: Signature) -> dict[str, CodeType]:
     """The assertions on sizes inside a program, and the ranges of its sizes, as conditions on axes."""
-    nodes = {node.name: node for node in program.graph.nodes}
-    inputs = [nodes[name] for name in program.graph_signature.user_inputs if name in nodes]
-    axes = axes_of_symbols(inputs, signature)
+    axes = axes_of_symbols(program, signature)
     conditions: list[Any] = []
     for node in program.graph.nodes:
         if "_assert_scalar" in str(node.target):

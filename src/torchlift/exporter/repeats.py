@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import traceback
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from torchlift.errors import VerificationError
+from torchlift.exporter.answers import asked
 from torchlift.exporter.values import users_line
 from torchlift.families.base import ModelComponent
 from torchlift.prove.goldens import Golden
@@ -24,17 +26,16 @@ def require_repeats(part: ModelComponent, golden: Golden) -> None:
     The error names the first module whose values part, and the line that draws random numbers where one does. Seen:
     dropout that is always on, noise, and state that a call leaves behind.
     """
-    inputs = [torch.tensor(golden.inputs[name]) for name in part.signature.input_names]
-    first, _ = _run(part, inputs)
-    again, drawn = _run(part, inputs)
-    answers = dict(zip(part.signature.output_names, again.pop(""), strict=True))
+    first, second = _observed(part, golden), _observed(part, golden)
     limit = TOLERANCES["fp32"].scaled
     if all(
-        _same(answers[name].numpy(), expected, limit) and _same(old.numpy(), expected, limit)
-        for (name, expected), old in zip(golden.outputs.items(), first.pop(""), strict=True)
+        _same(seen.answers[name].numpy(), expected, limit)
+        for seen in (first, second)
+        for name, expected in golden.outputs.items()
     ):
         return
-    parted = next((path for path in again if not _alike(first.get(path, []), again[path])), "")
+    drawn, again = second.drawn, second.modules
+    parted = next((path for path in again if not _alike(first.modules.get(path, []), again[path])), "")
     named = f", first in {parted} ({type(part.reference.get_submodule(parted)).__name__})" if parted else ""
     line = f": {drawn[0]}" if drawn else ""
     cause = "draws random numbers" if drawn else "keeps state between calls"
@@ -75,10 +76,18 @@ class _Draws(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def _run(part: ModelComponent, inputs: list[Tensor]) -> tuple[dict[str, list[Tensor]], list[str]]:
-    """What every module answered, by its path in the order in which they ended, what the network answered ("" is its
-    path), and the lines that drew random numbers.
+@dataclass(frozen=True)
+class _Observed:
+    """One run: what the network answered by output, what every module answered by its path, in the order in which they
+    ended, and the lines that drew random numbers.
     """
+
+    answers: dict[str, Tensor]
+    modules: dict[str, list[Tensor]]
+    drawn: list[str]
+
+
+def _observed(part: ModelComponent, golden: Golden) -> _Observed:
     found: dict[str, list[Tensor]] = {}
     hooks = []
 
@@ -93,13 +102,12 @@ def _run(part: ModelComponent, inputs: list[Tensor]) -> tuple[dict[str, list[Ten
             hooks.append(module.register_forward_hook(noting(path)))
     draws = _Draws()
     try:
-        with torch.inference_mode(), draws:
-            answers = part.reference(*(tensor.clone() for tensor in inputs))
+        with draws:
+            answers = asked(part, golden.inputs)
     finally:
         for hook in hooks:
             hook.remove()
-    found[""] = list(answers) if isinstance(answers, tuple) else [answers]
-    return found, draws.lines
+    return _Observed(answers, found, draws.lines)
 
 
 def _is_real(leaf: Any) -> bool:

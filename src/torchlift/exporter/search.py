@@ -8,13 +8,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
+from torchlift.backends import reference_runtime
 from torchlift.bundle import SOURCE, Bundle
 from torchlift.checksums import key_of
 from torchlift.errors import BakedInError, ExportMemoryError, StorageError, TorchliftError
 from torchlift.exporter.answers import answers_of, draw_goldens
 from torchlift.exporter.options import Exporter, ExportOptions
 from torchlift.exporter.program import PROGRAM, export_program
-from torchlift.exporter.proof import prove_onnx, require_inputs_read, with_symbolic
+from torchlift.exporter.proof import prove_answers, require_inputs_read, require_valid, with_symbolic
 from torchlift.exporter.repeats import require_repeats
 from torchlift.exporter.strategies import Strategy, strategies_for
 from torchlift.exporter.sweep import sweep
@@ -180,8 +181,10 @@ def _exported(
         save_stress(added.path, stress)
         save_scales(added.path, scales)
         judge = judge_by(signature, component.answers, goldens, file, usual_tolerance(file))
-        prove_onnx(file, signature, strategy, opset, goldens, judge, progress)
-        all_sizes = swept is not None and sweep(swept, file, signature, judge, options.seed, progress)
+        require_valid(file, strategy, opset)
+        with reference_runtime().open(file, signature) as session:
+            prove_answers(session, goldens, judge, progress)
+            all_sizes = swept is not None and sweep(swept, session, judge, options.seed, progress)
         if written.branch and not all_sizes:
             raise BakedInError(
                 f"a branch on a size is traced for one side: {written.branch}",

@@ -19,7 +19,7 @@ _DIVISIONS = ("FloorDiv", "CleanDiv", "IntTrueDiv")
 def symbolic_outputs(program: torch.export.ExportedProgram, signature: Signature) -> list[list[str | None]]:
     """For each output of a traced program its sizes as expressions of the signature's axes; None for what has none."""
     nodes = {node.name: node for node in program.graph.nodes}
-    axes = axes_of_symbols([nodes[name] for name in program.graph_signature.user_inputs if name in nodes], signature)
+    axes = axes_of_symbols(program, signature)
     found: list[list[str | None]] = []
     for name in program.graph_signature.user_outputs:
         value = nodes[name].meta.get("val") if isinstance(name, str) and name in nodes else None
@@ -50,10 +50,12 @@ def _holds(expression: str, position: int, runs: Sequence[tuple[Mapping[str, int
         return False
 
 
-def axes_of_symbols(inputs: Sequence[Any], signature: Signature) -> dict[sympy.Symbol, str]:
+def axes_of_symbols(program: torch.export.ExportedProgram, signature: Signature) -> dict[sympy.Symbol, str]:
     """The symbols of a program, each as an expression of axes: of an input's size 32*s5 that is ``height``, s5 is
     ``(height // 32)``.
     """
+    nodes = {node.name: node for node in program.graph.nodes}
+    inputs = [nodes[name] for name in program.graph_signature.user_inputs if name in nodes]
     found: dict[sympy.Symbol, str] = {}
     for node, spec in zip(inputs, signature.inputs, strict=False):
         value = node.meta.get("val")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -75,28 +76,24 @@ def captured(
     """
     signature = part.signature
     dims = _free_dims(signature) if strategy.free else _ranges(signature)
-    shapes: Any = (
-        tuple(
-            {i: dims[d] for i, d in enumerate(spec.shape) if isinstance(d, str) and d in dims}
-            for spec in signature.inputs
-        ),
+    shapes = tuple(
+        {i: dims[d] for i, d in enumerate(spec.shape) if isinstance(d, str) and d in dims} for spec in signature.inputs
     )
-    told: dict[str, Any] = {"strict": strategy.strict}
     relaxed = strategy.strict or strategy.free
-    if relaxed:
-        told["prefer_deferred_runtime_asserts_over_guards"] = True
-    if not _takes_any(part.exported):
-        shapes = shapes[0]
     with _loops_for_recurrent_layers(), _sizes_of_one() if relaxed else contextlib.nullcontext():
-        program = torch.export.export(part.exported, arguments, dynamic_shapes=shapes, **told)
+        program = torch.export.export(
+            part.exported,
+            arguments,
+            dynamic_shapes=(shapes,) if _takes_any(part.exported) else shapes,
+            strict=strategy.strict,
+            prefer_deferred_runtime_asserts_over_guards=relaxed,
+        )
     require_guards(program, signature)
     return program
 
 
 def _takes_any(network: nn.Module) -> bool:
     """Whether ``forward`` takes ``*tensors``: torch.export then wants the shapes in a tuple of their own."""
-    import inspect
-
     kinds = [parameter.kind for parameter in inspect.signature(network.forward).parameters.values()]
     return kinds[:1] == [inspect.Parameter.VAR_POSITIONAL]
 

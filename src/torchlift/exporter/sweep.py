@@ -1,16 +1,15 @@
-"""Compares an exported file with PyTorch at many more sizes than the goldens have, where the network is quick."""
+"""Compares an exported file, opened as a session, with PyTorch at many more sizes than the goldens have."""
 
 from __future__ import annotations
 
 import itertools
 import time
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 
 import numpy as np
 
 from torchlift.axes import BATCH
-from torchlift.backends import reference_runtime
+from torchlift.backends import Session
 from torchlift.errors import VerificationError
 from torchlift.exporter.answers import answers_of
 from torchlift.families.base import ModelComponent
@@ -22,29 +21,27 @@ from torchlift.prove.numerics import Judge, failures, verify_goldens
 from torchlift.signature import Signature
 
 _BUDGET = 2.0
-"""Seconds that the sweep may take. A network that needs longer for one size is not swept."""
+"""Seconds after which the sweep ends. A network that needs longer for one size is compared at that size alone."""
 
 _MOST = 256
-"""At most so many sizes are tried."""
+"""At most so many sizes of an axis are tried."""
 
 
-def sweep(part: ModelComponent, file: Path, signature: Signature, judge: Judge, seed: int, progress: Progress) -> bool:
+def sweep(part: ModelComponent, session: Session, judge: Judge, seed: int, progress: Progress) -> bool:
     """Whether every size of every axis was compared, each by itself and with the other axes at their optimum.
 
-    Raises VerificationError where the file answers otherwise than PyTorch at a size between those of the goldens.
+    Raises VerificationError where the session answers otherwise than PyTorch at a size between those of the goldens.
 
     For example an interpolation by 1.3, whose number of frames ONNX rounds otherwise at 90 frames. Each axis but the
     batch is tried at its sizes in a seeded order, the others at their optimum, then two axes at equal sizes, until the
     time is over.
     """
+    signature = session.signature
     asked = [*_asked(signature, seed)]
     if not asked:
         return True
     started = time.perf_counter()
-    with (
-        progress.stage(f"compare {part.name} at more sizes", len(asked)) as stage,
-        reference_runtime().open(file, signature) as session,
-    ):
+    with progress.stage(f"compare {part.name} at more sizes", len(asked)) as stage:
         for number, sizes in enumerate(asked):
             feeds = part.sample(sizes, np.random.default_rng([seed, 2000 + number]))
             golden = Golden("between", feeds, answers_of(part, feeds), sizes=dict(sizes))

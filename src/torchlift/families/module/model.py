@@ -36,7 +36,6 @@ from torchlift.signature import DTYPES, Dim, Signature, TensorSpec
 
 COMPONENT = "model"
 
-
 _FIRST = "Correct the declared shapes, ranges or bounds, or declare sample= to draw realistic inputs."
 """What to do where a network does not even run near the optimum of its axes."""
 
@@ -146,7 +145,7 @@ class UserModel(Model):
         leaves = self._tensors(leaves_of(returned))
         names, positions = self._chosen(leaves)
         runs = [(asked[0], [leaves[i][1] for i in positions])]
-        for seed, sizes in enumerate((asked[0], *asked[1:]), 1):  # the first sizes again, with other values
+        for seed, sizes in enumerate(asked, 1):  # the first sizes again, with other values
             found = leaves_of(self._run(called, sizes, seed))
             if len(found) != len(leaves):
                 raise ModuleSourceError(
