@@ -28,24 +28,8 @@ class Stage:
 SILENT = Progress()
 
 
-class Named(Progress):
-    """Says in front of each stage's title what it belongs to."""
-
-    def __init__(self, watched: Progress, name: str) -> None:
-        self._watched = watched
-        self._name = name
-
-    @contextlib.contextmanager
-    def stage(self, title: str, total: int | None = None) -> Iterator[Stage]:
-        with self._watched.stage(f"{self._name}: {title}", total) as stage:
-            yield stage
-
-    def note(self, text: str) -> None:
-        self._watched.note(text)
-
-
-class Muted(Progress):
-    """Shows stages and says nothing, where whoever asked says it better."""
+class Relayed(Progress):
+    """Tells another all that it is told."""
 
     def __init__(self, watched: Progress) -> None:
         self._watched = watched
@@ -54,3 +38,26 @@ class Muted(Progress):
     def stage(self, title: str, total: int | None = None) -> Iterator[Stage]:
         with self._watched.stage(title, total) as stage:
             yield stage
+
+    def note(self, text: str) -> None:
+        self._watched.note(text)
+
+
+class Named(Relayed):
+    """Says in front of each stage's title what it belongs to."""
+
+    def __init__(self, watched: Progress, name: str) -> None:
+        super().__init__(watched)
+        self._name = name
+
+    @contextlib.contextmanager
+    def stage(self, title: str, total: int | None = None) -> Iterator[Stage]:
+        with super().stage(f"{self._name}: {title}", total) as stage:
+            yield stage
+
+
+class Muted(Relayed):
+    """Shows stages and says nothing, where whoever asked says it better."""
+
+    def note(self, text: str) -> None:
+        """Keep it to itself."""

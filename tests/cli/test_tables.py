@@ -6,14 +6,14 @@ from rich.console import Console
 
 from torchlift.backends import LayerTime
 from torchlift.bundle import Bundle
+from torchlift.cli.components import components_table
 from torchlift.cli.costs import layers_table, scaling_table
 from torchlift.cli.display import print_manifest
+from torchlift.cli.proofs import verification_table
 from torchlift.cli.tables import (
-    components_table,
     manifest_tables,
     reference_lines,
     runtimes_table,
-    verification_table,
 )
 from torchlift.evidence import Choice, Conditions, Entrant, Failure, Gate, Interval, NotMeasured, Scaling, Throughput
 from torchlift.messages import CUDA_GRAPH

@@ -57,14 +57,10 @@ def console() -> Console:
 def print_manifest(manifest: Manifest, verbose: bool = False) -> None:
     """Print a bundle's variants as tables; ``verbose`` adds what ran them and every difference from PyTorch."""
     from torchlift.cli.accuracy import conversions_table, converted_graphs, together_line
+    from torchlift.cli.components import exports_table
     from torchlift.cli.costs import scaling_table
-    from torchlift.cli.tables import (
-        exports_table,
-        manifest_tables,
-        not_measured_lines,
-        runtimes_table,
-        verification_table,
-    )
+    from torchlift.cli.proofs import verification_table
+    from torchlift.cli.tables import manifest_tables, not_measured_lines, runtimes_table
 
     out = console()
     if converted_graphs(manifest):

@@ -31,7 +31,7 @@ def command(
 ) -> None:
     """Write a bundle that holds the ONNX graphs, PyTorch's golden answers and the assets, and no variant yet."""
     from torchlift import api
-    from torchlift.cli.tables import components_table, operators_line
+    from torchlift.cli.components import components_table, operators_line
 
     asked = {"exporter": exporter, "opset": opset, "seed": seed, "program": program}
     with display.progress_display() as progress:

@@ -40,7 +40,8 @@ def command(
         if given is not None:
             raise click.UsageError(f"{name} is of --layers.")
     from torchlift.bundle import Bundle
-    from torchlift.cli.tables import components_table, facts_line, operators_line, verification_table
+    from torchlift.cli.components import components_table, facts_line, operators_line
+    from torchlift.cli.proofs import verification_table
 
     with display.progress_display() as progress:
         opened = Bundle.open(bundle, progress)

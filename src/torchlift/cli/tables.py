@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from rich.console import Group, RenderableType
@@ -10,22 +10,18 @@ from rich.table import Table
 from rich.text import Text
 
 from torchlift.backends import backend
-from torchlift.bundle import Bundle
 from torchlift.cli.verdicts import decides_text, drop_text, moved_text, unit_text
 from torchlift.cli.words import with_flags
 from torchlift.doctor import Report
 from torchlift.errors import telling
-from torchlift.evidence import Benchmark, Conditions, DataFacts, Difference, Entrant, Failure, Latency, Tolerance
+from torchlift.evidence import Benchmark, Conditions, DataFacts, Entrant, Latency
 from torchlift.evidence.times import NOISE
 from torchlift.manifest import Component, Manifest, Variant
 from torchlift.messages import (
     CUDA_GRAPH,
-    columns_text,
     entrant_text,
     failure_text,
     reference_text,
-    run_text,
-    stress_text,
     verdict_text,
 )
 
@@ -112,7 +108,8 @@ class _Line:
     style: str = ""
 
 
-def _table(title: str, width: int) -> Table:
+def roomy_table(title: str, width: int) -> Table:
+    """An empty table, with room between its columns where ``width`` columns are enough for that."""
     narrow = width < ROOMY
     return Table(
         title=title,
@@ -128,7 +125,7 @@ def _component_table(manifest: Manifest, component: Component, width: int) -> Re
     benchmark = manifest.benchmarks.get(component.name)
     cells = _cells(benchmark, width)
     beside = width >= BESIDE
-    table = _table(f"{manifest.name}: {component.name}", width)
+    table = roomy_table(f"{manifest.name}: {component.name}", width)
     table.add_column("variant", overflow="fold")
     table.add_column("precision", no_wrap=True)
     metric = gated_metric(manifest)
@@ -293,118 +290,6 @@ def conditions_text(seen: Conditions) -> str:
     said = moved_text(seen)
     moved = f" THE TIMES MAY HAVE MOVED: {said}." if said else ""
     return f"{seen.gpu}: {low}-{high} MHz, {cold}-{hot} C.{moved}"
-
-
-def facts_line(manifest: Manifest) -> str:
-    """The settings, the assets and what the bundle was made with."""
-    settings = {**manifest.settings, **manifest.assets}
-    said = [f"{name} {value}" for name, value in settings.items() if value]
-    return ", ".join([*said, "made with " + ", ".join(f"{n} {v}" for n, v in manifest.made_with.items())])
-
-
-def components_table(bundle: Bundle) -> RenderableType:
-    """What the bundle's components take and give."""
-    manifest = bundle.manifest
-    table = Table(title=f"{manifest.name} ({manifest.family})", title_justify="left", title_style="bold", box=None)
-    for name in ("component", "inputs", "outputs", "axes", "parameters", "opset", "ONNX"):
-        table.add_column(name, justify="right" if name in ("parameters", "opset", "ONNX") else "left", overflow="fold")
-    for c in manifest.components:
-        folder = c.goldens.rsplit("/", 1)[0]
-        size = sum(r.size for p, r in manifest.files.items() if p.startswith(f"{folder}/model.onnx"))
-        table.add_row(
-            c.name,
-            "\n".join(f"{s.name} {s}" for s in c.signature.inputs),
-            "\n".join(f"{s.name} {s}" for s in c.signature.outputs),
-            "\n".join(f"{a.name} {a}" for a in c.signature.axes),
-            f"{c.parameters:,}",
-            f"{c.opset or '-'} ({c.exporter})",
-            size_text(size),
-        )
-    return Group(table, Text(""))
-
-
-def exports_table(manifest: Manifest) -> RenderableType:
-    """How each component was exported: the strategies that did not end in a proof, and the one that did."""
-    table = Table(title="ways to export", title_justify="left", box=None)
-    for name in ("component", "strategy", "result"):
-        table.add_column(name, overflow="fold")
-    for component in manifest.components:
-        for strategy, reason in component.tried.items():
-            table.add_row(component.name, strategy, reason)
-        table.add_row(component.name, component.exporter, "proven")
-    return Group(table, Text(""))
-
-
-def operators_line(bundle: Bundle, component: Component) -> str:
-    """How many nodes of which operators a component's graph has."""
-    from torchlift.graph.inspect import read_facts
-
-    if not component.model:
-        return f"{component.name}: no ONNX graph: {component.failure}"
-    facts = read_facts(bundle.file(component.model))
-    return f"{component.name}: {facts.nodes} nodes: " + ", ".join(f"{n} {op}" for op, n in facts.operators.items())
-
-
-_DIFFERENCE: Mapping[str, Callable[[Difference], str]] = {
-    "max abs": lambda d: f"{d.max_abs:.1e}",
-    "mean abs": lambda d: f"{d.mean_abs:.1e}",
-    "median abs": lambda d: f"{d.median_abs:.1e}",
-    "max rel": lambda d: f"{d.max_rel:.1e}",
-    "mean rel": lambda d: f"{d.mean_rel:.1e}",
-    "median rel": lambda d: f"{d.median_rel:.1e}",
-    "of scale": lambda d: f"{d.max_scaled:.1e}",
-    "cosine": lambda d: f"{d.cosine:.6f}",
-    "NaN": lambda d: str(d.nan),
-    "Inf": lambda d: str(d.inf),
-}
-_DIFFERENCE_NARROW = {name: _DIFFERENCE[name] for name in ("max abs", "max rel", "of scale", "cosine")}
-
-
-def verification_table(
-    manifest: Manifest, width: int, *, only: Collection[str] = (), verbose: bool = False
-) -> RenderableType:
-    """Differences from PyTorch: the worst of each variant, or with ``verbose`` every golden and output; and below, why
-    a variant is refused, and the tolerances that were applied. ``only`` names variants, by default all are shown.
-    """
-    cells = _DIFFERENCE if width >= ROOMY else _DIFFERENCE_NARROW
-    table = _table("differences from PyTorch in FP32", width)
-    for name in ("variant", "golden", "output"):
-        table.add_column(name, overflow="fold")
-    for name in cells:
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("verdict", overflow="fold")
-    reasons: list[Text] = []
-    tolerances: dict[Tolerance, list[str]] = {}
-    for variant in manifest.variants:
-        if only and variant.name not in only:
-            continue
-        proof = variant.verification
-        if proof is None:
-            table.add_row(variant.name, *["-"] * (2 + len(cells)), telling(variant.failure) or "not verified")
-            reasons += [Text(f"{variant.name} was not built: {variant.failure}")] * bool(verbose and variant.failure)
-            continue
-        verdict = Text("agrees", "green") if proof.passed else Text("refused", "red")
-        checks = [*proof.checks, *proof.invariance] if verbose else ([proof.worst] if proof.checks else [])
-        rows = [
-            [run_text(c), c.output + columns_text(c), *(cell(c.difference) for cell in cells.values())] for c in checks
-        ]
-        for number, row in enumerate(rows or [["-"] * (2 + len(cells))]):
-            table.add_row(variant.name, *row, "" if number else verdict)
-        said = [f"{variant.name} is refused: {_reason(failure, verbose)}" for failure in proof.failures]
-        noted = [f"{variant.name} beyond the goldens, {stress_text(note)}" for note in proof.stress]
-        reasons += [*map(Text, map(with_flags, said)), *(Text(line, style="dim") for line in noted)]
-        tolerances.setdefault(proof.tolerance, []).append(variant.name)
-    held = [
-        f"tolerance: at most {t.scaled:g} of scale, cosine at least {t.cosine:g}, at most {t.differing:g} of whole "
-        f"numbers differ for {', '.join(names)}"
-        for t, names in tolerances.items()
-    ]
-    return Group(table, *reasons, *(Text(line, style="dim") for line in held))
-
-
-def _reason(failure: Failure, verbose: bool) -> str:
-    """Why a variant is refused; with ``verbose`` all that the runtime said."""
-    return failure.detail if verbose and failure.kind == "error" else failure_text(failure)
 
 
 def not_measured_lines(manifest: Manifest) -> Iterator[str]:

@@ -25,7 +25,7 @@ def command(
     component is left without any that agrees. Other variants may be refused, as they were when the bundle was made.
     """
     from torchlift import api
-    from torchlift.cli.tables import verification_table
+    from torchlift.cli.proofs import verification_table
     from torchlift.errors import VerificationError
     from torchlift.jobs import lost_variants
     from torchlift.manifest import read_manifest
