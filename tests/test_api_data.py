@@ -143,7 +143,7 @@ def test_the_metrics_of_the_gate_need_not_be_named_again():
 @pytest.mark.parametrize(
     ("given", "error", "said"),
     [
-        ({"metrics": ["top1"]}, InputError, "`metrics=` is for data in memory"),
+        ({"metrics": ["top1"]}, InputError, "metrics= is for data in memory"),
         ({"metrics": ["top1"], "data": "muge/"}, InputError, "muge is a path"),
         ({"data": [(1, 1)], "split": "test", "metrics": ["top1"]}, InputError, "`split=`"),
         ({"data": [(1, 1)], "within": {"tpo1": 1}}, MetricError, "'tpo1'"),

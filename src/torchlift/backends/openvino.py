@@ -24,7 +24,7 @@ from torchlift.backends.base import (
 )
 from torchlift.errors import BackendError, ProviderError
 from torchlift.forms import INT8_S8S8, SOURCE, Form, Recipe, by_name
-from torchlift.machine import Availability, installed_version, this_machine
+from torchlift.machine import Availability, installed_version, this_machine, usable_cores
 from torchlift.signature import Signature
 
 if TYPE_CHECKING:
@@ -61,6 +61,12 @@ def _nncf_available() -> Availability:
 
 INT8_NNCF = Form("int8-nncf", "nncf", model="model.xml", calibrated=True, available=_nncf_available)
 """OpenVINO's own format, as Intel's NNCF quantises it. It is made whole, never in part."""
+
+
+_IN_THE_CALLER = {"NUM_STREAMS": 0}
+"""Run in the thread that calls. With one thread of its own OpenVINO 2026.4.1 loses an error: a run that fails, such as
+a Reshape to a shape that does not fit, gives the answers of the run before.
+"""
 
 
 class OpenVino(Backend):
@@ -161,6 +167,7 @@ class OpenVino(Backend):
             "INFERENCE_PRECISION_HINT": _HINTS[self.recipe(recipe).name],
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_NUM_THREADS": options.on.cores,
+            **(_IN_THE_CALLER if min(options.on.cores, usable_cores()) == 1 else {}),
             **more,
         }
         try:
