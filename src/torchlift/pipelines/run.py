@@ -172,7 +172,7 @@ def run_prepared(
     signature, count = session.signature, prepared.count
     axis = signature.batch
     joined: dict[str, np.ndarray] = {}
-    for run, answer in _answers(session, prepared, batching, loader, stage):
+    for run, answer in run_each(session, prepared, batching, loader, stage):
         if axis is None or count is None or _is_whole(run, count):
             joined = answer
         else:
@@ -190,7 +190,7 @@ def run_rows(
     batch = session.signature.batch
     specs = [spec for spec in session.signature.outputs if batch is None or spec.batch_position is not None]
     found = {spec.name: [np.empty(0)] * prepared.samples for spec in specs}
-    for run, answer in _answers(session, prepared, batching, loader, stage):
+    for run, answer in run_each(session, prepared, batching, loader, stage):
         for spec in specs:
             array, position = answer[spec.name], spec.batch_position
             rows = [array] if position is None else np.moveaxis(array, position, 0)
@@ -199,10 +199,13 @@ def run_rows(
     return found
 
 
-def _answers(
-    session: Session, prepared: Prepared, batching: Batching, loader: Loader, stage: Stage | None
+def run_each(
+    session: Session, prepared: Prepared, batching: Batching, loader: Loader, stage: Stage | None = None
 ) -> Iterator[tuple[Run, dict[str, np.ndarray]]]:
-    """Each run of a session, and what it answers."""
+    """Each run of a session, and what it answers, of which the first ``len(run.rows)`` rows count.
+
+    It is for outputs that are too large to be kept for all rows, such as boxes and pictures: finish each run at once.
+    """
     runs = batching.runs(prepared)
     for run, feeds in zip(runs, loader.feeds(prepared, runs), strict=True):
         yield run, session.run(feeds)
