@@ -387,6 +387,21 @@ def test_a_branch_on_a_size_that_no_golden_takes_is_not_traced_for_one_side(expo
         export(name, exporter)
 
 
+def test_a_trace_that_assumes_a_size_counts_where_it_is_right_at_all_sizes(export):
+    found = export("kept_positions", "dynamo")
+    for steps in (2, 3, 20, 31):
+        x = np.zeros((2, steps, 4), np.float32)
+        for _, expected, answer in answers_of(found, {"x": x}):
+            np.testing.assert_array_equal(answer, expected)
+            np.testing.assert_array_equal(answer[0, :, 0], np.arange(steps))
+
+
+def test_a_trace_that_assumes_a_size_is_refused_where_not_all_sizes_were_compared(export, monkeypatch):
+    monkeypatch.setattr(search, "sweep", lambda *given: False)
+    with pytest.raises(BakedInError, match="steps"):
+        export("kept_positions", "dynamo")
+
+
 def test_a_branch_around_a_scripted_layer_is_not_traced_for_one_side(export):
     found = export("partly_scripted", "torchscript")
     assert found.component.exporter == "torchscript-scripted"

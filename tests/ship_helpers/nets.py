@@ -299,6 +299,19 @@ class Square(nn.Module):
         return y * 10 if x.shape[1] == z.shape[1] else y
 
 
+class KeptPositions(nn.Module):
+    """Positions that are kept from call to call, and made anew where the number of steps is another."""
+
+    def __init__(self):
+        super().__init__()
+        self.positions = torch.zeros(1)
+
+    def forward(self, x):
+        if self.positions.shape[0] != x.shape[1]:
+            self.positions = torch.arange(x.shape[1]).float()
+        return x + self.positions[:, None]
+
+
 class PartlyScripted(nn.Module):
     """A branch on a value around a layer that is scripted."""
 
@@ -340,6 +353,11 @@ def windows():
 )
 def square():
     return Square()
+
+
+@tl.module(**LONG)
+def kept_positions():
+    return KeptPositions()
 
 
 @tl.module(**LONG)

@@ -6,6 +6,7 @@ import itertools
 import random
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from types import CodeType
 from typing import Any
 
@@ -24,14 +25,27 @@ _EACH = 4096
 _DRAWN = 256
 """How many sets of sizes are drawn besides."""
 
+_NAMED = 64
+"""At most so many sizes that a program does not hold at are kept."""
+
 _FUNCTIONS = {"__builtins__": {"max": max, "min": min, "abs": abs, "int": int}}
 """What a condition may call."""
 
 Sizes = Mapping[str, int]
 
 
-def require_guards(program: torch.export.ExportedProgram, signature: Signature) -> None:
-    """Raise BakedInError where a program does not hold at a size within the ranges.
+@dataclass(frozen=True)
+class Doubt:
+    """That a graph may have one side of a branch on a size: what is ``said`` of it, and ``sizes`` that it is not known
+    to hold at, where these are known. Only a comparison with PyTorch decides whether it is right there.
+    """
+
+    said: str
+    sizes: tuple[Sizes, ...] = ()
+
+
+def doubt_of(program: torch.export.ExportedProgram, signature: Signature) -> Doubt | None:
+    """Whether a program assumes what does not hold at a size within the ranges; None where it holds at all.
 
     For example of ``if x.shape[1] % 8:`` the trace has one side, and a guard that says so. torch keeps guards beside
     the program, as Python code, or inside it, as assertions. Both are asked at every size of each axis, at sizes that
@@ -41,14 +55,30 @@ def require_guards(program: torch.export.ExportedProgram, signature: Signature) 
     proves it. Assertions on values are left out too.
     """
     conditions = {**_guards(program, signature), **_assertions(program, signature)}
-    for sizes in _asked(signature):
-        for said, code in conditions.items():
-            if not _holds(code, sizes):
-                raise BakedInError(
-                    f"the traced graph does not hold at {at(sizes)}: it assumes {said:.200}",
-                    remedy="A branch on a size was traced for one side. Compute both with tensors, or narrow the range "
-                    "of the axis with `axes=`.",
-                )
+    broken = [
+        (sizes, text) for sizes in _asked(signature) for text, code in conditions.items() if not _holds(code, sizes)
+    ]
+    if not broken:
+        return None
+    sizes, text = broken[0]
+    return Doubt(
+        f"it does not hold at {at(sizes)}: it assumes {text:.200}", tuple(sizes for sizes, _ in broken[:_NAMED])
+    )
+
+
+def require_guards(program: torch.export.ExportedProgram, signature: Signature) -> None:
+    """Raise BakedInError where a program does not hold at a size within the ranges."""
+    doubt = doubt_of(program, signature)
+    if doubt is not None:
+        raise baked_in(doubt)
+
+
+def baked_in(doubt: Doubt) -> BakedInError:
+    """The error for a doubt that no comparison took away."""
+    return BakedInError(
+        f"a branch on a size is traced for one side: {doubt.said}",
+        remedy="Compute both sides with tensors, or narrow the range of the axis with `axes=`.",
+    )
 
 
 def in_axes(text: str, signature: Signature) -> str:

@@ -14,6 +14,7 @@ from torchlift.bundle import Bundle
 from torchlift.checksums import key_of
 from torchlift.errors import StorageError, TorchliftError
 from torchlift.exporter.explain import explained, quiet
+from torchlift.exporter.guards import require_guards
 from torchlift.exporter.proof import prove_answers
 from torchlift.exporter.strategies import STRATEGIES, Strategy, captured
 from torchlift.exporter.writing import example_inputs
@@ -88,7 +89,9 @@ def _write_program(model: Model, component: Component, file: Path, strategy: Str
     with progress.stage(f"export {component.name} as a program"), quiet():
         try:
             with torch.no_grad():
-                module_runtime().write_program(captured(part, example_inputs(part), strategy), file)
+                program = captured(part, example_inputs(part), strategy)
+                require_guards(program, part.signature)
+                module_runtime().write_program(program, file)
         except (TorchliftError, KeyboardInterrupt):
             raise
         except BaseException as error:  # a user's network may end in sys.exit

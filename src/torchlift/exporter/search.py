@@ -13,6 +13,7 @@ from torchlift.bundle import SOURCE, Bundle
 from torchlift.checksums import key_of
 from torchlift.errors import BakedInError, ExportMemoryError, StorageError, TorchliftError
 from torchlift.exporter.answers import answers_of, draw_goldens
+from torchlift.exporter.guards import baked_in
 from torchlift.exporter.options import Exporter, ExportOptions
 from torchlift.exporter.program import PROGRAM, export_program
 from torchlift.exporter.proof import prove_answers, require_inputs_read, require_valid, with_symbolic
@@ -184,12 +185,10 @@ def _exported(
         require_valid(file, strategy, opset)
         with reference_runtime().open(file, signature) as session:
             prove_answers(session, goldens, judge, progress)
-            all_sizes = swept is not None and sweep(swept, session, judge, options.seed, progress)
-        if written.branch and not all_sizes:
-            raise BakedInError(
-                f"a branch on a size is traced for one side: {written.branch}",
-                remedy="Compute both sides with tensors, or narrow the range of the axis with `axes=`.",
-            )
+            doubtful = written.doubt.sizes if written.doubt else ()
+            all_sizes = swept is not None and sweep(swept, session, judge, options.seed, progress, doubtful)
+        if written.doubt and not all_sizes:
+            raise baked_in(written.doubt)
     for input_name in unread:
         progress.note(f"input {input_name} of {name} is not used: the network's answers do not depend on it")
     component = replace(

@@ -12,7 +12,6 @@ import torch
 from torch import nn
 from torch.fx.experimental import _config as shapes_config
 
-from torchlift.exporter.guards import require_guards
 from torchlift.exporter.options import Exporter, ExportOptions
 from torchlift.families.base import ModelComponent
 from torchlift.families.module.networks import is_scripted
@@ -72,7 +71,7 @@ def captured(
 ) -> torch.export.ExportedProgram:
     """Trace the component's ``exported`` network to a program of ATen's operators.
 
-    Raises what torch.export raises, and BakedInError where the program does not hold at all sizes.
+    Raises what torch.export raises. The program may not hold at all sizes: see :mod:`torchlift.exporter.guards`.
     """
     signature = part.signature
     dims = _free_dims(signature) if strategy.free else _ranges(signature)
@@ -81,15 +80,13 @@ def captured(
     )
     relaxed = strategy.strict or strategy.free
     with _loops_for_recurrent_layers(), _sizes_of_one() if relaxed else contextlib.nullcontext():
-        program = torch.export.export(
+        return torch.export.export(
             part.exported,
             arguments,
             dynamic_shapes=(shapes,) if _takes_any(part.exported) else shapes,
             strict=strategy.strict,
             prefer_deferred_runtime_asserts_over_guards=relaxed,
         )
-    require_guards(program, signature)
-    return program
 
 
 def _takes_any(network: nn.Module) -> bool:

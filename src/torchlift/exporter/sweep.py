@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -27,8 +27,16 @@ _MOST = 256
 """At most so many sizes of an axis are tried."""
 
 
-def sweep(part: ModelComponent, session: Session, judge: Judge, seed: int, progress: Progress) -> bool:
-    """Whether every size of every axis was compared, each by itself and with the other axes at their optimum.
+def sweep(
+    part: ModelComponent,
+    session: Session,
+    judge: Judge,
+    seed: int,
+    progress: Progress,
+    doubtful: Sequence[Mapping[str, int]] = (),
+) -> bool:
+    """Whether every size of every axis was compared, each by itself and with the other axes at their optimum, after
+    the ``doubtful`` sizes.
 
     Raises VerificationError where the session answers otherwise than PyTorch at a size between those of the goldens.
 
@@ -37,7 +45,7 @@ def sweep(part: ModelComponent, session: Session, judge: Judge, seed: int, progr
     time is over.
     """
     signature = session.signature
-    asked = [*_asked(signature, seed)]
+    asked = [*doubtful, *_asked(signature, seed)]
     if not asked:
         return True
     started = time.perf_counter()

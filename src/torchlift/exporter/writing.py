@@ -18,6 +18,7 @@ from torch import nn
 
 from torchlift.errors import ExportError, TorchliftError
 from torchlift.exporter.explain import explained, quiet, reads_value
+from torchlift.exporter.guards import Doubt, doubt_of
 from torchlift.exporter.shapes import symbolic_outputs
 from torchlift.exporter.strategies import Strategy, captured
 from torchlift.exporter.values import users_line, value_reads
@@ -38,12 +39,12 @@ Symbolic = list[list[str | None]]
 
 @dataclass(frozen=True)
 class Written:
-    """What a strategy found out: each output's sizes as expressions of axes, where it finds these, and a line that
-    branches on a size, where the file has one side of it.
+    """What a strategy found out: each output's sizes as expressions of axes, where it finds these, and the ``doubt``
+    that the file has one side of a branch on a size.
     """
 
     symbolic: Symbolic
-    branch: str = ""
+    doubt: Doubt | None = None
 
 
 def example_inputs(part: ModelComponent, seed: int = 0) -> tuple[torch.Tensor, ...]:
@@ -59,15 +60,16 @@ def write_onnx(part: ModelComponent, file: Path, strategy: Strategy, opset: int,
     """
     arguments = example_inputs(part, seed)
     symbolic: Symbolic = []
-    program, branch = None, ""
+    program, doubt = None, None
     try:
         with quiet(), torch.no_grad():
             if strategy.exporter == "dynamo":
                 program = captured(part, arguments, strategy)
+                doubt = doubt_of(program, part.signature)
                 symbolic = symbolic_outputs(program, part.signature)
                 model = _dynamo(part, program, opset)
             else:
-                model, branch = _torchscript(part, arguments, opset, file.parent, strategy)
+                model, doubt = _torchscript(part, arguments, opset, file.parent, strategy)
     except (TorchliftError, KeyboardInterrupt):
         raise
     except BaseException as error:  # a user's network may end in sys.exit
@@ -83,7 +85,7 @@ def write_onnx(part: ModelComponent, file: Path, strategy: Strategy, opset: int,
     save_model(model, file)
     for value in model.graph.initializers.values():
         value.const_value = None  # onnxscript's rewriter keeps the last graph that it saw
-    return Written(symbolic, branch)
+    return Written(symbolic, doubt)
 
 
 def _input_names(part: ModelComponent) -> list[str]:
@@ -106,8 +108,8 @@ def _dynamo(part: ModelComponent, program: torch.export.ExportedProgram, opset: 
 
 def _torchscript(
     part: ModelComponent, arguments: tuple[torch.Tensor, ...], opset: int, folder: Path, strategy: Strategy
-) -> tuple[ir.Model, str]:
-    """The graph, and the first line that branches on a size, of which a trace has one side.
+) -> tuple[ir.Model, Doubt | None]:
+    """The graph, and the first line that branches on a size, of which a trace has one side, as a doubt.
 
     Raises BakedInError where a trace would have a value of the inputs as a constant: a golden may not show that.
     """
@@ -147,7 +149,7 @@ def _torchscript(
         model = ir.load(loose)
         optimizer.optimize(model)
         ir.external_data.load_to_model(model)
-    return model, lines[0] if lines and network is part.exported else ""
+    return model, Doubt(lines[0]) if lines and network is part.exported else None
 
 
 def _is_scripted_whole(network: nn.Module) -> bool:
