@@ -572,6 +572,20 @@ def test_processing_of_a_tensor_that_there_is_not_is_refused(refused, more, mess
     assert refused(declared("lambda x: x", more=more)) == (message, remedy)
 
 
+def test_what_is_bound_by_position_is_known_by_the_networks_own_name_too(load):
+    takes = ROWS.replace('"x"', '"degrees"')
+    assert load(declared("lambda x: x", takes=takes)).component("model").call.renamed == {"x": "degrees"}
+
+
+def test_a_parameter_that_only_a_keyword_reaches_is_named(refused):
+    takes = ROWS.replace('"x"', '"degrees"')
+    keyed = "\nclass Keyed(nn.Module):\n    def forward(self, *, a):\n        return a\n"
+    source = declared("", takes=takes).replace("Function()", "Keyed()")
+    message, remedy = refused(source + keyed)
+    assert message == "1 inputs are declared (degrees), and forward(a) takes 0 by position"
+    assert remedy == "Name each input as the parameter that takes it: a."
+
+
 def test_what_is_declared_goes_into_the_component(load):
     model = load(declared("lambda x: x", more=", postprocess={'y': tl.Labels(tuple('abcd'), top=2)}"))
     assert model.component("model").answers == {"y": Labels(("a", "b", "c", "d"), top=2)}

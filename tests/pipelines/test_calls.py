@@ -37,6 +37,17 @@ def test_arguments_are_inputs_by_name_and_by_path(args, keywords):
     assert [found[name] is given for name, given in zip(NAMES, (A, B, C, D), strict=True)] == [True] * 4
 
 
+def test_a_parameter_that_was_declared_by_another_name_is_given_by_either():
+    call = Call(("tokens", "weights"), "y", renamed={"x": "tokens", "w": "weights"})
+    for args, keywords in (((), {"x": A, "w": B}), ((), {"tokens": A, "w": B}), ((A,), {"weights": B})):
+        found = inputs_of(call, ["tokens", "weights"], args, keywords, lambda value: isinstance(value, np.ndarray))
+        assert found["tokens"] is A
+        assert found["weights"] is B
+    for args, keywords in (((A,), {"x": B}), ((), {"x": A, "tokens": B})):
+        with pytest.raises(InputError, match="given twice"):
+            inputs_of(call, ["tokens", "weights"], args, keywords, lambda value: isinstance(value, np.ndarray))
+
+
 def test_named_tuples_and_dataclasses_are_taken_apart():
     state = namedtuple("state", "h c")
 
@@ -59,7 +70,7 @@ def test_named_tuples_and_dataclasses_are_taken_apart():
     ("args", "keywords", "said"),
     [
         ((A,) * 6, {}, "6 arguments"),
-        ((A,), {"ids": A}, "by position and by name"),
+        ((A,), {"ids": A}, "given twice"),
         ((A, B), {"causal": False}, "exported with True"),
         ((A, B), {"labels": A}, "labels is a tensor"),
         ((A, B), {"scale": 2.0}, "scale is 2.0"),

@@ -69,11 +69,12 @@ def inputs_of(
             remedy=f"They are {', '.join(parameters)}.",
         )
     given = dict(zip(parameters, args, strict=False))
-    twice = [name for name in keywords if name in given]
+    named = [call.renamed.get(name, name) for name in keywords]
+    twice = [name for name, put in zip(keywords, named, strict=True) if put in given or named.count(put) > 1]
     if twice:
-        raise InputError(f"{twice[0]} is given by position and by name", remedy="Give it once.")
+        raise InputError(f"{twice[0]} is given twice", remedy="Give it once.")
     found = {}
-    for path, value in _leaves({**given, **keywords}, is_tensor):
+    for path, value in _leaves({**given, **dict(zip(named, keywords.values(), strict=True))}, is_tensor):
         if path in names and value is not None:
             found[path] = value
         else:

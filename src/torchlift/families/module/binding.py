@@ -66,13 +66,15 @@ class Parameters:
 class Binding:
     """The arguments of a call: values with a :class:`Slot` in the place of each input, by position and by keyword.
 
-    ``inputs`` are the names of the inputs, in the order of their declaration.
+    ``inputs`` are the names of the inputs, in the order of their declaration. ``renamed`` has the input of each
+    parameter of ``forward`` that is bound by position to an input of another name.
     """
 
     inputs: tuple[str, ...]
     positional: tuple[Any, ...] = ()
     keywords: Mapping[str, Any] = field(default_factory=dict)
     parameters: tuple[str, ...] = ()
+    renamed: Mapping[str, str] = field(default_factory=dict)
 
     def arguments(self, tensors: Sequence[Tensor]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The arguments with ``tensors``, in the order of ``inputs``, in the places of the slots."""
@@ -162,13 +164,18 @@ def _root(name: str, parameters: Parameters) -> str:
 
 
 def _by_position(parameters: Parameters, names: Sequence[str]) -> Binding:
-    if len(names) > len(parameters.names) and not parameters.any_positional:
+    if len(names) > len(parameters.positional) and not parameters.any_positional:
+        keyword_only = [name for name in parameters.names if name not in parameters.positional]
         raise ModuleSourceError(
-            f"{len(names)} inputs are declared ({', '.join(names)}), and {parameters} takes {len(parameters.names)}",
-            remedy="Declare one for each of its parameters.",
+            f"{len(names)} inputs are declared ({', '.join(names)}), and {parameters} takes "
+            f"{len(parameters.positional)} by position",
+            remedy=f"Name each input as the parameter that takes it: {', '.join(parameters.names)}."
+            if keyword_only
+            else "Declare one for each of its parameters.",
         )
-    _require_all(parameters, parameters.names[: len(names)])
-    return Binding(tuple(names), tuple(Slot(name) for name in names), {}, tuple(names))
+    _require_all(parameters, parameters.positional[: len(names)])
+    renamed = dict(zip(parameters.positional, names, strict=False))
+    return Binding(tuple(names), tuple(Slot(name) for name in names), {}, tuple(names), renamed)
 
 
 def _require_all(parameters: Parameters, given: Any) -> None:

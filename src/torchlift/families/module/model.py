@@ -157,7 +157,8 @@ class UserModel(Model):
         by_position = dict(zip(positions, names, strict=True))
         structure = structure_of(returned, (by_position.get(i) for i in range(len(leaves))))
         summaries = [_summary(tensor) for _, tensors in runs[:2] for tensor in tensors]
-        call = Call(self._binding.parameters, structure, constants_of(self._network, self._binding))
+        binding = self._binding
+        call = Call(binding.parameters, structure, constants_of(self._network, binding), dict(binding.renamed))
         signature = Signature(self._declaration.inputs, outputs, axes)
         return signature, Called(self._network, self._binding, positions), call, summaries
 
