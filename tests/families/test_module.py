@@ -572,6 +572,22 @@ def test_processing_of_a_tensor_that_there_is_not_is_refused(refused, more, mess
     assert refused(declared("lambda x: x", more=more)) == (message, remedy)
 
 
+@pytest.mark.parametrize(
+    ("network", "example", "shape"),
+    [
+        ("nn.LSTM(4, 2)", "torch.rand(5, 3, 4)", (5, "batch", 4)),
+        ("nn.LSTM(4, 2)", "torch.zeros(5, 3, 4)", (5, "batch", 4)),
+        ("nn.LSTM(4, 2, batch_first=True)", "torch.rand(5, 3, 4)", ("batch", 3, 4)),
+        ("nn.Linear(4, 2)", "torch.rand(1, 3, 4)", ("batch", 3, 4)),
+        ("Function(lambda x: x - x.mean())", "torch.rand(5, 3)", (5, 3)),
+        ("Function(lambda x: x.sum(1))", "torch.rand(3, 3)", ("batch", 3)),
+    ],
+)
+def test_the_batch_of_examples_is_the_dimension_whose_rows_are_independent(load, network, example, shape):
+    model = load(with_examples(f"({example},)").replace("Function(lambda x: 2 * x)", network))
+    assert signature(model).inputs[0].shape == shape
+
+
 def test_what_is_bound_by_position_is_known_by_the_networks_own_name_too(load):
     takes = ROWS.replace('"x"', '"degrees"')
     assert load(declared("lambda x: x", takes=takes)).component("model").call.renamed == {"x": "degrees"}

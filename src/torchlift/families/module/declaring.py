@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from torchlift.axes import BATCH, Axis
-from torchlift.declare.inputs import ImageInput, Input, TextInput, TextPart
+from torchlift.declare.inputs import ImageInput, TextInput, TextPart
 from torchlift.declare.module import ModuleDeclaration
 from torchlift.errors import ModuleSourceError
 from torchlift.families.module.binding import Binding, Called, bind_example, bind_names
 from torchlift.families.module.limits import bounds_of, embedding_limits
+from torchlift.families.module.rows import batch_dimension
 from torchlift.families.samples import BoundsSampler
 from torchlift.families.sizes import distinct_sizes
 from torchlift.signature import TensorSpec
@@ -36,7 +37,7 @@ def completed(
     tensors: dict[str, Tensor] = {}
     if declaration.example is not None and not declaration.inputs:
         binding, tensors = bind_example(network, declaration.example)
-        declaration = replace(declaration, inputs=_specs_of(tensors, declaration.preprocess))
+        declaration = replace(declaration, inputs=_specs_of(tensors, batch_dimension(network, binding, tensors)))
     else:
         declaration = replace(declaration, inputs=(*declaration.inputs, *_implied(declaration)))
         if not declaration.inputs:
@@ -64,15 +65,13 @@ def completed(
     return declaration, binding
 
 
-def _specs_of(tensors: Mapping[str, Tensor], preprocess: Mapping[str, Input]) -> tuple[TensorSpec, ...]:
-    """Inputs as examples tell them. The first dimension, where all share it, is a batch."""
-    firsts = {tensor.shape[0] if tensor.ndim else None for tensor in tensors.values()}
-    batched = len(firsts) == 1 and None not in firsts
+def _specs_of(tensors: Mapping[str, Tensor], batch: int | None) -> tuple[TensorSpec, ...]:
+    """Inputs as examples tell them, with the axis ``batch`` at that dimension."""
     return tuple(
         TensorSpec(
             name,
             str(tensor.dtype).removeprefix("torch."),
-            (BATCH, *tensor.shape[1:]) if batched else tuple(tensor.shape),
+            tuple(BATCH if position == batch else size for position, size in enumerate(tensor.shape)),
         )
         for name, tensor in tensors.items()
     )
