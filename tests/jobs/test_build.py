@@ -62,6 +62,13 @@ def test_the_node_that_does_it_is_found_and_moved_back(colours, job):
     Bundle.open(colours.path)
 
 
+def test_what_is_left_out_for_lack_of_samples_is_told(colours, job):
+    notes = Recorder()
+    manifest = build_bundle(colours.path, job(calibrated=False), notes)
+    assert INT8 not in [variant.name for variant in manifest.variants]
+    assert any("onnxruntime/int8 is left out" in said and "`calibration=`" in said for said in notes.notes)
+
+
 @pytest.fixture
 def compiler(monkeypatch):
     """ONNX Runtime in the place of TensorRT, as if that could be used here; what it was told, and of which graph."""

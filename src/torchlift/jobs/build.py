@@ -25,7 +25,7 @@ from torchlift.stages.build import build_and_verify, build_variant, verify_all
 from torchlift.stages.convert import convert_component
 from torchlift.stages.plan import Materials, plan
 from torchlift.stages.repair import repair, tries
-from torchlift.stages.samples import Samples, data_as_samples, goldens_as_samples
+from torchlift.stages.samples import TRAIN, Samples, data_as_samples, goldens_as_samples
 from torchlift.stages.score import OpenReference, Scorer, score_component
 from torchlift.staging import writing
 from torchlift.storage import without_folders
@@ -43,6 +43,7 @@ def make_variants(
     """Convert, build, verify, score, mend, measure and choose; ``references`` opens PyTorch where it is at hand."""
     _check_kept(bundle, options)
     _check_profiles(bundle, options)
+    _note_uncalibrated(bundle, pairs, options, progress)
     for component in bundle.manifest.components:
         check_sizes(component.signature, options.bench)
     with KeptPictures() as pictures:
@@ -84,6 +85,22 @@ def pairs_of(bundle: Bundle, options: JobOptions) -> list[tuple[str, str]]:
         return pairs
     named = replace(options.build, backends=(module_runtime().name,))
     return [*pairs, *(pair for pair in plan(named, materials_of(options, bundle.manifest)) if pair not in pairs)]
+
+
+def _note_uncalibrated(
+    bundle: Bundle, pairs: Sequence[tuple[str, str]], options: JobOptions, progress: Progress
+) -> None:
+    """Tell which recipes are left out only since there is nothing to calibrate them on."""
+    materials = materials_of(options, bundle.manifest)
+    if options.data.source is None or materials.samples:
+        return
+    possible = plan(options.build, replace(materials, samples=True))
+    left = [f"{name}/{recipe}" for name, recipe in possible if (name, recipe) not in pairs]
+    if left:
+        progress.note(
+            f"{', '.join(left)} {'is' if len(left) == 1 else 'are'} left out: the data have no split {TRAIN!r} to "
+            "calibrate on; give some hundred samples by `calibration=`"
+        )
 
 
 def _check_kept(bundle: Bundle, options: JobOptions) -> None:
