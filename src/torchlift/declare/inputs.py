@@ -42,6 +42,8 @@ class ImageInput(msgspec.Struct, frozen=True, tag_field="kind", tag="image"):
       Resize and CenterCrop do. ``letterbox`` keeps it, fits the picture into ``size`` and fills the rest, as YOLOv5
       does.
     - ``shorter_side``: with ``crop``, what the shorter side is resized to, in pixels. None just covers ``size``.
+    - ``stretched``: with ``crop``, the (height, width) that every picture is resized to before the centre is taken. Its
+      aspect is ignored, as transformers does for DeiT: 256 x 256, of which 224 x 224 stay.
     - ``pad``: with ``letterbox`` or a ``stride``, the value that fills, 0 to 255.
     - ``stride``: the result is filled up only to a multiple of this many pixels, and may be smaller than ``size``. It
       is for models whose height and width are axes, with ``letterbox`` or without a ``size``.
@@ -64,6 +66,7 @@ class ImageInput(msgspec.Struct, frozen=True, tag_field="kind", tag="image"):
     channels: Channels = "rgb"
     pad: int = 114
     stride: int | None = None
+    stretched: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         counts = {"mean": 3, "std": 3} | ({} if self.size is None else {"size": 2})
@@ -89,6 +92,7 @@ class ImageInput(msgspec.Struct, frozen=True, tag_field="kind", tag="image"):
         if not _is_count(self.pad, least=0) or self.pad > 255:
             raise InputError(f"pad is {self.pad}", remedy="It is a pixel's value, from 0 to 255.")
         self._check_shorter_side()
+        self._check_stretched()
         self._check_stride()
 
     def _check_shorter_side(self) -> None:
@@ -99,6 +103,21 @@ class ImageInput(msgspec.Struct, frozen=True, tag_field="kind", tag="image"):
             raise InputError(
                 f"shorter_side is {self.shorter_side} with fit {self.fit!r} and size {self.size}",
                 remedy=f"Use it with a size and fit 'crop', from {least} to {LARGEST_SIDE}.",
+            )
+
+    def _check_stretched(self) -> None:
+        if self.stretched is None:
+            return
+        msgspec.structs.force_setattr(self, "stretched", tuple(self.stretched))
+        size = self.size or (0, 0)
+        fits = len(self.stretched) == len(size) and all(
+            _is_count(side) and least <= side <= LARGEST_SIDE for side, least in zip(self.stretched, size, strict=True)
+        )
+        if not fits or self.size is None or self.fit != "crop" or self.shorter_side is not None:
+            raise InputError(
+                f"stretched is {self.stretched} with fit {self.fit!r}, size {self.size} and shorter_side "
+                f"{self.shorter_side}",
+                remedy="Use it with a size, fit 'crop' and no shorter_side: (height, width) of at least the size.",
             )
 
     def _check_stride(self) -> None:

@@ -35,7 +35,7 @@ class Heads:
         """Attention with all positions as queries: query, key and value are [batch, length, count * width].
 
         The result has the same shape. ``shape`` is (batch, length), and one of the two may be -1. The caller gives it,
-        so that the graph computes it once or has it as a constant. ``bias`` [batch, 1, 1, length] is added to the
+        so that the graph computes it once or has it as a constant. ``bias``, such as [batch, 1, 1, length], is added to the
         scores.
         """
         query = query.view(*shape, self.count, self.width).transpose(1, 2)
@@ -48,6 +48,26 @@ class Heads:
         """Attention with one position as query, [batch, count * width], as the result. All else as in ``attend``."""
         query = query.view(-1, self.count, 1, self.width)
         return self._mix(query, key, value, shape, bias).view(-1, self.count * self.width)
+
+    def attend_windows(self, query: Tensor, key: Tensor, value: Tensor, windows: int, bias: Tensor) -> Tensor:
+        """Attention within each of ``windows`` equal parts of a sequence: [batch, windows * tokens, count * width].
+
+        The result has the same shape. ``bias`` [windows, count, tokens, tokens] is added to the scores, or one that is
+        the same for all windows, [1, count, tokens, tokens].
+        """
+        tokens, whole = bias.shape[-1], query.shape[1:]
+        if len(bias) == 1:
+            query, key, value = (x.reshape(-1, tokens, whole[1]) for x in (query, key, value))
+            return self.attend(query, key, value, (-1, tokens), bias).reshape(-1, *whole)
+        split = (x.view(-1, windows, tokens, self.count, self.width) for x in (query, key, value))
+        query, key, value = (x.transpose(2, 3) for x in split)
+        if self.style == "node":  # the operator takes four dimensions: each head of each window is a head
+            query, key, value = (x.reshape(-1, windows * self.count, tokens, self.width) for x in (query, key, value))
+            mixed = self._node(query, key, value, bias.reshape(1, windows * self.count, tokens, tokens))
+            mixed = mixed.view(-1, windows, self.count, tokens, self.width)
+        else:
+            mixed = (self._scores(query, key.transpose(3, 4)) + bias).softmax(dim=-1) @ value
+        return mixed.transpose(2, 3).reshape(-1, *whole)
 
     def attend_apart(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Attention with all positions as queries.
@@ -71,6 +91,8 @@ class Heads:
 
     def _scores(self, query: Tensor, key: Tensor) -> Tensor:
         """The scaled product of query and key. ``key`` is transposed already: [..., width, length]."""
+        if self._scale == 1:
+            return query @ key
         return (query * self._scale) @ key if self.style == "sdpa" else (query @ key) * self._scale
 
     def _node(self, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> Tensor:

@@ -6,6 +6,8 @@ import pickle
 import pickletools
 import re
 import zipfile
+from collections import OrderedDict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +21,20 @@ _BAD_ZIP = (zipfile.BadZipFile, ValueError, NotImplementedError)
 does not know."""
 
 
-def load_torch_file(file: Path, expected: str) -> Any:
+def load_torch_file(file: Path, expected: str, *, inert: Sequence[str] = ()) -> Any:
     """Read a file of torch.save without running code. Tensors are mapped from the file where its format allows.
 
     ``expected`` is a sentence that says what the family reads. It is the remedy where the file is something else.
+    ``inert`` are names of classes, such as ``yacs.config.CfgNode``, that a file may hold besides tensors. Each object
+    of them becomes a plain dict of what the file says: its class is not imported.
+
     Raises UnsafeCheckpointError for a pickle that names anything but tensors and plain values. Raises CheckpointError
     for a damaged file, for TorchScript, and for any other file.
     """
     zipped = _check_archive(file, expected)
     try:
-        return torch.load(file, map_location="cpu", weights_only=True, mmap=True if zipped else None)
+        with torch.serialization.safe_globals([(_Inert, name) for name in inert]):
+            return torch.load(file, map_location="cpu", weights_only=True, mmap=True if zipped else None)
     except pickle.UnpicklingError as error:
         if called := _called(file, str(error)):
             raise UnsafeCheckpointError(
@@ -40,6 +46,13 @@ def load_torch_file(file: Path, expected: str) -> Any:
         raise
     except Exception as error:  # a pickle with changed bytes makes the unpickler raise almost anything
         raise _damaged(file, error, expected) from error
+
+
+class _Inert:
+    """Stands for a class that a pickle names. Its objects become plain dicts of what the pickle holds."""
+
+    def __new__(cls, *arguments: object) -> Any:
+        return OrderedDict()  # torch fills only dicts of its own choice, this one among them
 
 
 def is_torchscript(file: Path) -> bool:

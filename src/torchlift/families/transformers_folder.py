@@ -36,8 +36,10 @@ def is_hub_name(source: str) -> bool:
     return _HUB_NAME.fullmatch(source) is not None and not source.endswith(_FILE_SUFFIXES)
 
 
-def read_folder(folder: Path, model_type: str, expected: str, pattern: str) -> tuple[dict[str, Any], tuple[Path, ...]]:
-    """Read the config.json of a folder, and find the files of its weights.
+def read_folder(
+    folder: Path, model_types: Sequence[str], expected: str, pattern: str
+) -> tuple[dict[str, Any], tuple[Path, ...]]:
+    """Read the config.json of a folder, and find the files of its weights. Without ``model_types`` any kind will do.
 
     Raises CheckpointError for a folder of another kind of model, with the remedy ``expected``. If the folder has files
     that match ``pattern``, the remedy names one of these instead.
@@ -54,8 +56,9 @@ def read_folder(folder: Path, model_type: str, expected: str, pattern: str) -> t
                 f"{file} states {str(count)[:20]} labels: at most {_MOST_LABELS:,} are possible", remedy=expected
             )
     kind = config.get("model_type")
-    if kind != model_type:
-        raise CheckpointError(f"{folder} holds a model of type {kind!r}, not {model_type!r}", remedy=expected)
+    if model_types and kind not in model_types:
+        wanted = " or ".join(map(repr, model_types))
+        raise CheckpointError(f"{folder} holds a model of type {kind!r}, not {wanted}", remedy=expected)
     return config, _weight_files(folder)
 
 

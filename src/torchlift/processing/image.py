@@ -115,6 +115,8 @@ def _resized(image: ImageInput, opened: Image.Image, what: str) -> Image.Image:
 def _covering(image: ImageInput, width: int, height: int) -> tuple[int, int]:
     """The size (width, height) that a picture is resized to before the crop, rounded as torchvision does."""
     assert image.size is not None
+    if image.stretched is not None:
+        return image.stretched[1], image.stretched[0]
     rows, columns = image.size if image.shorter_side is None else (image.shorter_side, image.shorter_side)
     if width * rows <= height * columns:
         return columns, int(columns * height / width)

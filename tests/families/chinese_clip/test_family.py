@@ -136,7 +136,9 @@ def test_samples_fit_the_signature_and_repeat(write, open_model, vit, name):
 
 @given(st.integers(1, 60), st.integers(1, 3))
 def test_images_lie_in_the_range_of_preprocessing(resolution, batch):
-    image = PictureSampler("image", resolution, MEAN, STD)({"batch": batch}, np.random.default_rng(0))["image"]
+    image = PictureSampler("image", (resolution, resolution), MEAN, STD)({"batch": batch}, np.random.default_rng(0))[
+        "image"
+    ]
     assert image.shape == (batch, 3, resolution, resolution)
     assert image.dtype == np.float32
     pixels = image * np.reshape(STD, (3, 1, 1)) + np.reshape(MEAN, (3, 1, 1))

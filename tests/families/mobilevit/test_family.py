@@ -180,10 +180,12 @@ class TestTransformers:
         )
         assert picture_of(model) == expected
 
-    def test_pictures_are_prepared_as_by_transformers(self, transformers_folder, open_model):
+    @pytest.mark.parametrize("size", [{"shortest_edge": 72}, {"height": 72, "width": 80}])
+    def test_pictures_are_prepared_as_by_transformers(self, transformers_folder, open_model, size):
         from transformers.models.mobilevit.image_processing_pil_mobilevit import MobileViTImageProcessorPil
 
-        folder, _ = transformers_folder()
+        apple = {"size": size, "crop_size": {"height": 64, "width": 64}, "resample": 2}
+        folder, _ = transformers_folder(said=apple)
         pixels = np.random.default_rng(0).integers(0, 256, (100, 80, 3), np.uint8)
         theirs = MobileViTImageProcessorPil.from_pretrained(folder)(Image.fromarray(pixels), return_tensors="np")
         ours = prepared(picture_of(open_model(folder)), pixels)
@@ -197,7 +199,7 @@ class TestTransformers:
             ({"resample": 17}, "17 is not a valid Resampling"),
             ({"size": {"shortest_edge": 20}}, "shorter_side is 20"),
             ({"do_center_crop": False, "size": {"shortest_edge": 64}}, "without a crop it must be height and width"),
-            ({"size": {"height": 72, "width": 72}, "crop_size": 64}, "with a crop it must be shortest_edge"),
+            ({"size": {"height": 60, "width": 72}, "crop_size": 64}, r"stretched is \(60, 72\)"),
             ({"do_normalize": True}, "KeyError: 'image_mean'"),
         ],
     )

@@ -135,7 +135,7 @@ class ChineseClipModel(Model):
                 weights[table] = resize_positions(weights[table], self.architecture.grid)
         fill(tower, weights)
         sample: Sampler = (
-            PictureSampler("image", self.architecture.resolution, MEAN, STD)
+            PictureSampler("image", (self.architecture.resolution,) * 2, MEAN, STD)
             if name == "image"
             else TextSampler(self.vocabulary)
         )

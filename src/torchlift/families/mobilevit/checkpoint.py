@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from torchlift.errors import CheckpointError, some
+from torchlift.families.classifier import shapes_of
 from torchlift.families.fake_quant import split_scales
 from torchlift.families.torch_file import load_torch_file
 from torchlift.families.transformers_folder import (
@@ -26,9 +27,6 @@ EXPECTED = (
     "A MobileViT source is a .pth.tar file with a state_dict (stem.*, stage1.* to stage4.*, fc.*), a folder that "
     "transformers saved from MobileViTForImageClassification, or a hub name such as apple/mobilevit-small."
 )
-
-LABELS_FILE = "labels.txt"
-"""A file beside a ``.pth.tar`` with the names of the classes, one a line."""
 
 MARKS = ("stem.0.weight", "stage1.0.conv.2.weight", "stage2.1.local_representation.1.conv.weight", "fc.weight")
 FOLDER_MARKS = ("mobilevit.conv_stem.convolution.weight", "classifier.weight")
@@ -51,7 +49,7 @@ class Weights:
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        return {name: tuple(tensor.shape) for name, tensor in self.tensors.items()}
+        return shapes_of(self.tensors)
 
 
 @dataclass(frozen=True)
@@ -100,41 +98,8 @@ def open_checkpoint(source: str) -> ReferenceFile | TransformersFolder:
         if not is_hub_name(source):
             raise CheckpointError(f"{source} does not exist", remedy=EXPECTED)
         path = download(source)
-    config, files = read_folder(path, "mobilevit", EXPECTED, "*.pth*")
+    config, files = read_folder(path, ("mobilevit",), EXPECTED, "*.pth*")
     return TransformersFolder(path, files, config)
-
-
-def check_weights(checkpoint: Checkpoint, found: Weights, expected: Mapping[str, tuple[int, ...]]) -> None:
-    """Compare names and shapes of weights with ``expected``. Raises CheckpointError with some that differ."""
-    shapes = found.shapes
-    wrong = [f"{n} is {list(shapes[n])}, not {list(s)}" for n, s in expected.items() if n in shapes and shapes[n] != s]
-    problems = {
-        "missing": [name for name in expected if name not in shapes],
-        "unexpected": [name for name in shapes if name not in expected],
-        "wrong shapes:": wrong,
-    }
-    text = "; ".join(f"{what} {some(names)}" for what, names in problems.items() if names)
-    if text:
-        raise CheckpointError(f"{checkpoint.files[-1]} does not fit MobileViT: {text}", remedy=EXPECTED)
-
-
-def read_labels(file: Path, classes: int) -> tuple[str, ...] | None:
-    """Read the names of the classes; None where there is no file.
-
-    Raises CheckpointError for a wrong number of names.
-    """
-    if not file.is_file():
-        return None
-    try:
-        names = tuple(line.strip() for line in file.read_text("utf-8").splitlines() if line.strip())
-    except UnicodeDecodeError as error:
-        raise CheckpointError(f"{file} is not UTF-8: {error}", remedy="Save it as UTF-8.") from error
-    if len(names) != classes:
-        raise CheckpointError(
-            f"{file} names {len(names):,} classes; the checkpoint has {classes:,}",
-            remedy="Write a name a line, in the order of the classes, or remove the file.",
-        )
-    return names
 
 
 def _weights(where: Path, state: dict[str, Tensor], marks: tuple[str, ...]) -> Weights:

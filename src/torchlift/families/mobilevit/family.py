@@ -4,41 +4,37 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 
 from torchlift.checksums import key_of, sha256
-from torchlift.declare.answers import Labels
-from torchlift.declare.inputs import ImageInput
-from torchlift.errors import CheckpointError, SourceError
-from torchlift.families.attention import STYLES
-from torchlift.families.base import Family, LoadOptions, Model, ModelComponent
+from torchlift.errors import CheckpointError
+from torchlift.families.attention import Attention
+from torchlift.families.base import Family, LoadOptions, Model
+from torchlift.families.classifier import (
+    AXES,
+    LABELS_FILE,
+    Classifier,
+    Networks,
+    check_weights,
+    fill,
+    labels_of,
+    read_labels,
+    shapes_of,
+    signature_of,
+)
 from torchlift.families.fake_quant import fold_norms, modules_of
 from torchlift.families.mobilevit.architecture import architecture_of
-from torchlift.families.mobilevit.checkpoint import (
-    LABELS_FILE,
-    Checkpoint,
-    TransformersFolder,
-    check_weights,
-    open_checkpoint,
-    read_labels,
-)
+from torchlift.families.mobilevit.checkpoint import EXPECTED, Checkpoint, TransformersFolder, open_checkpoint
 from torchlift.families.mobilevit.exported import exported_of
 from torchlift.families.mobilevit.network import MobileViT
 from torchlift.families.mobilevit.preprocessing import find_preprocessing
 from torchlift.families.mobilevit.transformers_network import TransformersMobileViT, build, read_config
-from torchlift.families.samples import PictureSampler
-from torchlift.families.transformers_folder import as_float32
 from torchlift.graph.scales import Scales
-from torchlift.signature import Axis, Signature, TensorSpec
 
-COMPONENT = "model"
 INPUT, OUTPUT = "input", "class"
 """The names of the tensors in the reference's deployment. The output is logits."""
-
-AXES = {COMPONENT: ("batch",)}
-"""Component -> the axes that may vary."""
 
 
 class MobileViTFamily(Family):
@@ -55,83 +51,38 @@ class MobileViTFamily(Family):
         options.check_axes(AXES)
         checkpoint = open_checkpoint(source)
         network = _build(checkpoint)
-        shapes = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+        shapes = shapes_of(network.state_dict())
         found = checkpoint.read()
-        check_weights(checkpoint, found, shapes)
+        check_weights("MobileViT", checkpoint.files[-1], found.shapes, shapes, EXPECTED)
         classes = shapes["fc.weight" if isinstance(network, MobileViT) else "classifier.weight"][0]
         picture = find_preprocessing(checkpoint.folder, options.resolution)
-        size = picture.size
-        assert size is not None
-        labels = Labels(_names(checkpoint, classes), top=min(5, classes))
-        signature = Signature(
-            (TensorSpec(INPUT, "float32", ("batch", 3, *size)),),
-            (TensorSpec(OUTPUT, "float32", ("batch", classes)),),
-            (options.axis(COMPONENT, Axis("batch", 1, 8, 64)),),
-        )
-        settings = {"resolution": options.resolution} if options.resolution else {}
+        labels = labels_of(_names(checkpoint, classes), classes)
+        signature = signature_of(INPUT, OUTPUT, picture, classes, options)
         config = checkpoint.config if isinstance(checkpoint, TransformersFolder) else None
         return MobileViTModel(
             name=_name(checkpoint, found.shapes),
             family=self.name,
-            settings=settings,
-            assets={},
+            settings={"resolution": options.resolution} if options.resolution else {},
             key=key_of(self.name, [sha256(file) for file in checkpoint.files], config, picture, labels, signature),
-            component_names=(COMPONENT,),
-            checkpoint=checkpoint,
             signature=signature,
             picture=picture,
             labels=labels,
+            checkpoint=checkpoint,
         )
 
 
-@dataclass(frozen=True)
-class MobileViTModel(Model):
-    """A MobileViT on disk, with the component ``model``."""
+@dataclass(frozen=True, kw_only=True)
+class MobileViTModel(Classifier):
+    """A MobileViT on disk."""
 
-    name: str
-    family: str
-    settings: Mapping[str, Any]
-    assets: Mapping[str, tuple[str, bytes]]
-    key: str
-    component_names: tuple[str, ...]
     checkpoint: Checkpoint
-    signature: Signature
-    picture: ImageInput
-    labels: Labels
 
-    @property
-    def resolution(self) -> int:
-        """Pixels of a side of the square pictures."""
-        assert self.picture.size is not None
-        return self.picture.size[0]
-
-    def declared(self, name: str) -> Signature:
-        return self.signature
-
-    def component(self, name: str, *, attention: str = "sdpa") -> ModelComponent:
-        """Load the network. ``input`` is float32 [batch, 3, R, R]; ``class`` are logits, float32 [batch, classes].
-
-        Raises SourceError for an unknown name or attention, CheckpointError for weights that are not finite.
-        """
-        if name not in self.component_names:
-            raise SourceError(f"{self.name} has no component {name!r}", remedy=f"Its component is {COMPONENT}.")
-        style = next((s for s in STYLES if s == attention), None)
-        if style is None:
-            raise SourceError(f"attention {attention!r} is not known", remedy=f"Use {' or '.join(STYLES)}.")
+    def networks(self, style: Attention) -> Networks:
+        """Read the weights. Raises CheckpointError for weights that are not finite."""
         network, found = _build(self.checkpoint), self.checkpoint.read()
-        state = {key: as_float32(key, found.tensors[key], needed) for key, needed in network.state_dict().items()}
-        network.load_state_dict(state, assign=True)
-        network.eval().requires_grad_(False)
-        return ModelComponent(
-            name=name,
-            signature=self.signature,
-            reference=network,
-            exported=exported_of(network, style),
-            sample=PictureSampler(INPUT, self.resolution, self.picture.mean, self.picture.std),
-            inputs={INPUT: self.picture},
-            answers={OUTPUT: self.labels},
-            scales=modules_of(network, fold_norms(network, _from_stub(found.scales))),
-        )
+        fill(network, found.tensors)
+        scales = modules_of(network, fold_norms(network, _from_stub(found.scales)))
+        return Networks(network, exported_of(network, style), scales)
 
 
 def _from_stub(scales: Mapping[str, Scales]) -> dict[str, Scales]:
@@ -159,9 +110,9 @@ def _name(checkpoint: Checkpoint, shapes: Mapping[str, tuple[int, ...]]) -> str:
     return architecture_of(shapes).name
 
 
-def _names(checkpoint: Checkpoint, classes: int) -> tuple[str, ...]:
-    """The names of the classes: from config.json, from a file beside the checkpoint, or made of their numbers."""
+def _names(checkpoint: Checkpoint, classes: int) -> tuple[str, ...] | None:
+    """The names of the classes, from config.json or from a file beside the checkpoint."""
     if isinstance(checkpoint, TransformersFolder):
         names = read_config(checkpoint.config).id2label
         return tuple(str(names[number]) for number in range(classes))
-    return read_labels(checkpoint.folder / LABELS_FILE, classes) or tuple(f"class {n}" for n in range(classes))
+    return read_labels(checkpoint.folder / LABELS_FILE, classes)
