@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 FAMILIES: dict[str, str] = {
     "chinese-clip": "torchlift.families.chinese_clip:ChineseClip",
+    "image-classifier": "torchlift.families.image_classifier:ImageClassifierFamily",
     "mobilevit": "torchlift.families.mobilevit:MobileViTFamily",
     "swin": "torchlift.families.swin:SwinFamily",
     "module": "torchlift.families.module:ModuleFamily",

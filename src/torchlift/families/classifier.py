@@ -34,11 +34,15 @@ BEST = 5
 
 @dataclass(frozen=True)
 class Networks:
-    """The published network, the one that is exported, and learnt scales by the path of a module in it."""
+    """The published network, the one that is exported, and learnt scales by the path of a module in it.
+
+    ``inner`` is the path of the network within ``exported``, which names of modules leave out.
+    """
 
     reference: nn.Module
     exported: nn.Module
     scales: Mapping[str, Scales] = field(default_factory=dict)
+    inner: str = ""
 
 
 @dataclass(frozen=True)
@@ -86,6 +90,7 @@ class Classifier(Model):
             inputs={given.name: self.picture},
             answers={answer.name: self.labels},
             scales=networks.scales,
+            inner=networks.inner,
         )
 
 
