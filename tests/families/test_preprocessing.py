@@ -12,27 +12,28 @@ from torchlift.errors import CheckpointError
 from torchlift.families.preprocessing import at_resolution, read_processor
 from torchlift.processing.image import prepared
 
+KIND = "image_processor_type"
 SQUARE = {"height": 40, "width": 40}
 STATED = [
-    {"image_processor_type": "ViTImageProcessor", "size": SQUARE},
-    {"image_processor_type": "ViTImageProcessorFast", "size": {"height": 30, "width": 50}, "resample": 3},
+    {KIND: "ViTImageProcessor", "size": SQUARE},
+    {KIND: "ViTImageProcessorFast", "size": {"height": 30, "width": 50}, "resample": 3},
     {"feature_extractor_type": "ViTFeatureExtractor", "size": 40, "image_mean": [0.1, 0.2, 0.3]},
-    {"image_processor_type": "ViTImageProcessor", "size": SQUARE, "do_normalize": False, "resample": 0},
-    {"image_processor_type": "ViTImageProcessor", "size": SQUARE, "do_rescale": False},
-    {"image_processor_type": "ViTImageProcessor", "size": SQUARE, "rescale_factor": 1 / 127.5},
+    {KIND: "ViTImageProcessor", "size": SQUARE, "do_normalize": False, "resample": 0},
+    {KIND: "ViTImageProcessor", "size": SQUARE, "do_rescale": False},
+    {KIND: "ViTImageProcessor", "size": SQUARE, "rescale_factor": 1 / 127.5},
     {"feature_extractor_type": "DeiTFeatureExtractor", "size": 48, "crop_size": 40},
-    {"image_processor_type": "DeiTImageProcessor", "size": {"height": 44, "width": 60}, "crop_size": SQUARE},
-    {"image_processor_type": "DeiTImageProcessor", "size": SQUARE, "crop_size": SQUARE},
-    {"image_processor_type": "BeitImageProcessor", "size": SQUARE, "do_center_crop": False},
-    {"image_processor_type": "BitImageProcessor", "size": {"shortest_edge": 48}, "crop_size": SQUARE},
+    {KIND: "DeiTImageProcessor", "size": {"height": 44, "width": 60}, "crop_size": SQUARE},
+    {KIND: "DeiTImageProcessor", "size": SQUARE, "crop_size": SQUARE},
+    {KIND: "BeitImageProcessor", "size": SQUARE, "do_center_crop": False},
+    {KIND: "BitImageProcessor", "size": {"shortest_edge": 48}, "crop_size": SQUARE},
     {"feature_extractor_type": "ConvNextFeatureExtractor", "size": 42, "crop_pct": 0.875},
-    {"image_processor_type": "ConvNextImageProcessor", "size": {"shortest_edge": 384}},
-    {"image_processor_type": "EfficientNetImageProcessor", "size": SQUARE},
-    {"image_processor_type": "EfficientNetImageProcessor", "size": SQUARE, "rescale_offset": True, "include_top": False},
-    {"image_processor_type": "EfficientNetImageProcessor", "size": SQUARE, "rescale_offset": True, "resample": 0,
+    {KIND: "ConvNextImageProcessor", "size": {"shortest_edge": 384}},
+    {KIND: "EfficientNetImageProcessor", "size": SQUARE},
+    {KIND: "EfficientNetImageProcessor", "size": SQUARE, "rescale_offset": True, "include_top": False},
+    {KIND: "EfficientNetImageProcessor", "size": SQUARE, "rescale_offset": True, "resample": 0,
      "rescale_factor": 1 / 127.5, "image_mean": [0.4, 0.5, 0.6], "image_std": [0.2, 0.3, 0.4]},
-    {"image_processor_type": "MobileViTImageProcessor", "size": {"shortest_edge": 48}, "crop_size": SQUARE},
-    {"image_processor_type": "SiglipImageProcessor", "size": SQUARE},
+    {KIND: "MobileViTImageProcessor", "size": {"shortest_edge": 48}, "crop_size": SQUARE},
+    {KIND: "SiglipImageProcessor", "size": SQUARE},
 ]  # fmt: skip
 
 
@@ -57,16 +58,16 @@ def test_pictures_come_out_as_from_transformers(tmp_path, said, size):
 @pytest.mark.parametrize(
     ("said", "message"),
     [
-        ({"image_processor_type": "ViTImageProcessor", "size": SQUARE, "do_resize": False}, "do_resize is false"),
-        ({"image_processor_type": "BitImageProcessor", "size": {"shortest_edge": 48}, "do_center_crop": False}, "without a crop"),
-        ({"image_processor_type": "ViTImageProcessor", "size": SQUARE, "resample": 5}, "StopIteration|box|resample"),
-        ({"image_processor_type": "ViTImageProcessor", "size": SQUARE, "image_std": [1, 1]}, "ValueError"),
-        ({"image_processor_type": "ViTImageProcessor", "size": SQUARE, "image_std": [0, 1, 1]}, "std is"),
-        ({"image_processor_type": "DeiTImageProcessor", "size": {"height": 30, "width": 60}, "crop_size": SQUARE}, "stretched is"),
-        ({"image_processor_type": "DetrImageProcessor"}, "states DetrImageProcessor"),
-        ({"image_processor_type": "NoSuchProcessor"}, "cannot be used"),
+        ({KIND: "ViTImageProcessor", "size": SQUARE, "do_resize": False}, "do_resize is false"),
+        ({KIND: "BitImageProcessor", "size": 48, "do_center_crop": False}, "without a crop"),
+        ({KIND: "ViTImageProcessor", "size": SQUARE, "resample": 5}, "StopIteration|box|resample"),
+        ({KIND: "ViTImageProcessor", "size": SQUARE, "image_std": [1, 1]}, "ValueError"),
+        ({KIND: "ViTImageProcessor", "size": SQUARE, "image_std": [0, 1, 1]}, "std is"),
+        ({KIND: "DeiTImageProcessor", "size": {"height": 30, "width": 60}, "crop_size": 40}, "stretched is"),
+        ({KIND: "DetrImageProcessor"}, "states DetrImageProcessor"),
+        ({KIND: "NoSuchProcessor"}, "cannot be used"),
         ({"size": SQUARE}, "cannot be used"),
-        ({"image_processor_type": "ViTImageProcessor", "size": "large"}, "cannot be used"),
+        ({KIND: "ViTImageProcessor", "size": "large"}, "cannot be used"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_declared_is_refused_by_name(tmp_path, said, message):
@@ -82,9 +83,9 @@ def test_a_damaged_file_is_refused(tmp_path):
 
 
 def test_another_resolution_keeps_the_share_of_a_crop(tmp_path):
-    said = {"image_processor_type": "BitImageProcessor", "size": {"shortest_edge": 256}, "crop_size": 224}
+    said = {KIND: "BitImageProcessor", "size": {"shortest_edge": 256}, "crop_size": 224}
     picture = at_resolution(read_processor(save(tmp_path, said), ""), 112)
     assert (picture.size, picture.shorter_side) == ((112, 112), 128)
-    said = {"image_processor_type": "DeiTImageProcessor"}
+    said = {KIND: "DeiTImageProcessor"}
     picture = at_resolution(read_processor(save(tmp_path, said), ""), 112)
     assert (picture.size, picture.stretched) == ((112, 112), (128, 128))

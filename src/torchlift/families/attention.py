@@ -35,8 +35,8 @@ class Heads:
         """Attention with all positions as queries: query, key and value are [batch, length, count * width].
 
         The result has the same shape. ``shape`` is (batch, length), and one of the two may be -1. The caller gives it,
-        so that the graph computes it once or has it as a constant. ``bias``, such as [batch, 1, 1, length], is added to the
-        scores.
+        so that the graph computes it once or has it as a constant. ``bias`` is added to the scores, for
+        example [batch, 1, 1, length].
         """
         query = query.view(*shape, self.count, self.width).transpose(1, 2)
         mixed = self._mix(query, key, value, shape, bias)

@@ -37,16 +37,17 @@ def is_hub_name(source: str) -> bool:
 
 
 def read_folder(
-    folder: Path, model_types: Sequence[str], expected: str, pattern: str
+    folder: Path, model_types: str | Sequence[str], expected: str, pattern: str = ""
 ) -> tuple[dict[str, Any], tuple[Path, ...]]:
-    """Read the config.json of a folder, and find the files of its weights. Without ``model_types`` any kind will do.
+    """Read the config.json of a folder, and find the files of its weights.
 
-    Raises CheckpointError for a folder of another kind of model, with the remedy ``expected``. If the folder has files
-    that match ``pattern``, the remedy names one of these instead.
+    ``model_types`` is the kind of model that is expected, or several; without one any kind will do. Raises
+    CheckpointError for a folder of another kind, with the remedy ``expected``. If the folder has files that match ``pattern``, the remedy names one of these
+    instead.
     """
     file = folder / "config.json"
     if not file.is_file():
-        checkpoints = sorted(p.name for p in folder.glob(pattern))
+        checkpoints = sorted(p.name for p in folder.glob(pattern)) if pattern else []
         hint = f"Name the file itself: {folder / checkpoints[0]}." if checkpoints else expected
         raise CheckpointError(f"{folder} has no config.json", remedy=hint)
     config = read_json(file)
@@ -55,10 +56,12 @@ def read_folder(
             raise CheckpointError(
                 f"{file} states {str(count)[:20]} labels: at most {_MOST_LABELS:,} are possible", remedy=expected
             )
+    known = (model_types,) if isinstance(model_types, str) else model_types
     kind = config.get("model_type")
-    if model_types and kind not in model_types:
-        wanted = " or ".join(map(repr, model_types))
-        raise CheckpointError(f"{folder} holds a model of type {kind!r}, not {wanted}", remedy=expected)
+    if known and kind not in known:
+        raise CheckpointError(
+            f"{folder} holds a model of type {kind!r}, not {' or '.join(map(repr, known))}", remedy=expected
+        )
     return config, _weight_files(folder)
 
 

@@ -167,7 +167,7 @@ class TestPictures:
 
     def test_a_folder_that_does_not_say_is_refused(self, transformers_folder, open_model):
         folder, _ = transformers_folder(said=None)
-        with pytest.raises(CheckpointError, match="has no preprocessor_config.json"):
+        with pytest.raises(CheckpointError, match=r"has no preprocessor_config\.json"):
             open_model(folder)
 
 
@@ -181,9 +181,7 @@ class TestLabels:
         assert labels_of(open_model(file)).names == tuple("abcdefg")
 
     def test_those_of_a_config(self, transformers_folder, open_model):
-        folder, _ = transformers_folder(
-            id2label={n: name for n, name in enumerate(["cat", "dog", "owl", "fox", "bat"])}
-        )
+        folder, _ = transformers_folder(id2label=dict(enumerate(["cat", "dog", "owl", "fox", "bat"])))
         assert labels_of(open_model(folder)).names == ("cat", "dog", "owl", "fox", "bat")
 
     def test_another_number_of_them_is_refused(self, write, transformers_folder, open_model):
@@ -235,7 +233,7 @@ class TestRefused:
             open_model(tmp_path / "other.pth")
 
     def test_transformers_weights_without_a_part(self, transformers_folder, open_model):
-        folder, theirs = transformers_folder()
+        folder, _ = transformers_folder()
         from safetensors.torch import load_file
 
         state = load_file(folder / "model.safetensors")
@@ -271,7 +269,7 @@ class TestRefused:
 
     def test_a_folder_without_config_names_the_file_in_it(self, write, open_model):
         file = write()
-        with pytest.raises(CheckpointError, match="has no config.json") as caught:
+        with pytest.raises(CheckpointError, match=r"has no config\.json") as caught:
             open_model(file.parent)
         assert str(file) in caught.value.remedy
 

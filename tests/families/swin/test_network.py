@@ -1,4 +1,4 @@
-"""The networks answer as transformers' do; published sizes have the published parameters; windows lie where they must."""
+"""The networks answer as transformers' do, and published sizes have the published parameters."""
 
 from __future__ import annotations
 

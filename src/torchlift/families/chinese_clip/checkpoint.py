@@ -211,7 +211,7 @@ def _names(checkpoint: Checkpoint, names: list[str]) -> list[str]:
 
 
 def _open_folder(folder: Path) -> TransformersFolder:
-    config, files = read_folder(folder, ("chinese_clip",), EXPECTED, "*.pt")
+    config, files = read_folder(folder, "chinese_clip", EXPECTED, "*.pt")
     return TransformersFolder(folder, files, config)
 
 

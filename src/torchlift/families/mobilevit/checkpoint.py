@@ -98,7 +98,7 @@ def open_checkpoint(source: str) -> ReferenceFile | TransformersFolder:
         if not is_hub_name(source):
             raise CheckpointError(f"{source} does not exist", remedy=EXPECTED)
         path = download(source)
-    config, files = read_folder(path, ("mobilevit",), EXPECTED, "*.pth*")
+    config, files = read_folder(path, "mobilevit", EXPECTED, "*.pth*")
     return TransformersFolder(path, files, config)
 
 
