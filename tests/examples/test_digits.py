@@ -26,9 +26,21 @@ def train():
     spec = importlib.util.spec_from_file_location("train_digits", FILE)
     module = importlib.util.module_from_spec(spec)
     sys.modules["train_digits"] = module
-    spec.loader.exec_module(module)
+    path = list(sys.path)
+    sys.path.insert(0, str(FILE.parent))  # as Python does for a script
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.path[:] = path
     yield module
-    del sys.modules["train_digits"]
+    for name in ("train_digits", "digits"):
+        sys.modules.pop(name, None)
+
+
+@pytest.fixture(scope="module")
+def digits(train):
+    """The module with the data and the training."""
+    return sys.modules["digits"]
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -63,10 +75,10 @@ def test_the_split_is_fixed_even_and_without_overlap(train, data):
     assert sum(picture.tobytes() in seen for picture in held_out.pictures) == 0
 
 
-def test_moved_digits_stay_the_same_digit(train, data):
+def test_moved_digits_stay_the_same_digit(digits, data):
     pictures = torch.from_numpy(data[0].pictures[:64])
     torch.manual_seed(0)
-    moved = train.moved(pictures)
+    moved = digits.moved(pictures)
     assert moved.shape == pictures.shape
     assert moved.min() >= 0
     assert moved.max() <= 255.01
@@ -75,9 +87,9 @@ def test_moved_digits_stay_the_same_digit(train, data):
     assert 0.6 < ink.min() < ink.max() < 1.6
 
 
-def test_the_rate_rises_and_falls(train):
+def test_the_rate_rises_and_falls(train, digits):
     plan = train.Plan(steps=100, warm_up=10)
-    rates = [train.rate(step, plan) for step in range(101)]
+    rates = [digits.rate(step, plan) for step in range(101)]
     assert rates[:10] == sorted(rates[:10])
     assert rates[10] == 1
     assert rates[10:] == sorted(rates[10:], reverse=True)
@@ -85,7 +97,7 @@ def test_the_rate_rises_and_falls(train):
 
 
 def test_a_short_training_lowers_the_loss(train, data):
-    trained = train.train(train.Plan(steps=STEPS, batch=32, warm_up=4), *data, every_s=1e9)
+    trained = train.train(lambda: train.MobileViT(train.ARCHITECTURE), train.Plan(steps=STEPS, batch=32, warm_up=4), *data, every_s=1e9)
     assert len(trained.losses) == STEPS
     assert np.mean(trained.losses[-4:]) < 0.85 * np.mean(trained.losses[:4])
     assert not trained.model.training
@@ -101,7 +113,7 @@ def test_the_pictures_are_written_as_folders(written, data):
         )
 
 
-def test_the_file_is_as_the_references_and_holds_the_model(train, written, data):
+def test_the_file_is_as_the_references_and_holds_the_model(train, digits, written, data):
     file = torch.load(written / "digits.pth.tar", weights_only=True)
     assert {*file} == {"epoch", "state_dict", "best_acc1", "optimizer"}
     assert {name.split(".")[0] for name in file["state_dict"]} == {"module"}
@@ -110,7 +122,7 @@ def test_the_file_is_as_the_references_and_holds_the_model(train, written, data)
     assert component.signature.inputs[0].shape == ("batch", 3, 64, 64)
     assert component.answers["class"].names == train.NAMES
     picture = written / "val" / str(data[1].labels[0]) / "0000.png"
-    expected = train.normalised(torch.from_numpy(data[1].pictures[:1]))
+    expected = digits.normalised(torch.from_numpy(data[1].pictures[:1]))
     np.testing.assert_allclose(prepared(component.inputs["input"], picture), expected[0].numpy(), atol=1e-5)
     logits = component.reference(expected)
     assert logits.shape == (1, 10)

@@ -42,8 +42,8 @@ def read_folder(
     """Read the config.json of a folder, and find the files of its weights.
 
     ``model_types`` is the kind of model that is expected, or several; without one any kind will do. Raises
-    CheckpointError for a folder of another kind, with the remedy ``expected``. If the folder has files that match ``pattern``, the remedy names one of these
-    instead.
+    CheckpointError for a folder of another kind, with the remedy ``expected``. If the folder has files that match
+    ``pattern``, the remedy names one of these instead.
     """
     file = folder / "config.json"
     if not file.is_file():
