@@ -14,7 +14,7 @@ from torchlift.cli import cli
 from torchlift.manifest import manifest_schema
 
 REPOSITORY = Path(__file__).parents[1]
-DOCUMENTS = [*REPOSITORY.glob("*.md"), *REPOSITORY.glob("docs/*.md")]
+DOCUMENTS = [*REPOSITORY.glob("*.md"), *REPOSITORY.glob("docs/*.md"), *REPOSITORY.glob("docs/families/*.md")]
 
 
 def test_the_published_schema_is_the_manifest_s():

@@ -97,7 +97,9 @@ def test_the_rate_rises_and_falls(train, digits):
 
 
 def test_a_short_training_lowers_the_loss(train, data):
-    trained = train.train(lambda: train.MobileViT(train.ARCHITECTURE), train.Plan(steps=STEPS, batch=32, warm_up=4), *data, every_s=1e9)
+    trained = train.train(
+        lambda: train.MobileViT(train.ARCHITECTURE), train.Plan(steps=STEPS, batch=32, warm_up=4), *data, every_s=1e9
+    )
     assert len(trained.losses) == STEPS
     assert np.mean(trained.losses[-4:]) < 0.85 * np.mean(trained.losses[:4])
     assert not trained.model.training

@@ -11,6 +11,7 @@ from torchlift.cli import cli
 
 REPOSITORY = Path(__file__).parents[2]
 PAGES = [REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", *sorted(REPOSITORY.glob("docs/*.md"))]
+PAGES += sorted(REPOSITORY.glob("docs/families/*.md"))
 RUN = ("python", "console", "sh")
 SHOWN = ("text", "mermaid", "json", "toml")
 

@@ -165,10 +165,13 @@ class TestPictures:
         with pytest.raises(CheckpointError, match="makes pictures of"):
             open_model(folder)
 
-    def test_a_folder_that_does_not_say_is_refused(self, transformers_folder, open_model):
-        folder, _ = transformers_folder(said=None)
-        with pytest.raises(CheckpointError, match=r"has no preprocessor_config\.json"):
-            open_model(folder)
+    def test_a_folder_that_does_not_say_gets_what_the_published_ones_say_and_a_note(
+        self, transformers_folder, open_model
+    ):
+        model = open_model(transformers_folder(said=None)[0])
+        assert model.picture == ImageInput((64, 64), MEAN, STD, convert="first")
+        assert ["preprocessor_config.json" in note for note in model.notes] == [True]
+        assert open_model(transformers_folder(name="said")[0]).notes == ()
 
 
 class TestLabels:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 import torch
@@ -25,11 +26,13 @@ from torchlift.families.classifier import (
     shapes_of,
     signature_of,
 )
+from torchlift.families.preprocessing import preprocessing_file
 from torchlift.families.swin.architecture import Architecture
-from torchlift.families.swin.checkpoint import EXPECTED, Checkpoint, Weights, open_checkpoint
+from torchlift.families.swin.checkpoint import EXPECTED, Checkpoint, Origin, Weights, open_checkpoint
 from torchlift.families.swin.exported import exported_of
 from torchlift.families.swin.network import Swin
 from torchlift.families.swin.preprocessing import find_preprocessing
+from torchlift.families.transformers_folder import PREPROCESSING_FILES
 
 INPUT, OUTPUT = "image", "logits"
 """The names of the tensors."""
@@ -73,6 +76,7 @@ class SwinFamily(Family):
             signature=signature,
             picture=picture,
             labels=labels,
+            notes=_notes(checkpoint.folder, found.origin),
             checkpoint=checkpoint,
             shape=shape,
         )
@@ -90,6 +94,15 @@ class SwinModel(Classifier):
         network, found = _build(self.shape), self.checkpoint.read()
         fill(network, _at(found, self.shape))
         return Networks(network, exported_of(network, style))
+
+
+def _notes(folder: Path, origin: Origin) -> tuple[str, ...]:
+    if origin != "transformers" or preprocessing_file(folder) is not None:
+        return ()
+    return (
+        f"{folder} has no {PREPROCESSING_FILES[0]}: pictures are stretched and normalised as ImageNet's, as for all "
+        "published Swins of transformers",
+    )
 
 
 def _build(shape: Architecture) -> Swin:

@@ -32,7 +32,7 @@ def find_preprocessing(folder: Path, origin: Origin, resolution: int, asked: int
     A preprocessor_config.json beside the checkpoint counts before the habits of who wrote it. Raises CheckpointError
     for a file that cannot be used, or that makes pictures of another size than the network takes.
     """
-    if preprocessing_file(folder) is None and origin != "transformers":
+    if preprocessing_file(folder) is None:
         return _usual(origin, asked or resolution)
     remedy = "Correct the file: for example, copy it from the model on the hub."
     stated = at_resolution(read_processor(folder, remedy), asked)
@@ -46,8 +46,9 @@ def find_preprocessing(folder: Path, origin: Origin, resolution: int, asked: int
 
 
 def _usual(origin: Origin, resolution: int) -> ImageInput:
+    """How the checkpoints of an author are evaluated, where no file says more."""
     size, large = (resolution, resolution), resolution >= _FINE_TUNED
-    if large and origin == "microsoft":
+    if origin == "transformers" or (large and origin == "microsoft"):
         return ImageInput(size, IMAGENET_MEAN, IMAGENET_STD, convert="first")
     share = 1.0 if large else _TIMM
     shorter = math.floor(resolution / share) if origin == "timm" else int(resolution * _MICROSOFT)
