@@ -223,6 +223,15 @@ def test_crop_equals_torchvision(width: int, height: int, size: int, extra: int 
     np.testing.assert_array_equal(actual, crop_like_torchvision(image, shorter or size, size))
 
 
+@given(st.integers(1, 90), st.integers(1, 90), st.integers(10, 40), st.integers(10, 40))
+def test_a_stretched_picture_loses_its_border(width: int, height: int, rows: int, columns: int) -> None:
+    image = noise("RGB", width, height)
+    whole = np.asarray(image.resize((columns, rows), Image.Resampling.BICUBIC)).transpose(2, 0, 1)
+    declared = ImageInput((8, 6), fit="crop", stretched=(rows, columns), scale="byte")
+    top, left = round((rows - 8) / 2), round((columns - 6) / 2)
+    np.testing.assert_array_equal(prepared(declared, image), whole[:, top : top + 8, left : left + 6])
+
+
 @given(st.integers(1, 90), st.integers(1, 90), st.integers(1, 40), st.integers(1, 40))
 def test_a_crop_of_any_shape_has_no_border(width: int, height: int, rows: int, columns: int) -> None:
     white = Image.new("L", (width, height), 255)
@@ -338,6 +347,11 @@ def test_plain_data_makes_it_again() -> None:
         ({"channels": "rbg"}, r"channels 'rbg' is unknown\nUse one of rgb, bgr"),
         ({"shorter_side": 256}, r"shorter_side is 256 with fit 'stretch'"),
         ({"fit": "crop", "shorter_side": 200}, r"shorter_side is 200 .*\n.*from 224 to"),
+        ({"stretched": (256, 256)}, r"stretched is \(256, 256\) with fit 'stretch'"),
+        ({"fit": "crop", "stretched": (256, 223)}, r"stretched is \(256, 223\)"),
+        ({"fit": "crop", "stretched": (256,)}, r"stretched is \(256,\)"),
+        ({"fit": "crop", "stretched": (256, 256), "shorter_side": 256}, r"stretched is .* shorter_side 256"),
+        ({"size": None, "stretched": (256, 256)}, r"stretched is .* size None"),
     ],
 )
 def test_unusable_options_are_refused(options: dict, message: str) -> None:
