@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     from torchlift.declare.answers import Embedding as Embedding
     from torchlift.declare.answers import Labels as Labels
     from torchlift.declare.answers import Raw as Raw
+    from torchlift.declare.answers import Span as Span
     from torchlift.declare.inputs import ImageInput as ImageInput
+    from torchlift.declare.inputs import QuestionInput as QuestionInput
     from torchlift.declare.inputs import TextInput as TextInput
     from torchlift.declare.inputs import TextPart as TextPart
     from torchlift.declare.module import module as module
@@ -57,8 +59,10 @@ _NAMES = {
     "Metric": "torchlift.tasks.base",
     "Profile": "torchlift.signature",
     "Progress": "torchlift.progress",
+    "QuestionInput": "torchlift.declare.inputs",
     "Raw": "torchlift.declare.answers",
     "Signature": "torchlift.signature",
+    "Span": "torchlift.declare.answers",
     "TensorPipeline": "torchlift.pipelines.tensors",
     "TensorSpec": "torchlift.signature",
     "TextInput": "torchlift.declare.inputs",

@@ -1,7 +1,10 @@
-"""What a component gives, output by output: an embedding, labels, or an array as it is. Plain data, in a manifest."""
+"""What a component gives, output by output: an embedding, labels, a span of a text, or an array as it is. Plain data, in
+a manifest.
+"""
 
 from __future__ import annotations
 
+import math
 from typing import Literal, get_args
 
 import msgspec
@@ -48,6 +51,39 @@ class Labels(msgspec.Struct, frozen=True, tag_field="kind", tag="labels"):
             )
 
 
+class Span(msgspec.Struct, frozen=True, tag_field="kind", tag="span"):
+    """Where the answer to a question begins in a text: float [batch, sequence], a score for each token.
+
+    The output ``end`` has the scores of where it ends. The answer is the span whose two scores add up to the most, over
+    all windows of the text.
+
+    - ``longest``: the most tokens of an answer.
+    - ``best``: how many starts of a window are looked at, and how many ends: those that score highest.
+    - ``no_answer``: whether the text may have none, as in SQuAD v2. It has none where the scores of the first token of
+      a window, in the window where they are least, are higher than the best span's by more than ``threshold``.
+    - ``mask``: the name of an input that is 0 at padding, as in :class:`Raw`.
+
+    Raises InputError where a value is not usable.
+    """
+
+    end: str
+    longest: int = 30
+    best: int = 20
+    no_answer: bool = False
+    threshold: float = 0.0
+    mask: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.end:
+            raise InputError("a span has no end", remedy="Name the output that scores where an answer ends.")
+        for name in ("longest", "best"):
+            value = getattr(self, name)
+            if type(value) is not int or value < 1:
+                raise InputError(f"{name} is {value!r}", remedy="It is a whole number, 1 or more.")
+        if type(self.threshold) not in (int, float) or not math.isfinite(self.threshold):
+            raise InputError(f"threshold is {self.threshold!r}", remedy="Give a number, by which logits may differ.")
+
+
 class Raw(msgspec.Struct, frozen=True, tag_field="kind", tag="raw"):
     """The array as the model gives it.
 
@@ -74,4 +110,4 @@ class Raw(msgspec.Struct, frozen=True, tag_field="kind", tag="raw"):
             )
 
 
-Answer = Embedding | Labels | Raw
+Answer = Embedding | Labels | Span | Raw
