@@ -1,6 +1,4 @@
-"""What a component gives, output by output: an embedding, labels, a span of a text, or an array as it is. Plain data, in
-a manifest.
-"""
+"""What a component gives, output by output: an embedding, labels, a span, or an array. Plain data, in a manifest."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ def finished(answer: Answer, values: np.ndarray) -> Any:
     """What the output of a component says, as it declares it. ``values`` has a row a sample.
 
     An embedding is float32 [N, E], with rows of length 1 where it says so; labels are a list of (name, score) a row,
-    the best first; a raw array, and the scores of a span, stay as they are. Raises InputError for values that do not fit.
+    the best first; a raw array and the scores of a span stay as they are. Raises InputError for values that do not fit.
     """
     match answer:
         case Embedding(normalize=normalize):
