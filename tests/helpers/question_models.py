@@ -2,15 +2,7 @@
 
 import functools
 
-import numpy as np
-import pytest
-from colour_models import bundle_of
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
-
-from torchlift.backends import Session
-from torchlift.declare.answers import Raw, Span
-from torchlift.declare.inputs import QuestionInput, TextPart
-from torchlift.signature import Axis, Signature, TensorSpec
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
 LINES = [

@@ -39,8 +39,12 @@ ASKED = st.lists(WORDS | st.text(max_size=2), min_size=1, max_size=3).map(" ".jo
 
 
 def trimmed(text, place):
-    """A place without white space at its ends, which the library leaves out of the first window alone."""
+    """A place without white space at its ends, which the library leaves out of the first window alone; None where
+    nothing is left, as of a token that is a byte of white space.
+    """
     found = text[slice(*place)]
+    if not found.strip():
+        return None
     start = place[0] + len(found) - len(found.lstrip())
     return start, max(start, place[1] - len(found) + len(found.rstrip()))
 

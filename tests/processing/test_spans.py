@@ -79,7 +79,7 @@ def test_the_best_span_is_the_reference_s(seed):
         except ValueError:  # nothing fits among the highest
             continue
         assert (answers.start[pair], answers.end[pair]) == (first, last)
-        assert answers.margin[pair] == pytest.approx(none - best)
+        assert (answers.best[pair], answers.none[pair]) == pytest.approx((best, none))
         assert bool(answers.given(declared)[pair]) == (none - best <= 0)
 
 
@@ -91,7 +91,8 @@ def test_a_span_that_is_certain_has_the_probability_1_and_rivals_share():
     answers = found(windows, start, end, Span("end"))
     assert windows.passages[0].text[answers.start[0] : answers.end[0]] == "wrote"
     assert answers.score[0] == pytest.approx(1)
-    assert answers.margin[0] == -np.inf
+    assert answers.none[0] == -np.inf
+    assert answers.score_of_none[0] == 0
     start[0, first] = end[0, first] = 9
     rivals = found(windows, start, end, Span("end"))
     assert rivals.score[0] == pytest.approx(1 / 3)  # Ada, wrote, Ada wrote
@@ -106,10 +107,10 @@ def test_no_answer_is_counted_and_the_threshold_decides():
     for threshold, given in ((0.0, False), (1.9, False), (2.0, True), (3.0, True)):
         declared = Span("end", no_answer=True, threshold=threshold)
         answers = found(windows, start, end, declared)
-        assert answers.margin[0] == pytest.approx(2.0)
+        assert answers.none[0] - answers.best[0] == pytest.approx(2.0)
         assert bool(answers.given(declared)[0]) is given
-    assert answers.none[0] == pytest.approx(1 / (1 + np.exp(-2.0)))
-    assert answers.none[0] + answers.score[0] == pytest.approx(1)
+    assert answers.score_of_none[0] == pytest.approx(1 / (1 + np.exp(-2.0)))
+    assert answers.score_of_none[0] + answers.score[0] == pytest.approx(1)
 
 
 def test_having_none_needs_every_window_to_say_so():
@@ -118,7 +119,7 @@ def test_having_none_needs_every_window_to_say_so():
     start[:, 0] = end[:, 0] = 5.0
     start[2, 0] = end[2, 0] = -5.0
     declared = Span("end", no_answer=True)
-    assert found(windows, start, end, declared).margin[0] == pytest.approx(-10.0)
+    assert found(windows, start, end, declared).none[0] == pytest.approx(-10.0)
 
 
 def test_padding_the_order_and_the_parts_do_not_matter():
@@ -135,7 +136,7 @@ def test_padding_the_order_and_the_parts_do_not_matter():
         assert other.start.tolist() == whole.start.tolist()
         assert other.end.tolist() == whole.end.tolist()
         np.testing.assert_allclose(other.score, whole.score)
-        np.testing.assert_allclose(other.margin, whole.margin)
+        np.testing.assert_allclose(other.none, whole.none)
 
 
 def test_where_nothing_fits_among_the_highest_all_spans_are_looked_at():

@@ -85,7 +85,7 @@ class QuestionAnswering(Pipeline):
         answers = []
         for row, (_, text) in enumerate(pairs):
             start, end = (int(found.start[row]), int(found.end[row])) if given[row] else (0, 0)
-            score = found.score[row] if given[row] else found.none[row]
+            score = found.score[row] if given[row] else found.score_of_none[row]
             answers.append(SpanAnswer(text[start:end], start, end, float(score)))
         return answers[0] if single else answers
 

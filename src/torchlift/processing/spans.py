@@ -26,20 +26,32 @@ class FoundSpans:
     """What was found for each question.
 
     ``start`` and ``end``, int64 [questions], are the characters of the best span in its text; -1 where no score of the
-    model is a number. ``score``, float64, is its probability among all spans that were looked at, from 0 to 1, and
-    ``none`` that of having no answer, which is 0 where a text must have one. ``margin`` is by how much having none
-    scores higher than the span, in logits; minus infinity where a text must have one.
+    model is a number. ``best`` is the sum of its two scores, ``none`` that of having no answer, ``total`` the logarithm
+    of the sum of the exponentials of all that was looked at: float64 [questions]. What does not count is minus
+    infinity: ``none`` where a text must have an answer.
     """
 
     start: Ids
     end: Ids
-    score: Floats
+    best: Floats
     none: Floats
-    margin: Floats
+    total: Floats
+
+    @property
+    def score(self) -> Floats:
+        """The probability of the best span, from 0 to 1."""
+        return _share(self.best, self.total)
+
+    @property
+    def score_of_none(self) -> Floats:
+        """The probability of having no answer, from 0 to 1."""
+        return _share(self.none, self.total)
 
     def given(self, declared: Span) -> npt.NDArray[np.bool_]:
         """Which questions have an answer: bool [questions]."""
-        given: npt.NDArray[np.bool_] = (self.start >= 0) & ~(self.margin > declared.threshold)
+        known = np.isfinite(self.none) & np.isfinite(self.best)
+        margin = np.subtract(self.none, self.best, where=known, out=np.full(len(self.best), -np.inf))
+        given: npt.NDArray[np.bool_] = (self.start >= 0) & ~(margin > declared.threshold)
         return given
 
 
@@ -90,17 +102,14 @@ class SpanSearch:
         counted = self._free == self._free[chosen][windows.pair]
         np.logaddexp.at(total, windows.pair[counted], self._all[counted])
         np.minimum.at(none, windows.pair, self._none)
-        best, margin = self._best[chosen], np.full(count, -np.inf)
         if self._declared.no_answer:
             none = np.where(np.isfinite(none), none, -np.inf)
             total = np.logaddexp(total, none)
-            both = np.isfinite(none) & np.isfinite(best)
-            margin[both] = none[both] - best[both]
         else:
             none = np.full(count, -np.inf)
         places = [self._place(int(row)) for row in chosen]
         start, end = (np.array([place[side] for place in places], np.int64) for side in (0, 1))
-        return FoundSpans(start, end, _share(best, total), _share(none, total), margin)
+        return FoundSpans(start, end, self._best[chosen], none, total)
 
     def _place(self, row: int) -> tuple[int, int]:
         """The characters of a row's best span, without white space at its ends; (-1, -1) where there is none."""
