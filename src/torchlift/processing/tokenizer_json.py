@@ -45,6 +45,26 @@ class JsonTokenizer:
 
     def __call__(self, texts: Sequence[str]) -> Tokens:
         """Tokenize some texts. Raises InputError for what is no string, and for one that is no Unicode."""
+        found = self._encoded(texts)
+        return Tokens(
+            ids=[encoding.ids for encoding in found],
+            truncated=[bool(encoding.overflowing) for encoding in found],
+            empty=[all(encoding.special_tokens_mask) for encoding in found],
+            pad=self.pad,
+            types=[encoding.type_ids for encoding in found],
+        )
+
+    def places(self, texts: Sequence[str]) -> list[list[tuple[int, int] | None]]:
+        """Of each text where each token begins and ends in it, in characters; None for a token that is put around it.
+
+        The tokens are those that a call gives. Raises InputError as a call does.
+        """
+        return [
+            [None if special else place for place, special in zip(e.offsets, e.special_tokens_mask, strict=True)]
+            for e in self._encoded(texts)
+        ]
+
+    def _encoded(self, texts: Sequence[str]) -> list[tokenizers.Encoding]:
         for position, text in enumerate(texts):
             if not isinstance(text, str):
                 raise InputError(f"text {position} is {type(text).__name__}, not str", remedy="Pass strings only.")
@@ -54,11 +74,4 @@ class JsonTokenizer:
                 raise InputError(
                     f"text {position} has a lone surrogate, which is no character", remedy="Decode it as UTF-8 first."
                 ) from error
-        found = self._tokenizer.encode_batch(list(texts))
-        return Tokens(
-            ids=[encoding.ids for encoding in found],
-            truncated=[bool(encoding.overflowing) for encoding in found],
-            empty=[all(encoding.special_tokens_mask) for encoding in found],
-            pad=self.pad,
-            types=[encoding.type_ids for encoding in found],
-        )
+        return self._tokenizer.encode_batch(list(texts))

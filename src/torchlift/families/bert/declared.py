@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from torchlift.declare.answers import Answer, Embedding, Labels, Raw
+from torchlift.declare.answers import Answer, Embedding, Labels, Raw, TokenLabels
 from torchlift.declare.inputs import ArrayInput, Input, TextInput, TextPart
 from torchlift.errors import CheckpointError
 from torchlift.families.base import LoadOptions
@@ -75,8 +75,8 @@ def inputs_of(folder: Folder, signature: Signature, tokenizer: FolderTokenizer, 
         return {name: ArrayInput() for name in signature.input_names}
     length = min(signature.axis(SEQUENCE).max, (folder.modules is None and tokenizer.longest) or 1 << 20)
     text = TextInput(role, length, characters=CHARACTERS)
-    follow = {name: TextPart(ids, part) for name, part in zip(parts, ("mask", "types"), strict=False)}
-    return {ids: text, **follow}
+    follow = (TextPart(ids, "mask"), TextPart(ids, "types"))
+    return {ids: text, **dict(zip(parts, follow, strict=False))}
 
 
 def answers_of(folder: Folder, config: Any, signature: Signature) -> dict[str, Answer]:
@@ -87,6 +87,8 @@ def answers_of(folder: Folder, config: Any, signature: Signature) -> dict[str, A
     if folder.head is SENTENCES:
         assert folder.modules is not None
         return {"embedding": Embedding(normalize=folder.modules.normalize)}
+    if folder.head is TOKENS:
+        return {"logits": TokenLabels(label_names(config), mask)}
     return {name: Raw(mask=mask) for name in signature.output_names}
 
 
@@ -96,8 +98,8 @@ def _labels(config: Any) -> Answer:
     if problem == "regression" or (config.num_labels == 1 and problem is None):
         return Raw()
     names = label_names(config)
-    activation = "sigmoid" if problem == "multi_label_classification" else "softmax"
-    return Labels(names, top=min(5, len(names)), activation=activation)
+    several = problem == "multi_label_classification"
+    return Labels(names, top=min(5, len(names)), activation="sigmoid" if several else "softmax")
 
 
 def label_names(config: Any) -> tuple[str, ...]:

@@ -16,9 +16,9 @@ MODEL_TYPES = ("bert", "roberta", "distilbert", "electra", "mpnet", "xlm-roberta
 """What config.json calls the kinds of model that are read."""
 
 EXPECTED = (
-    f"Give a folder, or a name on the hub, of a model of one of the types {', '.join(MODEL_TYPES)}, saved by "
-    f"transformers as an encoder or with one of the heads {', '.join(h.suffix for h in HEADS if h.suffix)}, or saved by "
-    "sentence-transformers."
+    f"Give a folder, or a name on the hub, of a model of one of the types {', '.join(MODEL_TYPES)}, that transformers "
+    f"saved as an encoder or with one of the heads {', '.join(h.suffix for h in HEADS if h.suffix)}, or that "
+    "sentence-transformers saved."
 )
 
 TOKENIZER_FILES = ("vocab.txt", "merges.txt", "sentencepiece.bpe.model", "spm.model", "spiece.model")
@@ -46,7 +46,7 @@ class Folder:
 
 
 def open_folder(source: str) -> Folder:
-    """Find out what ``source`` is. A name on the hub is downloaded. Raises CheckpointError where there is no such model."""
+    """Find out what ``source`` is; a name on the hub is downloaded. Raises CheckpointError where it is no such model."""
     path = Path(source).expanduser()
     if path.is_file():
         raise CheckpointError(f"{path} is a file", remedy=EXPECTED)

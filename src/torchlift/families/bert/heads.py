@@ -32,7 +32,7 @@ class Head:
 
 
 ENCODER = Head("encoder", "", "AutoModel", ("last_hidden_state",))
-SENTENCES = Head("sentences", "", "AutoModel", ("embedding",))
+SENTENCES = Head("sentences", "", "AutoModel", ("embedding",), pipeline="text-encoder")
 QUESTIONS = Head(
     "question-answering",
     "ForQuestionAnswering",

@@ -1,4 +1,4 @@
-"""The networks: transformers' own, which are the truth, and the same with a mask and an attention that export well."""
+"""The networks: transformers' own, which are the truth, and the same with an attention that exports well."""
 
 from __future__ import annotations
 
@@ -21,9 +21,12 @@ MASKED = 1e4
 _OWN_ATTENTION = ("mpnet", "deberta-v2")
 """Types of model with an attention of their own, which transformers does not let others write."""
 
+_OWN_MASK = ("deberta-v2",)
+"""Types of model that do not add the mask to the scores."""
+
 
 def build(config: Mapping[str, Any], head: Head) -> nn.Module:
-    """transformers' network for a config.json, on the meta device: it has shapes, but no weights.
+    """Transformers' network for a config.json, on the meta device: it has shapes, but no weights.
 
     Raises CheckpointError where the values do not fit each other.
     """
@@ -59,7 +62,10 @@ class Network(nn.Module):
         return self._finished(self._asked(ids, mask, types), mask)
 
     def _asked(self, ids: Tensor, mask: Tensor, types: Tensor | None) -> tuple[Tensor, ...]:
+        config: Any = self.network.config
         given = {} if types is None else {"token_type_ids": types}
+        if config.model_type not in _OWN_MASK:
+            mask = ((mask.float() - 1.0) * MASKED)[:, None, None, :]  # transformers builds it by twelve operators
         found: tuple[Tensor, ...] = self.network(input_ids=ids, attention_mask=mask, return_dict=False, **given)
         return found
 
@@ -70,22 +76,14 @@ class Network(nn.Module):
 
 
 class ExportedNetwork(Network):
-    """Computes the same as Network, with the same parameters: the mask is one subtraction, and attention is written in
-    a style that runtimes fuse.
-    """
+    """Computes the same as Network, with the same parameters. Attention is written in a style that runtimes fuse."""
 
     def __init__(self, reference: Network, attention: Attention) -> None:
         shared = {id(tensor): tensor for tensor in (*reference.parameters(), *reference.buffers())}
         super().__init__(copy.deepcopy(reference.network, shared), reference._outputs, reference.finish)
         config: Any = self.network.config
-        self._own = config.model_type in _OWN_ATTENTION
-        if not self._own:
+        if config.model_type not in _OWN_ATTENTION:
             config._attn_implementation = _name(attention)
-
-    def _asked(self, ids: Tensor, mask: Tensor, types: Tensor | None) -> tuple[Tensor, ...]:
-        if not self._own:
-            mask = ((mask.float() - 1.0) * MASKED)[:, None, None, :]
-        return super()._asked(ids, mask, types)
 
 
 def _name(style: Attention) -> str:

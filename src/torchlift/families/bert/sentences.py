@@ -1,4 +1,4 @@
-"""What sentence-transformers puts on an encoder: pooling, dense layers and normalisation, as its folder describes them."""
+"""What sentence-transformers puts on an encoder, as its folder says: pooling, dense layers and normalisation."""
 
 from __future__ import annotations
 
@@ -136,18 +136,16 @@ def _poolings(file: Path) -> tuple[str, ...]:
 def _layer(folder: Path) -> DenseLayer:
     config = read_json(folder / "config.json")
     activation = str(config.get("activation_function", "Tanh")).rpartition(".")[2].partition("(")[0]
-    sizes = config.get("in_features"), config.get("out_features")
-    if activation not in ACTIVATIONS or not all(type(size) is int and size > 0 for size in sizes):
+    before, after = config.get("in_features"), config.get("out_features")
+    if activation not in ACTIVATIONS or not (isinstance(before, int) and isinstance(after, int) and before > 0 < after):
         raise CheckpointError(
-            f"{folder / 'config.json'} describes no dense layer that is known: {sizes[0]} to {sizes[1]}, {activation}",
+            f"{folder / 'config.json'} describes no dense layer that is known: {before} to {after}, {activation}",
             remedy=f"The activations that are known are {', '.join(ACTIVATIONS)}.",
         )
     files = [folder / name for name in ("model.safetensors", "pytorch_model.bin") if (folder / name).is_file()]
     if not files:
         raise CheckpointError(f"{folder} has no weights", remedy="Download the folder again.")
-    return DenseLayer(
-        folder, tuple(files[:1]), int(sizes[0]), int(sizes[1]), bool(config.get("bias", True)), activation
-    )
+    return DenseLayer(folder, tuple(files[:1]), before, after, bool(config.get("bias", True)), activation)
 
 
 class Finish(nn.Module):

@@ -34,8 +34,9 @@ class FolderTokenizer:
 
 
 def read_tokenizer(folder: Path, config: Mapping[str, Any], *, lowercase: bool = False) -> FolderTokenizer:
-    """Read the tokenizer of a folder: its tokenizer.json, or one that transformers makes of vocab.txt, of vocab.json and
-    merges.txt, or of a sentencepiece model. No code of the folder runs. ``lowercase``: texts are made lower case first.
+    """Read the tokenizer of a folder: its tokenizer.json, or one that transformers makes of vocab.txt, of vocab.json
+    and merges.txt, or of a sentencepiece model. No code of the folder runs. ``lowercase``: texts are made lower case
+    first.
 
     Raises CheckpointError where there is none, or where it is damaged.
     """
