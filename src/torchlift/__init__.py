@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from torchlift.declare.answers import Labels as Labels
     from torchlift.declare.answers import Raw as Raw
     from torchlift.declare.answers import Span as Span
+    from torchlift.declare.answers import TokenLabels as TokenLabels
     from torchlift.declare.inputs import ImageInput as ImageInput
     from torchlift.declare.inputs import QuestionInput as QuestionInput
     from torchlift.declare.inputs import TextInput as TextInput
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from torchlift.manifest import Variant as Variant
     from torchlift.pipelines.dual_encoder import DualEncoder as DualEncoder
     from torchlift.pipelines.tensors import TensorPipeline as TensorPipeline
+    from torchlift.pipelines.text_encoder import TextEncoder as TextEncoder
     from torchlift.progress import Progress as Progress
     from torchlift.signature import Axis as Axis
     from torchlift.signature import Profile as Profile
@@ -65,8 +67,10 @@ _NAMES = {
     "Span": "torchlift.declare.answers",
     "TensorPipeline": "torchlift.pipelines.tensors",
     "TensorSpec": "torchlift.signature",
+    "TextEncoder": "torchlift.pipelines.text_encoder",
     "TextInput": "torchlift.declare.inputs",
     "TextPart": "torchlift.declare.inputs",
+    "TokenLabels": "torchlift.declare.answers",
     "Tolerance": "torchlift.evidence",
     "TorchliftError": "torchlift.errors",
     "Variant": "torchlift.manifest",

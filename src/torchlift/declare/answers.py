@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Literal, get_args
 
 import msgspec
@@ -32,15 +33,7 @@ class Labels(msgspec.Struct, frozen=True, tag_field="kind", tag="labels"):
     activation: Activation = "softmax"
 
     def __post_init__(self) -> None:
-        msgspec.structs.force_setattr(self, "names", tuple(self.names))
-        if not self.names:
-            raise InputError("there are no label names", remedy="Give a name for each class of the model.")
-        other = next((name for name in self.names if not isinstance(name, str)), None)
-        if other is not None:
-            raise InputError(
-                f"the label name {other!r} is {type(other).__name__}, not str",
-                remedy="Write each name as a string, for example map(str, range(10)).",
-            )
+        msgspec.structs.force_setattr(self, "names", _checked(self.names))
         if self.top < 1:
             raise InputError(f"top is {self.top}", remedy="Ask for 1 label or more.")
         if self.activation not in get_args(Activation):
@@ -82,6 +75,23 @@ class Span(msgspec.Struct, frozen=True, tag_field="kind", tag="span"):
             raise InputError(f"threshold is {self.threshold!r}", remedy="Give a number, by which logits may differ.")
 
 
+class TokenLabels(msgspec.Struct, frozen=True, tag_field="kind", tag="token-labels"):
+    """The logits of a classifier of tokens, float [batch, sequence, classes], read as the best name of each token.
+
+    For example a network that finds names of people gives ``B-PER`` for the token ``Ada``. Of a text each token comes
+    with its place in it; those that the tokenizer puts around a text are left out. ``mask`` names the input that is 0
+    at padding, as in :class:`Raw`.
+
+    Raises InputError where a name is missing.
+    """
+
+    names: tuple[str, ...]
+    mask: str = ""
+
+    def __post_init__(self) -> None:
+        msgspec.structs.force_setattr(self, "names", _checked(self.names))
+
+
 class Raw(msgspec.Struct, frozen=True, tag_field="kind", tag="raw"):
     """The array as the model gives it.
 
@@ -108,4 +118,17 @@ class Raw(msgspec.Struct, frozen=True, tag_field="kind", tag="raw"):
             )
 
 
-Answer = Embedding | Labels | Span | Raw
+Answer = Embedding | Labels | TokenLabels | Span | Raw
+
+
+def _checked(names: Sequence[str]) -> tuple[str, ...]:
+    """The names of classes. Raises InputError where there is none, or where one is no string."""
+    if not names:
+        raise InputError("there are no label names", remedy="Give a name for each class of the model.")
+    other = next((name for name in names if not isinstance(name, str)), None)
+    if other is not None:
+        raise InputError(
+            f"the label name {other!r} is {type(other).__name__}, not str",
+            remedy="Write each name as a string, for example map(str, range(10)).",
+        )
+    return tuple(names)

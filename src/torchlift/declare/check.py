@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from torchlift.declare.answers import Answer, Embedding, Labels, Raw, Span
+from torchlift.declare.answers import Answer, Embedding, Labels, Raw, Span, TokenLabels
 from torchlift.declare.inputs import ArrayInput, ImageInput, Input, QuestionInput, TextInput, TextPart
 from torchlift.errors import SignatureError
 from torchlift.signature import BATCH, Signature, TensorSpec
@@ -103,6 +103,13 @@ def _check_answer(spec: TensorSpec, answer: Answer) -> None:
                 f"output {spec.name} is {spec}, and {len(names):,} labels are declared",
                 remedy=f"It must be float32[batch, {len(names)}]: name every class of the model.",
             )
+        case TokenLabels(names=names) if (
+            not spec.dtype.startswith("float") or len(spec.shape) != 3 or spec.shape[2] not in (len(names), None)
+        ):
+            raise SignatureError(
+                f"output {spec.name} is {spec}, and {len(names):,} labels are declared for its tokens",
+                remedy=f"It must be float32[batch, sequence, {len(names)}]: name every class of the model.",
+            )
         case Raw(groups=groups) if groups and sum(groups) not in spec.shape:
             raise SignatureError(
                 f"output {spec.name} is {spec}, and groups of {sum(groups)} columns are declared",
@@ -112,7 +119,7 @@ def _check_answer(spec: TensorSpec, answer: Answer) -> None:
 
 def _check_mask(signature: Signature, spec: TensorSpec, answer: Answer) -> None:
     """Raise SignatureError for a mask that is no input, or that does not lie along the output's first dimensions."""
-    if not isinstance(answer, (Raw, Span)) or not answer.mask:
+    if not isinstance(answer, (Raw, Span, TokenLabels)) or not answer.mask:
         return
     mask = next((found for found in signature.inputs if found.name == answer.mask), None)
     if mask is None or mask.shape != spec.shape[: len(mask.shape)]:

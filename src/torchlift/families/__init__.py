@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from torchlift.families.base import Family
 
 FAMILIES: dict[str, str] = {
+    "bert": "torchlift.families.bert:Bert",
     "chinese-clip": "torchlift.families.chinese_clip:ChineseClip",
     "mobilevit": "torchlift.families.mobilevit:MobileViTFamily",
     "module": "torchlift.families.module:ModuleFamily",

@@ -36,15 +36,18 @@ def is_hub_name(source: str) -> bool:
     return _HUB_NAME.fullmatch(source) is not None and not source.endswith(_FILE_SUFFIXES)
 
 
-def read_folder(folder: Path, model_type: str, expected: str, pattern: str) -> tuple[dict[str, Any], tuple[Path, ...]]:
+def read_folder(
+    folder: Path, model_types: str | Sequence[str], expected: str, pattern: str = ""
+) -> tuple[dict[str, Any], tuple[Path, ...]]:
     """Read the config.json of a folder, and find the files of its weights.
 
-    Raises CheckpointError for a folder of another kind of model, with the remedy ``expected``. If the folder has files
-    that match ``pattern``, the remedy names one of these instead.
+    ``model_types`` is the kind of model that is expected, or several. Raises CheckpointError for a folder of another
+    kind, with the remedy ``expected``. If the folder has files that match ``pattern``, the remedy names one of these
+    instead.
     """
     file = folder / "config.json"
     if not file.is_file():
-        checkpoints = sorted(p.name for p in folder.glob(pattern))
+        checkpoints = sorted(p.name for p in folder.glob(pattern)) if pattern else []
         hint = f"Name the file itself: {folder / checkpoints[0]}." if checkpoints else expected
         raise CheckpointError(f"{folder} has no config.json", remedy=hint)
     config = read_json(file)
@@ -53,9 +56,12 @@ def read_folder(folder: Path, model_type: str, expected: str, pattern: str) -> t
             raise CheckpointError(
                 f"{file} states {str(count)[:20]} labels: at most {_MOST_LABELS:,} are possible", remedy=expected
             )
+    known = (model_types,) if isinstance(model_types, str) else model_types
     kind = config.get("model_type")
-    if kind != model_type:
-        raise CheckpointError(f"{folder} holds a model of type {kind!r}, not {model_type!r}", remedy=expected)
+    if kind not in known:
+        raise CheckpointError(
+            f"{folder} holds a model of type {kind!r}, not {' or '.join(map(repr, known))}", remedy=expected
+        )
     return config, _weight_files(folder)
 
 

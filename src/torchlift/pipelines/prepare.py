@@ -30,7 +30,7 @@ from torchlift.pipelines.columns import (
 )
 from torchlift.processing.image import pixels_of, size_of
 from torchlift.processing.questions import Passage, QuestionTokenizer, Windows
-from torchlift.processing.tokens import Tokenizer, Tokens, open_tokenizer
+from torchlift.processing.tokens import Placing, Tokenizer, Tokens, open_tokenizer
 from torchlift.signature import BATCH, TensorSpec
 
 
@@ -144,6 +144,24 @@ class Preparer:
                     remedy="Give at least one character that is not white space and that can be seen.",
                 )
         return tokens
+
+    def texts(self, values: Mapping[str, Any]) -> list[str] | None:
+        """The texts among the values that are given, where the component takes one text; None for ids."""
+        names = self.component.inputs_of(TextInput)
+        if len(names) != 1 or names[0] not in values or _is_ids(values[names[0]]):
+            return None
+        return [*values[names[0]]]
+
+    def places(self, texts: Sequence[str]) -> list[list[tuple[int, int] | None]]:
+        """Where the tokens of texts are in them, in characters. Raises BundleError for a tokenizer that cannot tell."""
+        (name,) = self.component.inputs_of(TextInput)
+        tokenizer = self.tokenizers[name]
+        if not isinstance(tokenizer, Placing):
+            raise BundleError(
+                f"the tokenizer of {name} is a vocab.txt, which does not tell where tokens are",
+                remedy="Ship the model with a tokenizer.json.",
+            )
+        return tokenizer.places(texts)
 
     def _value(self, name: str, value: Any) -> np.ndarray | list[Any]:
         """A value as an array, or as a list of what is prepared. Raises SignatureError for an array of another rank."""

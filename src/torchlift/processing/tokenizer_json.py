@@ -34,9 +34,7 @@ class JsonTokenizer:
 
     def __call__(self, texts: Sequence[str]) -> Tokens:
         """Tokenize some texts. Raises InputError for what is no string, and for one that is no Unicode."""
-        for position, text in enumerate(texts):
-            require_unicode(text, f"text {position}")
-        found = self._tokenizer.encode_batch(list(texts))
+        found = self._encoded(texts)
         return Tokens(
             ids=[encoding.ids for encoding in found],
             truncated=[bool(encoding.overflowing) for encoding in found],
@@ -44,6 +42,21 @@ class JsonTokenizer:
             pad=self.pad,
             types=[encoding.type_ids for encoding in found],
         )
+
+    def places(self, texts: Sequence[str]) -> list[list[tuple[int, int] | None]]:
+        """Of each text where each token begins and ends in it, in characters; None for a token that is put around it.
+
+        The tokens are those that a call gives. Raises InputError as a call does.
+        """
+        return [
+            [None if special else place for place, special in zip(e.offsets, e.special_tokens_mask, strict=True)]
+            for e in self._encoded(texts)
+        ]
+
+    def _encoded(self, texts: Sequence[str]) -> list[tokenizers.Encoding]:
+        for position, text in enumerate(texts):
+            require_unicode(text, f"text {position}")
+        return self._tokenizer.encode_batch(list(texts))
 
 
 def read_tokenizer(content: bytes) -> tokenizers.Tokenizer:
