@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from facts import FACTS, WORDS, Paragraph, paragraph, write_squad
+from facts import ELSE, FACTS, WORDS, Paragraph, paragraph, write_squad
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from torch import Tensor
 from torch.nn import functional as F
@@ -34,10 +34,10 @@ class Plan:
 
     steps: int = 600
     batch: int = 32
-    learning_rate: float = 2e-3
+    learning_rate: float = 3e-3
     warm_up: int = 100
-    width: int = 96
-    layers: int = 3
+    width: int = 64
+    layers: int = 2
     heads: int = 4
     unanswerable: bool = False
     seed: int = 0
@@ -53,6 +53,7 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
     normalizer, splitter = normalizers.BertNormalizer(lowercase=True), pre_tokenizers.BertPreTokenizer()
     lines = [word for words in WORDS.values() for values in words.values() for word in values]
     lines += [line for facts in FACTS.values() for fact in facts for line in (fact.sentence, fact.question)]
+    lines += [line for sentences in ELSE.values() for line in sentences]
     words = {word for line in lines for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(line))}
     digits = {f"{number:02}" for number in range(100)}
     characters = {character for word in (*words, *digits) for character in word}
@@ -106,15 +107,15 @@ def rows_of(tokenizer: PreTrainedTokenizerFast, paragraphs: Sequence[Paragraph])
 
 def paragraphs_of(rng: random.Random, count: int, unanswerable: bool) -> list[Paragraph]:
     """Paragraphs of various lengths."""
-    return [paragraph(rng, rng.randint(2, 5), rng.randint(3, 12), unanswerable) for _ in range(count)]
+    return [paragraph(rng, rng.randint(4, 9 - unanswerable), unanswerable) for _ in range(count)]
 
 
 # Training -------------------------------------------------------------------------------------------------------------
 
 
 def make_model(plan: Plan, vocabulary: int) -> BertForQuestionAnswering:
-    """A BERT with random weights, whose tokens look at first for others like them: with that it learns much sooner
-    where the text speaks of what the question names.
+    """A BERT with random weights. At first its tokens look for others like them, so that it finds sooner where the text
+    speaks of what the question names.
     """
     config = BertConfig(
         vocab_size=vocabulary,
@@ -142,7 +143,9 @@ def rate(step: int, plan: Plan) -> float:
     return 0.5 + 0.5 * math.cos(math.pi * (step - plan.warm_up) / (plan.steps - plan.warm_up))
 
 
-def train(plan: Plan, tokenizer: PreTrainedTokenizerFast, held_out: Rows, every_s: float = 10.0) -> BertForQuestionAnswering:
+def train(
+    plan: Plan, tokenizer: PreTrainedTokenizerFast, held_out: Rows, every_s: float = 10.0
+) -> BertForQuestionAnswering:
     """Train on paragraphs that are made for each step, and print the loss and what share is right."""
     torch.manual_seed(plan.seed)
     rng = random.Random(plan.seed)

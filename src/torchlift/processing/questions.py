@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -63,18 +64,21 @@ class Windows:
         """How many rows there are."""
         return len(self.pair)
 
-    @property
+    @functools.cached_property
     def lengths(self) -> Ids:
         """The tokens of each row, all counted: int64 [rows]."""
-        asked = np.array([len(question) for question in self.questions], np.int64)
-        lengths: Ids = asked[self.pair] + self.layout.tokens + self.stop - self.start
-        return lengths
+        return self._firsts + len(self.layout.ids[2]) + self.stop - self.start
 
     def first(self, rows: Ids) -> Ids:
         """The position of the text's first token in some rows."""
-        asked = np.array([len(self.questions[pair]) for pair in self.pair[rows]], np.int64)
-        first: Ids = asked + len(self.layout.ids[0]) + len(self.layout.ids[1])
+        first: Ids = self._firsts[rows]
         return first
+
+    @functools.cached_property
+    def _firsts(self) -> Ids:
+        asked = np.array([len(question) for question in self.questions], np.int64)
+        firsts: Ids = asked[self.pair] + len(self.layout.ids[0]) + len(self.layout.ids[1])
+        return firsts
 
     def ids(self, rows: Ids, length: int) -> Ids:
         """The ids of some rows, int64 [n, length], padded on the right."""
