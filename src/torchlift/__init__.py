@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from torchlift.manifest import Manifest as Manifest
     from torchlift.manifest import Variant as Variant
     from torchlift.pipelines.dual_encoder import DualEncoder as DualEncoder
+    from torchlift.pipelines.question_answering import QuestionAnswering as QuestionAnswering
+    from torchlift.pipelines.question_answering import SpanAnswer as SpanAnswer
     from torchlift.pipelines.tensors import TensorPipeline as TensorPipeline
     from torchlift.pipelines.text_encoder import TextEncoder as TextEncoder
     from torchlift.progress import Progress as Progress
@@ -61,10 +63,12 @@ _NAMES = {
     "Metric": "torchlift.tasks.base",
     "Profile": "torchlift.signature",
     "Progress": "torchlift.progress",
+    "QuestionAnswering": "torchlift.pipelines.question_answering",
     "QuestionInput": "torchlift.declare.inputs",
     "Raw": "torchlift.declare.answers",
     "Signature": "torchlift.signature",
     "Span": "torchlift.declare.answers",
+    "SpanAnswer": "torchlift.pipelines.question_answering",
     "TensorPipeline": "torchlift.pipelines.tensors",
     "TensorSpec": "torchlift.signature",
     "TextEncoder": "torchlift.pipelines.text_encoder",
