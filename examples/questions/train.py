@@ -32,9 +32,9 @@ SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 class Plan:
     """How large the model is, how long to train and how fast to learn."""
 
-    steps: int = 600
+    steps: int = 800
     batch: int = 32
-    learning_rate: float = 3e-3
+    learning_rate: float = 4e-3
     warm_up: int = 100
     width: int = 64
     layers: int = 2
@@ -114,8 +114,8 @@ def paragraphs_of(rng: random.Random, count: int, unanswerable: bool) -> list[Pa
 
 
 def make_model(plan: Plan, vocabulary: int) -> BertForQuestionAnswering:
-    """A BERT with random weights. At first its tokens look for others like them, so that it finds sooner where the text
-    speaks of what the question names.
+    """A BERT with random weights. At first its tokens look for others like them, and positions are waves, so that it
+    finds sooner where the text speaks of what the question names, and what stands beside it.
     """
     config = BertConfig(
         vocab_size=vocabulary,
@@ -127,9 +127,14 @@ def make_model(plan: Plan, vocabulary: int) -> BertForQuestionAnswering:
         hidden_dropout_prob=0.0,
         attention_probs_dropout_prob=0.0,
         initializer_range=0.05,
+        no_answer=plan.unanswerable,
     )
     model = BertForQuestionAnswering(config)
+    waves = torch.arange(LENGTH)[:, None] * torch.exp(-math.log(1000) * torch.arange(0, plan.width, 2) / plan.width)
     with torch.no_grad():
+        model.bert.embeddings.position_embeddings.weight.copy_(
+            0.07 * torch.stack([waves.sin(), waves.cos()], 2).flatten(1)
+        )
         for layer in model.bert.encoder.layer:
             attention = layer.attention.self
             attention.key.weight.copy_(attention.query.weight)

@@ -1,4 +1,4 @@
-"""Exact match and F1 as SQuAD's two scripts compute them, which are written out below, on a model that knows one thing."""
+"""Exact match and F1 as SQuAD's two scripts compute them, which are written out below."""
 
 import collections
 import json
@@ -36,7 +36,7 @@ SECOND = [
 ]
 
 
-# The scripts evaluate-v1.1.py and evaluate-v2.0.py of SQuAD ------------------------------------------------------------
+# The scripts evaluate-v1.1.py and evaluate-v2.0.py of SQuAD
 
 
 def normalize_answer(s):
@@ -109,7 +109,7 @@ def by_the_script(data, predictions):
     return found
 
 
-# The tests ------------------------------------------------------------------------------------------------------------
+# The tests
 
 ANSWERS = st.lists(
     st.sampled_from(["the", "a", "An", "cat", "Cat.", "cat's", "dog", "-", "!", "猫", "ἀ", "1,000", "\u3000", "\n"]),
