@@ -24,7 +24,10 @@ if TYPE_CHECKING:
     from torchlift.declare.answers import Embedding as Embedding
     from torchlift.declare.answers import Labels as Labels
     from torchlift.declare.answers import Raw as Raw
+    from torchlift.declare.answers import Span as Span
+    from torchlift.declare.answers import TokenLabels as TokenLabels
     from torchlift.declare.inputs import ImageInput as ImageInput
+    from torchlift.declare.inputs import QuestionInput as QuestionInput
     from torchlift.declare.inputs import TextInput as TextInput
     from torchlift.declare.inputs import TextPart as TextPart
     from torchlift.declare.module import module as module
@@ -34,7 +37,10 @@ if TYPE_CHECKING:
     from torchlift.manifest import Manifest as Manifest
     from torchlift.manifest import Variant as Variant
     from torchlift.pipelines.dual_encoder import DualEncoder as DualEncoder
+    from torchlift.pipelines.question_answering import QuestionAnswering as QuestionAnswering
+    from torchlift.pipelines.question_answering import SpanAnswer as SpanAnswer
     from torchlift.pipelines.tensors import TensorPipeline as TensorPipeline
+    from torchlift.pipelines.text_encoder import TextEncoder as TextEncoder
     from torchlift.progress import Progress as Progress
     from torchlift.signature import Axis as Axis
     from torchlift.signature import Profile as Profile
@@ -57,12 +63,18 @@ _NAMES = {
     "Metric": "torchlift.tasks.base",
     "Profile": "torchlift.signature",
     "Progress": "torchlift.progress",
+    "QuestionAnswering": "torchlift.pipelines.question_answering",
+    "QuestionInput": "torchlift.declare.inputs",
     "Raw": "torchlift.declare.answers",
     "Signature": "torchlift.signature",
+    "Span": "torchlift.declare.answers",
+    "SpanAnswer": "torchlift.pipelines.question_answering",
     "TensorPipeline": "torchlift.pipelines.tensors",
     "TensorSpec": "torchlift.signature",
+    "TextEncoder": "torchlift.pipelines.text_encoder",
     "TextInput": "torchlift.declare.inputs",
     "TextPart": "torchlift.declare.inputs",
+    "TokenLabels": "torchlift.declare.answers",
     "Tolerance": "torchlift.evidence",
     "TorchliftError": "torchlift.errors",
     "Variant": "torchlift.manifest",

@@ -17,6 +17,14 @@ from torchlift.cli import common, display, on
 @click.option(
     "--input", "inputs", multiple=True, metavar="NAME=FILE", help="A .npy file, an image file, or a number, by input."
 )
+@click.option("--question", "questions", multiple=True, help="A question about the context (repeatable).")
+@click.option(
+    "--context",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="The file of the text, in UTF-8, that has the answer.",
+)
+@click.option("--context-text", metavar="TEXT", help="The text itself, in the place of a file.")
 @click.option(
     "-o",
     "--output",
@@ -43,11 +51,12 @@ def command(
     """Run a bundle; without torch.
 
     Of an encoder of images and texts, both give each text's probability for each image; images or texts alone give
-    features. Of any other model, images and texts go to the input that takes them, and an --input to the input that it
-    names.
+    features. A model that answers questions takes them with the text that has the answer. Of any other model, images
+    and texts go to the input that takes them, and an --input to the input that it names.
 
     \b
     torchlift run clip/ --image cat.jpg --text 猫 --text 狗
+    torchlift run qa/ --question "Who wrote it?" --context chapter.txt
     torchlift run net/ --input history=history.npy --input ratings=ratings.npy --output score=score.npy
 
     Files have the arrays that are printed; for labels, what the model gives for every label. A file is replaced.

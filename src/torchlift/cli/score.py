@@ -20,12 +20,12 @@ from torchlift.cli import common, display, on
     "--write",
     "folder",
     type=click.Path(path_type=Path),
-    help="Write the chosen variants' features, predictions and result in the formats of Chinese-CLIP's scripts.",
+    help="Write the chosen variants' answers in the formats of the task's own scripts.",
 )
 @click.option(
     "--predictions",
     type=click.Path(path_type=Path),
-    help="Score this file of predictions, in the format of Chinese-CLIP's scripts, in place of the variants.",
+    help="Score this file of predictions, in the format of the task's own scripts, in place of the variants.",
 )
 @click.option("--report", is_flag=True, help="Only print: the bundle's scores, gate and choices stay as they are.")
 @on.threads_option

@@ -13,6 +13,7 @@ from torchlift.datasets.pairs import PairsData, has_pairs, read_pairs
 from torchlift.datasets.plain import ArrayData, TextData, read_arrays, read_texts
 from torchlift.datasets.records import read_records
 from torchlift.datasets.retrieval import RetrievalData, Text, read_retrieval, retrieval_splits, write_retrieval
+from torchlift.datasets.squad import SquadData, read_squad
 from torchlift.errors import DataError
 from torchlift.storage import is_file, is_folder
 
@@ -28,6 +29,7 @@ __all__ = [
     "SampleData",
     "Skips",
     "Source",
+    "SquadData",
     "Text",
     "TextData",
     "Unlabelled",
@@ -38,10 +40,11 @@ __all__ = [
 ]
 
 Unlabelled = ImageData | TextData | ArrayData
-Data = RetrievalData | LabelledData | PairsData | SampleData | Unlabelled
+Data = RetrievalData | LabelledData | PairsData | SquadData | SampleData | Unlabelled
 
 _FILES: Mapping[str, Callable[[Path, ReadOptions], Data]] = {
     ".txt": read_texts,
+    ".json": read_squad,
     ".jsonl": lambda file, options: (read_pairs if has_pairs(file) else read_texts)(file, options),
     ".tsv": read_pairs,
     ".csv": read_pairs,

@@ -1,7 +1,9 @@
-"""What a component gives, output by output: an embedding, labels, or an array as it is. Plain data, in a manifest."""
+"""What a component gives, output by output: an embedding, labels, a span, or an array. Plain data, in a manifest."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Literal, get_args
 
 import msgspec
@@ -31,21 +33,63 @@ class Labels(msgspec.Struct, frozen=True, tag_field="kind", tag="labels"):
     activation: Activation = "softmax"
 
     def __post_init__(self) -> None:
-        msgspec.structs.force_setattr(self, "names", tuple(self.names))
-        if not self.names:
-            raise InputError("there are no label names", remedy="Give a name for each class of the model.")
-        other = next((name for name in self.names if not isinstance(name, str)), None)
-        if other is not None:
-            raise InputError(
-                f"the label name {other!r} is {type(other).__name__}, not str",
-                remedy="Write each name as a string, for example map(str, range(10)).",
-            )
+        msgspec.structs.force_setattr(self, "names", _checked(self.names))
         if self.top < 1:
             raise InputError(f"top is {self.top}", remedy="Ask for 1 label or more.")
         if self.activation not in get_args(Activation):
             raise InputError(
                 f"activation {self.activation!r} is unknown", remedy=f"Use one of {', '.join(get_args(Activation))}."
             )
+
+
+class Span(msgspec.Struct, frozen=True, tag_field="kind", tag="span"):
+    """Where the answer to a question begins in a text: float [batch, sequence], a score for each token.
+
+    The output ``end`` has the scores of where it ends. The answer is the span whose two scores add up to the most, over
+    all windows of the text.
+
+    - ``longest``: the most tokens of an answer.
+    - ``best``: how many starts of a window are looked at, and how many ends: those that score highest.
+    - ``no_answer``: whether the text may have none, as in SQuAD v2. It has none where the scores of the first token of
+      a window, in the window where they are least, are higher than the best span's by more than ``threshold``.
+    - ``mask``: the name of an input that is 0 at padding, as in :class:`Raw`.
+
+    Raises InputError where a value is not usable.
+    """
+
+    end: str
+    longest: int = 30
+    best: int = 20
+    no_answer: bool = False
+    threshold: float = 0.0
+    mask: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.end:
+            raise InputError("a span has no end", remedy="Name the output that scores where an answer ends.")
+        for name in ("longest", "best"):
+            value = getattr(self, name)
+            if type(value) is not int or value < 1:
+                raise InputError(f"{name} is {value!r}", remedy="It is a whole number, 1 or more.")
+        if type(self.threshold) not in (int, float) or not math.isfinite(self.threshold):
+            raise InputError(f"threshold is {self.threshold!r}", remedy="Give a number, by which logits may differ.")
+
+
+class TokenLabels(msgspec.Struct, frozen=True, tag_field="kind", tag="token-labels"):
+    """The logits of a classifier of tokens, float [batch, sequence, classes], read as the best name of each token.
+
+    For example a network that finds names of people gives ``B-PER`` for the token ``Ada``. Of a text each token comes
+    with its place in it; those that the tokenizer puts around a text are left out. ``mask`` names the input that is 0
+    at padding, as in :class:`Raw`.
+
+    Raises InputError where a name is missing.
+    """
+
+    names: tuple[str, ...]
+    mask: str = ""
+
+    def __post_init__(self) -> None:
+        msgspec.structs.force_setattr(self, "names", _checked(self.names))
 
 
 class Raw(msgspec.Struct, frozen=True, tag_field="kind", tag="raw"):
@@ -74,4 +118,17 @@ class Raw(msgspec.Struct, frozen=True, tag_field="kind", tag="raw"):
             )
 
 
-Answer = Embedding | Labels | Raw
+Answer = Embedding | Labels | TokenLabels | Span | Raw
+
+
+def _checked(names: Sequence[str]) -> tuple[str, ...]:
+    """The names of classes. Raises InputError where there is none, or where one is no string."""
+    if not names:
+        raise InputError("there are no label names", remedy="Give a name for each class of the model.")
+    other = next((name for name in names if not isinstance(name, str)), None)
+    if other is not None:
+        raise InputError(
+            f"the label name {other!r} is {type(other).__name__}, not str",
+            remedy="Write each name as a string, for example map(str, range(10)).",
+        )
+    return tuple(names)

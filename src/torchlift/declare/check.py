@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from torchlift.declare.answers import Answer, Embedding, Labels, Raw
-from torchlift.declare.inputs import ArrayInput, ImageInput, Input, TextInput, TextPart
+from torchlift.declare.answers import Answer, Embedding, Labels, Raw, Span, TokenLabels
+from torchlift.declare.inputs import ArrayInput, ImageInput, Input, QuestionInput, TextInput, TextPart
 from torchlift.errors import SignatureError
 from torchlift.signature import BATCH, Signature, TensorSpec
 
@@ -19,7 +19,7 @@ def completed_inputs(signature: Signature, declared: Mapping[str, Input]) -> dic
     found = {name: declared.get(name, ArrayInput()) for name in signature.input_names}
     for spec in signature.inputs:
         _check_input(spec, found)
-        if isinstance(text := found[spec.name], TextInput):
+        if isinstance(text := found[spec.name], (TextInput, QuestionInput)):
             _check_length(signature, spec, text)
     return found
 
@@ -34,6 +34,7 @@ def completed_answers(signature: Signature, declared: Mapping[str, Answer]) -> d
     for spec in signature.outputs:
         _check_answer(spec, found[spec.name])
         _check_mask(signature, spec, found[spec.name])
+        _check_end(signature, spec, found[spec.name])
     return found
 
 
@@ -49,14 +50,14 @@ def _check_input(spec: TensorSpec, declared: Mapping[str, Input]) -> None:
     match declared[spec.name]:
         case ImageInput() as image:
             _check_image(spec, image)
-        case TextInput():
+        case TextInput() | QuestionInput():
             _check_tokens(spec)
         case TextPart(of=of):
             _check_tokens(spec)
-            if not isinstance(declared.get(of), TextInput):
+            if not isinstance(declared.get(of), (TextInput, QuestionInput)):
                 raise SignatureError(
                     f"input {spec.name} follows from {of!r}, which is no text",
-                    remedy="Name an input that is a TextInput.",
+                    remedy="Name an input that is a TextInput or a QuestionInput.",
                 )
 
 
@@ -79,7 +80,7 @@ def _check_tokens(spec: TensorSpec) -> None:
         )
 
 
-def _check_length(signature: Signature, spec: TensorSpec, text: TextInput) -> None:
+def _check_length(signature: Signature, spec: TensorSpec, text: TextInput | QuestionInput) -> None:
     dim = spec.shape[1]
     most = signature.axis(dim).max if isinstance(dim, str) else dim
     if most is not None and text.length > most:
@@ -102,6 +103,13 @@ def _check_answer(spec: TensorSpec, answer: Answer) -> None:
                 f"output {spec.name} is {spec}, and {len(names):,} labels are declared",
                 remedy=f"It must be float32[batch, {len(names)}]: name every class of the model.",
             )
+        case TokenLabels(names=names) if (
+            not spec.dtype.startswith("float") or len(spec.shape) != 3 or spec.shape[2] not in (len(names), None)
+        ):
+            raise SignatureError(
+                f"output {spec.name} is {spec}, and {len(names):,} labels are declared for its tokens",
+                remedy=f"It must be float32[batch, sequence, {len(names)}]: name every class of the model.",
+            )
         case Raw(groups=groups) if groups and sum(groups) not in spec.shape:
             raise SignatureError(
                 f"output {spec.name} is {spec}, and groups of {sum(groups)} columns are declared",
@@ -111,7 +119,7 @@ def _check_answer(spec: TensorSpec, answer: Answer) -> None:
 
 def _check_mask(signature: Signature, spec: TensorSpec, answer: Answer) -> None:
     """Raise SignatureError for a mask that is no input, or that does not lie along the output's first dimensions."""
-    if not isinstance(answer, Raw) or not answer.mask:
+    if not isinstance(answer, (Raw, Span, TokenLabels)) or not answer.mask:
         return
     mask = next((found for found in signature.inputs if found.name == answer.mask), None)
     if mask is None or mask.shape != spec.shape[: len(mask.shape)]:
@@ -119,4 +127,19 @@ def _check_mask(signature: Signature, spec: TensorSpec, answer: Answer) -> None:
             f"output {spec.name} is {spec}, and is declared to be masked by {answer.mask!r}"
             + (f", which is {mask}" if mask else ""),
             remedy="Name an input that has the first dimensions of the output, such as a mask [batch, sequence].",
+        )
+
+
+def _check_end(signature: Signature, spec: TensorSpec, answer: Answer) -> None:
+    """Raise SignatureError for a span whose two outputs do not have a score for each token."""
+    if not isinstance(answer, Span):
+        return
+    end = next((found for found in signature.outputs if found.name == answer.end), None)
+    tokens = {found.shape for found in signature.inputs if len(found.shape) == 2 and found.shape[0] == BATCH}
+    fits = spec.dtype.startswith("float") and spec.shape in tokens
+    if not fits or end is None or end is spec or (end.dtype, end.shape) != (spec.dtype, spec.shape):
+        said = f", and its end, {answer.end!r}, is {end or 'no output'}"
+        raise SignatureError(
+            f"output {spec.name} is {spec}, and is declared to be a span{said}",
+            remedy="Both must be float32[batch, sequence], as the token ids are.",
         )

@@ -180,7 +180,7 @@ class TextInput(msgspec.Struct, frozen=True, tag_field="kind", tag="text"):
 class TextPart(msgspec.Struct, frozen=True, tag_field="kind", tag="text-part"):
     """An input that follows from the text of another, as BERT's second and third do: nobody gives it.
 
-    - ``of``: the name of the input that is declared as a TextInput.
+    - ``of``: the name of the input that is declared as a TextInput or a QuestionInput.
     - ``part``: ``mask`` is 1 at tokens and 0 at padding; ``types`` numbers the texts of a pair, and is 0 for a single
       one.
 
@@ -195,6 +195,43 @@ class TextPart(msgspec.Struct, frozen=True, tag_field="kind", tag="text-part"):
             raise InputError(f"part {self.part!r} is unknown", remedy=f"Use one of {', '.join(get_args(Part))}.")
 
 
+class QuestionInput(msgspec.Struct, frozen=True, tag_field="kind", tag="question"):
+    """A question and the text that has its answer, as the token ids of both: ``[CLS] question [SEP] text [SEP]``.
+
+    A text that is too long for one row is cut into windows that overlap, and each window is a row with the question
+    before it. For example with ``length=384`` a question of 10 tokens leaves 371 for the text, by BERT's tokenizer.
+
+    - ``tokenizer``: a tokenizer.json of the tokenizers library. In a declaration of a module of your own it is a path,
+      relative to the module's file; in a manifest it is the role of an asset.
+    - ``length``: the most tokens of a row, all counted.
+    - ``overlap``: how many tokens of the text two neighbours share. None: a third of ``length``.
+    - ``question``: the most tokens of a question. One that has more is cut, and that is noted. One that has more than a
+      row holds is refused.
+
+    An input that follows from it, such as the mask, is declared as a TextPart. Raises InputError where a value is not
+    usable.
+    """
+
+    tokenizer: str
+    length: int = 384
+    overlap: int | None = None
+    question: int = 64
+
+    def __post_init__(self) -> None:
+        if not self.tokenizer:
+            raise InputError("a question input names no tokenizer", remedy="Give the path of a tokenizer.json.")
+        if not _is_count(self.length, least=8) or self.length > MOST_TOKENS:
+            raise InputError(
+                f"the length of a question input is {self.length}", remedy=f"It counts tokens, 8 to {MOST_TOKENS}."
+            )
+        if self.overlap is None:
+            msgspec.structs.force_setattr(self, "overlap", self.length // 3)
+        if not _is_count(self.overlap, least=0):
+            raise InputError(f"overlap is {self.overlap!r}", remedy="It counts tokens, 0 or more.")
+        if not _is_count(self.question):
+            raise InputError(f"question is {self.question!r}", remedy="It counts tokens, 1 or more.")
+
+
 class ArrayInput(msgspec.Struct, frozen=True, tag_field="kind", tag="array"):
     """An array as it is: the signature says its dtype, shape and bounds.
 
@@ -203,7 +240,7 @@ class ArrayInput(msgspec.Struct, frozen=True, tag_field="kind", tag="array"):
     """
 
 
-Input = ImageInput | TextInput | TextPart | ArrayInput
+Input = ImageInput | TextInput | QuestionInput | TextPart | ArrayInput
 
 _CHOICES = {
     "resample": get_args(Resample),

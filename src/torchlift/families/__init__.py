@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from torchlift.families.base import Family
 
 FAMILIES: dict[str, str] = {
+    "bert": "torchlift.families.bert:Bert",
     "chinese-clip": "torchlift.families.chinese_clip:ChineseClip",
     "image-classifier": "torchlift.families.image_classifier:ImageClassifierFamily",
     "mobilevit": "torchlift.families.mobilevit:MobileViTFamily",

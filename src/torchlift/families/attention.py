@@ -69,14 +69,18 @@ class Heads:
             mixed = (self._scores(query, key.transpose(3, 4)) + bias).softmax(dim=-1) @ value
         return mixed.transpose(2, 3).reshape(-1, *whole)
 
-    def attend_apart(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    def attend_apart(self, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None) -> Tensor:
         """Attention with all positions as queries.
 
-        Tensors and result are split into heads: [batch, count, length, width].
+        Tensors and result are split into heads: [batch, count, length, width]. ``bias`` is as in ``attend``.
         """
         if self.style == "node":
-            return self._node(query, key, value, None)
-        return self._scores(query, key.transpose(2, 3)).softmax(dim=-1) @ value
+            rows = bias if bias is None else bias.expand(-1, -1, query.shape[2], -1)
+            return self._node(query, key, value, rows)
+        scores = self._scores(query, key.transpose(2, 3))
+        if bias is not None:
+            scores = scores + bias
+        return scores.softmax(dim=-1) @ value
 
     def _mix(self, query: Tensor, key: Tensor, value: Tensor, shape: tuple[int, int], bias: Tensor | None) -> Tensor:
         key = key.view(*shape, self.count, self.width)

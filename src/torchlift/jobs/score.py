@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from torchlift.bundle import Bundle
-from torchlift.datasets.results import OTHER, PREDICTED, read_predictions, side_of
 from torchlift.errors import InputError
 from torchlift.evidence import Gate, Interval
 from torchlift.jobs.options import JobOptions
@@ -18,7 +17,6 @@ from torchlift.stages.choose import choose_all
 from torchlift.stages.score import OpenReference, Scorer, score_component
 from torchlift.staging import writing
 from torchlift.storage import storage_errors
-from torchlift.tasks.retrieval import RetrievalTask
 from torchlift.tasks.statistics import estimate
 
 
@@ -96,16 +94,11 @@ def _save(scorer: Scorer, folder: Path | None) -> None:
 
 
 def score_predictions(path: Path, file: Path, options: JobOptions, progress: Progress = SILENT) -> dict[str, Interval]:
-    """The metrics of a file of predictions in the format of Chinese-CLIP's scripts, of any origin.
+    """The metrics of a file of predictions in the format of the task's own scripts, of any origin.
 
-    Raises DataError where it does not fit the data, InputError where the data is not for retrieval.
+    Raises DataError where it does not fit the data, InputError where the task has no such files.
     """
     task = required_task(Bundle.open(path, progress), options, progress)
-    if not isinstance(task, RetrievalTask):
-        raise InputError(f"{task.name} has no files of predictions", remedy="Give `data=` of retrieval.")
-    side = side_of(file)
-    queries, gallery = (dict.fromkeys(task.ids[x]) for x in (side, OTHER[side]))
-    predictions = read_predictions(file, side, queries, gallery, min(PREDICTED, len(gallery)))
     metrics, confidence = {m.name: m for m in task.measures}, (options.gate or Gate()).interval
-    outcomes = task.outcomes_of(side, predictions)
+    outcomes = task.predicted(file, progress)
     return {name: estimate(metrics[name], values, confidence) for name, values in outcomes.items()}

@@ -17,6 +17,8 @@ __all__ = ["PIPELINES", "OpenOptions", "Pipeline", "of_bundle", "open_bundle"]
 
 PIPELINES = {
     "dual-encoder": "torchlift.pipelines.dual_encoder:DualEncoder",
+    "question-answering": "torchlift.pipelines.question_answering:QuestionAnswering",
+    "text-encoder": "torchlift.pipelines.text_encoder:TextEncoder",
     "tensors": "torchlift.pipelines.tensors:TensorPipeline",
 }
 """What a manifest calls a pipeline -> ``module:class``."""
@@ -25,6 +27,8 @@ PIPELINES = {
 def open_bundle(path: str | os.PathLike[str], options: OpenOptions | None = None, progress: Progress = SILENT) -> Any:
     """Open the bundle at ``path`` for use, by the pipeline that its manifest names: a
     :class:`~torchlift.pipelines.dual_encoder.DualEncoder` for pictures and texts in one space, a
+    :class:`~torchlift.pipelines.question_answering.QuestionAnswering` for questions about a text, a
+    :class:`~torchlift.pipelines.text_encoder.TextEncoder` for embeddings of texts, a
     :class:`~torchlift.pipelines.tensors.TensorPipeline` for a component that is called like a function.
 
     A file is compared with its checksum when it is first used. The chosen variants serve; one that was not yet verified

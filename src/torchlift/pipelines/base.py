@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import CancelledError
 from dataclasses import dataclass, field, replace
 from types import TracebackType
@@ -23,7 +23,7 @@ from torchlift.messages import failure_text
 from torchlift.pipelines.batches import whole_size
 from torchlift.pipelines.columns import Prepared
 from torchlift.pipelines.prepare import Cut, Preparer, preparers
-from torchlift.pipelines.run import Batching, Loader, run_prepared
+from torchlift.pipelines.run import Batching, Loader, Run, run_each, run_prepared, run_rows
 from torchlift.progress import Progress
 from torchlift.prove.verify import VerifyOptions, proven_here, refused_here, require_built, verify_variant
 from torchlift.staging import locked
@@ -128,12 +128,29 @@ class Pipeline:
 
     def run(self, component: str, prepared: Prepared, size: int | None = None) -> dict[str, np.ndarray]:
         """The outputs of a component for prepared rows, in their order, in batches of at most ``size`` rows."""
+        session, batching = self._ready(component, size)
+        return run_prepared(session, prepared, batching, self._loader)
+
+    def run_rows(self, component: str, prepared: Prepared, size: int | None = None) -> dict[str, list[np.ndarray]]:
+        """As :meth:`run`, but a list with an array a row, without what an output has at padding."""
+        session, batching = self._ready(component, size)
+        return run_rows(session, prepared, batching, self._loader)
+
+    def run_each(
+        self, component: str, prepared: Prepared, size: int | None = None
+    ) -> Iterator[tuple[Run, dict[str, np.ndarray]]]:
+        """As :meth:`run`, but run by run, for outputs that are not kept: :func:`torchlift.pipelines.run.run_each`."""
+        session, batching = self._ready(component, size)
+        return run_each(session, prepared, batching, self._loader)
+
+    def _ready(self, component: str, size: int | None) -> tuple[Session, Batching]:
+        """The session of a component, and which rows share a run of it."""
         session, size = self.session(component), None if size is None else whole_size(size)
         batching = self._batchings.get((component, size))
         if batching is None:  # several threads may make one at once: they are alike
             signature = self.bundle.manifest.component(component).signature
             batching = self._batchings[component, size] = Batching(session, signature, size, together=self.together)
-        return run_prepared(session, prepared, batching, self._loader)
+        return session, batching
 
     def _note_cut(self, cut: Cut | None) -> None:
         """Tell which texts were cut."""

@@ -6,12 +6,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
 from torchlift.declare.inputs import ImageInput
 from torchlift.errors import InputError
 from torchlift.processing.image import normalized
+from torchlift.processing.questions import Windows
 from torchlift.processing.tokens import Tokens
 from torchlift.signature import BATCH, TensorSpec
 
@@ -190,6 +192,35 @@ class TypesColumn(TextColumn):
 
 
 @dataclass(frozen=True)
+class WindowColumn(Column):
+    """A window of a text a row, with the question before it. ``part`` says what of it: the ids, the mask or the types.
+
+    Rows are put together when they are fed, so that those of a long text take little memory before.
+    """
+
+    spec: TensorSpec
+    windows: Windows
+    part: Literal["ids", "mask", "types"] = "ids"
+
+    @property
+    def count(self) -> int | None:
+        return self.windows.rows
+
+    def sizes(self, row: int) -> Sizes:
+        return {}
+
+    def lengths(self) -> np.ndarray | None:
+        return self.windows.lengths
+
+    def feed(self, rows: np.ndarray, sizes: Sizes, pool: Executor) -> np.ndarray:
+        dim = self.spec.shape[1]
+        length = sizes[dim] if isinstance(dim, str) else dim
+        assert length is not None
+        parts = {"ids": self.windows.ids, "mask": self.windows.mask, "types": self.windows.types}
+        return parts[self.part](rows, length).astype(self.spec.dtype, copy=False)
+
+
+@dataclass(frozen=True)
 class Prepared:
     """Checked inputs of a component. ``count`` is the number of their rows; None where no input has a batch axis."""
 
@@ -239,7 +270,7 @@ class Prepared:
     @property
     def padded_axis(self) -> str | None:
         """The name of the axis that texts are padded along; None where there is none, or its size is fixed."""
-        dims = (column.spec.shape[1] for column in self.columns if isinstance(column, TextColumn))
+        dims = (column.spec.shape[1] for column in self.columns if column.lengths() is not None)
         return next((dim for dim in dims if isinstance(dim, str)), None)
 
     def feeds(self, rows: np.ndarray, sizes: Sizes, pool: Executor) -> dict[str, np.ndarray]:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from torchlift.bundle import Bundle
-from torchlift.declare.inputs import ImageInput, TextInput, TextPart
+from torchlift.declare.inputs import ImageInput, QuestionInput, TextInput, TextPart
 from torchlift.errors import BundleError, InputError, SignatureError
 from torchlift.manifest import Component
 from torchlift.pipelines.columns import (
@@ -26,9 +26,11 @@ from torchlift.pipelines.columns import (
     Sizes,
     TextColumn,
     TypesColumn,
+    WindowColumn,
 )
 from torchlift.processing.image import pixels_of, size_of
-from torchlift.processing.tokens import Tokenizer, Tokens, open_tokenizer
+from torchlift.processing.questions import Passage, QuestionTokenizer, Windows
+from torchlift.processing.tokens import Placing, Tokenizer, Tokens, open_tokenizer
 from torchlift.signature import BATCH, TensorSpec
 
 
@@ -42,12 +44,20 @@ class Cut(NamedTuple):
 
 
 class Preparer:
-    """Carries out what a component declares of its inputs. ``tokenizers`` are by the name of the text input."""
+    """Carries out what a component declares of its inputs. ``tokenizers`` are by the name of the text input,
+    ``questions`` those of question inputs.
+    """
 
-    def __init__(self, component: Component, tokenizers: Mapping[str, Tokenizer]) -> None:
+    def __init__(
+        self,
+        component: Component,
+        tokenizers: Mapping[str, Tokenizer],
+        questions: Mapping[str, QuestionTokenizer] | None = None,
+    ) -> None:
         self.component = component
         self.signature = component.signature
         self.tokenizers = tokenizers
+        self.questions = questions or {}
         self._specs = {spec.name: spec for spec in component.signature.inputs}
 
     @classmethod
@@ -55,10 +65,13 @@ class Preparer:
         """The preparer of a bundle's component. Raises BundleError for a tokenizer that is missing, cannot be read, or
         has more tokens than the model.
         """
-        return cls(
-            component,
-            {n: _tokenizer(bundle, component, n, d) for n, d in component.inputs.items() if isinstance(d, TextInput)},
-        )
+        found: dict[str, Any] = {
+            name: _tokenizer(bundle, component, name, declared)
+            for name, declared in component.inputs.items()
+            if isinstance(declared, (TextInput, QuestionInput))
+        }
+        questions = {name: tokenizer for name, tokenizer in found.items() if isinstance(tokenizer, QuestionTokenizer)}
+        return cls(component, {name: t for name, t in found.items() if name not in questions}, questions)
 
     def prepare(self, values: Mapping[str, Any]) -> Prepared:
         """Check what is given for each input: pictures and texts in lists, or arrays of the signature's dtype and
@@ -76,6 +89,31 @@ class Preparer:
                 column = MaskColumn if declared.part == "mask" else TypesColumn
                 columns[name] = column(self._specs[name], tokens[declared.of])
         return Prepared.of(columns[name] for name in self.signature.input_names)
+
+    def windows(self, pairs: Sequence[tuple[str, str]], names: Sequence[str] = ()) -> Windows:
+        """The rows of questions and their texts, for the question input of the component. Texts that are the same
+        object are made tokens of once.
+
+        ``names`` are how errors call the questions. Raises InputError for a question or a text without any token, and
+        for a question that has more than a row holds.
+        """
+        (tokenizer,) = self.questions.values()
+        passages: dict[int, Passage] = {}
+        questions = []
+        for position, (question, text) in enumerate(pairs):
+            said = names[position] if names else f"question {position}"
+            questions.append(tokenizer.question(question, said))
+            if id(text) not in passages:
+                passages[id(text)] = tokenizer.passage(text, f"the context of {said}")
+        return tokenizer.windows(questions, [passages[id(text)] for _, text in pairs])
+
+    def prepared(self, windows: Windows) -> Prepared:
+        """Windows as rows of the component, with the inputs that follow from them."""
+        columns: list[Column] = []
+        for name, declared in self.component.inputs.items():
+            part = declared.part if isinstance(declared, TextPart) else "ids"
+            columns.append(WindowColumn(self._specs[name], windows, part))
+        return Prepared.of(columns)
 
     def cut(self, prepared: Prepared) -> Cut | None:
         """Which texts have more tokens than are taken; None where none has."""
@@ -106,6 +144,24 @@ class Preparer:
                     remedy="Give at least one character that is not white space and that can be seen.",
                 )
         return tokens
+
+    def texts(self, values: Mapping[str, Any]) -> list[str] | None:
+        """The texts among the values that are given, where the component takes one text; None for ids."""
+        names = self.component.inputs_of(TextInput)
+        if len(names) != 1 or names[0] not in values or _is_ids(values[names[0]]):
+            return None
+        return [*values[names[0]]]
+
+    def places(self, texts: Sequence[str]) -> list[list[tuple[int, int] | None]]:
+        """Where the tokens of texts are in them, in characters. Raises BundleError for a tokenizer that cannot tell."""
+        (name,) = self.component.inputs_of(TextInput)
+        tokenizer = self.tokenizers[name]
+        if not isinstance(tokenizer, Placing):
+            raise BundleError(
+                f"the tokenizer of {name} is a vocab.txt, which does not tell where tokens are",
+                remedy="Ship the model with a tokenizer.json.",
+            )
+        return tokenizer.places(texts)
 
     def _value(self, name: str, value: Any) -> np.ndarray | list[Any]:
         """A value as an array, or as a list of what is prepared. Raises SignatureError for an array of another rank."""
@@ -246,7 +302,9 @@ def _check_text(position: int, text: str, most: int) -> None:
         )
 
 
-def _tokenizer(bundle: Bundle, component: Component, name: str, declared: TextInput) -> Tokenizer:
+def _tokenizer(
+    bundle: Bundle, component: Component, name: str, declared: TextInput | QuestionInput
+) -> Tokenizer | QuestionTokenizer:
     path = bundle.manifest.assets.get(declared.tokenizer)
     if path is None:
         raise BundleError(
@@ -254,7 +312,12 @@ def _tokenizer(bundle: Bundle, component: Component, name: str, declared: TextIn
             remedy="Ship the model again.",
         )
     try:
-        tokenizer = open_tokenizer(declared, PurePosixPath(path).name, bundle.read(path))
+        content = bundle.read(path)
+        tokenizer = (
+            QuestionTokenizer(content, declared)
+            if isinstance(declared, QuestionInput)
+            else open_tokenizer(declared, PurePosixPath(path).name, content)
+        )
     except InputError as error:
         raise BundleError(f"{path} cannot be used: {error.message}", remedy="Ship the model again.") from error
     bounds = next(spec.whole_bounds for spec in component.signature.inputs if spec.name == name)

@@ -18,7 +18,7 @@ from torchlift.pipelines.batches import Batch, Coverage, batch_axis, batch_size,
 from torchlift.pipelines.columns import Prepared
 from torchlift.pipelines.texts import TextBatches
 from torchlift.progress import Stage
-from torchlift.signature import BATCH, Axis, Signature
+from torchlift.signature import BATCH, Axis, Signature, TensorSpec
 
 Part = TypeVar("Part")
 Result = TypeVar("Result")
@@ -185,9 +185,10 @@ def run_rows(
 ) -> dict[str, list[np.ndarray]]:
     """Output name -> the array of each row of ``prepared``, without the batch axis; they may differ in their sizes.
 
-    An output that has no batch axis, while others have, is left out.
+    What an output has at the padding of a text is cut off. An output that has no batch axis, while others have, is left
+    out.
     """
-    batch = session.signature.batch
+    batch, padded, lengths = session.signature.batch, prepared.padded_axis, prepared.lengths
     specs = [spec for spec in session.signature.outputs if batch is None or spec.batch_position is not None]
     found = {spec.name: [np.empty(0)] * prepared.samples for spec in specs}
     for run, answer in run_each(session, prepared, batching, loader, stage):
@@ -195,8 +196,16 @@ def run_rows(
             array, position = answer[spec.name], spec.batch_position
             rows = [array] if position is None else np.moveaxis(array, position, 0)
             for row, values in zip(run.rows if prepared.count else [0], rows, strict=False):
-                found[spec.name][row] = values
+                found[spec.name][row] = values if lengths is None else _cut(spec, values, padded, int(lengths[row]))
     return found
+
+
+def _cut(spec: TensorSpec, row: np.ndarray, axis: str | None, length: int) -> np.ndarray:
+    """The array of a row without what it has at padding along an axis. A copy, so that the padding is freed."""
+    dims = [dim for dim in spec.shape if dim != BATCH]
+    if axis is None or axis not in dims:
+        return row
+    return row.take(range(length), dims.index(axis))
 
 
 def run_each(

@@ -2,30 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
 
-from torchlift.declare.answers import Answer, Embedding, Labels, Raw
+from torchlift.declare.answers import Answer, Embedding, Labels, Raw, Span, TokenLabels
 from torchlift.errors import InputError
 
 Floats = npt.NDArray[np.floating[Any]]
 
 
-def finished(answer: Answer, values: np.ndarray) -> Any:
-    """What the output of a component says, as it declares it. ``values`` has a row a sample.
+def finished(answer: Answer, values: Any) -> Any:
+    """What the output of a component says, as it declares it. ``values`` has a row a sample: an array, or a list with
+    an array each where they differ in length.
 
     An embedding is float32 [N, E], with rows of length 1 where it says so; labels are a list of (name, score) a row,
-    the best first; a raw array stays as it is. Raises InputError for values that do not fit.
+    the best first; labels of tokens a list of (name, score) a row, one a token; a raw array and the scores of a span
+    stay as they are. Raises InputError for values that do not fit.
     """
     match answer:
         case Embedding(normalize=normalize):
             return np.asarray(l2_normalize(values) if normalize else values, np.float32)
         case Labels():
             return named(answer, values)
-        case Raw():
+        case TokenLabels(names=names):
+            return [_named_tokens(names, row) for row in values]
+        case Raw() | Span():  # a span takes two outputs and the text: see torchlift.processing.spans
             return values
         case _:
             forgotten: NoReturn = answer  # a type error where a kind has no case above
@@ -46,6 +50,13 @@ def named(labels: Labels, logits: npt.ArrayLike) -> list[list[tuple[str, float]]
     scores = _ACTIVATIONS[labels.activation](logits)
     best = np.argsort(-logits, axis=-1, kind="stable")[:, : labels.top]
     return [[(labels.names[i], float(row[i])) for i in order] for row, order in zip(scores, best, strict=True)]
+
+
+def _named_tokens(names: Sequence[str], logits: np.ndarray) -> list[tuple[str, float]]:
+    """For logits float [tokens, C] the best name of each token, and its probability."""
+    best = logits.argmax(axis=-1)
+    scores = np.take_along_axis(softmax(logits), best[:, None], axis=-1)[:, 0]
+    return [(names[label], float(score)) for label, score in zip(best, scores, strict=True)]
 
 
 def softmax(x: npt.ArrayLike, axis: int = -1) -> Floats:

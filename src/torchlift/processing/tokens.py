@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -59,6 +59,14 @@ class Tokenizer(Protocol):
 
     def __call__(self, texts: Sequence[str]) -> Tokens:
         """Tokenize some texts, each cut to the length that was declared. Raises InputError for what is no string."""
+
+
+@runtime_checkable
+class Placing(Protocol):
+    """A tokenizer that also tells where tokens are in a text."""
+
+    def places(self, texts: Sequence[str]) -> list[list[tuple[int, int] | None]]:
+        """Of each text where each token begins and ends, in characters; None for one that is put around the text."""
 
 
 def open_tokenizer(declared: TextInput, file: str, content: bytes) -> Tokenizer:

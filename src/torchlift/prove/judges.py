@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from torchlift.bundle import Bundle
-from torchlift.declare.answers import Answer, Raw
+from torchlift.declare.answers import Answer, Raw, Span, TokenLabels
 from torchlift.evidence import Tolerance
 from torchlift.graph.steps import rounding_step
 from torchlift.machine import HERE, RunOn
@@ -36,7 +36,8 @@ def judge_by(
 ) -> Judge:
     """The judge of a component whose FP32 graph is in the file ``source``; without one no whole numbers tie."""
     columns = columns_of(signature, goldens, answers)
-    masks = {name: answer.mask for name, answer in answers.items() if isinstance(answer, Raw) and answer.mask}
+    masked = (Raw, Span, TokenLabels)
+    masks = {name: answer.mask for name, answer in answers.items() if isinstance(answer, masked) and answer.mask}
     return Judge(columns, Ties(source, tolerance, on) if source is not None else None, tolerance, masks)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +19,6 @@ from torchlift.manifest import Component, Variant
 from torchlift.messages import reference_text
 from torchlift.pipelines.run import Loader
 from torchlift.progress import SILENT, Named, Progress
-from torchlift.prove.numerics import distance
 from torchlift.prove.verify import provenance, runs_here
 from torchlift.tasks import Metric, Task
 from torchlift.tasks.base import ANSWER, Answers
@@ -143,14 +141,8 @@ class Scorer:
         return found
 
     def distance(self, component: str, answers: Answers) -> float:
-        """How far answers are from the reference's; see :func:`torchlift.prove.numerics.distance`. Of several arrays
-        the farthest counts; one that has another number of rows is infinitely far.
-        """
-        reference = self._reference[component]
-        return max(
-            distance(array, reference[name]) if array.shape == reference[name].shape else math.inf
-            for name, array in answers.items()
-        )
+        """How far answers are from the reference's, as the task tells it."""
+        return self.task.distance(answers, self._reference[component])
 
     def score(self, variants: Mapping[str, Variant]) -> Score:
         """Score variants, by component, with the reference for the components that are not given."""

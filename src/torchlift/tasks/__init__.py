@@ -23,6 +23,7 @@ TASKS = {
     "zero-shot": "torchlift.tasks.zero_shot:ZeroShotTask",
     "classification": "torchlift.tasks.classification:ClassificationTask",
     "similarity": "torchlift.tasks.similarity:SimilarityTask",
+    "squad": "torchlift.tasks.squad:SquadTask",
     "samples": "torchlift.tasks.in_memory:SampleTask",
     "agreement": "torchlift.tasks.agreement:AgreementTask",
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -11,12 +12,13 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from torchlift.backends import Session
-from torchlift.errors import MetricError
+from torchlift.errors import InputError, MetricError
 from torchlift.evidence import POINTS, DataFacts, Direction, Measure
 from torchlift.manifest import Manifest
 from torchlift.pipelines.columns import Prepared
 from torchlift.pipelines.run import Batching, Loader, run_prepared
 from torchlift.progress import Progress, Stage
+from torchlift.prove.numerics import distance
 from torchlift.tasks.samples import Asked
 
 Answers = Mapping[str, np.ndarray]
@@ -141,6 +143,21 @@ class Task(ABC):
         in points each is 0..1. Of a metric with a function of its own they are [samples, ...], which that function
         takes. An answer that is not a number is a miss.
         """
+
+    def predicted(self, file: Path, progress: Progress) -> dict[str, np.ndarray]:
+        """The outcomes of a file of predictions in the format of the task's own scripts, of any origin: metric ->
+        outcomes. Raises DataError where it does not fit the data, InputError for a task that has no such files.
+        """
+        raise InputError(f"{self.name} has no files of predictions", remedy="Leave `predictions=` out.")
+
+    def distance(self, answers: Answers, reference: Answers) -> float:
+        """How far answers are from the reference's; see :func:`torchlift.prove.numerics.distance`. Of several arrays
+        the farthest counts; one that has another number of rows is infinitely far.
+        """
+        return max(
+            distance(array, reference[name]) if array.shape == reference[name].shape else math.inf
+            for name, array in answers.items()
+        )
 
     def likeness(self, answers: Mapping[str, Answers], reference: Mapping[str, Answers]) -> dict[str, np.ndarray]:
         """The outcomes of the metrics that compare answers with those of the reference, and need no target."""

@@ -9,8 +9,18 @@ from typing import Any
 import numpy as np
 
 from torchlift.bundle import Bundle
-from torchlift.datasets import ArrayData, Data, PairsData, ReadOptions, SampleData, Source, TextData, open_data
-from torchlift.declare.inputs import ImageInput, TextInput
+from torchlift.datasets import (
+    ArrayData,
+    Data,
+    PairsData,
+    ReadOptions,
+    SampleData,
+    Source,
+    SquadData,
+    TextData,
+    open_data,
+)
+from torchlift.declare.inputs import ImageInput, QuestionInput, TextInput
 from torchlift.errors import DataError
 from torchlift.manifest import Manifest
 from torchlift.pipelines.columns import Prepared
@@ -18,7 +28,7 @@ from torchlift.pipelines.pictures import KeptPictures
 from torchlift.pipelines.run import AnySize, Batching, Loader
 from torchlift.progress import SILENT, Progress
 from torchlift.tasks.rows import taken
-from torchlift.tasks.samples import Asked, facts, normalized, scan_arrays, scan_images, usable_texts
+from torchlift.tasks.samples import Asked, facts, normalized, scan_arrays, scan_images, usable_questions, usable_texts
 
 
 @dataclass(frozen=True)
@@ -107,6 +117,8 @@ def parts_of(asked: Asked, data: Data, progress: Progress) -> dict[str, Part]:
         return _of_items(asked, data)
     if isinstance(data, ArrayData):
         return _of_arrays(asked, data)
+    if isinstance(data, SquadData):
+        return _of_questions(asked, data)
     return {**_of_images(asked, data, progress), **_of_texts(asked, data)}
 
 
@@ -133,6 +145,17 @@ def _of_texts(asked: Asked, data: Any) -> dict[str, Part]:
         if not kept:
             raise DataError(f"no text of {data.name} can be used: {data.skips}", remedy="Give texts that can be read.")
         parts[component.name] = Part(preparer.prepare({name: kept}), "texts", kept)
+    return parts
+
+
+def _of_questions(asked: Asked, data: SquadData) -> dict[str, Part]:
+    """The windows of all contexts, each with its question, for every component that takes questions."""
+    parts = {}
+    for component in asked.manifest.components:
+        if component.inputs_of(QuestionInput):
+            preparer = asked.preparers[component.name]
+            pairs = [(question.question, question.context) for question in usable_questions(preparer, data)]
+            parts[component.name] = Part(preparer.prepared(preparer.windows(pairs)), "windows", pairs)
     return parts
 
 

@@ -10,7 +10,16 @@ from typing import ClassVar
 import numpy as np
 
 from torchlift.datasets import RetrievalData
-from torchlift.datasets.results import OTHER, Side, write_features, write_predictions, write_result
+from torchlift.datasets.results import (
+    OTHER,
+    PREDICTED,
+    Side,
+    read_predictions,
+    side_of,
+    write_features,
+    write_predictions,
+    write_result,
+)
 from torchlift.errors import DataError
 from torchlift.progress import Progress
 from torchlift.tasks.base import ANSWER, Answers, Metric
@@ -94,6 +103,11 @@ class RetrievalTask(EncoderTask):
 
     def _features(self, answers: Mapping[str, Answers], side: Side) -> np.ndarray:
         return answers[self._component[side]][ANSWER]
+
+    def predicted(self, file: Path, progress: Progress) -> dict[str, np.ndarray]:
+        side = side_of(file)
+        queries, gallery = (dict.fromkeys(self.ids[x]) for x in (side, OTHER[side]))
+        return self.outcomes_of(side, read_predictions(file, side, queries, gallery, min(PREDICTED, len(gallery))))
 
     def outcomes_of(self, side: Side, predictions: Mapping[int, Sequence[int]]) -> dict[str, np.ndarray]:
         """The outcomes of one direction from the best ids of each query: what ``read_predictions`` gives."""

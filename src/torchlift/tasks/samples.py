@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from torchlift.bundle import Bundle
-from torchlift.datasets import ArrayData, Images, Skips
+from torchlift.datasets import ArrayData, Images, Skips, SquadData
 from torchlift.datasets.base import spread
+from torchlift.datasets.squad import Question
 from torchlift.declare.inputs import ImageInput
 from torchlift.errors import DataError, InputError, SignatureError
 from torchlift.evidence import DataFacts
@@ -194,6 +195,25 @@ def usable_texts(preparer: Preparer, name: str, texts: Sequence[str], names: Seq
             usable.append(position)
         except InputError as error:
             skips.add(error.message.replace("text 0", said, 1))
+    return usable
+
+
+def usable_questions(preparer: Preparer, data: SquadData) -> list[Question]:
+    """The questions that a model takes with their contexts; others are skipped. Raises DataError where none is left."""
+    (tokenizer,) = preparer.questions.values()
+    usable, contexts = [], set[str]()
+    for asked in data.questions:
+        said = f"question {asked.id}"
+        try:
+            tokenizer.question(asked.question, said)
+            if asked.context not in contexts:
+                tokenizer.passage(asked.context, f"the context of {said}")
+                contexts.add(asked.context)
+            usable.append(asked)
+        except InputError as error:
+            data.skips.add(error.message)
+    if not usable:
+        raise DataError(f"no question of {data.name} can be asked: {data.skips}", remedy="Repair the data set.")
     return usable
 
 

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 RUNNERS = {
     "dual-encoder": "torchlift.cli.running.dual_encoder",
+    "question-answering": "torchlift.cli.running.question_answering",
+    "text-encoder": "torchlift.cli.running.tensors",
     "tensors": "torchlift.cli.running.tensors",
 }
 """What a manifest calls a pipeline -> the module that asks it."""

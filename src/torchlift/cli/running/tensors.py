@@ -14,7 +14,7 @@ from torchlift.cli.running import Answered, Given
 from torchlift.cli.running.show import show_answers
 from torchlift.declare.inputs import ImageInput, TextInput
 from torchlift.errors import InputError
-from torchlift.pipelines.tensors import TensorPipeline
+from torchlift.pipelines.tensors import LabelledToken, TensorPipeline
 from torchlift.storage import open_regular
 
 TAKES = ("images", "texts", "inputs")
@@ -25,11 +25,31 @@ def answer(pipeline: TensorPipeline, given: Given, outputs: tuple[str, ...]) -> 
     targets = parse_outputs(outputs)
     for target in targets:
         target.names(pipeline.signature.output_names)
-    arrays = pipeline.arrays(_feeds(pipeline, *(given.get(name, ()) for name in TAKES)))
-    answers = pipeline.answers(arrays)
+    feeds = _feeds(pipeline, *(given.get(name, ()) for name in TAKES))
+    arrays = pipeline.arrays(feeds)
+    answers = pipeline.answers(arrays, feeds)
     finished = {name: found if isinstance(found, np.ndarray) else arrays[name] for name, found in answers.items()}
-    said = {name: a.tolist() if isinstance(a, np.ndarray) else a for name, a in answers.items()}
-    return Answered(said, partial(show_answers, said), write_outputs(targets, finished))
+    said = {name: _plain(found) for name, found in answers.items()}
+    written = write_outputs(targets, {name: _one(name, found) for name, found in finished.items()}) if targets else []
+    return Answered(said, partial(show_answers, said), written)
+
+
+def _plain(answer: Any) -> Any:
+    """An answer as JSON has it: arrays as lists, also those in a list, and what has fields by their names."""
+    if isinstance(answer, np.ndarray):
+        return answer.tolist()
+    if isinstance(answer, LabelledToken):
+        return answer._asdict()
+    return [_plain(row) for row in answer] if isinstance(answer, list) else answer
+
+
+def _one(name: str, found: Any) -> np.ndarray:
+    """What goes into a file. Raises UsageError for rows of different lengths, which are no array."""
+    if isinstance(found, list) and len({row.shape for row in found}) != 1:
+        raise click.UsageError(
+            f"--output: {name} has an answer for each token, and the texts have {len(found)} lengths: give one --text."
+        )
+    return np.asarray(found)
 
 
 def _feeds(

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from torchlift.axes import BATCH, Axis
-from torchlift.declare.inputs import ImageInput, TextInput, TextPart
+from torchlift.declare.inputs import ImageInput, QuestionInput, TextInput, TextPart
 from torchlift.declare.module import ModuleDeclaration
 from torchlift.errors import ModuleSourceError
 from torchlift.families.module.binding import Binding, Called, bind_example, bind_names
@@ -105,7 +105,7 @@ def _implied(declaration: ModuleDeclaration) -> list[TensorSpec]:
             case ImageInput(size=size) as image:
                 sides = ("height", "width") if image.varies or size is None else size
                 found.append(TensorSpec(name, "float32", (BATCH, 3, *sides)))
-            case TextInput() | TextPart():
+            case TextInput() | QuestionInput() | TextPart():
                 found.append(TensorSpec(name, "int64", (BATCH, _SEQUENCE)))
     return found
 
@@ -115,7 +115,7 @@ def _missing_axes(declaration: ModuleDeclaration) -> list[Axis]:
     known = {axis.name for axis in declaration.axes}
     used = {dim for spec in declaration.inputs for dim in spec.shape if isinstance(dim, str)}
     found = [Axis(BATCH, *_BATCH)] if BATCH in used - known else []
-    texts = [text for text in declaration.preprocess.values() if isinstance(text, TextInput)]
+    texts = [text for text in declaration.preprocess.values() if isinstance(text, (TextInput, QuestionInput))]
     if texts and _SEQUENCE in used - known:
         longest = max(text.length for text in texts)
         found.append(Axis(_SEQUENCE, _SHORTEST, min(_USUAL, longest), longest))

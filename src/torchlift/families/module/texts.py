@@ -9,9 +9,10 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from torchlift.declare.inputs import Input, TextInput, TextPart
+from torchlift.declare.inputs import Input, QuestionInput, TextInput, TextPart
 from torchlift.declare.module import ModuleDeclaration
 from torchlift.errors import InputError, ModuleSourceError
+from torchlift.processing.questions import QuestionTokenizer
 from torchlift.processing.tokens import Tokenizer, open_tokenizer
 from torchlift.signature import TensorSpec
 from torchlift.storage import open_regular
@@ -20,12 +21,12 @@ from torchlift.storage import open_regular
 @dataclass(frozen=True)
 class ModuleTexts:
     """``assets`` are the tokenizers' files (role -> file name, content); ``inputs`` is what is declared, with a role in
-    the place of each path; ``tokenizers`` are by the name of the text input.
+    the place of each path; ``tokenizers`` are by the name of the text input or the question input.
     """
 
     assets: Mapping[str, tuple[str, bytes]]
     inputs: Mapping[str, Input]
-    tokenizers: Mapping[str, Tokenizer]
+    tokenizers: Mapping[str, Tokenizer | QuestionTokenizer]
 
     @classmethod
     def read(cls, folder: Path, declared: Mapping[str, Input]) -> ModuleTexts:
@@ -34,9 +35,9 @@ class ModuleTexts:
         Raises ModuleSourceError for one that is not there, cannot be read, or has the name of another.
         """
         assets: dict[str, tuple[str, bytes]] = {}
-        inputs, tokenizers = dict(declared), {}
+        inputs, tokenizers = dict(declared), dict[str, Tokenizer | QuestionTokenizer]()
         for name, text in declared.items():
-            if not isinstance(text, TextInput):
+            if not isinstance(text, (TextInput, QuestionInput)):
                 continue
             file = folder / text.tokenizer
             content = _content(file, name)
@@ -47,7 +48,11 @@ class ModuleTexts:
                     remedy="Give their files different names: both go into the bundle.",
                 )
             try:
-                tokenizers[name] = open_tokenizer(text, role, content)
+                tokenizers[name] = (
+                    QuestionTokenizer(content, text)
+                    if isinstance(text, QuestionInput)
+                    else open_tokenizer(text, role, content)
+                )
             except InputError as error:
                 raise ModuleSourceError(f"{file}: {error.message}", remedy=error.remedy) from error
             inputs[name] = msgspec.structs.replace(text, tokenizer=role)
