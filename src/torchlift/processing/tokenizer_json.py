@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import tokenizers
 
 from torchlift.errors import InputError
-from torchlift.processing.tokens import Tokens
+from torchlift.processing.tokens import TextOrPair, Tokens
 
 _PADDING = ("[PAD]", "<pad>")
 """How tokenizers call the token of padding where their file states no padding."""
@@ -43,8 +43,11 @@ class JsonTokenizer:
         self._tokenizer.enable_truncation(length)
         self.size = max(self._tokenizer.get_vocab().values(), default=-1) + 1
 
-    def __call__(self, texts: Sequence[str]) -> Tokens:
-        """Tokenize some texts. Raises InputError for what is no string, and for one that is no Unicode."""
+    def __call__(self, texts: Sequence[TextOrPair]) -> Tokens:
+        """Tokenize some texts, or pairs of texts: of a pair that is too long the longer one is cut.
+
+        Raises InputError for what is no string, and for one that is no Unicode.
+        """
         found = self._encoded(texts)
         return Tokens(
             ids=[encoding.ids for encoding in found],
@@ -64,14 +67,19 @@ class JsonTokenizer:
             for e in self._encoded(texts)
         ]
 
-    def _encoded(self, texts: Sequence[str]) -> list[tokenizers.Encoding]:
+    def _encoded(self, texts: Sequence[TextOrPair]) -> list[tokenizers.Encoding]:
         for position, text in enumerate(texts):
-            if not isinstance(text, str):
-                raise InputError(f"text {position} is {type(text).__name__}, not str", remedy="Pass strings only.")
-            try:
-                text.encode()
-            except UnicodeEncodeError as error:
-                raise InputError(
-                    f"text {position} has a lone surrogate, which is no character", remedy="Decode it as UTF-8 first."
-                ) from error
+            for part in text if isinstance(text, tuple) and len(text) == 2 else (text,):
+                _check(position, part)
         return self._tokenizer.encode_batch(list(texts))
+
+
+def _check(position: int, text: object) -> None:
+    if not isinstance(text, str):
+        raise InputError(f"text {position} is {type(text).__name__}, not str", remedy="Pass strings only.")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"text {position} has a lone surrogate, which is no character", remedy="Decode it as UTF-8 first."
+        ) from error

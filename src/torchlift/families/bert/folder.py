@@ -46,7 +46,10 @@ class Folder:
 
 
 def open_folder(source: str) -> Folder:
-    """Find out what ``source`` is; a name on the hub is downloaded. Raises CheckpointError where it is no such model."""
+    """Find out what ``source`` is; a name on the hub is downloaded.
+
+    Raises CheckpointError where it is no model that is known.
+    """
     path = Path(source).expanduser()
     if path.is_file():
         raise CheckpointError(f"{path} is a file", remedy=EXPECTED)
