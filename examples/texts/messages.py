@@ -11,9 +11,18 @@ from pathlib import Path
 
 LABELS = ("praise", "complaint", "question")
 
-THINGS = "parcel lamp kettle chair phone coat camera teapot bicycle desk blanket radio clock suitcase".split()
-GOOD = "sturdy bright quiet handy soft quick precise comfortable reliable beautiful cheap elegant".split()
-BAD = "broken dull noisy late scratched slow wobbly useless dirty heavy faulty expensive".split()
+THINGS = (
+    *("parcel", "lamp", "kettle", "chair", "phone", "coat", "camera"),
+    *("teapot", "bicycle", "desk", "blanket", "radio", "clock", "suitcase"),
+)
+GOOD = (
+    *("sturdy", "bright", "quiet", "handy", "soft", "quick"),
+    *("precise", "comfortable", "reliable", "beautiful", "cheap", "elegant"),
+)
+BAD = (
+    *("broken", "dull", "noisy", "late", "scratched", "slow"),
+    *("wobbly", "useless", "dirty", "heavy", "faulty", "expensive"),
+)
 VERY = ("", "", "very ", "really ", "quite ", "rather ")
 NOT = ("not", "never", "hardly")
 OPENERS = ("", "", "Hello, ", "To be honest, ", "After two weeks ", "As I wrote before, ")
@@ -30,14 +39,14 @@ def messages(count: int, seed: int) -> Iterator[tuple[str, str]]:
             text = draw.choice(ASKING).format(thing=draw.choice(THINGS), word=draw.choice(GOOD + BAD))
         else:
             text = _clause(draw, label == "praise")
-            if draw.random() < 0.4:
+            if draw.random() < 0.25:
                 text = f"{_clause(draw, label != 'praise')}, but {text}"
         yield _opened(draw.choice(OPENERS), text), label
 
 
 def _clause(draw: random.Random, praise: bool) -> str:
     """For example ``the kettle is not very noisy``, a praise."""
-    negated = draw.random() < 0.4
+    negated = draw.random() < 0.25
     word = draw.choice(GOOD if praise != negated else BAD)
     no = f"{draw.choice(NOT)} " if negated else ""
     return f"the {draw.choice(THINGS)} {draw.choice(('is', 'was', 'seems'))} {no}{draw.choice(VERY)}{word}"
