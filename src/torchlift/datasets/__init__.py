@@ -6,14 +6,17 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from torchlift.datasets.base import Images, ReadOptions, Skips
+from torchlift.datasets.classes import TextClassData, has_classes, read_classes
 from torchlift.datasets.database import DATABASE
 from torchlift.datasets.labelled import ImageData, LabelledData, ZeroShotData, read_folder
 from torchlift.datasets.memory import SampleData, Source, read_items
 from torchlift.datasets.pairs import PairsData, has_pairs, read_pairs
 from torchlift.datasets.plain import ArrayData, TextData, read_arrays, read_texts
+from torchlift.datasets.queries import QueryData, has_queries, read_queries
 from torchlift.datasets.records import read_records
 from torchlift.datasets.retrieval import RetrievalData, Text, read_retrieval, retrieval_splits, write_retrieval
 from torchlift.datasets.squad import SquadData, read_squad
+from torchlift.datasets.tables import names_of
 from torchlift.errors import DataError
 from torchlift.storage import is_file, is_folder
 
@@ -24,6 +27,7 @@ __all__ = [
     "Images",
     "LabelledData",
     "PairsData",
+    "QueryData",
     "ReadOptions",
     "RetrievalData",
     "SampleData",
@@ -31,6 +35,7 @@ __all__ = [
     "Source",
     "SquadData",
     "Text",
+    "TextClassData",
     "TextData",
     "Unlabelled",
     "ZeroShotData",
@@ -40,14 +45,27 @@ __all__ = [
 ]
 
 Unlabelled = ImageData | TextData | ArrayData
-Data = RetrievalData | LabelledData | PairsData | SquadData | SampleData | Unlabelled
+Data = RetrievalData | LabelledData | PairsData | TextClassData | QueryData | SquadData | SampleData | Unlabelled
+
+
+def _read_table(file: Path, options: ReadOptions) -> Data:
+    """A table, by the names of its columns; what has none is pairs with scores, or in a .jsonl texts."""
+    names = names_of(file)
+    if has_pairs(names):
+        return read_pairs(file, options)
+    if has_classes(names):
+        return read_classes(file, options)
+    if has_queries(names):
+        return read_queries(file, options)
+    return (read_texts if file.suffix == ".jsonl" else read_pairs)(file, options)
+
 
 _FILES: Mapping[str, Callable[[Path, ReadOptions], Data]] = {
     ".txt": read_texts,
     ".json": read_squad,
-    ".jsonl": lambda file, options: (read_pairs if has_pairs(file) else read_texts)(file, options),
-    ".tsv": read_pairs,
-    ".csv": read_pairs,
+    ".jsonl": _read_table,
+    ".tsv": _read_table,
+    ".csv": _read_table,
     ".npz": read_arrays,
     ".safetensors": read_arrays,
 }

@@ -13,7 +13,6 @@ import numpy as np
 
 from torchlift.datasets.base import ReadOptions, Skips, lines_of, spread
 from torchlift.errors import DataError
-from torchlift.storage import open_regular
 
 FIELDS = ("sentence1", "sentence2", "score")
 """What the fields of a .jsonl are called, and the columns of a table that has a first line of names."""
@@ -66,19 +65,16 @@ def read_pairs(file: Path, options: ReadOptions) -> PairsData:
     if not found:
         raise DataError(
             f"{file} has no pairs{': ' * bool(skips.count)}{skips}",
-            remedy=f"Write text, text and number a line, or columns called {', '.join(FIELDS)}.",
+            remedy=f"Write text, text and number a line, or columns called {', '.join(FIELDS)}; for labels text and "
+            "label, for retrieval query and document.",
         )
     left, right, scores = zip(*(found[i] for i in spread(len(found), options.limit)), strict=True)
     return PairsData(file.name, left, right, np.array(scores, np.float64), skips)
 
 
-def has_pairs(file: Path) -> bool:
-    """Whether the first line of a .jsonl is a pair, and no text alone."""
-    try:
-        with open_regular(file) as stream:
-            return {*FIELDS} <= {*json.loads(next((line for line in stream if line.strip()), b"[]"))}
-    except (OSError, ValueError, TypeError, RecursionError):
-        return False
+def has_pairs(names: frozenset[str]) -> bool:
+    """Whether a table with these columns has pairs."""
+    return {*FIELDS} <= names
 
 
 def _fields(record: Any) -> Sequence[Any]:

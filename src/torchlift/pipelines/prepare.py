@@ -30,7 +30,7 @@ from torchlift.pipelines.columns import (
 )
 from torchlift.processing.image import pixels_of, size_of
 from torchlift.processing.questions import Passage, QuestionTokenizer, Windows
-from torchlift.processing.tokens import Placing, Tokenizer, Tokens, open_tokenizer
+from torchlift.processing.tokens import Placing, TextOrPair, Tokenizer, Tokens, open_tokenizer
 from torchlift.signature import BATCH, TensorSpec
 
 
@@ -130,12 +130,16 @@ class Preparer:
         assert isinstance(image, ImageInput)
         return ImageColumn(self._specs[name], image, pixels, len(shapes), shapes if image.varies else None)
 
-    def tokens(self, name: str, texts: Sequence[str]) -> Tokens:
-        """The token ids of texts for a text input. Raises InputError for one that is too long, or without any token."""
+    def tokens(self, name: str, texts: Sequence[TextOrPair]) -> Tokens:
+        """The token ids of texts, or of pairs of texts, for a text input.
+
+        Raises InputError for one that is too long, or without any token.
+        """
         declared = self.component.inputs[name]
         assert isinstance(declared, TextInput)
         for position, text in enumerate(texts):
-            _check_text(position, text, declared.characters)
+            for part in text if isinstance(text, tuple) and len(text) == 2 else (text,):
+                _check_text(position, part, declared.characters)
         tokens = self.tokenizers[name](texts)
         for position, empty in enumerate(tokens.empty):
             if empty:
@@ -146,11 +150,11 @@ class Preparer:
         return tokens
 
     def texts(self, values: Mapping[str, Any]) -> list[str] | None:
-        """The texts among the values that are given, where the component takes one text; None for ids."""
+        """The single texts among the values that are given, where the component takes one text; None for ids."""
         names = self.component.inputs_of(TextInput)
         if len(names) != 1 or names[0] not in values or _is_ids(values[names[0]]):
             return None
-        return [*values[names[0]]]
+        return [text for text in values[names[0]] if isinstance(text, str)]
 
     def places(self, texts: Sequence[str]) -> list[list[tuple[int, int] | None]]:
         """Where the tokens of texts are in them, in characters. Raises BundleError for a tokenizer that cannot tell."""
@@ -230,8 +234,8 @@ class _Pictures(list[Any]):
     """Sources of pictures, a row each."""
 
 
-class _Texts(list[str]):
-    """Texts, a row each."""
+class _Texts(list[TextOrPair]):
+    """Texts, or pairs of texts, a row each."""
 
 
 def preparers(bundle: Bundle) -> dict[str, Preparer]:
@@ -292,7 +296,7 @@ def held(array: np.ndarray, dtype: np.dtype[Any]) -> np.ndarray:
     return held if same.all() else array
 
 
-def _check_text(position: int, text: str, most: int) -> None:
+def _check_text(position: int, text: object, most: int) -> None:
     if not isinstance(text, str):
         raise InputError(f"text {position} is {type(text).__name__}", remedy="Give strings.")
     if len(text) > most:

@@ -75,8 +75,8 @@ class TensorPipeline(Pipeline):
         """Labels of tokens with their places, where they are of texts."""
         preparer = self.preparer(self.component)
         texts = preparer.texts(inputs)
-        if texts is None:
-            return rows
+        if texts is None or len(texts) != len(rows):
+            return rows  # of ids, or of pairs of texts
         places = preparer.places(texts)
         return [
             [

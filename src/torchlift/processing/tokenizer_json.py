@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import tokenizers
 
 from torchlift.errors import InputError
-from torchlift.processing.tokens import Tokens
+from torchlift.processing.tokens import TextOrPair, Tokens
 
 _PADDING = ("[PAD]", "<pad>")
 """How tokenizers call the token of padding where their file states no padding."""
@@ -32,8 +32,11 @@ class JsonTokenizer:
         self.pad, self.size = pad_of(self._tokenizer), size_of(self._tokenizer)
         self._tokenizer.no_padding()
 
-    def __call__(self, texts: Sequence[str]) -> Tokens:
-        """Tokenize some texts. Raises InputError for what is no string, and for one that is no Unicode."""
+    def __call__(self, texts: Sequence[TextOrPair]) -> Tokens:
+        """Tokenize some texts, or pairs of texts: of a pair that is too long the longer one is cut.
+
+        Raises InputError for what is no string, and for one that is no Unicode.
+        """
         found = self._encoded(texts)
         return Tokens(
             ids=[encoding.ids for encoding in found],
@@ -53,9 +56,10 @@ class JsonTokenizer:
             for e in self._encoded(texts)
         ]
 
-    def _encoded(self, texts: Sequence[str]) -> list[tokenizers.Encoding]:
+    def _encoded(self, texts: Sequence[TextOrPair]) -> list[tokenizers.Encoding]:
         for position, text in enumerate(texts):
-            require_unicode(text, f"text {position}")
+            for part in text if isinstance(text, tuple) and len(text) == 2 else (text,):
+                require_unicode(part, f"text {position}")
         return self._tokenizer.encode_batch(list(texts))
 
 

@@ -12,6 +12,9 @@ import numpy.typing as npt
 from torchlift.declare.inputs import TextInput
 from torchlift.errors import InputError
 
+TextOrPair = str | tuple[str, str]
+"""A text, or two that are read together, such as a premise and what may follow from it."""
+
 
 @dataclass(frozen=True)
 class Tokens:
@@ -57,7 +60,7 @@ class Tokenizer(Protocol):
     size: int
     pad: int
 
-    def __call__(self, texts: Sequence[str]) -> Tokens:
+    def __call__(self, texts: Sequence[TextOrPair]) -> Tokens:
         """Tokenize some texts, each cut to the length that was declared. Raises InputError for what is no string."""
 
 

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from tokenizers.models import WordPiece
 
 from torchlift.errors import InputError
-from torchlift.processing.tokens import Tokens
+from torchlift.processing.tokens import TextOrPair, Tokens
 
 PAD, UNKNOWN, START, END = "[PAD]", "[UNK]", "[CLS]", "[SEP]"
 
@@ -59,7 +59,7 @@ class WordPieceTokenizer:
             entries, unk_token=UNKNOWN, max_input_chars_per_word=LONGEST_WORD, continuing_subword_prefix="##"
         )
 
-    def __call__(self, texts: Sequence[str]) -> Tokens:
+    def __call__(self, texts: Sequence[TextOrPair]) -> Tokens:
         """Tokenize a batch: [CLS], the first ``context_length - 2`` tokens, [SEP].
 
         Raises InputError for anything that is not a sequence of strings.

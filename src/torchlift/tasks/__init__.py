@@ -22,6 +22,8 @@ TASKS = {
     "retrieval": "torchlift.tasks.retrieval:RetrievalTask",
     "zero-shot": "torchlift.tasks.zero_shot:ZeroShotTask",
     "classification": "torchlift.tasks.classification:ClassificationTask",
+    "text-classification": "torchlift.tasks.text_classification:TextClassificationTask",
+    "text-retrieval": "torchlift.tasks.text_retrieval:TextRetrievalTask",
     "similarity": "torchlift.tasks.similarity:SimilarityTask",
     "squad": "torchlift.tasks.squad:SquadTask",
     "samples": "torchlift.tasks.in_memory:SampleTask",

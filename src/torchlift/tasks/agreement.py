@@ -7,7 +7,7 @@ from typing import ClassVar, get_args
 
 import numpy as np
 
-from torchlift.datasets import Unlabelled
+from torchlift.datasets import TextClassData, Unlabelled
 from torchlift.declare.answers import Embedding, Labels
 from torchlift.errors import DataError
 from torchlift.manifest import Component, Manifest
@@ -25,7 +25,7 @@ class AgreementTask(Task):
 
     name: ClassVar[str] = "agreement"
     last_resort = True
-    reads = get_args(Unlabelled)
+    reads = (*get_args(Unlabelled), TextClassData)
 
     @classmethod
     def misfit(cls, manifest: Manifest) -> Misfit | None:

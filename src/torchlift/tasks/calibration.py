@@ -12,12 +12,12 @@ from torchlift.bundle import Bundle
 from torchlift.datasets import (
     ArrayData,
     Data,
-    PairsData,
     ReadOptions,
+    RetrievalData,
     SampleData,
     Source,
     SquadData,
-    TextData,
+    ZeroShotData,
     open_data,
 )
 from torchlift.declare.inputs import ImageInput, QuestionInput, TextInput
@@ -135,12 +135,13 @@ def _of_images(asked: Asked, data: Any, progress: Progress) -> dict[str, Part]:
 
 
 def _of_texts(asked: Asked, data: Any) -> dict[str, Part]:
-    texts = [getattr(text, "text", text) for text in getattr(data, "texts", ())]
+    texts = getattr(data, "texts", ())
     parts = {}
     taking = [(c, name) for c in asked.manifest.components for name in c.inputs_of(TextInput)]
     for component, name in taking if texts else []:
         preparer = asked.preparers[component.name]
-        said = list(texts) if isinstance(data, (PairsData, TextData)) else [normalized(text) for text in texts]
+        of_clip = isinstance(data, (RetrievalData, ZeroShotData))
+        said = [normalized(getattr(text, "text", text)) if of_clip else text for text in texts]
         kept = [said[i] for i in usable_texts(preparer, name, said, [f"text {t[:20]!r}" for t in said], data.skips)]
         if not kept:
             raise DataError(f"no text of {data.name} can be used: {data.skips}", remedy="Give texts that can be read.")

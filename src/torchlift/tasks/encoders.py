@@ -1,4 +1,4 @@
-"""What retrieval and zero-shot classification share: a model with an encoder of pictures and one of texts."""
+"""What tasks on embeddings share: a model with an encoder of pictures and one of texts, or one of texts alone."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ from typing import ClassVar
 
 import numpy as np
 
-from torchlift.declare.answers import Embedding
-from torchlift.declare.inputs import ImageInput, TextInput
+from torchlift.declare.answers import Embedding, Labels
+from torchlift.declare.inputs import ImageInput, TextInput, TextPart
 from torchlift.errors import BundleError
-from torchlift.manifest import Manifest
+from torchlift.manifest import Component, Manifest
 from torchlift.pipelines.columns import Prepared
 from torchlift.pipelines.dual_encoder import encoder_of
 from torchlift.pipelines.prepare import Preparer
 from torchlift.processing.answers import finished
+from torchlift.signature import BATCH
 from torchlift.tasks.base import ANSWER, Misfit, Task
 from torchlift.tasks.samples import Asked
 
@@ -70,3 +71,25 @@ class EncoderTask(Task):
         """L2-normalised features float32 [N, E] of all pictures or of all texts."""
         (features,) = outputs.values()
         return {ANSWER: finished(Embedding(), features)}
+
+
+def text_input(component: Component) -> str:
+    """The input that takes texts, where all others follow from it; else empty."""
+    texts = component.inputs_of(TextInput)
+    others = [declared for name, declared in component.inputs.items() if name not in texts]
+    return texts[0] if len(texts) == 1 and all(isinstance(declared, TextPart) for declared in others) else ""
+
+
+def embedding_output(component: Component) -> str:
+    """The output with a row of numbers a text: that which is declared, else the only one of that shape; else empty."""
+    declared = [name for name, answer in component.answers.items() if isinstance(answer, Embedding)]
+    shaped = [
+        spec.name
+        for spec in component.signature.outputs
+        if len(spec.shape) == 2
+        and spec.shape[0] == BATCH
+        and isinstance(spec.shape[1], int)
+        and not isinstance(component.answers[spec.name], Labels)
+    ]
+    names = declared or shaped
+    return names[0] if len(names) == 1 else ""

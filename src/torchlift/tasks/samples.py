@@ -30,6 +30,7 @@ from torchlift.pipelines.pictures import KeptPictures
 from torchlift.pipelines.prepare import Preparer, preparers
 from torchlift.pipelines.run import AnySize, Batching, Loader
 from torchlift.processing.image import pixels_of
+from torchlift.processing.tokens import TextOrPair
 from torchlift.progress import Progress
 from torchlift.signature import TensorSpec
 
@@ -186,7 +187,9 @@ def _taken(spec: TensorSpec, array: np.ndarray, rows: np.ndarray) -> np.ndarray:
     return array if position is None or len(rows) == array.shape[position] else array.take(rows, position)
 
 
-def usable_texts(preparer: Preparer, name: str, texts: Sequence[str], names: Sequence[str], skips: Skips) -> list[int]:
+def usable_texts(
+    preparer: Preparer, name: str, texts: Sequence[TextOrPair], names: Sequence[str], skips: Skips
+) -> list[int]:
     """The positions of the texts that an input of a component takes; others are skipped."""
     usable = []
     for position, (text, said) in enumerate(zip(texts, names, strict=True)):

@@ -9,14 +9,13 @@ from typing import ClassVar
 import numpy as np
 
 from torchlift.datasets import PairsData
-from torchlift.declare.answers import Embedding, Labels
-from torchlift.declare.inputs import TextInput, TextPart
+from torchlift.declare.answers import Embedding
 from torchlift.errors import DataError
-from torchlift.manifest import Component, Manifest
+from torchlift.manifest import Manifest
 from torchlift.processing.answers import finished
 from torchlift.progress import Progress
-from torchlift.signature import BATCH
 from torchlift.tasks.base import ANSWER, Answers, Metric, Misfit, Task
+from torchlift.tasks.encoders import embedding_output, text_input
 from torchlift.tasks.metrics import METRICS, same_neighbours
 from torchlift.tasks.samples import Asked, facts, usable_texts
 
@@ -40,8 +39,8 @@ class SimilarityTask(Task):
     @classmethod
     def misfit(cls, manifest: Manifest) -> Misfit | None:
         """It is for models with one component, which takes a text and gives one embedding."""
-        if len(manifest.components) == 1 and _text_input(manifest.components[0]):
-            if _embedding(manifest.components[0]):
+        if len(manifest.components) == 1 and text_input(manifest.components[0]):
+            if embedding_output(manifest.components[0]):
                 return None
             return Misfit("pairs of texts, and which output is the embedding is not known", "Declare Embedding for it.")
         return Misfit("pairs of texts, and the model does not take one text", "Declare TextInput for its ids.")
@@ -53,8 +52,8 @@ class SimilarityTask(Task):
 
     def __init__(self, asked: Asked, data: PairsData) -> None:
         (component,) = asked.manifest.components
-        name = _text_input(component)
-        self._output, preparer = _embedding(component), asked.preparers[component.name]
+        name = text_input(component)
+        self._output, preparer = embedding_output(component), asked.preparers[component.name]
         named = [f"text {text[:20]!r}" for text in data.texts]
         usable = {data.texts[i] for i in usable_texts(preparer, name, data.texts, named, data.skips)}
         pairs = [
@@ -93,25 +92,3 @@ class SimilarityTask(Task):
             return {}
         ours, theirs = (found[self.components[0]][ANSWER] for found in (answers, reference))
         return {_NEIGHBOURS.name: same_neighbours(ours, theirs)}
-
-
-def _text_input(component: Component) -> str:
-    """The input that takes texts, where all others follow from it; else empty."""
-    texts = component.inputs_of(TextInput)
-    others = [declared for name, declared in component.inputs.items() if name not in texts]
-    return texts[0] if len(texts) == 1 and all(isinstance(declared, TextPart) for declared in others) else ""
-
-
-def _embedding(component: Component) -> str:
-    """The output with a row of numbers a text: that which is declared, else the only one of that shape; else empty."""
-    declared = [name for name, answer in component.answers.items() if isinstance(answer, Embedding)]
-    shaped = [
-        spec.name
-        for spec in component.signature.outputs
-        if len(spec.shape) == 2
-        and spec.shape[0] == BATCH
-        and isinstance(spec.shape[1], int)
-        and not isinstance(component.answers[spec.name], Labels)
-    ]
-    names = declared or shaped
-    return names[0] if len(names) == 1 else ""

@@ -10,6 +10,7 @@ from typing import Any
 from torchlift.errors import CheckpointError
 from torchlift.families.bert.heads import HEADS, Head, head_of
 from torchlift.families.bert.sentences import MODULES, Modules, read_modules
+from torchlift.families.bert.tokenizers import FILES
 from torchlift.families.transformers_folder import download, is_hub_name, read_folder
 
 MODEL_TYPES = ("bert", "roberta", "distilbert", "electra", "mpnet", "xlm-roberta", "camembert", "deberta-v2")
@@ -20,9 +21,6 @@ EXPECTED = (
     f"saved as an encoder or with one of the heads {', '.join(h.suffix for h in HEADS if h.suffix)}, or that "
     "sentence-transformers saved."
 )
-
-TOKENIZER_FILES = ("vocab.txt", "merges.txt", "sentencepiece.bpe.model", "spm.model", "spiece.model")
-"""Files of a tokenizer beside the ``.json`` ones."""
 
 
 @dataclass(frozen=True)
@@ -46,14 +44,17 @@ class Folder:
 
 
 def open_folder(source: str) -> Folder:
-    """Find out what ``source`` is; a name on the hub is downloaded. Raises CheckpointError where it is no such model."""
+    """Find out what ``source`` is; a name on the hub is downloaded.
+
+    Raises CheckpointError where it is no model that is known.
+    """
     path = Path(source).expanduser()
     if path.is_file():
         raise CheckpointError(f"{path} is a file", remedy=EXPECTED)
     if not path.is_dir():
         if not is_hub_name(source):
             raise CheckpointError(f"{source} does not exist", remedy=EXPECTED)
-        path = download(source, *TOKENIZER_FILES)
+        path = download(source, *FILES, "merges.txt")
     modules = read_modules(path) if (path / MODULES).is_file() else None
     config, files = read_folder(modules.network if modules else path, MODEL_TYPES, EXPECTED)
     return Folder(path, config, files, head_of(config, modules is not None, EXPECTED), modules)

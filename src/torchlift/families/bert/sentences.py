@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from torchlift.errors import CheckpointError
-from torchlift.families.transformers_folder import as_float32, read_json, read_weights
+from torchlift.families.transformers_folder import WEIGHT_FILES, as_float32, read_json, read_weights
 from torchlift.storage import open_regular
 
 MODULES = "modules.json"
@@ -142,7 +142,7 @@ def _layer(folder: Path) -> DenseLayer:
             f"{folder / 'config.json'} describes no dense layer that is known: {before} to {after}, {activation}",
             remedy=f"The activations that are known are {', '.join(ACTIVATIONS)}.",
         )
-    files = [folder / name for name in ("model.safetensors", "pytorch_model.bin") if (folder / name).is_file()]
+    files = [folder / name for name in WEIGHT_FILES if (folder / name).is_file()]
     if not files:
         raise CheckpointError(f"{folder} has no weights", remedy="Download the folder again.")
     return DenseLayer(folder, tuple(files[:1]), before, after, bool(config.get("bias", True)), activation)

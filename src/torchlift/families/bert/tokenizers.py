@@ -15,6 +15,9 @@ from torchlift.families.quiet import libraries_quiet
 
 FILE = "tokenizer.json"
 
+FILES = (FILE, "vocab.txt", "vocab.json", "sentencepiece.bpe.model", "spm.model", "spiece.model")
+"""What a tokenizer is read from. transformers makes one without any words where a folder has none of these."""
+
 
 @dataclass(frozen=True)
 class FolderTokenizer:
@@ -40,6 +43,8 @@ def read_tokenizer(folder: Path, config: Mapping[str, Any], *, lowercase: bool =
 
     Raises CheckpointError where there is none, or where it is damaged.
     """
+    if not any((folder / name).is_file() for name in FILES):
+        raise CheckpointError(f"{folder} has no tokenizer", remedy=f"Put one of {', '.join(FILES)} into it.")
     try:
         read_config = transformers.CONFIG_MAPPING[config["model_type"]].from_dict(
             {key: value for key, value in config.items() if key != "auto_map"}
