@@ -34,7 +34,7 @@ def answer(pipeline: DetectionPipeline, given: Given, outputs: tuple[str, ...]) 
     if not images:
         raise click.UsageError("give at least one --image.")
     targets = parse_outputs(outputs)
-    arrays_of = images if len(images) > 1 else ("boxes",)
+    arrays_of = tuple(f"boxes{i}" for i in range(len(images))) if len(images) > 1 else ("boxes",)
     for target in targets:
         target.names(arrays_of)
     pictures = _drawings(given["draw"], images) if "draw" in given else {}

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from torchlift.checksums import key_of, sha256
+from torchlift.declare.answers import Boxes
 from torchlift.declare.call import Call
 from torchlift.declare.check import completed_answers, completed_inputs
 from torchlift.declare.module import ModuleDeclaration
@@ -62,6 +63,8 @@ class UserModel(Model):
     ) -> None:
         self.name = name
         self.settings = {}
+        if any(isinstance(answer, Boxes) for answer in declaration.postprocess.values()):
+            self.pipeline = "detection"
         self.notes: tuple[str, ...] = ()
         self._texts = ModuleTexts.read(folder, declaration.preprocess)
         self.assets = self._texts.assets
