@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from torchlift.datasets.base import Images, ReadOptions, Skips
+from torchlift.datasets.boxes import YAML, BoxData, load_json, read_coco, read_yolo
 from torchlift.datasets.classes import TextClassData, has_classes, read_classes
 from torchlift.datasets.database import DATABASE
 from torchlift.datasets.labelled import ImageData, LabelledData, ZeroShotData, read_folder
@@ -22,6 +23,7 @@ from torchlift.storage import is_file, is_folder
 
 __all__ = [
     "ArrayData",
+    "BoxData",
     "Data",
     "ImageData",
     "Images",
@@ -45,7 +47,9 @@ __all__ = [
 ]
 
 Unlabelled = ImageData | TextData | ArrayData
-Data = RetrievalData | LabelledData | PairsData | TextClassData | QueryData | SquadData | SampleData | Unlabelled
+Data = (
+    RetrievalData | BoxData | LabelledData | PairsData | TextClassData | QueryData | SquadData | SampleData | Unlabelled
+)
 
 
 def _read_table(file: Path, options: ReadOptions) -> Data:
@@ -62,7 +66,9 @@ def _read_table(file: Path, options: ReadOptions) -> Data:
 
 _FILES: Mapping[str, Callable[[Path, ReadOptions], Data]] = {
     ".txt": read_texts,
-    ".json": read_squad,
+    ".json": lambda file, options: _of_json(file, options),
+    ".yaml": read_yolo,
+    ".yml": read_yolo,
     ".jsonl": _read_table,
     ".tsv": _read_table,
     ".csv": _read_table,
@@ -92,9 +98,19 @@ def open_data(source: Source, options: ReadOptions | None = None) -> Data:
         raise DataError(f"{path} does not exist", remedy="Give the folder or the file of a data set.")
     if retrieval_splits(path):
         return read_retrieval(path, options)
+    if (path / YAML).is_file():
+        return read_yolo(path / YAML, options)
     if (path / DATABASE).is_file():
         return read_records(path, options)
     return read_folder(path, options)
+
+
+def _of_json(file: Path, options: ReadOptions) -> Data:
+    """COCO's boxes, or SQuAD's questions. Raises DataError where it is neither."""
+    said = load_json(file)
+    if isinstance(said, dict) and {"images", "annotations"} & {*said}:
+        return read_coco(file, said, options)
+    return read_squad(file, options)
 
 
 def _resolved(path: Path) -> Path:

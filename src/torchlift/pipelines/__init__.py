@@ -17,6 +17,7 @@ __all__ = ["PIPELINES", "OpenOptions", "Pipeline", "of_bundle", "open_bundle"]
 
 PIPELINES = {
     "dual-encoder": "torchlift.pipelines.dual_encoder:DualEncoder",
+    "detection": "torchlift.pipelines.detection:DetectionPipeline",
     "question-answering": "torchlift.pipelines.question_answering:QuestionAnswering",
     "text-encoder": "torchlift.pipelines.text_encoder:TextEncoder",
     "tensors": "torchlift.pipelines.tensors:TensorPipeline",

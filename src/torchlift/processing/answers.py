@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 import numpy as np
 import numpy.typing as npt
 
-from torchlift.declare.answers import Answer, Embedding, Labels, Raw, Span, TokenLabels
+from torchlift.declare.answers import Answer, Boxes, Embedding, Labels, Raw, Span, TokenLabels
 from torchlift.errors import InputError
 
 Floats = npt.NDArray[np.floating[Any]]
@@ -19,8 +19,8 @@ def finished(answer: Answer, values: Any) -> Any:
     an array each where they differ in length.
 
     An embedding is float32 [N, E], with rows of length 1 where it says so; labels are a list of (name, score) a row,
-    the best first; labels of tokens a list of (name, score) a row, one a token; a raw array and the scores of a span
-    stay as they are. Raises InputError for values that do not fit.
+    the best first; labels of tokens a list of (name, score) a row, one a token; a raw array, the scores of a span and
+    the candidates of boxes stay as they are. Raises InputError for values that do not fit.
     """
     match answer:
         case Embedding(normalize=normalize):
@@ -29,7 +29,7 @@ def finished(answer: Answer, values: Any) -> Any:
             return named(answer, values)
         case TokenLabels(names=names):
             return [_named_tokens(names, row) for row in values]
-        case Raw() | Span():  # a span takes two outputs and the text: see torchlift.processing.spans
+        case Raw() | Span() | Boxes():  # spans and boxes need more than their array: see spans.py and boxes.py here
             return values
         case _:
             forgotten: NoReturn = answer  # a type error where a kind has no case above

@@ -26,6 +26,7 @@ TASKS = {
     "text-retrieval": "torchlift.tasks.text_retrieval:TextRetrievalTask",
     "similarity": "torchlift.tasks.similarity:SimilarityTask",
     "squad": "torchlift.tasks.squad:SquadTask",
+    "detection": "torchlift.tasks.detection:DetectionTask",
     "samples": "torchlift.tasks.in_memory:SampleTask",
     "agreement": "torchlift.tasks.agreement:AgreementTask",
 }

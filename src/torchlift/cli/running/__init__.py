@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 RUNNERS = {
     "dual-encoder": "torchlift.cli.running.dual_encoder",
+    "detection": "torchlift.cli.running.detection",
     "question-answering": "torchlift.cli.running.question_answering",
     "text-encoder": "torchlift.cli.running.tensors",
     "tensors": "torchlift.cli.running.tensors",

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from torchlift.checksums import key_of, sha256
-from torchlift.declare.answers import Span
+from torchlift.declare.answers import Answer, Boxes, Span
 from torchlift.declare.call import Call
 from torchlift.declare.check import completed_answers, completed_inputs
 from torchlift.declare.module import ModuleDeclaration
@@ -36,6 +36,9 @@ from torchlift.graph.scales import Scales, to_plain
 from torchlift.signature import DTYPES, Dim, Signature, TensorSpec
 
 COMPONENT = "model"
+
+_PIPELINES: dict[type[Answer], str] = {Span: "question-answering", Boxes: "detection"}
+"""A kind of answer that has a pipeline of its own -> what manifests call it."""
 
 _FIRST = "Correct the declared shapes, ranges or bounds, or declare sample= to draw realistic inputs."
 """What to do where a network does not even run near the optimum of its axes."""
@@ -63,8 +66,10 @@ class UserModel(Model):
     ) -> None:
         self.name = name
         self.settings = {}
-        if any(isinstance(answer, Span) for answer in declaration.postprocess.values()):
-            self.pipeline = "question-answering"
+        self.pipeline = next(
+            (_PIPELINES[type(answer)] for answer in declaration.postprocess.values() if type(answer) in _PIPELINES),
+            self.pipeline,
+        )
         self.notes: tuple[str, ...] = ()
         self._texts = ModuleTexts.read(folder, declaration.preprocess)
         self.assets = self._texts.assets
