@@ -74,4 +74,15 @@ class Raw(msgspec.Struct, frozen=True, tag_field="kind", tag="raw"):
             )
 
 
-Answer = Embedding | Labels | Raw
+class Boxes(msgspec.Struct, frozen=True, tag_field="kind", tag="boxes"):
+    """PROVISIONAL."""
+
+    names: tuple[str, ...]
+    objectness: bool
+    confidence: float = 0.25
+    overlap: float = 0.45
+    most: int = 300
+    agnostic: bool = False
+
+
+Answer = Embedding | Labels | Raw | Boxes

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 FAMILIES: dict[str, str] = {
     "chinese-clip": "torchlift.families.chinese_clip:ChineseClip",
     "mobilevit": "torchlift.families.mobilevit:MobileViTFamily",
+    "yolov5": "torchlift.families.yolov5:YoloFamily",
     "module": "torchlift.families.module:ModuleFamily",
 }
 """Name -> ``module:class``."""

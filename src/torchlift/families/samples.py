@@ -16,20 +16,23 @@ PATCHES = 8
 
 @dataclass(frozen=True)
 class PictureSampler:
-    """Draws the input ``name``, float32 [batch, 3, resolution, resolution].
+    """Draws the input ``name``, float32 [batch, 3, resolution, resolution]. Without a resolution height and width are
+    axes of these names.
 
     A picture is made of coloured patches with noise, and is normalised by ``mean`` and ``std`` of each channel.
     """
 
     name: str
-    resolution: int
+    resolution: int | None
     mean: Sequence[float]
     std: Sequence[float]
 
     def __call__(self, sizes: Mapping[str, int], rng: np.random.Generator) -> dict[str, np.ndarray]:
-        patch = -(-self.resolution // PATCHES)
-        colours = rng.random((sizes["batch"], 3, PATCHES, PATCHES), dtype=np.float32)
-        image = colours.repeat(patch, axis=2).repeat(patch, axis=3)[..., : self.resolution, : self.resolution]
+        sides = [self.resolution or sizes[axis] for axis in ("height", "width")]
+        image = rng.random((sizes["batch"], 3, PATCHES, PATCHES), dtype=np.float32)
+        for axis, side in enumerate(sides, start=2):
+            image = image.repeat(-(-side // PATCHES), axis=axis)
+        image = image[..., : sides[0], : sides[1]]
         image = image + 0.1 * rng.standard_normal(image.shape, dtype=np.float32)
         mean, std = (np.array(values, np.float32).reshape(3, 1, 1) for values in (self.mean, self.std))
         return {self.name: (image.clip(0, 1) - mean) / std}

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import pickle
 import pickletools
 import re
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 
@@ -19,16 +21,24 @@ _BAD_ZIP = (zipfile.BadZipFile, ValueError, NotImplementedError)
 does not know."""
 
 
-def load_torch_file(file: Path, expected: str) -> Any:
+_LEGACY_PICKLES = 4
+"""A file of torch.save before the zip format has a magic number, a version, facts of the system, then the object."""
+
+
+def load_torch_file(file: Path, expected: str, stand_ins: Sequence[tuple[type, str]] = ()) -> Any:
     """Read a file of torch.save without running code. Tensors are mapped from the file where its format allows.
 
     ``expected`` is a sentence that says what the family reads. It is the remedy where the file is something else.
+    ``stand_ins`` are classes, each with the full name in the pickle in whose place it is made: the class of that name
+    is not imported.
+
     Raises UnsafeCheckpointError for a pickle that names anything but tensors and plain values. Raises CheckpointError
     for a damaged file, for TorchScript, and for any other file.
     """
     zipped = _check_archive(file, expected)
     try:
-        return torch.load(file, map_location="cpu", weights_only=True, mmap=True if zipped else None)
+        with torch.serialization.safe_globals([*stand_ins]):
+            return torch.load(file, map_location="cpu", weights_only=True, mmap=True if zipped else None)
     except pickle.UnpicklingError as error:
         if called := _called(file, str(error)):
             raise UnsafeCheckpointError(
@@ -40,6 +50,28 @@ def load_torch_file(file: Path, expected: str) -> Any:
         raise
     except Exception as error:  # a pickle with changed bytes makes the unpickler raise almost anything
         raise _damaged(file, error, expected) from error
+
+
+def names_in_pickle(file: Path) -> list[str]:
+    """The full names of the classes and functions that a file of torch.save names, such as ``models.common.Conv``.
+
+    Nothing is loaded. For a file that is damaged, those before the damage.
+    """
+    found: dict[str, None] = {}
+    with contextlib.suppress(Exception), contextlib.ExitStack() as stack:  # the decoder fails in many ways
+        stream: IO[bytes] = stack.enter_context(open_regular(file))
+        pickles = _LEGACY_PICKLES
+        if zipfile.is_zipfile(stream):
+            archive = stack.enter_context(zipfile.ZipFile(stream))
+            member = next(name for name in archive.namelist() if name.endswith("/data.pkl"))
+            stream, pickles = stack.enter_context(archive.open(member)), 1
+        else:
+            stream.seek(0)
+        for _ in range(pickles):
+            for opcode, argument, _position in pickletools.genops(stream):
+                if opcode.name == "GLOBAL":
+                    found[str(argument).replace(" ", ".")] = None
+    return [*found]
 
 
 def is_torchscript(file: Path) -> bool:
