@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import itertools
 import struct
 import sys
 import types
@@ -136,7 +137,7 @@ class Attention(nn.Module):
         self.pe = Conv(c, c, 3, g=c, act=off)
 
     def forward(self, x):
-        batch, channels, rows, columns = x.shape
+        batch, _, rows, columns = x.shape
         maps = self.qkv(x).reshape(batch, self.num_heads, -1, rows * columns)
         q, k, v = maps.split([self.key_dim, self.key_dim, self.head_dim], 2)
         weights = torch.einsum("bhcq,bhck->bhqk", q, k).mul(self.scale).softmax(-1)
@@ -292,7 +293,7 @@ def _neck(block, c):
 
 def _down(block, c):
     """The layers of the backbone behind the first, without the pool."""
-    steps = [((Conv(a, b, 3, 2), -1), (block(b, b, 1, True), -1)) for a, b in zip(c, c[1:], strict=False)]
+    steps = [((Conv(a, b, 3, 2), -1), (block(b, b, 1, True), -1)) for a, b in itertools.pairwise(c)]
     return [layer for pair in steps for layer in pair]
 
 

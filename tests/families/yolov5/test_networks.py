@@ -4,7 +4,6 @@ import pytest
 import torch
 import yolo_models as yolo
 
-
 MODELS = {
     "7.0": yolo.yolov5,
     "5.0": yolo.yolov5_older,

@@ -173,16 +173,17 @@ class PSABlock(nn.Module):
         return y
 
 
-class C2PSA(nn.Module):
-    """Half of the channels go through blocks of attention."""
+class C2(nn.Module):
+    """Half of the channels go through inner blocks, the ``first`` half or the second."""
 
-    def __init__(self, cv1: nn.Module, cv2: nn.Module, m: nn.Module) -> None:
+    def __init__(self, cv1: nn.Module, cv2: nn.Module, m: nn.Module, first: bool) -> None:
         super().__init__()
-        self.cv1, self.cv2, self.m = cv1, cv2, m
+        self.cv1, self.cv2, self.m, self.first = cv1, cv2, m, first
 
     def forward(self, x: Tensor) -> Tensor:
         a, b = self.cv1(x).chunk(2, 1)
-        y: Tensor = self.cv2(torch.cat([a, self.m(b)], 1))
+        both = [self.m(a), b] if self.first else [a, self.m(b)]
+        y: Tensor = self.cv2(torch.cat(both, 1))
         return y
 
 

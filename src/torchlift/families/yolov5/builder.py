@@ -82,13 +82,13 @@ class Builder:
         """The modules within a Sequential or a ModuleList, in their order."""
         return [self.build(module, f"{path}.{name}") for name, module in record.modules.items()]
 
-    def _sequential(self, record: Record, path: str) -> nn.Module:
+    def sequential(self, record: Record, path: str) -> nn.Module:
         return nn.Sequential(*self.every(record, path))
 
     def _list(self, record: Record, path: str, name: str) -> list[nn.Module]:
         return self.every(record.module(name), f"{path}.{name}")
 
-    def _conv2d(self, record: Record, path: str) -> nn.Module:
+    def conv2d(self, record: Record, path: str) -> nn.Module:
         if record.get("padding_mode", "zeros") != "zeros":
             raise CheckpointError(f"{path} pads by {record.get('padding_mode')!r}", remedy=EXPECTED)
         weight, groups = weight_of(record, path, "weight", 4), whole(record, path, "groups", 1)
@@ -113,7 +113,7 @@ class Builder:
             made.bias = _fixed(bias)
         return made
 
-    def _batch_norm(self, record: Record, path: str) -> nn.Module:
+    def batch_norm(self, record: Record, path: str) -> nn.Module:
         eps = record.get("eps", None)
         if not isinstance(eps, float) or not 0 <= eps < 1:
             raise CheckpointError(f"{path} has eps {eps!r}", remedy="The file is damaged.")
@@ -127,10 +127,10 @@ class Builder:
         made.num_batches_tracked = None
         return made
 
-    def _leaky(self, record: Record, path: str) -> nn.Module:
+    def leaky(self, record: Record, path: str) -> nn.Module:
         return nn.LeakyReLU(float(record.get("negative_slope", 0.01)))
 
-    def _upsample(self, record: Record, path: str) -> nn.Module:
+    def upsample(self, record: Record, path: str) -> nn.Module:
         factor, mode = record.get("scale_factor"), record.get("mode", "nearest")
         factor = factor[0] if isinstance(factor, tuple) and len({*factor}) == 1 else factor
         if mode != "nearest" or not isinstance(factor, (int, float)) or factor != int(factor) or not 1 <= factor <= 8:
@@ -139,102 +139,104 @@ class Builder:
             )
         return nn.Upsample(scale_factor=float(factor), mode="nearest")
 
-    def _max_pool(self, record: Record, path: str) -> nn.Module:
+    def max_pool(self, record: Record, path: str) -> nn.Module:
         if record.get("ceil_mode", False) or record.get("dilation", 1) not in (1, (1, 1)):
             raise CheckpointError(f"{path} is a MaxPool2d with ceil_mode or dilation", remedy=EXPECTED)
         kernel = pair(record, path, "kernel_size", 0)
         return nn.MaxPool2d(kernel, pair(record, path, "stride", kernel[0]), pair(record, path, "padding", 0, least=0))
 
-    def _zero_pad(self, record: Record, path: str) -> nn.Module:
+    def zero_pad(self, record: Record, path: str) -> nn.Module:
         padding = record.get("padding")
         if not isinstance(padding, (tuple, list)) or len(padding) != 4 or not all(type(n) is int for n in padding):
             raise CheckpointError(f"{path} pads by {padding!r}", remedy="The file is damaged.")
         return nn.ZeroPad2d(tuple(padding))
 
-    def _conv(self, record: Record, path: str) -> nn.Module:
+    def conv(self, record: Record, path: str) -> nn.Module:
         conv, act = self.parts(record, path, "conv", "act")
         folded = "bn" not in record.modules
         return blocks.Conv(conv, nn.Identity() if folded else self.build(record.module("bn"), f"{path}.bn"), act)
 
-    def _focus(self, record: Record, path: str) -> nn.Module:
+    def focus(self, record: Record, path: str) -> nn.Module:
         return blocks.Focus(*self.parts(record, path, "conv"))
 
-    def _bottleneck(self, record: Record, path: str) -> nn.Module:
+    def bottleneck(self, record: Record, path: str) -> nn.Module:
         first, second = self.parts(record, path, "cv1", "cv2")
         return blocks.Bottleneck(first, second, flag(record, path, "add"))
 
-    def _csp(self, record: Record, path: str) -> nn.Module:
+    def csp(self, record: Record, path: str) -> nn.Module:
         return blocks.BottleneckCSP(*self.parts(record, path, "cv1", "cv2", "cv3", "cv4", "bn", "act", "m"))
 
-    def _c3(self, record: Record, path: str) -> nn.Module:
+    def c3(self, record: Record, path: str) -> nn.Module:
         return blocks.C3(*self.parts(record, path, "cv1", "cv2", "cv3", "m"))
 
-    def _c2f(self, record: Record, path: str) -> nn.Module:
+    def c2f(self, record: Record, path: str) -> nn.Module:
         first, second = self.parts(record, path, "cv1", "cv2")
         return blocks.C2f(first, second, self._list(record, path, "m"))
 
-    def _spp(self, record: Record, path: str) -> nn.Module:
+    def spp(self, record: Record, path: str) -> nn.Module:
         first, second = self.parts(record, path, "cv1", "cv2")
         return blocks.SPP(first, second, self._list(record, path, "m"))
 
-    def _sppf(self, record: Record, path: str) -> nn.Module:
+    def sppf(self, record: Record, path: str) -> nn.Module:
         times, add = whole(record, path, "n", 3), bool(record.get("add", False))
         first, second, pool = self.parts(record, path, "cv1", "cv2", "m")
         return blocks.SPPF(first, second, pool, times, add)
 
-    def _attention(self, record: Record, path: str) -> nn.Module:
+    def attention(self, record: Record, path: str) -> nn.Module:
         heads, key, width = (whole(record, path, name, 0) for name in ("num_heads", "key_dim", "head_dim"))
         qkv, proj, pe = self.parts(record, path, "qkv", "proj", "pe")
         return blocks.PositionAttention(qkv, proj, pe, heads, key, width, self._style)
 
-    def _psa_block(self, record: Record, path: str) -> nn.Module:
+    def psa_block(self, record: Record, path: str) -> nn.Module:
         attn, ffn = self.parts(record, path, "attn", "ffn")
         return blocks.PSABlock(attn, ffn, bool(record.get("add", True)))
 
-    def _c2psa(self, record: Record, path: str) -> nn.Module:
-        return blocks.C2PSA(*self.parts(record, path, "cv1", "cv2", "m"))
+    def c2(self, record: Record, path: str) -> nn.Module:
+        first, second, inner = self.parts(record, path, "cv1", "cv2", "m")
+        return blocks.C2(first, second, inner, record.name == "C2")
 
-    def _ghost(self, record: Record, path: str) -> nn.Module:
+    def ghost(self, record: Record, path: str) -> nn.Module:
         return blocks.GhostConv(*self.parts(record, path, "cv1", "cv2"))
 
-    def _ghost_bottleneck(self, record: Record, path: str) -> nn.Module:
+    def ghost_bottleneck(self, record: Record, path: str) -> nn.Module:
         return blocks.GhostBottleneck(*self.parts(record, path, "conv", "shortcut"))
 
-    def _concat(self, record: Record, path: str) -> nn.Module:
+    def concat(self, record: Record, path: str) -> nn.Module:
         if record.get("d", 1) != 1:
             raise CheckpointError(f"{path} joins maps along dimension {record.get('d')!r}", remedy=EXPECTED)
         return blocks.Concat()
 
 
 _MAKERS: dict[tuple[str, str], Callable[[Builder, Record, str], nn.Module]] = {
-    ("torch", "Sequential"): Builder._sequential,
-    ("torch", "Conv2d"): Builder._conv2d,
-    ("torch", "BatchNorm2d"): Builder._batch_norm,
-    ("torch", "LeakyReLU"): Builder._leaky,
-    ("torch", "Upsample"): Builder._upsample,
-    ("torch", "MaxPool2d"): Builder._max_pool,
-    ("torch", "ZeroPad2d"): Builder._zero_pad,
-    ("yolo", "Conv"): Builder._conv,
-    ("yolo", "DWConv"): Builder._conv,
-    ("yolo", "Focus"): Builder._focus,
-    ("yolo", "Bottleneck"): Builder._bottleneck,
-    ("yolo", "CrossConv"): Builder._bottleneck,
-    ("yolo", "BottleneckCSP"): Builder._csp,
-    ("yolo", "C3"): Builder._c3,
-    ("yolo", "C3x"): Builder._c3,
-    ("yolo", "C3k"): Builder._c3,
-    ("yolo", "C3SPP"): Builder._c3,
-    ("yolo", "C3Ghost"): Builder._c3,
-    ("yolo", "C2f"): Builder._c2f,
-    ("yolo", "C3k2"): Builder._c2f,
-    ("yolo", "SPP"): Builder._spp,
-    ("yolo", "SPPF"): Builder._sppf,
-    ("yolo", "Attention"): Builder._attention,
-    ("yolo", "PSABlock"): Builder._psa_block,
-    ("yolo", "C2PSA"): Builder._c2psa,
-    ("yolo", "GhostConv"): Builder._ghost,
-    ("yolo", "GhostBottleneck"): Builder._ghost_bottleneck,
-    ("yolo", "Concat"): Builder._concat,
+    ("torch", "Sequential"): Builder.sequential,
+    ("torch", "Conv2d"): Builder.conv2d,
+    ("torch", "BatchNorm2d"): Builder.batch_norm,
+    ("torch", "LeakyReLU"): Builder.leaky,
+    ("torch", "Upsample"): Builder.upsample,
+    ("torch", "MaxPool2d"): Builder.max_pool,
+    ("torch", "ZeroPad2d"): Builder.zero_pad,
+    ("yolo", "Conv"): Builder.conv,
+    ("yolo", "DWConv"): Builder.conv,
+    ("yolo", "Focus"): Builder.focus,
+    ("yolo", "Bottleneck"): Builder.bottleneck,
+    ("yolo", "CrossConv"): Builder.bottleneck,
+    ("yolo", "BottleneckCSP"): Builder.csp,
+    ("yolo", "C3"): Builder.c3,
+    ("yolo", "C3x"): Builder.c3,
+    ("yolo", "C3k"): Builder.c3,
+    ("yolo", "C3SPP"): Builder.c3,
+    ("yolo", "C3Ghost"): Builder.c3,
+    ("yolo", "C2f"): Builder.c2f,
+    ("yolo", "C3k2"): Builder.c2f,
+    ("yolo", "SPP"): Builder.spp,
+    ("yolo", "SPPF"): Builder.sppf,
+    ("yolo", "Attention"): Builder.attention,
+    ("yolo", "PSABlock"): Builder.psa_block,
+    ("yolo", "C2"): Builder.c2,
+    ("yolo", "C2PSA"): Builder.c2,
+    ("yolo", "GhostConv"): Builder.ghost,
+    ("yolo", "GhostBottleneck"): Builder.ghost_bottleneck,
+    ("yolo", "Concat"): Builder.concat,
 }
 """Origin and name of a layer -> what builds it."""
 

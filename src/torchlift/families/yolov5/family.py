@@ -18,7 +18,7 @@ from torchlift.families.base import Family, LoadOptions, Model, ModelComponent
 from torchlift.families.samples import PictureSampler
 from torchlift.families.yolov5.builder import EXPECTED
 from torchlift.families.yolov5.found import Found, find_model
-from torchlift.families.yolov5.network import Network
+from torchlift.families.yolov5.network import Network, folded
 from torchlift.families.yolov5.records import read_records
 from torchlift.families.yolov5.wts import read_wts
 from torchlift.signature import Axis, Signature, TensorSpec
@@ -119,7 +119,7 @@ class YoloModel(Model):
             name=name,
             signature=self.signature,
             reference=network,
-            exported=network,
+            exported=folded(network),
             sample=PictureSampler(INPUT, None, self.picture.mean, self.picture.std),
             inputs={INPUT: self.picture},
             answers={OUTPUT: self.answer},
@@ -143,10 +143,11 @@ class _Shape:
     objectness: bool
 
     def output(self, strides: tuple[int, ...]) -> tuple[int | str, ...]:
-        """The shape of the output, with the number of boxes as an expression of the axes."""
-        cells = " + ".join(f"(height // {stride}) * (width // {stride})" for stride in strides)
-        boxes = f"{self.boxes_a_cell} * ({cells})" if self.boxes_a_cell > 1 else cells
-        return ("batch", boxes, 5 + self.classes) if self.objectness else ("batch", 4 + self.classes, boxes)
+        """The shape of the output. Height and width are multiples of the largest stride."""
+        largest = max(strides)
+        boxes = self.boxes_a_cell * sum((largest // stride) ** 2 for stride in strides)
+        count = f"{boxes} * (height // {largest}) * (width // {largest})"
+        return ("batch", count, 5 + self.classes) if self.objectness else ("batch", 4 + self.classes, count)
 
 
 def _shape_of(found: Found, file: Path) -> _Shape:

@@ -39,10 +39,10 @@ class AnchorDecode(nn.Module):
         anchors = self.anchors[level]
         count, width = len(anchors), raw.shape[1] // len(anchors)
         apart = raw.view(-1, count, width, rows * columns).transpose(2, 3).sigmoid()
-        middle, size, scores = apart.split([2, 2, width - 4], 3)
-        middle = (middle * 2 - 0.5 + cells(rows, columns)) * stride
-        size = (size * 2) ** 2 * anchors[:, None]
-        return torch.cat([middle, size, scores], 3).view(-1, count * rows * columns, width)
+        middle = (apart[..., :2] * 2 - 0.5 + cells(rows, columns)) * stride
+        double = apart[..., 2:4] * 2
+        size = double * double * anchors[:, None]
+        return torch.cat([middle, size, apart[..., 4:]], 3).view(-1, count * rows * columns, width)
 
 
 class AnchorHead(nn.Module):
@@ -84,7 +84,8 @@ class FreeDecode(nn.Module):
     def _level(self, sides: Tensor, logits: Tensor, stride: float) -> Tensor:
         rows, columns = sides.shape[-2:]
         middle = cells(rows, columns).transpose(0, 1) + 0.5
-        before, behind = self._distances(sides.flatten(2)).split([2, 2], 1)
+        distances = self._distances(sides.flatten(2))
+        before, behind = distances[:, :2], distances[:, 2:]
         box = torch.cat([middle + (behind - before) / 2, before + behind], 1) * stride
         return torch.cat([box, logits.flatten(2).sigmoid()], 1)
 

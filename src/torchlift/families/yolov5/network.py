@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from torchlift.families.yolov5.blocks import Conv
 from torchlift.families.yolov5.heads import Head
 
 
@@ -39,3 +42,12 @@ class Network(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         boxes: Tensor = self.head(self.maps(images))
         return boxes
+
+
+def folded(network: Network) -> Network:
+    """The same network with its batch normalisations in the weights of the convolutions before them."""
+    made = copy.deepcopy(network)
+    for block in made.modules():
+        if isinstance(block, Conv) and isinstance(block.bn, nn.BatchNorm2d) and isinstance(block.conv, nn.Conv2d):
+            block.conv, block.bn = fuse_conv_bn_eval(block.conv, block.bn), nn.Identity()
+    return made.eval().requires_grad_(False)

@@ -20,6 +20,9 @@ WRITERS = ("models.", "utils.", "yolov5.", "ultralytics.", "torch.nn.", "numpy."
 besides, such as a score as a scalar of numpy and paths. Any other name is refused.
 """
 
+_OTHERS = {"Segment", "Pose", "OBB", "Classify", "SegmentationModel", "ClassificationModel", "PoseModel", "OBBModel"}
+"""Heads and models of other tasks."""
+
 
 class Record:
     """What a pickle says of one object: the full name of its class, and its state."""
@@ -72,9 +75,13 @@ class Record:
 def read_records(file: Path, expected: str) -> Any:
     """Read a file of torch.save, with a :class:`Record` in the place of each object of :data:`WRITERS`.
 
-    Raises UnsafeCheckpointError for a pickle that names anything else, CheckpointError for a file that is damaged.
-    ``expected`` says what is read.
+    Raises UnsafeCheckpointError for a pickle that names anything else, CheckpointError for a file that is damaged and
+    for a model of another task. ``expected`` says what is read.
     """
-    named = [name for name in names_in_pickle(file) if name.startswith(WRITERS)]
+    found = names_in_pickle(file)
+    other = next((name for name in found if name.startswith(WRITERS) and name.rpartition(".")[2] in _OTHERS), None)
+    if other is not None:
+        raise CheckpointError(f"{file} holds a {other}: it is no model of plain detection", remedy=expected)
+    named = [name for name in found if name.startswith(WRITERS)]
     stand_ins = [(type("Record", (Record,), {"kind": name}), name) for name in named]
     return load_torch_file(file, expected, stand_ins)
