@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from torchlift.archive import pack as pack
     from torchlift.archive import unpack as unpack
     from torchlift.bundle import Bundle as Bundle
+    from torchlift.declare.answers import Boxes as Boxes
     from torchlift.declare.answers import Embedding as Embedding
     from torchlift.declare.answers import Labels as Labels
     from torchlift.declare.answers import Raw as Raw
@@ -52,6 +53,7 @@ _NAMES = {
     "Embedding": "torchlift.declare.answers",
     "Gate": "torchlift.evidence",
     "ImageInput": "torchlift.declare.inputs",
+    "Boxes": "torchlift.declare.answers",
     "Labels": "torchlift.declare.answers",
     "Manifest": "torchlift.manifest",
     "Metric": "torchlift.tasks.base",

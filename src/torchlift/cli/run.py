@@ -17,6 +17,12 @@ from torchlift.cli import common, display, on
 @click.option(
     "--input", "inputs", multiple=True, metavar="NAME=FILE", help="A .npy file, an image file, or a number, by input."
 )
+@click.option("--confidence", type=click.FloatRange(0, 1), help="Of a detector: the least score of a box.")
+@click.option("--overlap", type=click.FloatRange(0, 1), help="Of a detector: boxes that overlap more are one.")
+@click.option("--class", "classes", multiple=True, metavar="NAME", help="Of a detector: only these (repeatable).")
+@click.option("--most", type=click.IntRange(1), help="Of a detector: the most boxes of a picture.")
+@click.option("--agnostic", is_flag=True, default=None, help="Of a detector: compare boxes of all classes.")
+@click.option("--draw", metavar="FILE", help="Of a detector: draw the boxes; of several pictures, into a folder.")
 @click.option(
     "-o",
     "--output",
@@ -43,11 +49,12 @@ def command(
     """Run a bundle; without torch.
 
     Of an encoder of images and texts, both give each text's probability for each image; images or texts alone give
-    features. Of any other model, images and texts go to the input that takes them, and an --input to the input that it
-    names.
+    features. A detector gives boxes in pixels of each image. Of any other model, images and texts go to the input that
+    takes them, and an --input to the input that it names.
 
     \b
     torchlift run clip/ --image cat.jpg --text 猫 --text 狗
+    torchlift run helmets/ --image site.jpg --draw boxes.png
     torchlift run net/ --input history=history.npy --input ratings=ratings.npy --output score=score.npy
 
     Files have the arrays that are printed; for labels, what the model gives for every label. A file is replaced.

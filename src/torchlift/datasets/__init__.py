@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from torchlift.datasets.base import Images, ReadOptions, Skips
+from torchlift.datasets.boxes import YAML, BoxData, load_json, read_coco, read_yolo
 from torchlift.datasets.database import DATABASE
 from torchlift.datasets.labelled import ImageData, LabelledData, ZeroShotData, read_folder
 from torchlift.datasets.memory import SampleData, Source, read_items
@@ -18,6 +19,7 @@ from torchlift.storage import is_file, is_folder
 
 __all__ = [
     "ArrayData",
+    "BoxData",
     "Data",
     "ImageData",
     "Images",
@@ -38,13 +40,16 @@ __all__ = [
 ]
 
 Unlabelled = ImageData | TextData | ArrayData
-Data = RetrievalData | LabelledData | PairsData | SampleData | Unlabelled
+Data = RetrievalData | BoxData | LabelledData | PairsData | SampleData | Unlabelled
 
 _FILES: Mapping[str, Callable[[Path, ReadOptions], Data]] = {
     ".txt": read_texts,
     ".jsonl": lambda file, options: (read_pairs if has_pairs(file) else read_texts)(file, options),
     ".tsv": read_pairs,
     ".csv": read_pairs,
+    ".yaml": read_yolo,
+    ".yml": read_yolo,
+    ".json": lambda file, options: _of_json(file, options),
     ".npz": read_arrays,
     ".safetensors": read_arrays,
 }
@@ -71,9 +76,19 @@ def open_data(source: Source, options: ReadOptions | None = None) -> Data:
         raise DataError(f"{path} does not exist", remedy="Give the folder or the file of a data set.")
     if retrieval_splits(path):
         return read_retrieval(path, options)
+    if (path / YAML).is_file():
+        return read_yolo(path / YAML, options)
     if (path / DATABASE).is_file():
         return read_records(path, options)
     return read_folder(path, options)
+
+
+def _of_json(file: Path, options: ReadOptions) -> Data:
+    """What a JSON file holds. Raises DataError where it is of no kind that is known."""
+    said = load_json(file)
+    if isinstance(said, dict) and {"images", "annotations"} <= {*said}:
+        return read_coco(file, said, options)
+    raise DataError(f"{file} is no data set that is known", remedy="Give COCO's annotations, or another data set.")
 
 
 def _resolved(path: Path) -> Path:

@@ -75,7 +75,20 @@ class Raw(msgspec.Struct, frozen=True, tag_field="kind", tag="raw"):
 
 
 class Boxes(msgspec.Struct, frozen=True, tag_field="kind", tag="boxes"):
-    """PROVISIONAL."""
+    """The candidates of a detector, of which a caller gets those that stand out, in pixels of the picture as given.
+
+    With ``objectness`` the output is float [batch, boxes, 5 + classes], as YOLOv5's: for each box its centre x and y,
+    its width and height, in pixels of the network's input, whether there is an object, and a score for each class, all
+    0 to 1. Without it is float [batch, 4 + classes, boxes], as YOLOv8's.
+
+    - ``names``: those of the classes.
+    - ``confidence``: the least score, objectness times class, of a box that is given.
+    - ``overlap``: of two boxes of a class whose intersection over union is more, the one with the higher score stays.
+    - ``most``: the most boxes of a picture.
+    - ``agnostic``: boxes of different classes are compared too.
+
+    Raises InputError where a value is not usable.
+    """
 
     names: tuple[str, ...]
     objectness: bool
@@ -83,6 +96,26 @@ class Boxes(msgspec.Struct, frozen=True, tag_field="kind", tag="boxes"):
     overlap: float = 0.45
     most: int = 300
     agnostic: bool = False
+
+    def __post_init__(self) -> None:
+        msgspec.structs.force_setattr(self, "names", tuple(self.names))
+        if not self.names or not all(isinstance(name, str) for name in self.names):
+            raise InputError("boxes have no class names", remedy="Give a name, a string, for each class of the model.")
+        for what, value in (("confidence", self.confidence), ("overlap", self.overlap)):
+            if not isinstance(value, (int, float)) or not 0 <= value <= 1:
+                raise InputError(f"{what} is {value!r}", remedy="Give a share from 0 to 1.")
+        if type(self.most) is not int or self.most < 1:
+            raise InputError(f"most is {self.most!r}", remedy="Ask for 1 box or more.")
+
+    @property
+    def groups(self) -> tuple[int, ...]:
+        """The columns that share a unit: four in pixels, and the scores."""
+        return (4, self.columns - 4)
+
+    @property
+    def columns(self) -> int:
+        """The columns of a box."""
+        return 4 + self.objectness + len(self.names)
 
 
 Answer = Embedding | Labels | Raw | Boxes

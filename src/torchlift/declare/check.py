@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from torchlift.declare.answers import Answer, Embedding, Labels, Raw
+from torchlift.declare.answers import Answer, Boxes, Embedding, Labels, Raw
 from torchlift.declare.inputs import ArrayInput, ImageInput, Input, TextInput, TextPart
 from torchlift.errors import SignatureError
 from torchlift.signature import BATCH, Signature, TensorSpec
@@ -102,11 +102,23 @@ def _check_answer(spec: TensorSpec, answer: Answer) -> None:
                 f"output {spec.name} is {spec}, and {len(names):,} labels are declared",
                 remedy=f"It must be float32[batch, {len(names)}]: name every class of the model.",
             )
+        case Boxes() if not _holds_boxes(spec, answer):
+            wanted = f"batch, boxes, {answer.columns}" if answer.objectness else f"batch, {answer.columns}, boxes"
+            raise SignatureError(
+                f"output {spec.name} is {spec}, and boxes of {len(answer.names):,} classes are declared",
+                remedy=f"It must be float32[{wanted}]: name every class of the model.",
+            )
         case Raw(groups=groups) if groups and sum(groups) not in spec.shape:
             raise SignatureError(
                 f"output {spec.name} is {spec}, and groups of {sum(groups)} columns are declared",
                 remedy="The groups must add up to one of its dimensions, which must not vary.",
             )
+
+
+def _holds_boxes(spec: TensorSpec, boxes: Boxes) -> bool:
+    if not spec.dtype.startswith("float") or len(spec.shape) != 3 or spec.shape[0] != BATCH:
+        return False
+    return spec.shape[2 if boxes.objectness else 1] in (boxes.columns, None)
 
 
 def _check_mask(signature: Signature, spec: TensorSpec, answer: Answer) -> None:

@@ -12,7 +12,7 @@ import msgspec
 
 from torchlift.errors import InputError
 
-Resample = Literal["nearest", "bilinear", "bicubic", "lanczos"]
+Resample = Literal["nearest", "bilinear", "bicubic", "lanczos", "linear"]
 Fit = Literal["stretch", "crop", "letterbox"]
 Scale = Literal["unit", "byte"]
 Convert = Literal["last", "first"]
@@ -37,7 +37,8 @@ class ImageInput(msgspec.Struct, frozen=True, tag_field="kind", tag="image"):
     - ``size``: (height, width) of the result, in pixels. None takes a picture as large as it is, for a model whose
       height and width are axes.
     - ``mean``, ``std``: per channel R, G, B, applied as (x - mean) / std to what ``scale`` gives.
-    - ``resample``: the filter of the resize, by Pillow's name.
+    - ``resample``: the filter of the resize, by Pillow's name. They average where they shrink. ``linear`` does not: it
+      is OpenCV's INTER_LINEAR, which YOLOv5 was trained with.
     - ``fit``: ``stretch`` ignores the aspect. ``crop`` keeps it, covers ``size`` and takes the centre, as torchvision's
       Resize and CenterCrop do. ``letterbox`` keeps it, fits the picture into ``size`` and fills the rest, as YOLOv5
       does.

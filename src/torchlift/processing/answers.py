@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 import numpy as np
 import numpy.typing as npt
 
-from torchlift.declare.answers import Answer, Embedding, Labels, Raw
+from torchlift.declare.answers import Answer, Boxes, Embedding, Labels, Raw
 from torchlift.errors import InputError
 
 Floats = npt.NDArray[np.floating[Any]]
@@ -18,14 +18,14 @@ def finished(answer: Answer, values: np.ndarray) -> Any:
     """What the output of a component says, as it declares it. ``values`` has a row a sample.
 
     An embedding is float32 [N, E], with rows of length 1 where it says so; labels are a list of (name, score) a row,
-    the best first; a raw array stays as it is. Raises InputError for values that do not fit.
+    the best first; a raw array and candidates of boxes stay as they are. Raises InputError for values that do not fit.
     """
     match answer:
         case Embedding(normalize=normalize):
             return np.asarray(l2_normalize(values) if normalize else values, np.float32)
         case Labels():
             return named(answer, values)
-        case Raw():
+        case Raw() | Boxes():  # boxes in pixels of the pictures are the pipeline's: see processing/boxes.py
             return values
         case _:
             forgotten: NoReturn = answer  # a type error where a kind has no case above

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from torchlift.declare.answers import Answer, Raw
+from torchlift.declare.answers import Answer, Boxes, Raw
 from torchlift.prove.goldens import SILENCE, Golden
 from torchlift.signature import Signature, TensorSpec
 
@@ -57,14 +57,14 @@ class Columns:
 def columns_of(
     signature: Signature, goldens: Iterable[Golden], answers: Mapping[str, Answer]
 ) -> dict[str, tuple[Columns, ...]]:
-    """The groups of each output that has several: those that its Raw declares, else those that the goldens show.
+    """The groups of each output that has several: those that are declared, else those that the goldens show.
 
     An output that is declared as labels or as an embedding has one unit.
     """
     goldens, found = tuple(goldens), dict[str, tuple[Columns, ...]]()
     for spec in signature.outputs:
         answer = answers.get(spec.name, Raw())
-        if isinstance(answer, Raw) and spec.dtype.startswith("float"):
+        if isinstance(answer, (Raw, Boxes)) and spec.dtype.startswith("float"):
             arrays = [golden.outputs[spec.name] for golden in goldens if spec.name in golden.outputs]
             groups = _groups(spec, answer.groups, arrays)
             if len(groups) > 1:
