@@ -389,7 +389,7 @@ def yolo11(classes=3):
     return yolov8(classes, block=block, attention=True)
 
 
-def awake(network, size=64):
+def awake(network, size=128):
     """Give a network random weights and the statistics of random pictures, as half precision holds them."""
     torch.manual_seed(0)
     for module in network.modules():
@@ -401,8 +401,9 @@ def awake(network, size=64):
             module.momentum = 1.0
     for branch in (m for m in network.model[-1].modules() if isinstance(m, nn.Conv2d) and m.bias is not None):
         branch.weight.data *= 0.3
+    patches = torch.rand(8, 3, 8, 8).repeat_interleave(size // 8, 2).repeat_interleave(size // 8, 3)
     with torch.no_grad():
-        network.train()(torch.rand(8, 3, size, size))
+        network.train()((patches + 0.1 * torch.randn(patches.shape)).clamp(0, 1))
     return network.half().float().eval()
 
 

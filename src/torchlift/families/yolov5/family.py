@@ -66,7 +66,7 @@ class YoloFamily(Family):
         narrow = all(axis.min == stride for axis in (height, width))
         picture = ImageInput(
             (height.opt, width.opt),
-            resample="bilinear",
+            resample="linear",
             fit="letterbox",
             convert="first",
             stride=stride if narrow else None,
