@@ -9,7 +9,7 @@ import re
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 
@@ -19,10 +19,6 @@ from torchlift.storage import open_regular
 _BAD_ZIP = (zipfile.BadZipFile, ValueError, NotImplementedError)
 """What zipfile raises for a damaged directory of an archive: also for names that are no text, and for versions that it
 does not know."""
-
-
-_LEGACY_PICKLES = 4
-"""A file of torch.save before the zip format has a magic number, a version, facts of the system, then the object."""
 
 
 def load_torch_file(file: Path, expected: str, stand_ins: Sequence[tuple[type, str]] = ()) -> Any:
@@ -55,20 +51,13 @@ def load_torch_file(file: Path, expected: str, stand_ins: Sequence[tuple[type, s
 def names_in_pickle(file: Path) -> list[str]:
     """The full names of the classes and functions that a file of torch.save names, such as ``models.common.Conv``.
 
-    Nothing is loaded. For a file that is damaged, those before the damage.
+    Nothing is loaded. None for a file that is no archive, and for one that is damaged those before the damage.
     """
     found: dict[str, None] = {}
-    with contextlib.suppress(Exception), contextlib.ExitStack() as stack:  # the decoder fails in many ways
-        stream: IO[bytes] = stack.enter_context(open_regular(file))
-        pickles = _LEGACY_PICKLES
-        if zipfile.is_zipfile(stream):
-            archive = stack.enter_context(zipfile.ZipFile(stream))
-            member = next(name for name in archive.namelist() if name.endswith("/data.pkl"))
-            stream, pickles = stack.enter_context(archive.open(member)), 1
-        else:
-            stream.seek(0)
-        for _ in range(pickles):
-            for opcode, argument, _position in pickletools.genops(stream):
+    with contextlib.suppress(Exception), open_regular(file) as stream, zipfile.ZipFile(stream) as archive:
+        member = next(name for name in archive.namelist() if name.endswith("/data.pkl"))
+        with archive.open(member) as content:
+            for opcode, argument, _ in pickletools.genops(content):  # the decoder fails in many ways
                 if opcode.name == "GLOBAL":
                     found[str(argument).replace(" ", ".")] = None
     return [*found]

@@ -92,7 +92,9 @@ def find_model(content: Any, where: str) -> Found:
 
     Raises CheckpointError for a checkpoint of something else, ``where`` naming the file.
     """
-    said = content.get("ema") or content.get("model") if isinstance(content, Mapping) else content
+    said = content
+    if isinstance(content, Mapping):
+        said = content.get("model") if content.get("ema") is None else content["ema"]
     while isinstance(said, Record) and said.name in _WRAPPERS:
         said = said.module("module")
     if not isinstance(said, Record):

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from torchlift.errors import CheckpointError
 from torchlift.families.torch_file import load_torch_file, names_in_pickle
+from torchlift.storage import open_regular
 
 WRITERS = ("models.", "utils.", "yolov5.", "ultralytics.", "torch.nn.", "numpy.", "pathlib.")
 """What the names in a pickle begin with that a stand-in is made for: the packages of YOLO, and what their files hold
@@ -22,6 +23,9 @@ besides, such as a score as a scalar of numpy and paths. Any other name is refus
 
 _OTHERS = {"Segment", "Pose", "OBB", "Classify", "SegmentationModel", "ClassificationModel", "PoseModel", "OBBModel"}
 """Heads and models of other tasks."""
+
+_LEGACY = bytes.fromhex("80028a0a6cfc9c46f9206aa850192e")
+"""How a file of torch.save begins that is no archive."""
 
 
 class Record:
@@ -78,6 +82,12 @@ def read_records(file: Path, expected: str) -> Any:
     Raises UnsafeCheckpointError for a pickle that names anything else, CheckpointError for a file that is damaged and
     for a model of another task. ``expected`` says what is read.
     """
+    with open_regular(file) as stream:
+        if stream.read(len(_LEGACY)) == _LEGACY:
+            raise CheckpointError(
+                f"{file} is in the format of torch before 1.6, where a network is stored with the source of its classes",
+                remedy="Load it where it was trained, and save it with a later torch.",
+            )
     found = names_in_pickle(file)
     other = next((name for name in found if name.startswith(WRITERS) and name.rpartition(".")[2] in _OTHERS), None)
     if other is not None:
