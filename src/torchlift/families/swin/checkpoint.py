@@ -101,6 +101,9 @@ def open_checkpoint(source: str) -> Checkpoint:
         if not is_hub_name(source):
             raise CheckpointError(f"{source} does not exist", remedy=EXPECTED)
         path = download(source)
+    config, files = read_folder(path, (), EXPECTED, "*.pth*")
+    if "pretrained_cfg" in config:
+        raise CheckpointError(f"{path} is a folder of timm", remedy=f"Name the file in it: {files[0]}.")
     config, files = read_folder(path, MODEL_TYPES, EXPECTED, "*.pth*")
     return Checkpoint(path, files, config)
 
