@@ -214,18 +214,22 @@ class DFL(nn.Module):
 class FreeDetect(nn.Module):
     """YOLOv8's, and with ``depthwise`` YOLO11's."""
 
-    def __init__(self, nc, channels, bins=16, depthwise=False):
+    def __init__(self, nc, channels, bins=16, depthwise=False, widths=(8, 8)):
         super().__init__()
         self.nc, self.nl, self.reg_max = nc, len(channels), bins
         self.stride = torch.tensor([float(8 << n) for n in range(self.nl)])
 
         def classes(c):
             if depthwise:
-                pairs = [nn.Sequential(DWConv(n, n, 3, g=n), Conv(n, 8)) for n in (c, 8)]
-                return nn.Sequential(*pairs, nn.Conv2d(8, nc, 1))
-            return nn.Sequential(Conv(c, 8, 3), Conv(8, 8, 3), nn.Conv2d(8, nc, 1))
+                pairs = [nn.Sequential(DWConv(n, n, 3, g=n), Conv(n, score)) for n in (c, score)]
+                return nn.Sequential(*pairs, nn.Conv2d(score, nc, 1))
+            return nn.Sequential(Conv(c, score, 3), Conv(score, score, 3), nn.Conv2d(score, nc, 1))
 
-        self.cv2 = nn.ModuleList(nn.Sequential(Conv(c, 8, 3), nn.Conv2d(8, 4 * bins, 1)) for c in channels)
+        def sides(c):
+            return nn.Sequential(Conv(c, box, 3), Conv(box, box, 3), nn.Conv2d(box, 4 * bins, 1))
+
+        box, score = widths
+        self.cv2 = nn.ModuleList(sides(c) for c in channels)
         self.cv3 = nn.ModuleList(classes(c) for c in channels)
         self.dfl = DFL(bins)
 
@@ -291,15 +295,16 @@ def _neck(block, c):
     ]
 
 
-def _down(block, c):
+def _down(block, c, repeats=(1, 1, 1, 1, 1)):
     """The layers of the backbone behind the first, without the pool."""
-    steps = [((Conv(a, b, 3, 2), -1), (block(b, b, 1, True), -1)) for a, b in itertools.pairwise(c)]
+    sizes = zip(itertools.pairwise(c), repeats, strict=False)
+    steps = [((Conv(a, b, 3, 2), -1), (block(b, b, n, True), -1)) for (a, b), n in sizes]
     return [layer for pair in steps for layer in pair]
 
 
-def yolov5(classes=3, c=(4, 8, 8, 12, 16)):
+def yolov5(classes=3, c=(4, 8, 8, 12, 16), repeats=(1, 1, 1, 1)):
     """As releases 6 and 7 have it: 24 layers and the head."""
-    layers = [(Conv(3, c[0], 6, 2, 2), -1), *_down(C3, c), (SPPF(c[4], c[4]), -1), *_neck(C3, c)]
+    layers = [(Conv(3, c[0], 6, 2, 2), -1), *_down(C3, c, repeats), (SPPF(c[4], c[4]), -1), *_neck(C3, c)]
     head = Detect(classes, [c[2], c[3], c[4]])
     return awake(DetectionModel([*layers, (head, [17, 20, 23])], names(classes)))
 
@@ -357,10 +362,10 @@ def yolov5_p6(classes=3, c=(4, 8, 8, 12, 12, 16)):
     return awake(DetectionModel([*layers, (head, [23, 26, 29, 32])], names(classes)))
 
 
-def yolov8(classes=3, c=(4, 8, 8, 16, 16), block=C2f, attention=False):
+def yolov8(classes=3, c=(4, 8, 8, 16, 16), block=C2f, attention=False, repeats=(1, 1, 1, 1), widths=(8, 8)):
     """YOLOv8, and with C3k2 blocks and attention YOLO11."""
     last = [(SPPF(c[4], c[4]), -1), *([(C2PSA(c[4], 2), -1)] if attention else [])]
-    backbone = [(Conv(3, c[0], 3, 2), -1), *_down(block, c), *last]
+    backbone = [(Conv(3, c[0], 3, 2), -1), *_down(block, c, repeats), *last]
     end = len(backbone) - 1
     neck = [
         (up(), -1),
@@ -376,7 +381,7 @@ def yolov8(classes=3, c=(4, 8, 8, 16, 16), block=C2f, attention=False):
         (Concat(), [-1, end]),
         (block(c[3] + c[4], c[4], 1, False), -1),
     ]
-    head = FreeDetect(classes, [c[2], c[3], c[4]], depthwise=attention)
+    head = FreeDetect(classes, [c[2], c[3], c[4]], depthwise=attention, widths=widths)
     read = [end + 6, end + 9, end + 12]
     model = DetectionModel([*backbone, *neck, (head, read)], dict(enumerate(names(classes))))
     return awake(model)
@@ -387,6 +392,16 @@ def yolo11(classes=3):
         return C3k2(c1, c2, n, add, inner=lambda c, add: C3k(c, c, 2, add, (3, 3)))
 
     return yolov8(classes, block=block, attention=True)
+
+
+def yolov5s():
+    """YOLOv5s of release 7, of 80 classes: 7,235,389 parameters."""
+    return yolov5(80, (32, 64, 128, 256, 512), (1, 2, 3, 1))
+
+
+def yolov8n():
+    """YOLOv8n, of 80 classes: 3,157,200 parameters, of which 16 are the numbers of the bins."""
+    return yolov8(80, (16, 32, 64, 128, 256), repeats=(1, 2, 2, 1), widths=(64, 80))
 
 
 def awake(network, size=128):
