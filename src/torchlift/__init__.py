@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from torchlift.bundle import Bundle as Bundle
     from torchlift.declare.answers import Embedding as Embedding
     from torchlift.declare.answers import Labels as Labels
+    from torchlift.declare.answers import Picture as Picture
     from torchlift.declare.answers import Raw as Raw
     from torchlift.declare.inputs import ImageInput as ImageInput
     from torchlift.declare.inputs import TextInput as TextInput
@@ -57,6 +58,7 @@ _NAMES = {
     "Metric": "torchlift.tasks.base",
     "Profile": "torchlift.signature",
     "Progress": "torchlift.progress",
+    "Picture": "torchlift.declare.answers",
     "Raw": "torchlift.declare.answers",
     "Signature": "torchlift.signature",
     "TensorPipeline": "torchlift.pipelines.tensors",

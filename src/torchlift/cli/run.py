@@ -17,6 +17,7 @@ from torchlift.cli import common, display, on
 @click.option(
     "--input", "inputs", multiple=True, metavar="NAME=FILE", help="A .npy file, an image file, or a number, by input."
 )
+@click.option("--factor", type=float, help="Of super-resolution: how many times larger the picture becomes.")
 @click.option(
     "-o",
     "--output",

@@ -10,6 +10,7 @@ from torchlift.datasets.database import DATABASE
 from torchlift.datasets.labelled import ImageData, LabelledData, ZeroShotData, read_folder
 from torchlift.datasets.memory import SampleData, Source, read_items
 from torchlift.datasets.pairs import PairsData, has_pairs, read_pairs
+from torchlift.datasets.picture_pairs import PicturePairs, has_picture_pairs, read_picture_pairs
 from torchlift.datasets.plain import ArrayData, TextData, read_arrays, read_texts
 from torchlift.datasets.records import read_records
 from torchlift.datasets.retrieval import RetrievalData, Text, read_retrieval, retrieval_splits, write_retrieval
@@ -23,6 +24,7 @@ __all__ = [
     "Images",
     "LabelledData",
     "PairsData",
+    "PicturePairs",
     "ReadOptions",
     "RetrievalData",
     "SampleData",
@@ -38,7 +40,7 @@ __all__ = [
 ]
 
 Unlabelled = ImageData | TextData | ArrayData
-Data = RetrievalData | LabelledData | PairsData | SampleData | Unlabelled
+Data = RetrievalData | LabelledData | PairsData | PicturePairs | SampleData | Unlabelled
 
 _FILES: Mapping[str, Callable[[Path, ReadOptions], Data]] = {
     ".txt": read_texts,
@@ -73,6 +75,8 @@ def open_data(source: Source, options: ReadOptions | None = None) -> Data:
         return read_retrieval(path, options)
     if (path / DATABASE).is_file():
         return read_records(path, options)
+    if has_picture_pairs(path):
+        return read_picture_pairs(path, options)
     return read_folder(path, options)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from torchlift.declare.answers import Answer, Embedding, Labels, Raw
+from torchlift.declare.answers import Answer, Embedding, Labels, Picture, Raw
 from torchlift.declare.inputs import ArrayInput, ImageInput, Input, TextInput, TextPart
 from torchlift.errors import SignatureError
 from torchlift.signature import BATCH, Signature, TensorSpec
@@ -34,6 +34,7 @@ def completed_answers(signature: Signature, declared: Mapping[str, Answer]) -> d
     for spec in signature.outputs:
         _check_answer(spec, found[spec.name])
         _check_mask(signature, spec, found[spec.name])
+        _check_factor(signature, spec, found[spec.name])
     return found
 
 
@@ -102,6 +103,11 @@ def _check_answer(spec: TensorSpec, answer: Answer) -> None:
                 f"output {spec.name} is {spec}, and {len(names):,} labels are declared",
                 remedy=f"It must be float32[batch, {len(names)}]: name every class of the model.",
             )
+        case Picture() if not spec.dtype.startswith("float") or len(spec.shape) != 4 or spec.shape[:2] != (BATCH, 3):
+            raise SignatureError(
+                f"output {spec.name} is {spec}, and is declared to be pictures",
+                remedy="It must be float32[batch, 3, height, width].",
+            )
         case Raw(groups=groups) if groups and sum(groups) not in spec.shape:
             raise SignatureError(
                 f"output {spec.name} is {spec}, and groups of {sum(groups)} columns are declared",
@@ -119,4 +125,18 @@ def _check_mask(signature: Signature, spec: TensorSpec, answer: Answer) -> None:
             f"output {spec.name} is {spec}, and is declared to be masked by {answer.mask!r}"
             + (f", which is {mask}" if mask else ""),
             remedy="Name an input that has the first dimensions of the output, such as a mask [batch, sequence].",
+        )
+
+
+def _check_factor(signature: Signature, spec: TensorSpec, answer: Answer) -> None:
+    """Raise SignatureError for the factor of a picture that is no input, or no single number within bounds."""
+    if not isinstance(answer, Picture) or not answer.factor:
+        return
+    factor = next((found for found in signature.inputs if found.name == answer.factor), None)
+    if factor is None or factor.shape or factor.dtype not in ("int64", "int32", "float32") or factor.bounds is None:
+        raise SignatureError(
+            f"output {spec.name} is declared to be larger by the factor {answer.factor!r}"
+            + (f", which is {factor}" if factor else ", and there is no such input"),
+            remedy="Name an input without dimensions, int64 or float32, that has bounds: "
+            'TensorSpec("factor", "int64", (), bounds=(1, 9)).',
         )

@@ -15,6 +15,7 @@ FAMILIES: dict[str, str] = {
     "chinese-clip": "torchlift.families.chinese_clip:ChineseClip",
     "mobilevit": "torchlift.families.mobilevit:MobileViTFamily",
     "module": "torchlift.families.module:ModuleFamily",
+    "srcnn": "torchlift.families.srcnn:SrcnnFamily",
 }
 """Name -> ``module:class``."""
 

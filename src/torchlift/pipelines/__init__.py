@@ -17,6 +17,7 @@ __all__ = ["PIPELINES", "OpenOptions", "Pipeline", "of_bundle", "open_bundle"]
 
 PIPELINES = {
     "dual-encoder": "torchlift.pipelines.dual_encoder:DualEncoder",
+    "super-resolution": "torchlift.pipelines.super_resolution:SuperResolution",
     "tensors": "torchlift.pipelines.tensors:TensorPipeline",
 }
 """What a manifest calls a pipeline -> ``module:class``."""

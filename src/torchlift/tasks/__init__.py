@@ -23,6 +23,7 @@ TASKS = {
     "zero-shot": "torchlift.tasks.zero_shot:ZeroShotTask",
     "classification": "torchlift.tasks.classification:ClassificationTask",
     "similarity": "torchlift.tasks.similarity:SimilarityTask",
+    "super-resolution": "torchlift.tasks.super_resolution:SuperResolutionTask",
     "samples": "torchlift.tasks.in_memory:SampleTask",
     "agreement": "torchlift.tasks.agreement:AgreementTask",
 }

@@ -9,14 +9,17 @@ from typing import Any
 import numpy as np
 
 from torchlift.bundle import Bundle
-from torchlift.datasets import ArrayData, Data, PairsData, ReadOptions, SampleData, Source, TextData, open_data
+from torchlift.datasets import ArrayData, Data, ImageData, PairsData, PicturePairs, ReadOptions, SampleData, Source, TextData, open_data
+from torchlift.declare.answers import Picture
 from torchlift.declare.inputs import ImageInput, TextInput
 from torchlift.errors import DataError
 from torchlift.manifest import Manifest
 from torchlift.pipelines.columns import Prepared
+from torchlift.pipelines.enlarging import Enlarger
 from torchlift.pipelines.pictures import KeptPictures
 from torchlift.pipelines.run import AnySize, Batching, Loader
 from torchlift.progress import SILENT, Progress
+from torchlift.tasks.enlarged import crops, scenes_of
 from torchlift.tasks.rows import taken
 from torchlift.tasks.samples import Asked, facts, normalized, scan_arrays, scan_images, usable_texts
 
@@ -107,6 +110,8 @@ def parts_of(asked: Asked, data: Data, progress: Progress) -> dict[str, Part]:
         return _of_items(asked, data)
     if isinstance(data, ArrayData):
         return _of_arrays(asked, data)
+    if isinstance(data, (ImageData, PicturePairs)) and (found := _of_scenes(asked, data, progress)):
+        return found
     return {**_of_images(asked, data, progress), **_of_texts(asked, data)}
 
 
@@ -119,6 +124,18 @@ def _of_images(asked: Asked, data: Any, progress: Progress) -> dict[str, Part]:
         for name in component.inputs_of(ImageInput) if len(component.signature.inputs) == 1 else ():
             scanned = scan_images(asked, component.name, name, images, data.skips, progress)
             parts[component.name] = Part(scanned.prepared, "images", scanned.identity)
+    return parts
+
+
+def _of_scenes(asked: Asked, data: ImageData | PicturePairs, progress: Progress) -> dict[str, Part]:
+    """Small pictures for the components that enlarge them."""
+    parts = {}
+    for component in asked.manifest.components:
+        if any(isinstance(answer, Picture) for answer in component.answers.values()):
+            enlarger = Enlarger.of(component)
+            scenes = scenes_of(asked, enlarger, data, progress)
+            identity = [[*scene.identity, *scene.factors] for scene in scenes]
+            parts[component.name] = Part(crops(enlarger, scenes), "images", identity)
     return parts
 
 

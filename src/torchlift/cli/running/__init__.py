@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 RUNNERS = {
     "dual-encoder": "torchlift.cli.running.dual_encoder",
+    "super-resolution": "torchlift.cli.running.super_resolution",
     "tensors": "torchlift.cli.running.tensors",
 }
 """What a manifest calls a pipeline -> the module that asks it."""

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from torchlift.checksums import key_of, sha256
+from torchlift.declare.answers import Picture
 from torchlift.declare.call import Call
 from torchlift.declare.check import completed_answers, completed_inputs
 from torchlift.declare.module import ModuleDeclaration
@@ -63,6 +64,8 @@ class UserModel(Model):
         self.name = name
         self.settings = {}
         self.notes: tuple[str, ...] = ()
+        if any(isinstance(answer, Picture) for answer in declaration.postprocess.values()):
+            self.pipeline = "super-resolution"
         self._texts = ModuleTexts.read(folder, declaration.preprocess)
         self.assets = self._texts.assets
         declaration, self._binding = completed(network, declaration, self._texts.bounded)
