@@ -61,7 +61,8 @@ class Enlarger:
         assert isinstance(declared, ImageInput)
         if declared.size is not None or declared.stride is not None or BATCH not in specs[image].shape:
             raise SignatureError(
-                f"input {image} resizes or fills up pictures", remedy="Declare ImageInput(size=None), with a batch axis."
+                f"input {image} resizes or fills up pictures",
+                remedy="Declare ImageInput(size=None), with a batch axis.",
             )
         return cls(component, specs[image], declared, output, picture, specs.get(picture.factor))
 

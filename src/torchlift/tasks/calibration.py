@@ -9,7 +9,18 @@ from typing import Any
 import numpy as np
 
 from torchlift.bundle import Bundle
-from torchlift.datasets import ArrayData, Data, ImageData, PairsData, PicturePairs, ReadOptions, SampleData, Source, TextData, open_data
+from torchlift.datasets import (
+    ArrayData,
+    Data,
+    ImageData,
+    PairsData,
+    PicturePairs,
+    ReadOptions,
+    SampleData,
+    Source,
+    TextData,
+    open_data,
+)
 from torchlift.declare.answers import Picture
 from torchlift.declare.inputs import ImageInput, TextInput
 from torchlift.errors import DataError

@@ -49,9 +49,7 @@ def factors_of(enlarger: Enlarger) -> tuple[int, ...]:
     return tuple(factor for factor in FACTORS if low <= factor <= high)
 
 
-def scenes_of(
-    asked: Asked, enlarger: Enlarger, data: ImageData | PicturePairs, progress: Progress
-) -> list[Scene]:
+def scenes_of(asked: Asked, enlarger: Enlarger, data: ImageData | PicturePairs, progress: Progress) -> list[Scene]:
     """Look at every picture, in threads; one that cannot be used is skipped. Raises DataError where none is left."""
     factors = factors_of(enlarger)
     if not factors:
@@ -76,9 +74,7 @@ def scenes_of(
                 data.skips.add(found.message)
             stage.advance()
     if not scenes:
-        raise DataError(
-            f"none of {len(data.images):,} images can be used: {data.skips}", remedy="Repair the data set."
-        )
+        raise DataError(f"none of {len(data.images):,} images can be used: {data.skips}", remedy="Repair the data set.")
     return scenes
 
 
@@ -110,9 +106,7 @@ def crops(enlarger: Enlarger, scenes: Sequence[Scene]) -> Prepared:
     return Prepared.of(columns)
 
 
-def _shrunk(
-    pictures: KeptPictures, enlarger: Enlarger, data: Any, position: int, factors: tuple[int, ...]
-) -> Scene:
+def _shrunk(pictures: KeptPictures, enlarger: Enlarger, data: Any, position: int, factors: tuple[int, ...]) -> Scene:
     """A true picture, cut to a multiple of all factors, which is shrunk by each."""
     name, multiple = data.images.name(position), math.lcm(*factors)
 
@@ -191,4 +185,3 @@ def _require_large(name: str, shape: tuple[int, int], factor: int) -> None:
             f"{name} has {shape[1]} x {shape[0]} pixels that count, fewer than {WINDOW + 2 * factor} along a side",
             remedy="Leave it out.",
         )
-
