@@ -2,9 +2,9 @@
 
 python benchmarks/questions.py --work /tmp/bench [--width 128 --layers 4] [--questions 24] [--rounds 5]
 
-A BERT with random weights is shipped in FP32 by ONNX Runtime and by OpenVINO. The contexts are of the lengths that
-SQuAD's have, and one in eight is a chapter that is cut into windows. Both ways run the same variant in this process, one
-after the other in each round; the ratio is the median of the rounds' ratios.
+A BERT with random weights is built in FP32 for ONNX Runtime and OpenVINO. The contexts are of the lengths that SQuAD's
+have, and one in eight is a chapter that is cut into windows. Both ways run the same variant in this process, one after
+the other in each round; the ratio is the median of the rounds' ratios.
 """
 
 from __future__ import annotations
