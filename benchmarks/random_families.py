@@ -6,6 +6,7 @@ Random weights run exactly as fast as trained ones; they say nothing about accur
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import torch
@@ -47,6 +48,18 @@ def write_swin(folder: Path) -> Path:
         }
         (folder / "preprocessor_config.json").write_text(json.dumps(preprocessor))
     return folder
+
+
+def write_yolov5(folder: Path) -> Path:
+    """A ``.pt`` as YOLOv5 7.0 writes its size s, with 80 classes."""
+    file = folder / "yolov5s.pt"
+    if not file.is_file():
+        sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "helpers"))
+        import yolo_models
+
+        folder.mkdir(parents=True, exist_ok=True)
+        yolo_models.save(yolo_models.yolov5s(), file)
+    return file
 
 
 def write_srcnn(folder: Path) -> Path:

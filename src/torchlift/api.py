@@ -99,8 +99,8 @@ def ship(  # type: ignore[misc]
     finished.
 
     Args:
-        family: The kind of model: ``chinese-clip``, ``mobilevit``, or ``module`` for a network of your own. Or the
-            network itself, a torch.nn.Module; the next argument is then ``output``.
+        family: The kind of model: for example ``chinese-clip`` or ``swin``, or ``module`` for a network of your own. Or
+            the network itself, a torch.nn.Module; the next argument is then ``output``.
         source: A checkpoint file, a transformers folder, a hub name, or of a module ``path/to/file.py:function``.
         output: The folder of the bundle.
         compiled: Measure torch.compile too.

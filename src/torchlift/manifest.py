@@ -50,7 +50,8 @@ class Component:
     ``inputs`` and ``answers`` declare what each input takes and what each output says, by name. What is not declared is
     an array as it is. Where the network has no ONNX form, ``model`` is empty and ``failure`` says why; a program for
     PyTorch then stands in its place. ``exporter`` is the strategy that wrote it, ``tried`` says why those before did
-    not. ``call`` says how the network itself is called, where that is known.
+    not. ``call`` says how the network itself is called, where that is known. ``keep`` names the modules that the family
+    keeps in FP32 in every converted graph.
 
     Raises SignatureError for a declaration that its tensor does not fit.
     """
@@ -69,6 +70,7 @@ class Component:
     call: Call | None = None
     failure: str = ""
     tried: dict[str, str] = field(default_factory=dict)
+    keep: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "inputs", completed_inputs(self.signature, self.inputs))

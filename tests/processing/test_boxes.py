@@ -40,6 +40,23 @@ def test_suppression_is_as_it_is_defined(seed, count, limit, agnostic):
     assert suppressed(edges, kinds, limit, 4).tolist() == plainly(edges, kinds, limit, 4)
 
 
+@pytest.mark.parametrize("agnostic", [False, True])
+@pytest.mark.parametrize("most", [3, 200, 500])
+def test_suppression_of_more_boxes_than_a_block_is_as_it_is_defined(agnostic, most):
+    edges = edges_of(7, 600, side=12.0)
+    kinds = None if agnostic else np.random.default_rng(7).integers(0, 3, 600)
+    kept = suppressed(edges, kinds, 0.2, most).tolist()
+    assert kept == plainly(edges, kinds, 0.2, most)
+    assert len(kept) == most or most == 500
+
+
+def test_of_very_many_candidates_the_best_are_compared(monkeypatch):
+    monkeypatch.setattr("torchlift.processing.boxes.MOST_CANDIDATES", 2)
+    rows = candidates([10, 10, 4, 4, 0.5, 0, 0], [30, 30, 4, 4, 0.9, 0, 0], [50, 50, 4, 4, 0.5, 0, 0])
+    found = found_boxes(Boxes(NAMES, objectness=False), rows.T, WHOLE)
+    assert found.boxes[:, 0].tolist() == [28, 8], "of equal scores the first stays"
+
+
 def candidates(*rows):
     """YOLOv5's: x, y, width, height, objectness, class scores."""
     return np.array(rows, np.float32)

@@ -142,6 +142,7 @@ def _component(
         answers=dict(part.answers),
         assets={role: hashlib.sha256(content).hexdigest() for role, (_, content) in model.assets.items()},
         call=part.call,
+        keep=part.keep,
     )
 
 

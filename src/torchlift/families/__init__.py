@@ -17,6 +17,7 @@ FAMILIES: dict[str, str] = {
     "image-classifier": "torchlift.families.image_classifier:ImageClassifierFamily",
     "mobilevit": "torchlift.families.mobilevit:MobileViTFamily",
     "swin": "torchlift.families.swin:SwinFamily",
+    "yolov5": "torchlift.families.yolov5:YoloFamily",
     "module": "torchlift.families.module:ModuleFamily",
 }
 """Name -> ``module:class``."""

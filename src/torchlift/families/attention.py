@@ -59,15 +59,22 @@ class Heads:
         if len(bias) == 1:
             query, key, value = (x.reshape(-1, tokens, whole[1]) for x in (query, key, value))
             return self.attend(query, key, value, (-1, tokens), bias).reshape(-1, *whole)
-        split = (x.view(-1, windows, tokens, self.count, self.width) for x in (query, key, value))
-        query, key, value = (x.transpose(2, 3) for x in split)
-        if self.style == "node":  # the operator takes four dimensions: each head of each window is a head
-            query, key, value = (x.reshape(-1, windows * self.count, tokens, self.width) for x in (query, key, value))
-            mixed = self._node(query, key, value, bias.reshape(1, windows * self.count, tokens, tokens))
-            mixed = mixed.view(-1, windows, self.count, tokens, self.width)
+        bias = bias.reshape(1, windows * self.count, tokens, tokens)
+        query, value = (self._apart(x, windows, tokens, (0, 1, 3, 2, 4)) for x in (query, value))
+        if self.style == "node":
+            mixed = self._node(query, self._apart(key, windows, tokens, (0, 1, 3, 2, 4)), value, bias)
         else:
-            mixed = (self._scores(query, key.transpose(3, 4)) + bias).softmax(dim=-1) @ value
+            scores = self._scores(query, self._apart(key, windows, tokens, (0, 1, 3, 4, 2))) + bias
+            mixed = scores.softmax(dim=-1) @ value
+        mixed = mixed.view(-1, windows, self.count, tokens, self.width)
         return mixed.transpose(2, 3).reshape(-1, *whole)
+
+    def _apart(self, x: Tensor, windows: int, tokens: int, order: tuple[int, ...]) -> Tensor:
+        """[batch, windows * tokens, count * width] -> [batch, windows * count, ...], so that each head of each window
+        is a head. ``order`` permutes [batch, windows, tokens, count, width].
+        """
+        parts = x.view(-1, windows, tokens, self.count, self.width).permute(*order)
+        return parts.reshape(-1, windows * self.count, *parts.shape[3:])
 
     def attend_apart(self, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None) -> Tensor:
         """Attention with all positions as queries.

@@ -77,6 +77,8 @@ class ModelComponent:
       network within ``exported``, which names of modules in the graph leave out.
     - ``scales`` are what fake quantisation learnt, by the path of a module in ``exported``. The scales of weights
       belong to weights into which batch normalisation is folded. Empty for a network that was trained without.
+    - ``keep`` names modules of ``exported`` that stay FP32 in every converted graph, with everything below them. For
+      example ``("head.decode",)``: boxes in pixels need more digits than FP16 or INT8 have.
     """
 
     name: str
@@ -89,6 +91,7 @@ class ModelComponent:
     scales: Mapping[str, Scales] = field(default_factory=dict)
     call: Call | None = None
     inner: str = ""
+    keep: tuple[str, ...] = ()
 
 
 class Model(ABC):

@@ -16,19 +16,19 @@ PATCHES = 8
 
 @dataclass(frozen=True)
 class PictureSampler:
-    """Draws the input ``name``, float32 [batch, 3, *size].
+    """Draws the input ``name``, float32 [batch, 3, *size]. Without a size height and width are axes of these names.
 
     A picture is made of coloured patches with noise, and is normalised by ``mean`` and ``std`` of each channel.
     """
 
     name: str
-    size: tuple[int, int]
+    size: tuple[int, int] | None
     mean: Sequence[float]
     std: Sequence[float]
 
     def __call__(self, sizes: Mapping[str, int], rng: np.random.Generator) -> dict[str, np.ndarray]:
-        height, width = self.size
-        rows, columns = (-(-side // PATCHES) for side in self.size)
+        height, width = self.size or (sizes["height"], sizes["width"])
+        rows, columns = -(-height // PATCHES), -(-width // PATCHES)
         colours = rng.random((sizes["batch"], 3, PATCHES, PATCHES), dtype=np.float32)
         image = colours.repeat(rows, axis=2).repeat(columns, axis=3)[..., :height, :width]
         image = image + 0.1 * rng.standard_normal(image.shape, dtype=np.float32)

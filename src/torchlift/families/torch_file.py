@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import pickle
 import pickletools
 import re
@@ -21,19 +22,19 @@ _BAD_ZIP = (zipfile.BadZipFile, ValueError, NotImplementedError)
 does not know."""
 
 
-def load_torch_file(file: Path, expected: str, *, inert: Sequence[str] = ()) -> Any:
+def load_torch_file(file: Path, expected: str, stand_ins: Sequence[tuple[type, str]] = ()) -> Any:
     """Read a file of torch.save without running code. Tensors are mapped from the file where its format allows.
 
     ``expected`` is a sentence that says what the family reads. It is the remedy where the file is something else.
-    ``inert`` are names of classes, such as ``yacs.config.CfgNode``, that a file may hold besides tensors. Each object
-    of them becomes a plain dict of what the file says: its class is not imported.
+    ``stand_ins`` are classes such as :class:`Inert`, each with the full name in the pickle in whose place it is made:
+    the class of that name is not imported.
 
     Raises UnsafeCheckpointError for a pickle that names anything but tensors and plain values. Raises CheckpointError
     for a damaged file, for TorchScript, and for any other file.
     """
     zipped = _check_archive(file, expected)
     try:
-        with torch.serialization.safe_globals([(_Inert, name) for name in inert]):
+        with torch.serialization.safe_globals([*stand_ins]):
             return torch.load(file, map_location="cpu", weights_only=True, mmap=True if zipped else None)
     except pickle.UnpicklingError as error:
         if called := _called(file, str(error)):
@@ -48,11 +49,26 @@ def load_torch_file(file: Path, expected: str, *, inert: Sequence[str] = ()) -> 
         raise _damaged(file, error, expected) from error
 
 
-class _Inert:
-    """Stands for a class that a pickle names. Its objects become plain dicts of what the pickle holds."""
+class Inert:
+    """A stand-in for a class that a pickle names, whose objects become plain dicts of what the pickle holds."""
 
     def __new__(cls, *arguments: object) -> Any:
         return OrderedDict()  # torch fills only dicts of its own choice, this one among them
+
+
+def names_in_pickle(file: Path) -> list[str]:
+    """The full names of the classes and functions that a file of torch.save names, such as ``models.common.Conv``.
+
+    Nothing is loaded. None for a file that is no archive, and for one that is damaged those before the damage.
+    """
+    found: dict[str, None] = {}
+    with contextlib.suppress(Exception), open_regular(file) as stream, zipfile.ZipFile(stream) as archive:
+        member = next(name for name in archive.namelist() if name.endswith("/data.pkl"))
+        with archive.open(member) as content:
+            for opcode, argument, _ in pickletools.genops(content):  # the decoder fails in many ways
+                if opcode.name == "GLOBAL":
+                    found[str(argument).replace(" ", ".")] = None
+    return [*found]
 
 
 def is_torchscript(file: Path) -> bool:

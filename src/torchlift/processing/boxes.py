@@ -21,6 +21,9 @@ Floats = npt.NDArray[Any]
 MOST_CANDIDATES = 30_000
 """Boxes of a picture that are compared with each other: those with the highest scores."""
 
+_BLOCK = 128
+"""Boxes that are compared with each other at once."""
+
 
 class Detection(NamedTuple):
     """One box: the name of its class, its score, and its edges x0, y0, x1, y1 in pixels of the picture."""
@@ -66,7 +69,7 @@ def found_boxes(
     if len(classes):
         wanted = np.isin(kinds, classes)
         boxes, scores, kinds = boxes[wanted], scores[wanted], kinds[wanted]
-    order = np.argsort(-scores, kind="stable")[:MOST_CANDIDATES]
+    order = _best(scores, MOST_CANDIDATES)
     boxes, scores, kinds = boxes[order], scores[order], kinds[order]
     edges = _edges(boxes)
     kept = suppressed(edges, None if declared.agnostic else kinds, declared.overlap, declared.most)
@@ -94,6 +97,14 @@ def _above(declared: Boxes, rows: Floats, every_class: bool) -> tuple[Floats, Fl
     return boxes[sound], found[sound], kinds[sound].astype(np.int64)
 
 
+def _best(scores: Floats, most: int) -> npt.NDArray[np.int64]:
+    """The places of the ``most`` highest scores, the best first; of equals the first."""
+    if len(scores) <= most:
+        return np.argsort(-scores, kind="stable")
+    among = np.flatnonzero(scores >= np.partition(scores, -most)[-most])
+    return among[np.argsort(-scores[among], kind="stable")[:most]]
+
+
 def _edges(boxes: Floats) -> Floats:
     """Centre, width and height [n, 4] as edges x0, y0, x1, y1."""
     half = boxes[:, 2:] / 2
@@ -103,21 +114,35 @@ def _edges(boxes: Floats) -> Floats:
 def suppressed(edges: Floats, kinds: npt.NDArray[np.int64] | None, overlap: float, most: int) -> npt.NDArray[np.int64]:
     """Which of the boxes [n, 4], the best first, stay: at most ``most``, none of which overlaps a better one of its
     kind by more than ``overlap`` of their union. Without ``kinds`` all boxes are compared.
+
+    A block of boxes at a time is compared with those that stay already, then with each other. So the many boxes around
+    a thing cost little, and nothing is compared once there are enough.
     """
-    left = np.arange(len(edges))
+    edges = np.asarray(edges, np.float64)
     if kinds is not None and len(edges):  # boxes of other kinds are moved apart, so that they never meet
-        reach = float(edges.max() - edges.min()) + 1
-        edges = edges + (kinds * reach)[:, None].astype(np.float64)
-    areas = np.prod(edges[:, 2:] - edges[:, :2], axis=1)
-    kept: list[int] = []
-    while len(left) and len(kept) < most:
-        best, left = left[0], left[1:]
-        kept.append(int(best))
-        others = edges[left]
-        sides = np.minimum(edges[best, 2:], others[:, 2:]) - np.maximum(edges[best, :2], others[:, :2])
-        shared = np.prod(np.maximum(sides, 0), axis=1)
-        left = left[shared <= overlap * (areas[best] + areas[left] - shared)]
-    return np.array(kept, np.int64)
+        edges = edges + (kinds * (float(edges.max() - edges.min()) + 1))[:, None]
+    kept = np.zeros(0, np.int64)
+    for start in range(0, len(edges), _BLOCK):
+        block = np.arange(start, min(start + _BLOCK, len(edges)))
+        block = block[~_meet(edges[block], edges[kept], overlap).any(axis=1)]
+        meet, free, stay = _meet(edges[block], edges[block], overlap), np.ones(len(block), bool), []
+        for row in range(len(block)):
+            if free[row]:
+                stay.append(row)
+                free &= ~meet[row]
+        kept = np.concatenate([kept, block[stay]])
+        if len(kept) >= most:
+            break
+    return kept[:most]
+
+
+def _meet(boxes: Floats, others: Floats, overlap: float) -> npt.NDArray[np.bool_]:
+    """Whether boxes [n, 4] overlap others [m, 4] by more than ``overlap`` of their union: bool [n, m]."""
+    (x0, y0, x1, y1), (u0, v0, u1, v1) = boxes.T[..., None], others.T
+    shared = np.maximum(np.minimum(x1, u1) - np.maximum(x0, u0), 0)
+    shared *= np.maximum(np.minimum(y1, v1) - np.maximum(y0, v0), 0)
+    whole = (x1 - x0) * (y1 - y0) + (u1 - u0) * (v1 - v0) - shared
+    return shared > overlap * whole
 
 
 def _in_picture(edges: Floats, frame: Frame) -> npt.NDArray[np.float32]:

@@ -70,7 +70,8 @@ def convert_component(
     options = options or ConvertOptions()
     require_end(bundle, component, progress)
     source = bundle.model(component)
-    settings = FormOptions(options.calibration, kept_nodes(source, options.patterns(component.name)), on)
+    kept = {**family_nodes(source, component.keep), **kept_nodes(source, options.patterns(component.name))}
+    settings = FormOptions(options.calibration, kept, on)
     drawn: list[Feeds] = []
 
     def draw() -> Feeds:
@@ -174,7 +175,20 @@ def put_graph(bundle: Bundle, graph: Graph, make: Callable[[Path], Conversion]) 
 
 def _key(component: Component, form: str, samples: Samples, options: ConvertOptions) -> str:
     patterns = options.patterns(component.name)
-    return key_of(installed_version("torchlift"), component.key, form, samples.key, options.calibration, patterns)
+    parts = (component.key, component.keep, form, samples.key, options.calibration, patterns)
+    return key_of(installed_version("torchlift"), *parts)
+
+
+def family_nodes(source: Path, modules: Sequence[str]) -> dict[str, str]:
+    """The nodes of the modules that the family keeps in FP32, with the reason. A strategy of the export that does not
+    know modules leaves none.
+    """
+    if not modules:
+        return {}
+    model = load_model(source)
+    name_nodes(model)
+    nodes = [node.name or "" for node in model.graph if any(_matches(module, node) for module in modules)]
+    return dict.fromkeys(nodes, "its family keeps it in FP32")
 
 
 def kept_nodes(source: Path, patterns: Sequence[str]) -> dict[str, str]:

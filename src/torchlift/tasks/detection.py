@@ -25,12 +25,11 @@ from torchlift.processing.boxes import Found, overlaps
 from torchlift.processing.image import Frame, frame_of
 from torchlift.progress import Progress, Stage
 from torchlift.tasks.base import Answers, Metric, Misfit, Task
+from torchlift.tasks.precision_curves import Curves
 from torchlift.tasks.samples import Asked, facts, scan_images
 
 OVERLAPS = np.round(np.arange(0.5, 1.0, 0.05), 2)
 """At which intersection over union a box counts as found."""
-
-RECALLS = np.linspace(0, 1, 101)
 
 MOST = 100
 """Boxes of a class in a picture that count, those with the highest scores."""
@@ -55,38 +54,17 @@ class Matches:
     truths: np.ndarray
 
     @cached_property
-    def by_class(self) -> list[np.ndarray]:
-        """The boxes of each class, in order."""
-        return [np.flatnonzero(self.classes == kind) for kind in range(self.truths.shape[1])]
+    def curves(self) -> dict[tuple[int | None, int | None], Curves]:
+        """Curves by the overlaps that they are of, as far as they were asked for."""
+        return {}
 
     def precision(self, weights: np.ndarray, overlaps: slice) -> float:
-        """The mean average precision where each picture counts ``weights`` times: 0 to 1, NaN without any truth."""
-        counted = self.truths.T @ weights
-        found = []
-        for kind, boxes in enumerate(self.by_class):
-            if counted[kind] <= 0:
-                continue
-            weight = weights[self.pictures[boxes]][:, None]
-            right = self.right[boxes, overlaps]
-            wrong = ~right & ~self.ignored[boxes, overlaps]
-            hits, misses = np.cumsum(right * weight, axis=0), np.cumsum(wrong * weight, axis=0)
-            found.append(_average(hits, misses, float(counted[kind])))
-        return float(np.mean(found)) if found else float("nan")
-
-
-def _average(hits: np.ndarray, misses: np.ndarray, truths: float) -> float:
-    """The precision averaged over 101 recalls and the overlaps, from running counts [boxes, overlaps]."""
-    if not len(hits):
-        return 0.0
-    recall = hits / truths
-    precision = hits / np.maximum(hits + misses, np.spacing(1))
-    precision = np.maximum.accumulate(precision[::-1], axis=0)[::-1]
-    found = []
-    for column in range(hits.shape[1]):
-        places = np.searchsorted(recall[:, column], RECALLS, side="left")
-        reached = places < len(precision)
-        found.append(np.where(reached, precision[np.minimum(places, len(precision) - 1), column], 0).mean())
-    return float(np.mean(found))
+        """The mean average precision where each picture counts ``weights`` times, int64: 0 to 1, NaN without truth."""
+        wanted = overlaps.start, overlaps.stop
+        if wanted not in self.curves:
+            right, ignored = self.right[:, overlaps], self.ignored[:, overlaps]
+            self.curves[wanted] = Curves.of(self.pictures, self.classes, right, ignored, self.truths.shape[1])
+        return self.curves[wanted].mean(weights, self.truths.T @ weights)
 
 
 @dataclass(frozen=True)
@@ -101,7 +79,7 @@ def average_precision(outcomes: np.ndarray, overlaps: slice = slice(None)) -> fl
     """The mean average precision of some pictures, which may repeat: object [pictures]."""
     matches = outcomes[0].matches
     positions = [picture.position for picture in outcomes]
-    return matches.precision(np.bincount(positions, minlength=len(matches.truths)).astype(np.float64), overlaps)
+    return matches.precision(np.bincount(positions, minlength=len(matches.truths)), overlaps)
 
 
 class DetectionTask(Task):
@@ -269,7 +247,8 @@ def _matched(boxes: np.ndarray, truths: np.ndarray, crowds: np.ndarray) -> tuple
     shared = overlaps(boxes, truths, crowds)
     free = np.ones((len(OVERLAPS), len(truths)), bool)
     least = np.minimum(OVERLAPS, 1 - 1e-10)[:, None]
-    for row, over in enumerate(shared):
+    for row in np.flatnonzero((shared >= least.min()).any(axis=1)):
+        over = shared[row]
         for mask, result in ((~crowds, right), (crowds, ignored)):
             possible = free & mask & (over >= least)
             open_ = possible.any(axis=1) & ~right[row]

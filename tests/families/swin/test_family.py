@@ -276,6 +276,14 @@ class TestRefused:
             open_model(file.parent)
         assert str(file) in caught.value.remedy
 
+    def test_a_folder_of_timm_names_the_file_in_it(self, tmp_path, as_timm, network, open_model):
+        save_file(as_timm(network.state_dict()), tmp_path / "model.safetensors")
+        (tmp_path / "config.json").write_text(json.dumps({"architecture": "swin_tiny", "pretrained_cfg": {}}))
+        with pytest.raises(CheckpointError, match="is a folder of timm") as caught:
+            open_model(tmp_path)
+        assert str(tmp_path / "model.safetensors") in caught.value.remedy
+        assert open_model(tmp_path / "model.safetensors").shape.classes == 7
+
     def test_unknown_components_attention_and_axes(self, write, open_model):
         model = open_model(write())
         with pytest.raises(SourceError, match="no component 'image'"):

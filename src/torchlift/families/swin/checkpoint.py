@@ -13,7 +13,7 @@ from torchlift.errors import CheckpointError, some
 from torchlift.families.classifier import shapes_of
 from torchlift.families.swin.architecture import Architecture, architecture_from, architecture_of
 from torchlift.families.swin.names import from_timm, from_transformers, is_timm, without_buffers
-from torchlift.families.torch_file import load_torch_file
+from torchlift.families.torch_file import Inert, load_torch_file
 from torchlift.families.transformers_folder import as_tensors, download, is_hub_name, read_folder, read_weights
 
 EXPECTED = (
@@ -101,6 +101,9 @@ def open_checkpoint(source: str) -> Checkpoint:
         if not is_hub_name(source):
             raise CheckpointError(f"{source} does not exist", remedy=EXPECTED)
         path = download(source)
+    config, files = read_folder(path, (), EXPECTED, "*.pth*")
+    if "pretrained_cfg" in config:
+        raise CheckpointError(f"{path} is a folder of timm", remedy=f"Name the file in it: {files[0]}.")
     config, files = read_folder(path, MODEL_TYPES, EXPECTED, "*.pth*")
     return Checkpoint(path, files, config)
 
@@ -109,7 +112,7 @@ def _read_file(file: Path) -> dict[str, Tensor]:
     """The state_dict of a file: bare, or under ``model`` or ``state_dict``. Names may begin with ``module.``."""
     if file.suffix == ".safetensors":
         return read_weights((file,), EXPECTED)
-    content = load_torch_file(file, EXPECTED, inert=_SETTINGS)
+    content = load_torch_file(file, EXPECTED, [(Inert, name) for name in _SETTINGS])
     for key in ("model", "state_dict"):
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
