@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from torchlift.datasets.base import Images, ReadOptions, Skips
-from torchlift.datasets.boxes import YAML, BoxData, load_json, read_coco, read_yolo
+from torchlift.datasets.base import Images, ReadOptions, Skips, read_json
+from torchlift.datasets.boxes import YAML, BoxData, read_coco, read_yolo
 from torchlift.datasets.classes import TextClassData, has_classes, read_classes
 from torchlift.datasets.database import DATABASE
 from torchlift.datasets.labelled import ImageData, LabelledData, ZeroShotData, read_folder
@@ -109,11 +109,11 @@ def open_data(source: Source, options: ReadOptions | None = None) -> Data:
 
 
 def _of_json(file: Path, options: ReadOptions) -> Data:
-    """COCO's boxes, or SQuAD's questions. Raises DataError where it is neither."""
-    said = load_json(file)
+    """COCO's boxes, or SQuAD's questions. Raises DataError where it is neither, or is cut off."""
+    said = read_json(file)
     if isinstance(said, dict) and {"images", "annotations"} & {*said}:
         return read_coco(file, said, options)
-    return read_squad(file, options)
+    return read_squad(file, said, options)
 
 
 def _resolved(path: Path) -> Path:
