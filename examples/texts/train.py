@@ -20,7 +20,7 @@ from transformers import BertConfig, BertForSequenceClassification, BertTokenize
 sys.path.insert(0, str(Path(__file__).parent))
 from messages import LABELS, messages, write_table
 
-STEPS, BATCH, LEARNING_RATE = 500, 64, 3e-3
+STEPS, BATCH, LEARNING_RATE = 400, 64, 3e-3
 VOCABULARY = 400
 """Entries of the vocabulary. It has pieces of words, too."""
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from torchlift.declare.answers import Boxes as Boxes
     from torchlift.declare.answers import Embedding as Embedding
     from torchlift.declare.answers import Labels as Labels
+    from torchlift.declare.answers import Picture as Picture
     from torchlift.declare.answers import Raw as Raw
     from torchlift.declare.answers import Span as Span
     from torchlift.declare.answers import TokenLabels as TokenLabels
@@ -65,6 +66,7 @@ _NAMES = {
     "Metric": "torchlift.tasks.base",
     "Profile": "torchlift.signature",
     "Progress": "torchlift.progress",
+    "Picture": "torchlift.declare.answers",
     "QuestionAnswering": "torchlift.pipelines.question_answering",
     "QuestionInput": "torchlift.declare.inputs",
     "Raw": "torchlift.declare.answers",

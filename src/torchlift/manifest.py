@@ -51,7 +51,7 @@ class Component:
     an array as it is. Where the network has no ONNX form, ``model`` is empty and ``failure`` says why; a program for
     PyTorch then stands in its place. ``exporter`` is the strategy that wrote it, ``tried`` says why those before did
     not. ``call`` says how the network itself is called, where that is known. ``keep`` names the modules that the family
-    keeps in FP32 in every converted graph.
+    keeps in FP32 in every converted graph, ``keep_int8`` those that it keeps so in INT8 graphs.
 
     Raises SignatureError for a declaration that its tensor does not fit.
     """
@@ -71,6 +71,7 @@ class Component:
     failure: str = ""
     tried: dict[str, str] = field(default_factory=dict)
     keep: tuple[str, ...] = ()
+    keep_int8: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "inputs", completed_inputs(self.signature, self.inputs))

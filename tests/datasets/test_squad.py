@@ -7,7 +7,8 @@ from datafiles import read
 from question_models import squad
 
 from torchlift.datasets import SquadData
-from torchlift.datasets.squad import read_answers, read_json, write_answers
+from torchlift.datasets.base import read_json
+from torchlift.datasets.squad import read_answers, write_answers
 from torchlift.errors import DataError
 
 FIRST = [

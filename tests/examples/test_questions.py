@@ -9,13 +9,15 @@ import sys
 from pathlib import Path
 
 import pytest
+import staged
 import torch
+from shipped import MEASURE
 
 import torchlift as tl
 from torchlift.datasets import SquadData, open_data
 
 FOLDER = Path(__file__).parents[2] / "examples" / "questions"
-STEPS = 300
+STEPS = 240
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +94,8 @@ def written(train, tmp_path_factory):
     return folder
 
 
-def test_a_small_bert_learns_to_answer_and_ships_under_a_gate(written, tmp_path):
+def test_a_small_bert_learns_to_answer_and_ships_under_a_gate(written, tmp_path, monkeypatch):
+    monkeypatch.setattr(MEASURE, staged.in_this_process)
     bundle = tl.ship(
         "bert",
         str(written / "model"),
@@ -100,7 +103,7 @@ def test_a_small_bert_learns_to_answer_and_ships_under_a_gate(written, tmp_path)
         backends=["onnxruntime"],
         precisions=["fp32"],
         data=written / "dev.json",
-        limit=150,
+        limit=100,
         within={"f1": 1.0},
     )
     scoring = bundle.manifest.scoring

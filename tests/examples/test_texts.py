@@ -37,6 +37,8 @@ def test_messages_ship_under_a_gate(written, tmp_path):
         data=written / "test.tsv",
         calibration=written / "train.tsv",
         backends=["onnxruntime"],
+        precisions=["fp32", "int8"],
+        limit=200,
         within={"accuracy": 1},
         rounds=2,
     )

@@ -31,6 +31,7 @@ from torchlift.cli import common, display, on
 @click.option("--most", type=click.IntRange(1), help="Of a detector: the most boxes of a picture.")
 @click.option("--agnostic", is_flag=True, default=None, help="Of a detector: compare boxes of all classes.")
 @click.option("--draw", metavar="FILE", help="Of a detector: draw the boxes; of several pictures, into a folder.")
+@click.option("--factor", type=float, help="Of super-resolution: how many times larger the picture becomes.")
 @click.option(
     "-o",
     "--output",

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from torchlift.datasets.base import Images, ReadOptions, Skips
-from torchlift.datasets.boxes import YAML, BoxData, load_json, read_coco, read_yolo
+from torchlift.datasets.base import Images, ReadOptions, Skips, read_json
+from torchlift.datasets.boxes import YAML, BoxData, read_coco, read_yolo
 from torchlift.datasets.classes import TextClassData, has_classes, read_classes
 from torchlift.datasets.database import DATABASE
 from torchlift.datasets.labelled import ImageData, LabelledData, ZeroShotData, read_folder
 from torchlift.datasets.memory import SampleData, Source, read_items
 from torchlift.datasets.pairs import PairsData, has_pairs, read_pairs
+from torchlift.datasets.picture_pairs import PicturePairs, has_picture_pairs, read_picture_pairs
 from torchlift.datasets.plain import ArrayData, TextData, read_arrays, read_texts
 from torchlift.datasets.queries import QueryData, has_queries, read_queries
 from torchlift.datasets.records import read_records
@@ -29,6 +30,7 @@ __all__ = [
     "Images",
     "LabelledData",
     "PairsData",
+    "PicturePairs",
     "QueryData",
     "ReadOptions",
     "RetrievalData",
@@ -47,9 +49,8 @@ __all__ = [
 ]
 
 Unlabelled = ImageData | TextData | ArrayData
-Data = (
-    RetrievalData | BoxData | LabelledData | PairsData | TextClassData | QueryData | SquadData | SampleData | Unlabelled
-)
+Labelled = RetrievalData | LabelledData | BoxData | PicturePairs | PairsData | TextClassData | QueryData | SquadData
+Data = Labelled | SampleData | Unlabelled
 
 
 def _read_table(file: Path, options: ReadOptions) -> Data:
@@ -102,15 +103,17 @@ def open_data(source: Source, options: ReadOptions | None = None) -> Data:
         return read_yolo(path / YAML, options)
     if (path / DATABASE).is_file():
         return read_records(path, options)
+    if has_picture_pairs(path):
+        return read_picture_pairs(path, options)
     return read_folder(path, options)
 
 
 def _of_json(file: Path, options: ReadOptions) -> Data:
-    """COCO's boxes, or SQuAD's questions. Raises DataError where it is neither."""
-    said = load_json(file)
+    """COCO's boxes, or SQuAD's questions. Raises DataError where it is neither, or is cut off."""
+    said = read_json(file)
     if isinstance(said, dict) and {"images", "annotations"} & {*said}:
         return read_coco(file, said, options)
-    return read_squad(file, options)
+    return read_squad(file, said, options)
 
 
 def _resolved(path: Path) -> Path:

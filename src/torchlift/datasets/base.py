@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -14,6 +16,9 @@ from torchlift.storage import open_regular
 
 SPLITS = ("valid", "val", "validation", "test")
 """Where the user names no split, the first of these that exists is read."""
+
+LARGEST = 1 << 30
+"""Bytes of a text file that is read at once: COCO's JSON of its training pictures has half as many."""
 
 NAMED = 5
 """How many skipped records are named. All are counted."""
@@ -132,6 +137,23 @@ def chosen_split(where: Path, there: Iterable[str], asked: str) -> str:
 def _content(file: Path) -> bytes:
     with open_regular(file) as stream:
         return stream.read()
+
+
+def read_json(file: Path) -> Any:
+    """What a JSON file says. Raises DataError for one that cannot be read, and says where it is cut off."""
+    try:
+        with open_regular(file) as stream:
+            text = stream.read(LARGEST).decode("utf-8-sig")
+        return json.loads(text)
+    except OSError as error:
+        raise DataError(f"{file} cannot be read: {error.strerror}", remedy="Check the path and the file.") from error
+    except json.JSONDecodeError as error:
+        left = text[error.pos :].strip()
+        cut = error.msg.startswith("Unterminated") or any(word.startswith(left) for word in ("true", "false", "null"))
+        what = f"is cut off after {len(text):,} characters" if cut else "is no JSON"
+        raise DataError(f"{file} {what}: {error}", remedy="Copy or write it again.") from error
+    except (ValueError, RecursionError) as error:  # what is no UTF-8, and what is nested too deeply
+        raise DataError(f"{file} is no JSON: {error}", remedy="Copy or write it again.") from error
 
 
 def lines_of(file: Path, parse: Callable[[bytes, int], None], skips: Skips) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -10,15 +9,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from torchlift.datasets.base import FileImages, Images, ReadOptions, Skips, chosen_split, spread
+from torchlift.datasets.base import LARGEST, FileImages, Images, ReadOptions, Skips, chosen_split, spread
 from torchlift.datasets.labelled import is_image
 from torchlift.errors import DataError
 from torchlift.storage import open_regular
 
 YAML = "data.yaml"
-
-LARGEST = 1 << 30
-"""Bytes of a file of annotations that are read."""
 
 
 @dataclass(frozen=True)
@@ -242,14 +238,3 @@ def _coco_folder(file: Path, names: Sequence[str]) -> Path:
         f"{', '.join(map(str, places[:4]))}",
         remedy=f"Put them into {places[0]}.",
     )
-
-
-def load_json(file: Path) -> Any:
-    """The content of a JSON file. Raises DataError where it cannot be read, or is cut off."""
-    try:
-        with open_regular(file) as stream:
-            return json.loads(stream.read(LARGEST))
-    except (OSError, ValueError, RecursionError) as error:
-        raise DataError(
-            f"{file} cannot be read: {error}", remedy="It is no JSON, or cut off: copy it again."
-        ) from error

@@ -8,10 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from torchlift.datasets.base import ReadOptions, Skips, spread
+from torchlift.datasets.base import ReadOptions, Skips, read_json, spread
 from torchlift.datasets.results import write_lines
 from torchlift.errors import DataError
-from torchlift.storage import open_regular
 
 _FORM = '{"data": [{"paragraphs": [{"context": ..., "qas": [{"id": ..., "question": ..., "answers": [...]}]}]}]}'
 
@@ -37,12 +36,12 @@ class SquadData:
     skips: Skips = field(default_factory=Skips)
 
 
-def read_squad(file: Path, options: ReadOptions) -> SquadData:
-    """Read the questions of a file. What is no question is skipped. Raises DataError, also for JSON that is cut off.
+def read_squad(file: Path, found: Any, options: ReadOptions) -> SquadData:
+    """The questions of a file whose JSON says ``found``. What is no question is skipped. Raises DataError.
 
     A file is of v2.0 where its version says so, or where a question says whether it ``is_impossible``.
     """
-    found, skips = read_json(file), Skips(options.strict)
+    skips = Skips(options.strict)
     articles = found.get("data") if isinstance(found, dict) else None
     if not isinstance(articles, list):
         raise DataError(f"{file} has no list called data", remedy=f"Write it as SQuAD is: {_FORM}.")
@@ -66,23 +65,6 @@ def read_squad(file: Path, options: ReadOptions) -> SquadData:
         raise DataError(f"{file} has no questions{': ' * bool(skips.count)}{skips}", remedy=f"Write {_FORM}.")
     every = [*questions.values()]
     return SquadData(file.name, tuple(every[i] for i in spread(len(every), options.limit)), unanswerable, skips)
-
-
-def read_json(file: Path) -> Any:
-    """What a JSON file says. Raises DataError for one that cannot be read, and says where it is cut off."""
-    try:
-        with open_regular(file) as stream:
-            text = stream.read().decode("utf-8-sig")
-        return json.loads(text)
-    except OSError as error:
-        raise DataError(f"{file} cannot be read: {error.strerror}", remedy="Check the path and the file.") from error
-    except json.JSONDecodeError as error:
-        left = text[error.pos :].strip()
-        cut = error.msg.startswith("Unterminated") or any(word.startswith(left) for word in ("true", "false", "null"))
-        what = f"is cut off after {len(text):,} characters" if cut else "is no JSON"
-        raise DataError(f"{file} {what}: {error}", remedy="Copy or write it again.") from error
-    except (ValueError, RecursionError) as error:  # what is no UTF-8, and what is nested too deeply
-        raise DataError(f"{file} is no JSON: {error}", remedy="Copy or write it again.") from error
 
 
 def write_answers(file: Path, answers: Mapping[str, str] | Mapping[str, float]) -> None:

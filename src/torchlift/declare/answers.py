@@ -8,6 +8,7 @@ from typing import Literal, get_args
 
 import msgspec
 
+from torchlift.declare.inputs import Channels, Scale
 from torchlift.errors import InputError
 
 Activation = Literal["softmax", "sigmoid", "none"]
@@ -160,7 +161,36 @@ class Boxes(msgspec.Struct, frozen=True, tag_field="kind", tag="boxes"):
         return 4 + self.objectness + len(self.names)
 
 
-Answer = Embedding | Labels | TokenLabels | Span | Boxes | Raw
+class Picture(msgspec.Struct, frozen=True, tag_field="kind", tag="picture"):
+    """Pictures, float [batch, 3, height, width], which become uint8 [height, width, 3] in R, G, B: rounded and clipped.
+
+    For example ``Picture(factor="factor", margin=9)`` is the output of a network that enlarges a picture as many times
+    as its input ``factor`` says.
+
+    - ``scale``: ``unit`` where 1 is the brightest, ``byte`` where 255 is.
+    - ``channels``: the order in which the model gives them.
+    - ``factor``: the input, a number, that says how many times larger than the input picture the output is. Empty for a
+      network that enlarges all pictures alike.
+    - ``margin``: how many pixels of the input picture around a place its answer depends on, at any factor: large
+      pictures are run in tiles that overlap by as much. None where it is not known: then nothing is cut into tiles.
+
+    Raises InputError where a value is not usable.
+    """
+
+    scale: Scale = "unit"
+    channels: Channels = "rgb"
+    factor: str = ""
+    margin: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, value, choices in (("scale", self.scale, Scale), ("channels", self.channels, Channels)):
+            if value not in get_args(choices):
+                raise InputError(f"{name} {value!r} is unknown", remedy=f"Use one of {', '.join(get_args(choices))}.")
+        if self.margin is not None and (type(self.margin) is not int or self.margin < 0):
+            raise InputError(f"margin is {self.margin!r}", remedy="Give whole pixels, 0 or more, or None.")
+
+
+Answer = Embedding | Labels | TokenLabels | Span | Boxes | Picture | Raw
 
 
 def _checked(names: Sequence[str]) -> tuple[str, ...]:

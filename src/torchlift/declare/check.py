@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from torchlift.declare.answers import Answer, Boxes, Embedding, Labels, Raw, Span, TokenLabels
+from torchlift.declare.answers import Answer, Boxes, Embedding, Labels, Picture, Raw, Span, TokenLabels
 from torchlift.declare.inputs import ArrayInput, ImageInput, Input, QuestionInput, TextInput, TextPart
 from torchlift.errors import SignatureError
 from torchlift.signature import BATCH, Signature, TensorSpec
@@ -35,6 +35,7 @@ def completed_answers(signature: Signature, declared: Mapping[str, Answer]) -> d
         _check_answer(spec, found[spec.name])
         _check_mask(signature, spec, found[spec.name])
         _check_end(signature, spec, found[spec.name])
+        _check_factor(signature, spec, found[spec.name])
     return found
 
 
@@ -116,6 +117,11 @@ def _check_answer(spec: TensorSpec, answer: Answer) -> None:
                 f"output {spec.name} is {spec}, and boxes of {len(answer.names):,} classes are declared",
                 remedy=f"It must be float32[{wanted}]: name every class of the model.",
             )
+        case Picture() if not spec.dtype.startswith("float") or len(spec.shape) != 4 or spec.shape[:2] != (BATCH, 3):
+            raise SignatureError(
+                f"output {spec.name} is {spec}, and is declared to be pictures",
+                remedy="It must be float32[batch, 3, height, width].",
+            )
         case Raw(groups=groups) if groups and sum(groups) not in spec.shape:
             raise SignatureError(
                 f"output {spec.name} is {spec}, and groups of {sum(groups)} columns are declared",
@@ -154,4 +160,18 @@ def _check_end(signature: Signature, spec: TensorSpec, answer: Answer) -> None:
         raise SignatureError(
             f"output {spec.name} is {spec}, and is declared to be a span{said}",
             remedy="Both must be float32[batch, sequence], as the token ids are.",
+        )
+
+
+def _check_factor(signature: Signature, spec: TensorSpec, answer: Answer) -> None:
+    """Raise SignatureError for the factor of a picture that is no input, or no single number within bounds."""
+    if not isinstance(answer, Picture) or not answer.factor:
+        return
+    factor = next((found for found in signature.inputs if found.name == answer.factor), None)
+    if factor is None or factor.shape or factor.dtype not in ("int64", "int32", "float32") or factor.bounds is None:
+        raise SignatureError(
+            f"output {spec.name} is declared to be larger by the factor {answer.factor!r}"
+            + (f", which is {factor}" if factor else ", and there is no such input"),
+            remedy="Name an input without dimensions, int64 or float32, that has bounds: "
+            'TensorSpec("factor", "int64", (), bounds=(1, 9)).',
         )

@@ -143,6 +143,7 @@ def _component(
         assets={role: hashlib.sha256(content).hexdigest() for role, (_, content) in model.assets.items()},
         call=part.call,
         keep=part.keep,
+        keep_int8=part.keep_int8,
     )
 
 

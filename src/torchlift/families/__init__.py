@@ -19,6 +19,7 @@ FAMILIES: dict[str, str] = {
     "swin": "torchlift.families.swin:SwinFamily",
     "yolov5": "torchlift.families.yolov5:YoloFamily",
     "module": "torchlift.families.module:ModuleFamily",
+    "srcnn": "torchlift.families.srcnn:SrcnnFamily",
 }
 """Name -> ``module:class``."""
 

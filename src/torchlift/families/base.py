@@ -78,7 +78,8 @@ class ModelComponent:
     - ``scales`` are what fake quantisation learnt, by the path of a module in ``exported``. The scales of weights
       belong to weights into which batch normalisation is folded. Empty for a network that was trained without.
     - ``keep`` names modules of ``exported`` that stay FP32 in every converted graph, with everything below them. For
-      example ``("head.decode",)``: boxes in pixels need more digits than FP16 or INT8 have.
+      example ``("head.decode",)``: boxes in pixels need more digits than FP16 or INT8 have. ``keep_int8`` names those
+      that stay FP32 in INT8 graphs only, such as a layer that writes pixels.
     """
 
     name: str
@@ -92,6 +93,7 @@ class ModelComponent:
     call: Call | None = None
     inner: str = ""
     keep: tuple[str, ...] = ()
+    keep_int8: tuple[str, ...] = ()
 
 
 class Model(ABC):

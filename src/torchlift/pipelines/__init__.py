@@ -20,6 +20,7 @@ PIPELINES = {
     "detection": "torchlift.pipelines.detection:DetectionPipeline",
     "question-answering": "torchlift.pipelines.question_answering:QuestionAnswering",
     "text-encoder": "torchlift.pipelines.text_encoder:TextEncoder",
+    "super-resolution": "torchlift.pipelines.super_resolution:SuperResolution",
     "tensors": "torchlift.pipelines.tensors:TensorPipeline",
 }
 """What a manifest calls a pipeline -> ``module:class``."""

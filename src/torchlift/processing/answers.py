@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 import numpy as np
 import numpy.typing as npt
 
-from torchlift.declare.answers import Answer, Boxes, Embedding, Labels, Raw, Span, TokenLabels
+from torchlift.declare.answers import Answer, Boxes, Embedding, Labels, Picture, Raw, Span, TokenLabels
 from torchlift.errors import InputError
 
 Floats = npt.NDArray[np.floating[Any]]
@@ -19,8 +19,9 @@ def finished(answer: Answer, values: Any) -> Any:
     an array each where they differ in length.
 
     An embedding is float32 [N, E], with rows of length 1 where it says so; labels are a list of (name, score) a row,
-    the best first; labels of tokens a list of (name, score) a row, one a token; a raw array, the scores of a span and
-    the candidates of boxes stay as they are. Raises InputError for values that do not fit.
+    the best first; labels of tokens a list of (name, score) a row, one a token; pictures are a list of uint8 [H, W, 3];
+    a raw array, the scores of a span and the candidates of boxes stay as they are. Raises InputError for values that do
+    not fit.
     """
     match answer:
         case Embedding(normalize=normalize):
@@ -29,11 +30,22 @@ def finished(answer: Answer, values: Any) -> Any:
             return named(answer, values)
         case TokenLabels(names=names):
             return [_named_tokens(names, row) for row in values]
+        case Picture():
+            return [pixels(answer, row) for row in values]
         case Raw() | Span() | Boxes():  # spans and boxes need more than their array: see spans.py and boxes.py here
             return values
         case _:
             forgotten: NoReturn = answer  # a type error where a kind has no case above
             raise TypeError(f"{type(forgotten).__name__} is no kind of answer")
+
+
+def pixels(picture: Picture, values: np.ndarray) -> npt.NDArray[np.uint8]:
+    """A picture, float [3, H, W], as uint8 [H, W, 3] in R, G, B: rounded and clipped. What is not a number is black."""
+    values = np.nan_to_num(_floats(values), nan=0.0)
+    if picture.scale == "unit":
+        values = values * 255
+    ordered = values[::-1] if picture.channels == "bgr" else values
+    return np.ascontiguousarray(np.rint(ordered.clip(0, 255)).astype(np.uint8).transpose(1, 2, 0))
 
 
 def named(labels: Labels, logits: npt.ArrayLike) -> list[list[tuple[str, float]]]:

@@ -70,8 +70,7 @@ def convert_component(
     options = options or ConvertOptions()
     require_end(bundle, component, progress)
     source = bundle.model(component)
-    kept = {**family_nodes(source, component.keep), **kept_nodes(source, options.patterns(component.name))}
-    settings = FormOptions(options.calibration, kept, on)
+    asked = kept_nodes(source, options.patterns(component.name))
     drawn: list[Feeds] = []
 
     def draw() -> Feeds:
@@ -83,6 +82,8 @@ def convert_component(
         maker = maker_of(form)
         if maker is None:
             continue
+        modules = (*component.keep, *(component.keep_int8 if maker.form.scheme else ()))
+        settings = FormOptions(options.calibration, {**family_nodes(source, modules), **asked}, on)
         graph = Graph(component.name, form, _key(component, form, samples, options))
         there = bundle.manifest.graph(component.name, form)
         made = there if there is not None and not there.failure else None
@@ -175,7 +176,7 @@ def put_graph(bundle: Bundle, graph: Graph, make: Callable[[Path], Conversion]) 
 
 def _key(component: Component, form: str, samples: Samples, options: ConvertOptions) -> str:
     patterns = options.patterns(component.name)
-    parts = (component.key, component.keep, form, samples.key, options.calibration, patterns)
+    parts = (component.key, component.keep, component.keep_int8, form, samples.key, options.calibration, patterns)
     return key_of(installed_version("torchlift"), *parts)
 
 

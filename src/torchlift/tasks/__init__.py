@@ -27,6 +27,7 @@ TASKS = {
     "similarity": "torchlift.tasks.similarity:SimilarityTask",
     "squad": "torchlift.tasks.squad:SquadTask",
     "detection": "torchlift.tasks.detection:DetectionTask",
+    "super-resolution": "torchlift.tasks.super_resolution:SuperResolutionTask",
     "samples": "torchlift.tasks.in_memory:SampleTask",
     "agreement": "torchlift.tasks.agreement:AgreementTask",
 }

@@ -12,6 +12,8 @@ from torchlift.bundle import Bundle
 from torchlift.datasets import (
     ArrayData,
     Data,
+    ImageData,
+    PicturePairs,
     ReadOptions,
     RetrievalData,
     SampleData,
@@ -20,13 +22,16 @@ from torchlift.datasets import (
     ZeroShotData,
     open_data,
 )
+from torchlift.declare.answers import Picture
 from torchlift.declare.inputs import ImageInput, QuestionInput, TextInput
 from torchlift.errors import DataError
 from torchlift.manifest import Manifest
 from torchlift.pipelines.columns import Prepared
+from torchlift.pipelines.enlarging import Enlarger
 from torchlift.pipelines.pictures import KeptPictures
 from torchlift.pipelines.run import AnySize, Batching, Loader
 from torchlift.progress import SILENT, Progress
+from torchlift.tasks.enlarged import crops, scenes_of
 from torchlift.tasks.rows import taken
 from torchlift.tasks.samples import Asked, facts, normalized, scan_arrays, scan_images, usable_questions, usable_texts
 
@@ -119,6 +124,8 @@ def parts_of(asked: Asked, data: Data, progress: Progress) -> dict[str, Part]:
         return _of_arrays(asked, data)
     if isinstance(data, SquadData):
         return _of_questions(asked, data)
+    if isinstance(data, (ImageData, PicturePairs)) and (found := _of_scenes(asked, data, progress)):
+        return found
     return {**_of_images(asked, data, progress), **_of_texts(asked, data)}
 
 
@@ -131,6 +138,18 @@ def _of_images(asked: Asked, data: Any, progress: Progress) -> dict[str, Part]:
         for name in component.inputs_of(ImageInput) if len(component.signature.inputs) == 1 else ():
             scanned = scan_images(asked, component.name, name, images, data.skips, progress)
             parts[component.name] = Part(scanned.prepared, "images", scanned.identity)
+    return parts
+
+
+def _of_scenes(asked: Asked, data: ImageData | PicturePairs, progress: Progress) -> dict[str, Part]:
+    """Small pictures for the components that enlarge them."""
+    parts = {}
+    for component in asked.manifest.components:
+        if any(isinstance(answer, Picture) for answer in component.answers.values()):
+            enlarger = Enlarger.of(component)
+            scenes = scenes_of(asked, enlarger, data, progress)
+            identity = [[*scene.identity, *scene.factors] for scene in scenes]
+            parts[component.name] = Part(crops(enlarger, scenes), "images", identity)
     return parts
 
 

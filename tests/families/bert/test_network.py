@@ -91,3 +91,21 @@ def test_samples_look_like_texts(load, write):
     assert (ids[mask == 0] == pad).all()
     assert (types[mask == 0] == 0).all()
     assert types.max() == 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "head", "kept"),
+    [
+        ("bert", "QuestionAnswering", ("network.qa_outputs",)),
+        ("distilbert", "SequenceClassification", ("network.classifier",)),
+        ("roberta", "SequenceClassification", ("network.classifier.out_proj",)),
+        ("electra", "TokenClassification", ("network.classifier",)),
+        ("bert", "MaskedLM", ()),
+        ("mpnet", "", ()),
+    ],
+)
+def test_the_layer_that_gives_the_scores_stays_fp32(load, write, kind, head, kept):
+    component = load(write(kind, head)).component("model")
+    assert component.keep == kept
+    for name in kept:
+        assert isinstance(component.exported.get_submodule(name), torch.nn.Linear)

@@ -111,19 +111,20 @@ def test_the_length_is_that_of_the_sentence_configuration(load, folder):
     assert model.pipeline == "text-encoder"
 
 
-def test_a_bundle_encodes_texts_of_any_length_alone_and_together(load, folder, tmp_path):
+def test_texts_of_any_length_are_encoded_alone_and_together(opened, folder):
     root, model = folder({"pooling_mode": "mean"})
-    tl.ship("bert", str(root), tmp_path / "out", backends=["onnxruntime"], rounds=2)
     expected = np.stack([row.mean(0) / np.linalg.norm(row.mean(0)) for row in states(model, TEXTS)])
-    with tl.open(tmp_path / "out") as bundle:
-        found = bundle.encode(TEXTS)
-        assert (found.dtype, found.shape) == (np.float32, (3, 24))
-        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
-        for row, text in enumerate(TEXTS):
-            np.testing.assert_allclose(bundle.encode([text])[0], found[row], rtol=1e-4, atol=1e-5)
-        for bad in ([], ["", "the"], [3], "the"):
-            with pytest.raises(InputError):
-                bundle.encode(bad)
+    encoder = opened(root)
+    assert isinstance(encoder, tl.TextEncoder)
+    found = encoder.encode(TEXTS)
+    assert (found.dtype, found.shape) == (np.float32, (3, 24))
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    for row, text in enumerate(TEXTS):
+        np.testing.assert_allclose(encoder.encode([text])[0], found[row], atol=1e-5)
+    np.testing.assert_array_equal(encoder({"input_ids": TEXTS})["embedding"], found)
+    for bad in ([], ["", "the"], [3], "the"):
+        with pytest.raises(InputError):
+            encoder.encode(bad)
 
 
 def test_a_prompt_that_is_not_added_is_noted(load, folder):

@@ -21,6 +21,7 @@ RUNNERS = {
     "detection": "torchlift.cli.running.detection",
     "question-answering": "torchlift.cli.running.question_answering",
     "text-encoder": "torchlift.cli.running.tensors",
+    "super-resolution": "torchlift.cli.running.super_resolution",
     "tensors": "torchlift.cli.running.tensors",
 }
 """What a manifest calls a pipeline -> the module that asks it."""

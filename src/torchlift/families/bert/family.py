@@ -15,7 +15,7 @@ from torchlift.families.attention import STYLES
 from torchlift.families.base import Family, LoadOptions, Model, ModelComponent
 from torchlift.families.bert.declared import answers_of, inputs_of, positions_of, signature_of
 from torchlift.families.bert.folder import EXPECTED, Folder, open_folder
-from torchlift.families.bert.network import ExportedNetwork, Network, build
+from torchlift.families.bert.network import ExportedNetwork, Network, build, last_layers
 from torchlift.families.bert.questions import notes
 from torchlift.families.bert.samples import TokenSampler
 from torchlift.families.bert.sentences import finish_of
@@ -144,6 +144,7 @@ class BertModel(Model):
             ),
             inputs=self.inputs,
             answers=self.answers,
+            keep=tuple(f"network.{name}" for name in last_layers(network)),
         )
 
 

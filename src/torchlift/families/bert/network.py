@@ -48,6 +48,12 @@ def _plain(config: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in config.items() if key not in ("auto_map", "quantization_config")}
 
 
+def last_layers(network: nn.Module) -> tuple[str, ...]:
+    """The names of the layers that give the scores of a classifier or of question answering, which are small."""
+    linear = {name for name, module in network.named_modules() if isinstance(module, nn.Linear)}
+    return tuple(name for name in ("qa_outputs", "classifier", "classifier.out_proj") if name in linear)
+
+
 class Network(nn.Module):
     """A network of transformers, called by position: ids, mask and, where it has them, types, int64 [batch, sequence].
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from torchlift.checksums import key_of, sha256
-from torchlift.declare.answers import Answer, Boxes, Span
+from torchlift.declare.answers import Answer, Boxes, Picture, Span
 from torchlift.declare.call import Call
 from torchlift.declare.check import completed_answers, completed_inputs
 from torchlift.declare.module import ModuleDeclaration
@@ -37,7 +37,11 @@ from torchlift.signature import DTYPES, Dim, Signature, TensorSpec
 
 COMPONENT = "model"
 
-_PIPELINES: dict[type[Answer], str] = {Span: "question-answering", Boxes: "detection"}
+_PIPELINES: dict[type[Answer], str] = {
+    Span: "question-answering",
+    Boxes: "detection",
+    Picture: "super-resolution",
+}
 """A kind of answer that has a pipeline of its own -> what manifests call it."""
 
 _FIRST = "Correct the declared shapes, ranges or bounds, or declare sample= to draw realistic inputs."
