@@ -122,7 +122,7 @@ class DetectionTask(Task):
         self._frames = [_frame(detector, data, position) for position in scanned.positions]
         truths = [data.truths[position] for position in scanned.positions]
         self._truths = [_in_pixels(t, f, numbers, data.relative) for t, f in zip(truths, self._frames, strict=True)]
-        boxes = sum(np.count_nonzero(~truth.crowds) for truth in self._truths)
+        boxes = sum(int(np.count_nonzero(~truth.crowds)) for truth in self._truths)
         if not boxes:
             raise DataError(f"no picture of {data.name} has a box", remedy="Check the labels and where they lie.")
         self._declared = msgspec.structs.replace(
