@@ -35,7 +35,8 @@ class Truth:
 @dataclass(frozen=True)
 class BoxData:
     """Pictures with their boxes, in the same order; in shares of each picture's width and height where they are
-    ``relative``, else in pixels. ``names`` are those of the classes.
+    ``relative``, else in pixels. ``names`` are those of the classes. ``found`` is the folder of the pictures, where the
+    data do not name it.
     """
 
     kind: ClassVar[str] = "detection"
@@ -45,6 +46,7 @@ class BoxData:
     names: tuple[str, ...]
     relative: bool
     skips: Skips = field(default_factory=Skips)
+    found: Path | None = None
 
 
 def read_yolo(file: Path, options: ReadOptions) -> BoxData:
@@ -204,7 +206,7 @@ def read_coco(file: Path, said: Mapping[str, Any], options: ReadOptions) -> BoxD
     kept = [order[i] for i in spread(len(order), options.limit)]
     images = FileImages(folder, [pictures[identity][0] for identity in kept])
     truths = tuple(Truth.of(rows[identity]) for identity in kept)
-    return BoxData(file.stem, images, truths, tuple(names[i] for i in sorted(names)), False, skips)
+    return BoxData(file.stem, images, truths, tuple(names[i] for i in sorted(names)), False, skips, folder)
 
 
 def _coco_row(

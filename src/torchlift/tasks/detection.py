@@ -37,6 +37,9 @@ MOST = 100
 CONFIDENCE, OVERLAP = 0.001, 0.6
 """The least score and the limit of suppression that YOLOv5 scores with (val.py): nearly all boxes count."""
 
+MOST_GIVEN = 300
+"""Boxes of a picture that YOLOv5 scores, of all classes together; more where the model declares more."""
+
 _PARTS = ("boxes", "scores", "classes", "counts")
 
 
@@ -111,17 +114,26 @@ class DetectionTask(Task):
         self._detector: Detector = detector
         name = detector.component.name
         self.components = (name,)
+        if data.found is not None:
+            progress.note(f"the pictures of {data.name} are those in {data.found}")
         numbers = _class_numbers(data, detector.declared.names, progress)
         scanned = scan_images(asked, name, detector.image, data.images, data.skips, progress)
         self.samples = {name: scanned.prepared}
         self._frames = [_frame(detector, data, position) for position in scanned.positions]
         truths = [data.truths[position] for position in scanned.positions]
         self._truths = [_in_pixels(t, f, numbers, data.relative) for t, f in zip(truths, self._frames, strict=True)]
-        boxes = sum(len(truth.boxes) for truth in self._truths)
+        boxes = sum(int(np.count_nonzero(~truth.crowds)) for truth in self._truths)
         if not boxes:
             raise DataError(f"no picture of {data.name} has a box", remedy="Check the labels and where they lie.")
-        self._declared = msgspec.structs.replace(detector.declared, confidence=CONFIDENCE, overlap=OVERLAP)
-        identity = [scanned.identity, [[t.boxes.tolist(), t.classes.tolist()] for t in self._truths]]
+        self._declared = msgspec.structs.replace(
+            detector.declared,
+            confidence=CONFIDENCE,
+            overlap=OVERLAP,
+            most=max(detector.declared.most, MOST_GIVEN),
+            agnostic=False,
+        )
+        told = [[t.boxes.tolist(), t.classes.tolist(), t.crowds.tolist()] for t in self._truths]
+        identity = [scanned.identity, told]
         counts = {"images": len(self._truths), "boxes": boxes, "classes": len(data.names)}
         metrics = {
             Metric("map50", whole=partial(average_precision, overlaps=slice(0, 1))): (len(truths), "images"),

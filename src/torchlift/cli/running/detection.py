@@ -13,15 +13,19 @@ from rich.table import Table
 
 from torchlift.cli.outputs import parse_outputs, write_outputs
 from torchlift.cli.running import Answered, Given
+from torchlift.errors import InputError
 from torchlift.pipelines.detection import DetectionPipeline
 from torchlift.processing.boxes import Detection
 from torchlift.processing.drawing import drawn
-from torchlift.storage import replacing
+from torchlift.storage import replacing, storage_errors
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from rich.console import Console
+
+_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
+"""How a file ends that pictures are drawn into -> Pillow's name of its format."""
 
 TAKES = ("images", "confidence", "overlap", "classes", "most", "agnostic", "draw")
 
@@ -40,6 +44,10 @@ def answer(pipeline: DetectionPipeline, given: Given, outputs: tuple[str, ...]) 
     pictures = _drawings(given["draw"], images) if "draw" in given else {}
     options = {name: given[name] for name in TAKES if name in given and name not in ("images", "draw")}
     found = dict(zip(images, pipeline(images, **options), strict=True))
+    if len(pictures) > 1:
+        folder = Path(given["draw"])
+        with storage_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
     written = [_draw(image, file, found[image], pipeline.names) for image, file in pictures.items()]
     arrays = dict(zip(arrays_of, (_array(boxes, pipeline.names) for boxes in found.values()), strict=True))
     written += write_outputs(targets, arrays)
@@ -56,18 +64,26 @@ def _drawings(target: str, images: Sequence[str]) -> dict[str, Path]:
         names = [f"{Path(image).stem}.png" for image in images]
         if len({*names}) != len(names):
             raise click.UsageError("--draw: two pictures have the same name; draw them one by one.")
-        file.mkdir(parents=True, exist_ok=True)
-        return dict(zip(images, (file / name for name in names), strict=True))
-    if file.suffix.lower() not in Image.registered_extensions():
-        raise click.UsageError(f"--draw {target}: write a file that ends in .png, .jpg or .webp.")
-    return {images[0]: file}
+        files = [file / name for name in names]
+    elif file.suffix.lower() in _FORMATS:
+        files = [file]
+    else:
+        raise click.UsageError(f"--draw {target}: write a file that ends in {', '.join(_FORMATS)}.")
+    given = {Path(image).resolve() for image in images}
+    lost = next((file for file in files if file.resolve() in given), None)
+    if lost is not None:
+        raise click.UsageError(f"--draw {target}: {lost} is a picture that you give; draw into another file.")
+    return dict(zip(images, files, strict=True))
 
 
 def _draw(image: str, file: Path, found: Sequence[Detection], names: Sequence[str]) -> str:
-    with Image.open(image) as opened:
-        picture = drawn(opened, found, names)
-    with replacing(file) as stream:
-        picture.save(stream, Image.registered_extensions()[file.suffix.lower()])
+    try:
+        with Image.open(image) as opened:
+            picture = drawn(opened, found, names)
+        with replacing(file) as stream:
+            picture.save(stream, _FORMATS[file.suffix.lower()])
+    except (OSError, ValueError) as error:  # a ValueError for a picture that is too large for the format
+        raise InputError(f"{file} cannot be drawn: {error}", remedy="Choose another file with --draw.") from error
     return f"{file}: {len(found)} boxes"
 
 
