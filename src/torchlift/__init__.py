@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from torchlift.pipelines.dual_encoder import DualEncoder as DualEncoder
     from torchlift.pipelines.question_answering import QuestionAnswering as QuestionAnswering
     from torchlift.pipelines.question_answering import SpanAnswer as SpanAnswer
+    from torchlift.pipelines.super_resolution import SuperResolution as SuperResolution
     from torchlift.pipelines.tensors import TensorPipeline as TensorPipeline
     from torchlift.pipelines.text_encoder import TextEncoder as TextEncoder
     from torchlift.progress import Progress as Progress
@@ -64,15 +65,16 @@ _NAMES = {
     "Labels": "torchlift.declare.answers",
     "Manifest": "torchlift.manifest",
     "Metric": "torchlift.tasks.base",
+    "Picture": "torchlift.declare.answers",
     "Profile": "torchlift.signature",
     "Progress": "torchlift.progress",
-    "Picture": "torchlift.declare.answers",
     "QuestionAnswering": "torchlift.pipelines.question_answering",
     "QuestionInput": "torchlift.declare.inputs",
     "Raw": "torchlift.declare.answers",
     "Signature": "torchlift.signature",
     "Span": "torchlift.declare.answers",
     "SpanAnswer": "torchlift.pipelines.question_answering",
+    "SuperResolution": "torchlift.pipelines.super_resolution",
     "TensorPipeline": "torchlift.pipelines.tensors",
     "TensorSpec": "torchlift.signature",
     "TextEncoder": "torchlift.pipelines.text_encoder",

@@ -271,7 +271,8 @@ def open(
     """Open a bundle for use, without torch. Any number of threads may share it. Close it, or use ``with``.
 
     The manifest says what it is: a :class:`~torchlift.pipelines.dual_encoder.DualEncoder` for pictures and texts in one
-    space, a :class:`~torchlift.pipelines.tensors.TensorPipeline` for a component that is called like a function.
+    space, a :class:`~torchlift.pipelines.super_resolution.SuperResolution` for one that enlarges pictures, a
+    :class:`~torchlift.pipelines.tensors.TensorPipeline` for a component that is called like a function.
 
     Args:
         bundle: The folder of the bundle.

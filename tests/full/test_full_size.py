@@ -92,3 +92,28 @@ def test_ships_moves_and_runs_without_torch(size: str, tmp_path: Path) -> None:
     assert answer.returncode == 0, answer.stderr
     embedding = manifest["settings"]["embedding"]
     assert answer.stdout.startswith(f"(9, {embedding}) (2, {embedding})")
+
+
+def test_srcnn_of_full_size_enlarges_256_by_256_as_pytorch_does(tmp_path: Path) -> None:
+    import numpy as np
+    import torch
+    from torch import nn
+
+    import torchlift as tl
+
+    torch.manual_seed(0)
+    upsampler = nn.Upsample(scale_factor=3, mode="bicubic", align_corners=False)
+    layers = [nn.Conv2d(3, 64, 9, padding=4), nn.Conv2d(64, 32, 1), nn.Conv2d(32, 3, 5, padding=2)]
+    parts = ((f"generator.conv{n}", layer.state_dict()) for n, layer in enumerate(layers, 1))
+    state = {f"{name}.{part}": value for name, found in parts for part, value in found.items()}
+    assert sum(value.numel() for value in state.values()) == 20_099
+    torch.save({"meta": {}, "state_dict": state}, tmp_path / "srcnn.pth")
+    tl.ship("srcnn", tmp_path / "srcnn.pth", tmp_path / "sr", backends=["onnxruntime"])
+    picture = np.random.default_rng(0).integers(0, 256, (256, 256, 3)).astype(np.uint8)
+    with tl.open(tmp_path / "sr") as enlarge:
+        (ours,) = enlarge([picture], factor=3)
+    with torch.no_grad():
+        image = torch.from_numpy(picture.transpose(2, 0, 1).copy()).float()[None] / 255
+        theirs = nn.Sequential(upsampler, layers[0], nn.ReLU(), layers[1], nn.ReLU(), layers[2])(image)[0]
+    expected = (theirs * 255).round().clamp(0, 255).byte().permute(1, 2, 0).numpy()
+    assert np.abs(ours.astype(int) - expected).max() <= 1

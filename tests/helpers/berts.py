@@ -20,7 +20,7 @@ HEADS = ("QuestionAnswering", "SequenceClassification", "TokenClassification", "
 _COMMON = {"vocab_size": len(VOCABULARY), "max_position_embeddings": 40, "pad_token_id": 0}
 _SIZES = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 40}
 _FROM_ONE = {"pad_token_id": 1, "max_position_embeddings": 42}
-_RELATIVE = {
+RELATIVE = {
     "relative_attention": True,
     "pos_att_type": ["p2c", "c2p"],
     "position_biased_input": False,
@@ -35,7 +35,7 @@ KINDS = {
     "distilbert": {**_COMMON, "dim": 24, "n_layers": 2, "n_heads": 3, "hidden_dim": 40},
     "electra": {**_COMMON, **_SIZES, "embedding_size": 16},
     "mpnet": {**_COMMON, **_SIZES, **_FROM_ONE},
-    "deberta-v2": {**_COMMON, **_SIZES, **_RELATIVE},
+    "deberta-v2": {**_COMMON, **_SIZES, **RELATIVE},
 }
 
 

@@ -59,13 +59,15 @@ def command(
 
     Of an encoder of images and texts, both give each text's probability for each image; images or texts alone give
     features. A model that answers questions takes them with the text that has the answer. A detector gives boxes in
-    pixels of each image. Of any other model, images and texts go to the input that takes them, and an --input to the
-    input that it names.
+    pixels of each image. A network that enlarges pictures takes a --factor, and writes each to --output: a .png, .jpg
+    or .webp file, of several pictures a folder. Of any other model, images and texts go to the input that takes them,
+    and an --input to the input that it names.
 
     \b
     torchlift run clip/ --image cat.jpg --text 猫 --text 狗
     torchlift run qa/ --question "Who wrote it?" --context chapter.txt
     torchlift run helmets/ --image site.jpg --draw boxes.png
+    torchlift run sr/ --image face.png --factor 3 --output face_x3.png
     torchlift run net/ --input history=history.npy --input ratings=ratings.npy --output score=score.npy
 
     Files have the arrays that are printed; for labels, what the model gives for every label. A file is replaced.

@@ -31,6 +31,7 @@ def open_bundle(path: str | os.PathLike[str], options: OpenOptions | None = None
     :class:`~torchlift.pipelines.dual_encoder.DualEncoder` for pictures and texts in one space, a
     :class:`~torchlift.pipelines.question_answering.QuestionAnswering` for questions about a text, a
     :class:`~torchlift.pipelines.text_encoder.TextEncoder` for embeddings of texts, a
+    :class:`~torchlift.pipelines.super_resolution.SuperResolution` for one that enlarges pictures, a
     :class:`~torchlift.pipelines.tensors.TensorPipeline` for a component that is called like a function.
 
     A file is compared with its checksum when it is first used. The chosen variants serve; one that was not yet verified

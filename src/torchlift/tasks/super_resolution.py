@@ -65,7 +65,7 @@ class SuperResolutionTask(Task):
         counts = {"images": count}
         every = all(len(scene.factors) == len(self._factors) for scene in self._scenes)
         single = [f"{name}@x{factor}" for name in ("psnr", "psnr-y") for factor in self._factors] if every else []
-        metrics = dict(_NAMES) | dict.fromkeys(single, "dB")
+        metrics = _NAMES | dict.fromkeys(single, "dB")
         super().__init__(
             facts(data.name, self.name, counts, [data.kind, identity], data.skips),
             {Metric(name, unit=unit): (count, "images") for name, unit in metrics.items()},
