@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from torchlift.datasets import BoxData, ReadOptions, open_data
-from torchlift.datasets.boxes import Truth
+from torchlift.datasets.boxes import Truth, yolo_splits
 from torchlift.errors import DataError
 from torchlift.processing.boxes import Found
 from torchlift.tasks.detection import Picture, average_precision, matched
@@ -151,6 +151,17 @@ def test_yolos_lists_of_files_and_names_as_a_mapping(yolo):
     data = open_data(yolo / "data.yaml")
     assert (len(data.images), data.names) == (1, ("circle", "square"))
     assert len(data.truths[0].boxes) == 2
+
+
+def test_a_split_that_is_named_and_not_there_is_not_calibrated_on(yolo):
+    file = yolo / "data.yaml"
+    file.write_text("train: images/train\nval: images/val\nnames: [circle, square]\n")
+    assert yolo_splits(file) == {"val"}
+    assert len(open_data(file).images) == 2
+    with pytest.raises(DataError, match="images/train"):
+        open_data(file, ReadOptions(split="train"))
+    picture(yolo / "images" / "train" / "c.png")
+    assert yolo_splits(file) == {"train", "val"}
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,9 @@ from torchlift.storage import open_regular
 
 YAML = "data.yaml"
 
+SPLITS = ("train", "val", "valid", "test")
+"""What a data.yaml may name."""
+
 
 @dataclass(frozen=True)
 class Truth:
@@ -58,7 +61,7 @@ def read_yolo(file: Path, options: ReadOptions) -> BoxData:
     """
     said = _yaml(file)
     names = _names(file, said)
-    splits = [name for name in ("train", "val", "valid", "test") if said.get(name)]
+    splits = [name for name in SPLITS if said.get(name)]
     split = chosen_split(file, splits, options.split)
     root = _root(file, said)
     skips = Skips(options.strict)
@@ -72,11 +75,19 @@ def read_yolo(file: Path, options: ReadOptions) -> BoxData:
 
 
 def yolo_splits(file: Path) -> set[str]:
-    """The splits that a data.yaml names; none where it cannot be read."""
+    """The splits that a data.yaml names and that are there; none where it cannot be read. Of a data set that was
+    copied for its split ``val`` alone, ``train`` is not there.
+    """
     try:
-        return {name for name in ("train", "val", "valid", "test") if _yaml(file).get(name)}
+        said = _yaml(file)
     except DataError:
         return set()
+    root, there = _root(file, said), set()
+    for name in SPLITS:
+        places = said[name] if isinstance(said.get(name), list) else [said.get(name)]
+        if all(one and ((root / str(one)).exists() or (file.parent / str(one)).exists()) for one in places):
+            there.add(name)
+    return there
 
 
 def _yaml(file: Path) -> dict[str, Any]:
