@@ -132,7 +132,7 @@ def save(net: nn.Sequential, file: Path) -> None:
     torch.save({"meta": {}, "state_dict": state}, file)
 
 
-def make(folder: Path, steps: int = 1500, first: int = 64, second: int = 32) -> tuple[float, float]:
+def make(folder: Path, steps: int = 400, first: int = 32, second: int = 16) -> tuple[float, float]:
     """Train, and write the checkpoint and the test pictures; the PSNR of the network and of bicubic at x3."""
     parts = {name: split(photo) for name, photo in photographs().items()}
     net = network(first, second)
@@ -148,7 +148,7 @@ def main() -> None:
     """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--steps", type=int, default=400)
     asked = parser.parse_args()
     began = time.monotonic()
     ours, bicubic = make(asked.folder, asked.steps)

@@ -2,6 +2,8 @@
 
 import importlib.util
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,8 @@ from PIL import Image
 from shipped import torchlift
 
 import torchlift as tl
+from torchlift.stages.convert import convert_component
+from torchlift.stages.samples import goldens_as_samples
 
 FILE = Path(__file__).parents[2] / "examples" / "super_resolution" / "train.py"
 
@@ -76,6 +80,17 @@ def test_one_file_enlarges_by_every_factor_and_size_as_pytorch_does(train, train
             expected = (theirs * 255).round().clamp(0, 255).byte().permute(1, 2, 0).numpy()
             assert ours.shape == expected.shape
             assert np.abs(ours.astype(int) - expected).max() <= 1
+
+
+def test_int8_leaves_the_last_convolution_in_floating_point(shipped, tmp_path):
+    shutil.copytree(shipped[0], tmp_path / "sr")
+    bundle = tl.Bundle.open(tmp_path / "sr")
+    drawn = goldens_as_samples(bundle)
+    convert_component(bundle, bundle.manifest.components[0], ["int8-u8s8", "fp16"], replace(drawn, given=True))
+    kept = {graph.form: {node.module for node in graph.conversion.kept} for graph in bundle.manifest.graphs}
+    assert "conv3" in kept["int8-u8s8"]
+    assert "conv2" not in kept["int8-u8s8"]
+    assert "conv3" not in kept["fp16"]
 
 
 def test_the_command_writes_a_picture(trained, shipped, tmp_path):
