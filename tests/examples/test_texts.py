@@ -10,7 +10,7 @@ import torch
 import torchlift as tl
 
 FOLDER = Path(__file__).parents[2] / "examples" / "texts"
-STEPS = 260
+STEPS = 400
 
 
 @pytest.fixture(scope="module")
