@@ -48,12 +48,18 @@ FLOAT, HALF, INT8 = ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.INT8
 
 
 def load(*path):
-    """An example's file as a module, by the name that other examples import it by."""
+    """An example's file as a module, by the name that other examples import it by. As for a script, what lies beside it
+    can be imported.
+    """
     file = EXAMPLES.joinpath(*path)
     spec = importlib.util.spec_from_file_location(file.stem, file)
     module = importlib.util.module_from_spec(spec)
     sys.modules[file.stem] = module
-    spec.loader.exec_module(module)
+    sys.path.insert(0, str(file.parent))
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.remove(str(file.parent))
     return module
 
 
@@ -132,9 +138,16 @@ def digits(tmp_path_factory):
     seen, held_out = train.load()
     train.write_folders(seen, folder / "train")
     train.write_folders(held_out, folder / "val")
-    trained = train.train(train.Plan(steps=60, batch=40, warm_up=10), seen, held_out, every_s=1e9)
+    trained = train.train(
+        lambda: train.MobileViT(train.ARCHITECTURE),
+        train.Plan(steps=60, batch=40, warm_up=10),
+        seen,
+        held_out,
+        every_s=1e9,
+    )
     train.save(trained, train.accuracy(trained.model, held_out), folder)
-    del sys.modules["train"]
+    for name in ("train", "digits"):
+        del sys.modules[name]
     return folder
 
 

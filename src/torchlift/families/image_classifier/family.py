@@ -58,7 +58,7 @@ class ImageClassifierFamily(Family):
         signature = signature_of(INPUT, OUTPUT, picture, classes, options)
         kind = str(config["model_type"])
         better = _BETTER.get(kind)
-        said = f"the family {better} exports {kind} as a smaller graph: torchlift ship {better} --checkpoint {source}"
+        said = f"the family {better} exports {kind} as a smaller graph: ship it as {better}"
         return ImageClassifierModel(
             name=f"{kind}-{picture.size[0]}",
             family=self.name,

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from torchlift.families.fake_quant import is_fake_quantised
 from torchlift.families.module.binding import Binding, Called
 
 _ALIKE = 1e-3
@@ -19,7 +20,7 @@ def batch_dimension(network: nn.Module, binding: Binding, examples: Mapping[str,
     For example an LSTM that takes [steps, batch, features] answers rows along dimension 1 by themselves, and steps
     along dimension 0 not. To find out, the rows of the examples are turned, and one of them is left out: the answers
     must follow. Examples of one row tell nothing, and are a batch as they are; so are those that the network does not
-    run on, which is explained later.
+    run on, which is explained later, and those of fake quantisation, which learns from what it runs on.
     """
     tensors = [*examples.values()]
     called = Called(network, binding)
@@ -27,13 +28,13 @@ def batch_dimension(network: nn.Module, binding: Binding, examples: Mapping[str,
         counts = {tensor.shape[dimension] if tensor.ndim > dimension else None for tensor in tensors}
         if len(counts) != 1 or None in counts:
             continue
-        if counts == {1}:
+        if counts == {1} or is_fake_quantised(network):
             return dimension
         try:
             if _independent(called, tensors, dimension):
                 return dimension
         except Exception:  # the network is run again later, where its failure is explained
-            return dimension
+            return dimension if dimension == 0 else None
     return None
 
 
