@@ -138,7 +138,7 @@ DEFAULT = "openvino, plain export default"
 
 
 def print_standing(subject: Subject, benchmark: Benchmark, ours: Sequence[Variant]) -> None:
-    """How many times as fast as eager and as the best peer of its kind the fastest of ours is, in FP32 and any float."""
+    """How many times as fast as eager and as the best peer the fastest of ours is, in FP32 and in any float."""
     rates = {v.name: v.precision for v in ours}
     for batch in dict.fromkeys(x.batch for x in benchmark.latencies):
         rows = {entrant_text(x.contender): x for x in benchmark.latencies if x.batch == batch}
