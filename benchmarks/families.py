@@ -62,7 +62,7 @@ def subjects() -> dict[str, Subject]:
             write_yolov5,
             batches=(1,),
             sizes={"height": 640, "width": 640},
-            axes=(Axis("batch", 1, 1, 8),),
+            axes=(Axis("batch", 1, 1, 4), Axis("height", 320, 640, 640, 32), Axis("width", 320, 640, 640, 32)),
         ),
         "srcnn": Subject("SRCNN x3, 256x256", "srcnn", write_srcnn, batches=(1,), sizes={"height": 256, "width": 256}),
     }
