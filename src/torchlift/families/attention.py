@@ -8,6 +8,8 @@ from typing import Literal
 from torch import Tensor
 from torch.nn import functional as F
 
+from torchlift.errors import SourceError
+
 Attention = Literal["sdpa", "eager", "node"]
 STYLES: tuple[Attention, ...] = ("sdpa", "eager", "node")
 """How attention is written.
@@ -16,6 +18,14 @@ STYLES: tuple[Attention, ...] = ("sdpa", "eager", "node")
 - ``eager`` scales the scores after the product, like the plain attention of transformers. Older optimisers expect it.
 - ``node`` becomes the operator Attention, which ONNX has from opset 23 on.
 """
+
+
+def style_of(attention: str) -> Attention:
+    """The style of that name. Raises SourceError for one that is not known."""
+    style = next((s for s in STYLES if s == attention), None)
+    if style is None:
+        raise SourceError(f"attention {attention!r} is not known", remedy=f"Use {' or '.join(STYLES)}.")
+    return style
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from torch import nn
 from torchlift.declare.answers import Answer
 from torchlift.declare.call import Call
 from torchlift.declare.inputs import Input
-from torchlift.errors import SignatureError
+from torchlift.errors import SignatureError, SourceError
 from torchlift.graph.scales import Scales
 from torchlift.signature import Axis, Signature
 
@@ -121,6 +121,14 @@ class Model(ABC):
         ``attention`` is how attention is written. ``sdpa`` and ``eager`` are products and a softmax; the oldest parsers
         need ``eager``. ``node`` is exported as one operator at opset 23 and later. Raises SourceError.
         """
+
+    def check_component(self, name: str) -> None:
+        """Raise SourceError for a component that there is not."""
+        if name not in self.component_names:
+            are = "component is" if len(self.component_names) == 1 else "components are"
+            raise SourceError(
+                f"{self.name} has no component {name!r}", remedy=f"Its {are} {', '.join(self.component_names)}."
+            )
 
     def declared(self, name: str) -> Signature | None:
         """The signature of a component, where it is known before the weights are read. None where it is not."""

@@ -8,15 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from torchlift.declare.answers import Labels
 from torchlift.declare.inputs import ImageInput
-from torchlift.errors import CheckpointError, SourceError, some
-from torchlift.families.attention import STYLES, Attention
+from torchlift.errors import CheckpointError
+from torchlift.families.attention import Attention, style_of
 from torchlift.families.base import LoadOptions, Model, ModelComponent
 from torchlift.families.samples import PictureSampler
-from torchlift.families.transformers_folder import as_float32
 from torchlift.graph.scales import Scales
 from torchlift.signature import Axis, Signature, TensorSpec
 
@@ -73,12 +72,8 @@ class Classifier(Model):
 
     def component(self, name: str, *, attention: str = "sdpa") -> ModelComponent:
         """Load the network. Raises SourceError for an unknown name or attention, CheckpointError for its weights."""
-        if name not in self.component_names:
-            raise SourceError(f"{self.name} has no component {name!r}", remedy=f"Its component is {COMPONENT}.")
-        style = next((s for s in STYLES if s == attention), None)
-        if style is None:
-            raise SourceError(f"attention {attention!r} is not known", remedy=f"Use {' or '.join(STYLES)}.")
-        networks = self.networks(style)
+        self.check_component(name)
+        networks = self.networks(style_of(attention))
         (given,), (answer,) = self.signature.inputs, self.signature.outputs
         assert self.picture.size is not None
         return ModelComponent(
@@ -143,33 +138,3 @@ def names_in(config: Mapping[str, Any], classes: int) -> tuple[str, ...] | None:
             remedy="Correct id2label: it must name 0 to the number of classes minus 1.",
         )
     return tuple(names[str(number)] for number in range(classes))
-
-
-def check_weights(
-    what: str, file: Path, found: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]], remedy: str
-) -> None:
-    """Compare names and shapes of weights with ``expected``. Raises CheckpointError with some that differ."""
-    wrong = [f"{n} is {list(found[n])}, not {list(s)}" for n, s in expected.items() if n in found and found[n] != s]
-    problems = {
-        "missing": [name for name in expected if name not in found],
-        "unexpected": [name for name in found if name not in expected],
-        "wrong shapes:": wrong,
-    }
-    text = "; ".join(f"{problem} {some(names)}" for problem, names in problems.items() if names)
-    if text:
-        raise CheckpointError(f"{file} does not fit {what}: {text}", remedy=remedy)
-
-
-def fill(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Give a network on the meta device its weights, and put it in eval mode. float32 weights are not copied.
-
-    Raises CheckpointError for a weight that is not finite, or no floating point.
-    """
-    state = {name: as_float32(name, tensors[name], needed) for name, needed in network.state_dict().items()}
-    network.load_state_dict(state, assign=True)
-    network.eval().requires_grad_(False)
-
-
-def shapes_of(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
-    """The shape of each tensor."""
-    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}

@@ -11,7 +11,7 @@ from torchlift.checksums import key_of, sha256
 from torchlift.declare.answers import Answer, Span
 from torchlift.declare.inputs import Input
 from torchlift.errors import CheckpointError, SignatureError, SourceError
-from torchlift.families.attention import STYLES
+from torchlift.families.attention import style_of
 from torchlift.families.base import Family, LoadOptions, Model, ModelComponent
 from torchlift.families.bert.declared import answers_of, inputs_of, positions_of, signature_of
 from torchlift.families.bert.folder import EXPECTED, Folder, open_folder
@@ -120,11 +120,8 @@ class BertModel(Model):
 
         Raises SourceError for an unknown name or attention, CheckpointError for weights that are not finite.
         """
-        if name not in self.component_names:
-            raise SourceError(f"{self.name} has no component {name!r}", remedy=f"Its component is {COMPONENT}.")
-        style = next((s for s in STYLES if s == attention), None)
-        if style is None:
-            raise SourceError(f"attention {attention!r} is not known", remedy=f"Use {' or '.join(STYLES)}.")
+        self.check_component(name)
+        style = style_of(attention)
         network = build(self.folder.config, self.folder.head)
         fill(network, _state(self.folder, network))
         config: Any = network.config

@@ -9,8 +9,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from torchlift.errors import CheckpointError, some
+from torchlift.errors import CheckpointError
 from torchlift.families.transformers_folder import as_float32, read_weights
+from torchlift.families.weights import require_fit
 
 _OLDER = ((r"LayerNorm\.gamma$", "LayerNorm.weight"), (r"LayerNorm\.beta$", "LayerNorm.bias"))
 """Names of files that were converted from TensorFlow, and today's."""
@@ -48,10 +49,7 @@ def check_state(network: nn.Module, found: Mapping[str, Tensor], file: Path, exp
         for name, shape in shapes.items()
         if name in found and tuple(found[name].shape) != shape
     ]
-    problems = {"missing": missing, "unexpected": unexpected, "wrong shapes:": wrong}
-    said = [f"{what} {some(names)}" for what, names in problems.items() if names]
-    if said:
-        raise CheckpointError(f"{file} does not fit {type(network).__name__}: {'; '.join(said)}", remedy=expected)
+    require_fit(type(network).__name__, file, missing, unexpected, wrong, expected)
 
 
 def fill(network: nn.Module, found: Mapping[str, Tensor]) -> None:

@@ -6,11 +6,13 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from torchlift.errors import CheckpointError
+from torchlift.families.weights import Shapes, shape_of
 
-Shapes = Mapping[str, tuple[int, ...]]
+_shape = partial(shape_of, what="Chinese-CLIP")
 
 HEAD_WIDTH = 64
 """The width of an attention head, where no other is known."""
@@ -215,17 +217,6 @@ def _check_stated(tower: str, stated: Any) -> None:
                 f"config.json states {said[:100]} for the {tower} tower",
                 remedy="Use the config.json that belongs to these weights.",
             )
-
-
-def _shape(shapes: Shapes, name: str, rank: int) -> tuple[int, ...]:
-    if name not in shapes:
-        raise CheckpointError(f"{name} is missing", remedy="Give a whole Chinese-CLIP checkpoint.")
-    if len(shapes[name]) != rank or 0 in shapes[name]:
-        raise CheckpointError(
-            f"{name} has shape {list(shapes[name])}; it must have {rank} dimensions, none of them 0",
-            remedy="Give a Chinese-CLIP checkpoint as it was saved.",
-        )
-    return shapes[name]
 
 
 def _count(shapes: Shapes, pattern: str) -> int:

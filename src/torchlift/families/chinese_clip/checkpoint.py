@@ -24,16 +24,16 @@ from torchlift.families.chinese_clip.names import (
 )
 from torchlift.families.chinese_clip.pixels import BICUBIC, MEAN, STD
 from torchlift.families.fake_quant import split_scales
-from torchlift.families.torch_file import is_torchscript, load_torch_file
+from torchlift.families.torch_file import is_torchscript
 from torchlift.families.transformers_folder import (
     PREPROCESSING_FILES,
-    as_tensors,
     download,
     is_hub_name,
     read_folder,
     read_json,
     read_weights,
 )
+from torchlift.families.weights import read_state, require_fit
 from torchlift.graph.scales import Scales
 
 EXPECTED = (
@@ -97,7 +97,7 @@ class OriginalFile(Checkpoint):
         file = self.files[0]
         if is_torchscript(file):
             raise _openai_clip(file, " (a TorchScript archive)")
-        return split_scales(_without_prefix(_state_dict(file, load_torch_file(file, EXPECTED))))
+        return split_scales(_without_prefix(read_state(file, EXPECTED)))
 
     def name_in_file(self, name: str) -> str:
         return original_name(name)
@@ -142,12 +142,7 @@ def check_names(checkpoint: Checkpoint, weights: Mapping[str, Tensor], expected:
         for name, shape in expected.items()
         if name in weights and tuple(weights[name].shape) != shape
     ]
-    found = {"missing": missing, "unexpected": unexpected, "wrong shapes:": wrong}
-    problems = [f"{what} {some(names)}" for what, names in found.items() if names]
-    if problems:
-        raise CheckpointError(
-            f"{checkpoint.files[-1]} does not fit Chinese-CLIP: {'; '.join(problems)}", remedy=EXPECTED
-        )
+    require_fit("Chinese-CLIP", checkpoint.files[-1], missing, unexpected, wrong, EXPECTED)
 
 
 def check_preprocessing(checkpoint: Checkpoint, resolution: int) -> None:
@@ -184,12 +179,6 @@ def _check_pictures(file: Path, stated: Mapping[str, Any], resolution: int) -> N
             f"{file} prepares pictures otherwise than Chinese-CLIP: {'; '.join(wrong)}",
             remedy="Correct the file, or remove it, if the model was trained as Chinese-CLIP is.",
         )
-
-
-def _state_dict(file: Path, content: Any) -> Weights:
-    if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
-        content = content["state_dict"]
-    return as_tensors(file, content, EXPECTED)
 
 
 def _without_prefix(state: Weights) -> Weights:

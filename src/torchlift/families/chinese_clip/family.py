@@ -12,7 +12,7 @@ from torchlift.checksums import key_of, sha256
 from torchlift.declare.answers import Embedding
 from torchlift.declare.inputs import ImageInput, Input, TextInput
 from torchlift.errors import CheckpointError, SignatureError, SourceError
-from torchlift.families.attention import STYLES
+from torchlift.families.attention import style_of
 from torchlift.families.base import Family, LoadOptions, Model, ModelComponent, Sampler
 from torchlift.families.chinese_clip.architecture import Architecture, architecture_of
 from torchlift.families.chinese_clip.checkpoint import Checkpoint, check_names, check_preprocessing, open_checkpoint
@@ -119,14 +119,8 @@ class ChineseClipModel(Model):
         [batch, embedding] float32 that are not normalised. Raises SourceError for an unknown name or attention,
         CheckpointError for weights that are not finite.
         """
-        if name not in self.component_names:
-            raise SourceError(
-                f"{self.name} has no component {name!r}",
-                remedy=f"Its components are {', '.join(self.component_names)}.",
-            )
-        style = next((s for s in STYLES if s == attention), None)
-        if style is None:
-            raise SourceError(f"attention {attention!r} is not known", remedy=f"Use {' or '.join(STYLES)}.")
+        self.check_component(name)
+        style = style_of(attention)
         build = {"image": build_image, "text": build_text}[name]
         tower = build(self.architecture, style)
         weights = self.checkpoint.read()

@@ -12,9 +12,8 @@ from transformers import ChineseCLIPTextConfig, ChineseCLIPTextModel, ChineseCLI
 from torchlift.errors import SourceError
 from torchlift.families.attention import Attention
 from torchlift.families.chinese_clip.architecture import Architecture, ResNet
-from torchlift.families.chinese_clip.names import Weights
 from torchlift.families.chinese_clip.resnet import ModifiedResNet
-from torchlift.families.transformers_folder import as_float32
+from torchlift.families.weights import fill as put_weights
 
 POSITIONS = ("vision_model.embeddings.position_embedding.weight", "visual.attnpool.positional_embedding")
 """The tables of positions, whose length depends on the resolution. An image tower has one of the two."""
@@ -115,10 +114,8 @@ def fill(tower: nn.Module, weights: Mapping[str, Tensor]) -> None:
     ``weights`` may hold more than the tower needs. Raises CheckpointError for a weight that is not finite or
     no floating point.
     """
-    state: Weights = {name: as_float32(name, weights[name], needed) for name, needed in tower.state_dict().items()}
-    tower.load_state_dict(state, assign=True)
+    put_weights(tower, weights)
     _restore_buffers(tower)
-    tower.eval().requires_grad_(False)
 
 
 def resize_positions(table: Tensor, grid: int) -> Tensor:

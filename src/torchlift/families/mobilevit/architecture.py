@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
 from torchlift.errors import CheckpointError
+from torchlift.families.weights import Shapes, shape_of
 
-Shapes = Mapping[str, tuple[int, ...]]
+_shape = partial(shape_of, what="MobileViT")
 
 PATCH = 2
 """The side of a patch that the transformers mix, in cells of the feature map."""
@@ -100,14 +101,3 @@ def _layers(shapes: Shapes, stage: str) -> int:
             remedy="Give a MobileViT checkpoint as it was saved.",
         )
     return count
-
-
-def _shape(shapes: Shapes, name: str, rank: int) -> tuple[int, ...]:
-    if name not in shapes:
-        raise CheckpointError(f"{name} is missing", remedy="Give a whole MobileViT checkpoint.")
-    if len(shapes[name]) != rank or 0 in shapes[name]:
-        raise CheckpointError(
-            f"{name} has shape {list(shapes[name])}; it must have {rank} dimensions, none of them 0",
-            remedy="Give a MobileViT checkpoint as it was saved.",
-        )
-    return shapes[name]

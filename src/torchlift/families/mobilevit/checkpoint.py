@@ -11,16 +11,14 @@ from typing import Any
 from torch import Tensor
 
 from torchlift.errors import CheckpointError, some
-from torchlift.families.classifier import shapes_of
 from torchlift.families.fake_quant import split_scales
-from torchlift.families.torch_file import load_torch_file
 from torchlift.families.transformers_folder import (
-    as_tensors,
     download,
     is_hub_name,
     read_folder,
     read_weights,
 )
+from torchlift.families.weights import read_state, shapes_of
 from torchlift.graph.scales import Scales
 
 EXPECTED = (
@@ -69,10 +67,7 @@ class ReferenceFile(Checkpoint):
 
     def read(self) -> Weights:
         file = self.files[0]
-        content = load_torch_file(file, EXPECTED)
-        if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
-            content = content["state_dict"]
-        state = as_tensors(file, content, EXPECTED)
+        state = read_state(file, EXPECTED)
         return _weights(file, {name.removeprefix("module."): tensor for name, tensor in state.items()}, MARKS)
 
 

@@ -17,11 +17,8 @@ from torchlift.families.classifier import (
     LABELS_FILE,
     Classifier,
     Networks,
-    check_weights,
-    fill,
     labels_of,
     read_labels,
-    shapes_of,
     signature_of,
 )
 from torchlift.families.fake_quant import fold_norms, modules_of
@@ -31,6 +28,7 @@ from torchlift.families.mobilevit.exported import exported_of
 from torchlift.families.mobilevit.network import MobileViT
 from torchlift.families.mobilevit.preprocessing import find_preprocessing
 from torchlift.families.mobilevit.transformers_network import TransformersMobileViT, build, read_config
+from torchlift.families.weights import check_weights, fill, shapes_of
 from torchlift.graph.scales import Scales
 
 INPUT, OUTPUT = "input", "class"

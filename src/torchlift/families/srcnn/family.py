@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,8 +17,8 @@ from torchlift.declare.inputs import ImageInput
 from torchlift.errors import CheckpointError, SourceError
 from torchlift.families.base import Family, LoadOptions, Model, ModelComponent
 from torchlift.families.srcnn.network import MOST, Architecture, Srcnn, architecture_of
-from torchlift.families.torch_file import load_torch_file
-from torchlift.families.transformers_folder import as_float32, as_tensors, read_weights
+from torchlift.families.transformers_folder import read_weights
+from torchlift.families.weights import fill, read_state, shapes_of
 from torchlift.signature import Axis, Signature, TensorSpec
 
 COMPONENT = "model"
@@ -63,8 +63,7 @@ class SrcnnFamily(Family):
         file = Path(source).expanduser()
         if not file.is_file():
             raise CheckpointError(f"{source} does not exist", remedy=EXPECTED)
-        shapes = {name: tuple(tensor.shape) for name, tensor in _read(file).items()}
-        architecture = architecture_of(shapes, str(file), EXPECTED)
+        architecture = architecture_of(shapes_of(_read(file)), str(file), EXPECTED)
         axes = tuple(options.axis(COMPONENT, axis) for axis in AXES)
         signature = Signature(
             (
@@ -90,28 +89,20 @@ class SrcnnModel(Model):
     signature: Signature
     answer: Picture
     family: str = SrcnnFamily.name
-    settings: Mapping[str, Any] = None  # type: ignore[assignment]
-    assets: Mapping[str, tuple[str, bytes]] = None  # type: ignore[assignment]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    assets: Mapping[str, tuple[str, bytes]] = field(default_factory=dict)
     pipeline: str = "super-resolution"
     component_names: tuple[str, ...] = (COMPONENT,)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "settings", {})
-        object.__setattr__(self, "assets", {})
 
     def declared(self, name: str) -> Signature:
         return self.signature
 
     def component(self, name: str, *, attention: str = "sdpa") -> ModelComponent:
         """Load the network. Raises SourceError for an unknown name, CheckpointError for weights that are not finite."""
-        if name not in self.component_names:
-            raise SourceError(f"{self.name} has no component {name!r}", remedy=f"Its component is {COMPONENT}.")
+        self.check_component(name)
         with torch.device("meta"):
             network = Srcnn(self.architecture)
-        found = _read(self.file)
-        state = {key: as_float32(key, found[key], needed) for key, needed in network.state_dict().items()}
-        network.load_state_dict(state, assign=True)
-        network.eval().requires_grad_(False)
+        fill(network, _read(self.file))
         return ModelComponent(
             name=name,
             signature=self.signature,
@@ -137,13 +128,7 @@ def sample(sizes: Mapping[str, int], rng: np.random.Generator) -> dict[str, np.n
 
 def _read(file: Path) -> dict[str, Tensor]:
     """The weights by their names within the network. Raises CheckpointError."""
-    if file.suffix == ".safetensors":
-        state = read_weights([file], EXPECTED)
-    else:
-        content = load_torch_file(file, EXPECTED)
-        if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
-            content = content["state_dict"]
-        state = as_tensors(file, content, EXPECTED)
+    state = read_weights([file], EXPECTED) if file.suffix == ".safetensors" else read_state(file, EXPECTED)
     found: dict[str, Tensor] = {}
     for name, tensor in state.items():
         if name.startswith(_IGNORED):

@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from math import gcd, isqrt
 from typing import Any
 
 from torchlift.errors import CheckpointError, SourceError
+from torchlift.families.weights import Shapes, shape_of
 
-Shapes = Mapping[str, tuple[int, ...]]
+_shape = partial(shape_of, what="Swin")
 
 MASKED = -100.0
 """It is added to the score of a pair of tokens that lie apart in the picture, though in one window."""
@@ -218,14 +220,3 @@ def _count(shapes: Shapes, pattern: str) -> int:
         found = f"a weight has the number {count - 1:,}" if count else "there is no layers.0.blocks.0"
         raise CheckpointError(f"{found}, with {len(shapes):,} weights in all", remedy="Give a whole Swin checkpoint.")
     return count
-
-
-def _shape(shapes: Shapes, name: str, rank: int) -> tuple[int, ...]:
-    if name not in shapes:
-        raise CheckpointError(f"{name} is missing", remedy="Give a whole Swin checkpoint.")
-    if len(shapes[name]) != rank or 0 in shapes[name]:
-        raise CheckpointError(
-            f"{name} has shape {list(shapes[name])}; it must have {rank} dimensions, none of them 0",
-            remedy="Give a Swin checkpoint as it was saved.",
-        )
-    return shapes[name]

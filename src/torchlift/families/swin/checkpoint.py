@@ -10,11 +10,11 @@ from typing import Any, Literal
 from torch import Tensor
 
 from torchlift.errors import CheckpointError, some
-from torchlift.families.classifier import shapes_of
 from torchlift.families.swin.architecture import Architecture, architecture_from, architecture_of
 from torchlift.families.swin.names import from_timm, from_transformers, is_timm, without_buffers
-from torchlift.families.torch_file import Inert, load_torch_file
-from torchlift.families.transformers_folder import as_tensors, download, is_hub_name, read_folder, read_weights
+from torchlift.families.torch_file import Inert
+from torchlift.families.transformers_folder import download, is_hub_name, read_folder, read_weights
+from torchlift.families.weights import read_state, shapes_of
 
 EXPECTED = (
     "A Swin source is a .pth file of Microsoft's project (layers.0.blocks.0.attn.qkv.weight, ...), a file of timm with "
@@ -112,12 +112,7 @@ def _read_file(file: Path) -> dict[str, Tensor]:
     """The state_dict of a file: bare, or under ``model`` or ``state_dict``. Names may begin with ``module.``."""
     if file.suffix == ".safetensors":
         return read_weights((file,), EXPECTED)
-    content = load_torch_file(file, EXPECTED, [(Inert, name) for name in _SETTINGS])
-    for key in ("model", "state_dict"):
-        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-            content = content[key]
-            break
-    state = as_tensors(file, content, EXPECTED)
+    state = read_state(file, EXPECTED, ("model", "state_dict"), [(Inert, name) for name in _SETTINGS])
     return {name.removeprefix("module."): tensor for name, tensor in state.items()}
 
 

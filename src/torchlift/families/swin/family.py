@@ -18,12 +18,9 @@ from torchlift.families.classifier import (
     LABELS_FILE,
     Classifier,
     Networks,
-    check_weights,
-    fill,
     labels_of,
     names_in,
     read_labels,
-    shapes_of,
     signature_of,
 )
 from torchlift.families.preprocessing import preprocessing_file
@@ -33,6 +30,7 @@ from torchlift.families.swin.exported import exported_of
 from torchlift.families.swin.network import Swin
 from torchlift.families.swin.preprocessing import find_preprocessing
 from torchlift.families.transformers_folder import PREPROCESSING_FILES
+from torchlift.families.weights import check_weights, fill, shapes_of
 
 INPUT, OUTPUT = "image", "logits"
 """The names of the tensors."""

@@ -13,7 +13,7 @@ from torchlift.checksums import key_of, sha256
 from torchlift.declare.answers import Boxes
 from torchlift.declare.inputs import ImageInput
 from torchlift.errors import CheckpointError, SourceError
-from torchlift.families.attention import STYLES, Attention
+from torchlift.families.attention import style_of
 from torchlift.families.base import Family, LoadOptions, Model, ModelComponent
 from torchlift.families.samples import PictureSampler
 from torchlift.families.yolov5.builder import EXPECTED
@@ -109,12 +109,8 @@ class YoloModel(Model):
 
         Raises SourceError for an unknown name or attention, CheckpointError for weights that are not finite.
         """
-        if name not in self.component_names:
-            raise SourceError(f"{self.name} has no component {name!r}", remedy=f"Its component is {COMPONENT}.")
-        style: Attention | None = next((s for s in STYLES if s == attention), None)
-        if style is None:
-            raise SourceError(f"attention {attention!r} is not known", remedy=f"Use {' or '.join(STYLES)}.")
-        network = read_model(self.file).build(style)
+        self.check_component(name)
+        network = read_model(self.file).build(style_of(attention))
         return ModelComponent(
             name=name,
             signature=self.signature,
