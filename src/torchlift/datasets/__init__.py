@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from torchlift.datasets.base import Images, ReadOptions, Skips, read_json
-from torchlift.datasets.boxes import YAML, BoxData, read_coco, read_yolo
+from torchlift.datasets.boxes import YAML, BoxData, read_coco, read_yolo, yolo_splits
 from torchlift.datasets.classes import TextClassData, has_classes, read_classes
 from torchlift.datasets.database import DATABASE
-from torchlift.datasets.labelled import ImageData, LabelledData, ZeroShotData, read_folder
+from torchlift.datasets.labelled import TRAIN, ImageData, LabelledData, ZeroShotData, image_splits, read_folder
 from torchlift.datasets.memory import SampleData, Source, read_items
 from torchlift.datasets.pairs import PairsData, has_pairs, read_pairs
 from torchlift.datasets.picture_pairs import PicturePairs, has_picture_pairs, read_picture_pairs
@@ -23,6 +23,7 @@ from torchlift.errors import DataError
 from torchlift.storage import is_file, is_folder
 
 __all__ = [
+    "TRAIN",
     "ArrayData",
     "BoxData",
     "Data",
@@ -45,6 +46,7 @@ __all__ = [
     "ZeroShotData",
     "open_data",
     "read_items",
+    "splits_of",
     "write_retrieval",
 ]
 
@@ -106,6 +108,16 @@ def open_data(source: Source, options: ReadOptions | None = None) -> Data:
     if has_picture_pairs(path):
         return read_picture_pairs(path, options)
     return read_folder(path, options)
+
+
+def splits_of(path: Path) -> set[str]:
+    """The splits of a data.yaml, of folders of images that have ``train``, and of retrieval data; of others none."""
+    described = path / YAML if path.is_dir() else path
+    if described.suffix in (".yaml", ".yml") and described.is_file():
+        return yolo_splits(described)
+    if not path.is_dir():
+        return set()
+    return image_splits(path) or retrieval_splits(path)
 
 
 def _of_json(file: Path, options: ReadOptions) -> Data:

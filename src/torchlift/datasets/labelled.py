@@ -16,6 +16,9 @@ from torchlift.storage import open_regular
 
 LABELS = "label_cn.txt"
 
+TRAIN = "train"
+"""The split that is calibrated on, and never scored unless it is named."""
+
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff"})
 
 PROMPTS = (
@@ -97,6 +100,14 @@ def read_folder(root: Path, options: ReadOptions) -> ImageData | LabelledData:
     )
 
 
+def image_splits(root: Path) -> set[str]:
+    """The splits of a folder of images, where it has a split ``train`` with images in it; else none."""
+    train = root / TRAIN
+    if not train.is_dir() or not any(child.is_dir() or is_image(child.name) for child in train.iterdir()):
+        return set()
+    return {TRAIN, *(name for name in SPLITS if (root / name).is_dir())}
+
+
 def read_prompts(file: Path) -> tuple[str, ...]:
     """Read prompts from a file, one a line. Raises DataError for a prompt without a place for the label."""
     prompts = _lines(file)
@@ -135,7 +146,7 @@ def _lines(file: Path) -> list[str]:
 def _split_folder(root: Path, asked: str) -> Path:
     """The folder that holds the class folders: ``root``, or the folder of a split in it."""
     names = _folders(root)
-    if not asked and not ({*names} and {*names} <= {*SPLITS, "train"}):
+    if not asked and not ({*names} and {*names} <= {*SPLITS, TRAIN}):
         return root
     return root / chosen_split(root, names, asked)
 

@@ -55,15 +55,14 @@ def doubt_of(program: torch.export.ExportedProgram, signature: Signature) -> Dou
     proves it. Assertions on values are left out too.
     """
     conditions = {**_guards(program, signature), **_assertions(program, signature)}
-    broken = [
+    broken = (
         (sizes, text) for sizes in _asked(signature) for text, code in conditions.items() if not _holds(code, sizes)
-    ]
-    if not broken:
-        return None
-    sizes, text = broken[0]
-    return Doubt(
-        f"it does not hold at {at(sizes)}: it assumes {text:.200}", tuple(sizes for sizes, _ in broken[:_NAMED])
     )
+    named = [*itertools.islice(broken, _NAMED)]
+    if not named:
+        return None
+    sizes, text = named[0]
+    return Doubt(f"it does not hold at {at(sizes)}: it assumes {text:.200}", tuple(sizes for sizes, _ in named))
 
 
 def require_guards(program: torch.export.ExportedProgram, signature: Signature) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 from torchlift.backends import backend, module_runtime
 from torchlift.bundle import Bundle
 from torchlift.convert.forms import maker_of
+from torchlift.datasets import TRAIN
 from torchlift.errors import InputError, StorageError, TorchliftError, telling
 from torchlift.graph.scales import SCALES
 from torchlift.jobs.bench import Peers, bench_and_choose, no_peers
@@ -25,7 +26,7 @@ from torchlift.stages.build import build_and_verify, build_variant, verify_all
 from torchlift.stages.convert import convert_component
 from torchlift.stages.plan import Materials, plan
 from torchlift.stages.repair import repair, tries
-from torchlift.stages.samples import TRAIN, Samples, data_as_samples, goldens_as_samples
+from torchlift.stages.samples import Samples, data_as_samples, goldens_as_samples
 from torchlift.stages.score import OpenReference, Scorer, score_component
 from torchlift.staging import writing
 from torchlift.storage import without_folders

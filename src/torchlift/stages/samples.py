@@ -8,34 +8,20 @@ from pathlib import Path
 
 from torchlift.bundle import Bundle
 from torchlift.convert.ranges import Feeds
-from torchlift.datasets import ReadOptions, SampleData, Source
-from torchlift.datasets.base import SPLITS
-from torchlift.datasets.boxes import YAML, yolo_splits
-from torchlift.datasets.labelled import is_image
-from torchlift.datasets.retrieval import retrieval_splits
+from torchlift.datasets import TRAIN, ReadOptions, SampleData, Source, splits_of
 from torchlift.manifest import Component
 from torchlift.pipelines.pictures import KeptPictures
 from torchlift.progress import SILENT, Progress
 from torchlift.prove.goldens import load_goldens
 from torchlift.tasks.calibration import calibration_samples
 
-TRAIN = "train"
-
 
 def train_split(data: Path | SampleData | None, read: ReadOptions, scored: str) -> ReadOptions | None:
     """How to read the split ``train`` of a data set, unless it is not there or is what is scored."""
     if not isinstance(data, Path) or scored == TRAIN:
         return None
-    described = data / YAML if data.is_dir() else data
-    if described.suffix in (".yaml", ".yml") and described.is_file():
-        splits = yolo_splits(described)
-        return replace(read, split=TRAIN) if TRAIN in splits and len(splits) > 1 else None
-    if not data.is_dir():
-        return None
-    folder = data / TRAIN
-    has_images = folder.is_dir() and any(child.is_dir() or is_image(child.name) for child in folder.iterdir())
-    splits = {name for name in SPLITS if (data / name).is_dir()} if has_images else retrieval_splits(data) - {TRAIN}
-    if not (has_images or TRAIN in retrieval_splits(data)) or not (scored or splits):
+    splits = splits_of(data)
+    if TRAIN not in splits or not (scored or splits - {TRAIN}):
         return None
     return replace(read, split=TRAIN)
 

@@ -173,10 +173,6 @@ class DetectionTask(Task):
             missed += float(theirs.scores[shared.max(axis=1, initial=0) < OVERLAPS[0]].sum())
         return missed / whole if whole else 0.0
 
-    def answers(self, component: str, outputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Not used: :meth:`ask` finishes each run by itself."""
-        return dict(outputs)
-
     def outcomes(self, answers: Mapping[str, Answers]) -> dict[str, np.ndarray]:
         """Each picture with what was found in all, for both metrics."""
         matches = matched(_split(answers[self.components[0]]), self._truths, len(self._declared.names))

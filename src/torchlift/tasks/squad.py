@@ -82,19 +82,15 @@ class SquadTask(Task):
         super().__init__(facts(data.name, self.name, counts, identity, data.skips), candidates)
 
     def ask(self, component: str, session: Session, loader: Loader, stage: Stage | None = None) -> Answers:
-        """The best spans, which are found run by run, so that no scores are kept."""
+        """The best spans, which are found run by run, so that no scores are kept.
+
+        ``span``, int64 [questions, 2], are the characters of the best span of each question; ``logits``, float64
+        [questions, 3], those of it, of no answer, and of all together.
+        """
         search = SpanSearch(self._declared, self._windows)
         batching = Batching(session, session.signature)
         for run, outputs in run_each(session, self.samples[component], batching, loader, stage):
             search.add(run.rows, outputs[self._output], outputs[self._declared.end])
-        return _kept(search.found())
-
-    def answers(self, component: str, outputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """``span``, int64 [questions, 2], are the characters of the best span of each question; ``logits``, float64
-        [questions, 3], those of it, of no answer, and of all together.
-        """
-        search = SpanSearch(self._declared, self._windows)
-        search.add(np.arange(self._windows.rows), outputs[self._output], outputs[self._declared.end])
         return _kept(search.found())
 
     def texts(self, answers: Answers) -> list[str | None]:

@@ -81,10 +81,6 @@ class SuperResolutionTask(Task):
                 stage.advance()
         return {name: np.array(values) for name, values in found.items()}
 
-    def answers(self, component: str, outputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Unused: pictures are measured as soon as they are there."""
-        raise NotImplementedError
-
     def outcomes(self, answers: Mapping[str, Answers]) -> dict[str, np.ndarray]:
         found = answers[self.components[0]]
         return {name: np.asarray(found[name]) for name in self.metrics}
