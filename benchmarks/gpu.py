@@ -1,5 +1,7 @@
 """Full-size models on an NVIDIA GPU: torchlift's variants in FP16 against PyTorch and ONNX Runtime, in one run.
 
+A subject is a size of Chinese-CLIP or MobileViT such as ViT-B-16 or mobilevit-xxs, or bert, swin, yolov5 or srcnn.
+
     python benchmarks/gpu.py prepare ViT-B-16 --work bench                    # where torch is
     python benchmarks/gpu.py build ViT-B-16 --work bench --backend tensorrt   # by the Python that has TensorRT
     python benchmarks/gpu.py build ViT-B-16 --work bench --backend onnxruntime-cuda --backend pytorch
@@ -21,7 +23,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -51,42 +53,73 @@ TEXTS = 1024
 PADDED = f"{{}} texts padded to {CONTEXT}"
 
 
+FP16 = {"tensorrt": ("fp16",), "onnxruntime-cuda": ("fp16",), "pytorch": ("fp16",)}
+
+
 @dataclass(frozen=True)
 class Subject:
-    """A family with what is built and measured of it. ``profiles`` are those of TensorRT's engines."""
+    """A family with what is built and measured of it. ``profiles`` are those of TensorRT's engines.
+
+    ``axes`` are those of its component other than the batch of pictures, where they are not the family's defaults.
+    ``written`` is one of the functions of random_families.py, for a family with one full-size network there.
+    """
 
     family: str
-    recipes: Mapping[str, tuple[str, ...]]
-    batches: tuple[int, ...]
     profiles: tuple[str, ...]
-    baseline: Entrant
-    sizes: Mapping[str, int]
+    recipes: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: FP16)
+    batches: tuple[int, ...] = (1, 16)
+    baseline: Entrant = EAGER
+    sizes: Mapping[str, int] = field(default_factory=dict)
+    axes: tuple[Axis, ...] = ()
+    written: str = ""
+
+    @property
+    def most(self) -> int:
+        """The largest batch of pictures, or of a family's only component."""
+        return max(self.batches) if self.written else BATCH
 
 
 CLIP = Subject(
     family="chinese-clip",
-    recipes={"tensorrt": ("fp16",), "onnxruntime-cuda": ("fp16",), "pytorch": ("fp16",)},
-    batches=(1, BATCH),
     profiles=("image.batch=1", f"text.batch=1,text.sequence={CONTEXT}", f"text.batch=1:{BATCH}:{2 * BATCH}"),
-    baseline=EAGER,
+    batches=(1, BATCH),
     sizes={"sequence": CONTEXT},
 )
 MOBILEVIT = Subject(
     family="mobilevit",
+    profiles=("batch=1:4:8",),
     recipes={
         "tensorrt": ("fp32", "fp16", "int8", "int8-fp16"),
         "onnxruntime-cuda": ("fp32", "fp16"),
         "pytorch": ("fp32", "fp16"),
     },
     batches=(1, 4, 8),
-    profiles=("batch=1:4:8",),
     baseline=replace(EAGER, precision="fp32"),
-    sizes={},
 )
 
 
+def _sized(**sizes: int) -> dict[str, Any]:
+    """One size of each axis, in TensorRT's engines and in what is measured."""
+    said = "".join(f",{name}={size}" for name, size in sizes.items())
+    return {"profiles": (f"batch=1{said}", f"batch=16{said}"), "sizes": sizes}
+
+
+FAMILIES = {
+    "bert": Subject("bert", **_sized(sequence=128), written="write_bert"),
+    "swin": Subject("swin", **_sized(), written="write_swin"),
+    "yolov5": Subject(
+        "yolov5",
+        **_sized(height=640, width=640),
+        axes=(Axis("height", 320, 640, 640, 32), Axis("width", 320, 640, 640, 32)),
+        written="write_yolov5",
+    ),
+    "srcnn": Subject("srcnn", **_sized(height=256, width=256), written="write_srcnn"),
+}
+
+
 def subject_of(size: str) -> Subject:
-    return MOBILEVIT if size.startswith("mobilevit") else CLIP
+    """A family by its name, MobileViT by a size of it, or Chinese-CLIP by one."""
+    return FAMILIES.get(size) or (MOBILEVIT if size.startswith("mobilevit") else CLIP)
 
 
 class Said(Progress):
@@ -97,20 +130,20 @@ class Said(Progress):
 
 
 def checkpoint_of(size: str, work: Path) -> Path:
+    """Where the checkpoint of a size is written, or a family's folder with its network."""
+    if subject_of(size).written:
+        return work / f"{size}.network"
     return work / (f"{size}.pth.tar" if subject_of(size) is MOBILEVIT else f"{size}.pt")
 
 
-def prepare(size: str, work: Path, batch: int) -> None:
+def prepare(size: str, work: Path) -> None:
     """Write the checkpoint, and the bundle with its graphs, in every form that is built from, and programs. The ranges
     that FP16 needs are of all goldens but the largest, which would take longest.
     """
-    from random_checkpoint import write_checkpoint, write_mobilevit
     from torchlift.jobs.ship import export
 
     subject = subject_of(size)
-    write = write_mobilevit if subject is MOBILEVIT else write_checkpoint
-    write(size, checkpoint_of(size, work))
-    bundle = export(source_of(size, work, batch), work / size, forms=("program",))
+    bundle = export(source_of(size, work), work / size, forms=("program",))
     forms = {backend(name).recipe(recipe).form.name for name, recipes in subject.recipes.items() for recipe in recipes}
     samples = replace(goldens_as_samples(bundle), given=True)
     few = replace(samples, of=lambda component: samples.of(component)[:-1])
@@ -119,14 +152,29 @@ def prepare(size: str, work: Path, batch: int) -> None:
             convert_component(bundle, component, [form], few if form == "fp16" else samples)
 
 
-def source_of(size: str, work: Path, batch: int) -> Any:
-    """The checkpoint, with batches of pictures up to ``batch``."""
+def source_of(size: str, work: Path) -> Any:
+    """The checkpoint, written on the first call."""
     from torchlift.families.base import LoadOptions
     from torchlift.jobs.source import Source
 
-    of = "" if subject_of(size) is MOBILEVIT else "image"
-    options = LoadOptions(axes={of: {"batch": Axis("batch", 1, min(8, batch), batch)}})
-    return Source(subject_of(size).family, str(checkpoint_of(size, work)), options=options)
+    subject = subject_of(size)
+    axes = (Axis("batch", 1, 8, subject.most), *subject.axes)
+    options = LoadOptions(axes={"image" if subject is CLIP else "": {axis.name: axis for axis in axes}})
+    return Source(subject.family, str(_written(size, checkpoint_of(size, work))), options=options)
+
+
+def _written(size: str, place: Path) -> Path:
+    """The checkpoint with random weights at ``place``, or in the folder ``place``; written where it is not there."""
+    import random_checkpoint
+    import random_families
+
+    subject = subject_of(size)
+    if subject.written:
+        return getattr(random_families, subject.written)(place)
+    if not place.is_file():
+        write = random_checkpoint.write_mobilevit if subject is MOBILEVIT else random_checkpoint.write_checkpoint
+        write(size, place)
+    return place
 
 
 def copy_of(size: str, work: Path, name: str, component: str, recipe: str) -> Path:
@@ -186,9 +234,8 @@ def peers_of(size: str, work: Path, component: str) -> list[Contender]:
     from torchlift.jobs.peers import peers
 
     bundle = Bundle.open(work / size)
-    (batch,) = (c.signature.axis("batch").max for c in bundle.manifest.components if c.name != "text")
-    found = peers(source_of(size, work, batch), component, compiled=True, cuda_graph=True)
-    if subject_of(size) is CLIP:
+    found = peers(source_of(size, work), component, compiled=True, cuda_graph=True)
+    if subject_of(size).recipes is FP16:
         found = [peer for peer in found if peer.entrant.precision == "fp16"]
     graph = bundle.manifest.graph(component, "fp16")
     if graph is not None and graph.model:
@@ -344,14 +391,13 @@ def interpreter(text: str) -> Interpreter | None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("step", choices=["prepare", "build", "measure", "stream", "scale"])
-    parser.add_argument("subjects", nargs="+", help="sizes such as ViT-B-16 or mobilevit-xxs")
+    parser.add_argument("subjects", nargs="+", help="such as ViT-B-16, mobilevit-xxs or bert")
     parser.add_argument("--work", type=Path, default=Path("bench"), help="where checkpoints and bundles are kept")
     parser.add_argument("--backend", action="append", default=[])
     parser.add_argument("--component", action="append", default=[], help="only this one")
     parser.add_argument("--recipe", action="append", default=[], help="only this one")
     parser.add_argument("--profile", action="append", default=[], help="TensorRT's, instead of the usual")
     parser.add_argument("--tensorrt", default="", help="NAME=VALUE ... PYTHON: where TensorRT is")
-    parser.add_argument("--batch", type=int, default=BATCH, help="prepare: the largest of pictures")
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--json", type=Path, help="where the result goes")
     given = parser.parse_args()
@@ -361,7 +407,7 @@ def main() -> None:
     for subject in given.subjects:
         file = given.json or Path(f"{subject}.text.stream.json" if given.step == "stream" else f"{subject}.json")
         if given.step == "prepare":
-            prepare(subject, given.work, given.batch)
+            prepare(subject, given.work)
         elif given.step == "build":
             build(subject, given.work, given.backend, given.component, given.recipe, given.profile)
         elif given.step == "measure":

@@ -33,7 +33,7 @@ ARCHITECTURE = Architecture(
 )
 """A Swin of 0.37 million weights. Its second block of the first two stages has shifted windows."""
 
-PLAN = Plan(steps=300, learning_rate=2e-3, warm_up=60)
+PLAN = Plan(steps=200, learning_rate=2e-3, warm_up=60)
 
 
 def save(trained: Trained, right: float, folder: Path) -> None:

@@ -84,16 +84,22 @@ def cocos(found, truths):
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
-    return evaluation.stats[1], evaluation.stats[0]
+    # [overlaps, recalls, classes, areas, most]: all areas, the most boxes; -1 for a class without truth
+    precision = evaluation.eval["precision"][:, :, :, 0, -1]
+    by_class = [p[p > -1].mean() if (p > -1).any() else np.nan for p in np.moveaxis(precision, 2, 0)]
+    return evaluation.stats[1], evaluation.stats[0], by_class
 
 
 @pytest.mark.parametrize("seed", range(8))
 def test_average_precision_is_pycocotools(seed):
     truths, found = made(seed)
-    at50, mean, _ = ours(found, truths)
+    at50, mean, outcomes = ours(found, truths)
     theirs = cocos(found, truths)
     assert at50 == pytest.approx(theirs[0], abs=1e-6)
     assert mean == pytest.approx(theirs[1], abs=1e-6)
+    by_class = outcomes[0].matches.by_class(slice(None))
+    assert by_class == pytest.approx(theirs[2], abs=1e-6, nan_ok=True)
+    assert np.isnan(by_class[CLASSES - 1])  # no box of it is true
 
 
 def test_pictures_that_repeat_count_as_often():
@@ -112,7 +118,9 @@ def test_what_finds_all_is_right_and_what_finds_nothing_is_not(seed):
     perfect = [Found(t.boxes.astype(np.float32), np.ones(len(t.boxes), np.float32), t.classes) for t in truths]
     assert ours(perfect, truths)[0] == pytest.approx(1)
     none = [Found(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64)) for _ in truths]
-    assert ours(none, truths)[0] == 0
+    nothing, _, outcomes = ours(none, truths)
+    assert nothing == 0
+    assert np.nansum(outcomes[0].matches.by_class(slice(None))) == 0
 
 
 # Data sets.

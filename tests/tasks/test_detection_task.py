@@ -48,6 +48,12 @@ def test_a_detector_that_is_right_has_all_and_one_that_misses_a_class_two_thirds
     for metric in ("map50", "map"):
         assert value(task, metric).value == pytest.approx(100)
         assert value(task, metric, blind_to_blue).value == pytest.approx(200 / 3)
+    with Loader() as loader:
+        answers = task.ask("model", Numpy(SIGNATURE, blind_to_blue), loader)
+    by_class = task.by_class({"model": answers})
+    assert {name: found["map"] for name, found in by_class.items()} == pytest.approx(
+        {name: 0.0 if name == "blue" else 100.0 for name in NAMES}
+    )
 
 
 def test_a_drop_is_paired_by_picture(data, tmp_path):

@@ -98,7 +98,25 @@ def scores_table(manifest: Manifest, *, verbose: bool = False) -> RenderableType
     if scoring.data.unusable:
         said.append(f"{scoring.data.unusable} records were skipped: {'; '.join(scoring.data.skipped)}.")
     caption = " ".join(filter(None, said))
-    return Group(table, Text(caption, style="dim"), Text(""))
+    shown: list[RenderableType] = [table, Text(caption, style="dim"), Text("")]
+    if verbose and scoring.by_class:
+        shown += [_classes_table(manifest, scoring), Text("")]
+    return Group(*shown)
+
+
+def _classes_table(manifest: Manifest, scoring: Scoring) -> Table:
+    """Every class with what the reference and each variant achieve in it, by the metric that decides."""
+    metric = gated_metric(manifest)
+    found = {reference_text(scoring.reference): scoring.by_class}
+    found |= {name: score.by_class for name, score in scoring.scores.items()}
+    table = Table(title=f"{metric} by class", title_justify="left", title_style="bold", box=None)
+    table.add_column("class", overflow="fold")
+    for name in found:
+        table.add_column(name, justify="right", overflow="fold")
+    for label in scoring.by_class:
+        values = [classes.get(label, {}).get(metric) for classes in found.values()]
+        table.add_row(label, *("-" if value is None else f"{value:.2f}" for value in values))
+    return table
 
 
 def _units(scoring: Scoring, metrics: Sequence[str]) -> str:

@@ -65,12 +65,14 @@ class Score:
     """What a variant achieves on a task, and how much worse than the reference that is, sample by sample.
 
     Both by metric, in the metric's unit, with the interval of a bootstrap over the samples. A drop is positive where
-    the variant is worse, whichever direction of the metric is better.
+    the variant is worse, whichever direction of the metric is better. ``by_class`` has the metrics of each class alone,
+    of a task that tells them.
     """
 
     provenance: Provenance
     metrics: dict[str, Interval]
     drops: dict[str, Interval]
+    by_class: dict[str, dict[str, float]] = field(default_factory=dict)
 
     def at(self, confidence: float) -> bool:
         """Whether all intervals have this confidence, in percent."""
@@ -88,6 +90,7 @@ class Scoring:
     ``metrics`` is what the reference achieves, ``measures`` says what those numbers are; ``answers`` is the path within
     the bundle of the reference's answers, so that they can be compared with where PyTorch is not. A variant is scored
     with the reference's answers for the other components; ``together`` scores the chosen ones as they serve.
+    ``by_class`` is what the reference achieves in each class alone, of a task that tells it.
     """
 
     task: str
@@ -99,6 +102,7 @@ class Scoring:
     scores: dict[str, Score] = field(default_factory=dict)
     together: Score | None = None
     measures: dict[str, Measure] = field(default_factory=dict)
+    by_class: dict[str, dict[str, float]] = field(default_factory=dict)
 
     def measure(self, metric: str) -> Measure:
         """What the numbers of a metric are; points where nothing else is known."""

@@ -147,7 +147,8 @@ class Scorer:
     def score(self, variants: Mapping[str, Variant]) -> Score:
         """Score variants, by component, with the reference for the components that are not given."""
         answers = {component: self.answers_of(variant) for component, variant in variants.items()}
-        outcomes = self._outcomes({**self._reference, **answers})
+        answers = {**self._reference, **answers}
+        outcomes = self._outcomes(answers)
         proofs = [provenance(self.bundle, variant) for variant in variants.values()]
         files = {path: digest for proof in proofs for path, digest in proof.files.items()}
         runtimes = ", ".join(dict.fromkeys(proof.runtime for proof in proofs))
@@ -156,6 +157,7 @@ class Scorer:
             provenance=replace(proofs[0], runtime=runtimes, files=files),
             metrics=self._estimates({name: outcomes[name] for name in drops}),
             drops=drops,
+            by_class=self.task.by_class(answers),
         )
 
     def require_files(self) -> None:
@@ -185,6 +187,7 @@ class Scorer:
             metrics=self._achieved,
             answers="",
             measures={name: metric.measure for name, metric in self._metrics.items()},
+            by_class=self.task.by_class(self._reference),
         )
 
     def begin(self) -> Scoring:

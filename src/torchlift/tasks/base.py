@@ -162,6 +162,10 @@ class Task(ABC):
             for name, array in answers.items()
         )
 
+    def by_class(self, answers: Mapping[str, Answers]) -> dict[str, dict[str, float]]:
+        """Class -> metric -> its number for that class alone, in the metric's unit; of a task without classes none."""
+        return {}
+
     def likeness(self, answers: Mapping[str, Answers], reference: Mapping[str, Answers]) -> dict[str, np.ndarray]:
         """The outcomes of the metrics that compare answers with those of the reference, and need no target."""
         return {}

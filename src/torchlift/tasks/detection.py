@@ -40,6 +40,9 @@ CONFIDENCE, OVERLAP = 0.001, 0.6
 MOST_GIVEN = 300
 """Boxes of a picture that YOLOv5 scores, of all classes together; more where the model declares more."""
 
+_AT = {"map50": slice(0, 1), "map": slice(None)}
+"""The overlaps of each metric."""
+
 _PARTS = ("boxes", "scores", "classes", "counts")
 
 
@@ -63,11 +66,19 @@ class Matches:
 
     def precision(self, weights: np.ndarray, overlaps: slice) -> float:
         """The mean average precision where each picture counts ``weights`` times, int64: 0 to 1, NaN without truth."""
+        return self._curves(overlaps).mean(weights, self.truths.T @ weights)
+
+    def by_class(self, overlaps: slice) -> np.ndarray:
+        """The average precision of each class: float64 [classes], 0 to 1, NaN for a class without truth."""
+        weights = np.ones(len(self.truths), np.int64)
+        return self._curves(overlaps).by_class(weights, self.truths.T @ weights)
+
+    def _curves(self, overlaps: slice) -> Curves:
         wanted = overlaps.start, overlaps.stop
         if wanted not in self.curves:
             right, ignored = self.right[:, overlaps], self.ignored[:, overlaps]
             self.curves[wanted] = Curves.of(self.pictures, self.classes, right, ignored, self.truths.shape[1])
-        return self.curves[wanted].mean(weights, self.truths.T @ weights)
+        return self.curves[wanted]
 
 
 @dataclass(frozen=True)
@@ -136,8 +147,8 @@ class DetectionTask(Task):
         identity = [scanned.identity, told]
         counts = {"images": len(self._truths), "boxes": boxes, "classes": len(data.names)}
         metrics = {
-            Metric("map50", whole=partial(average_precision, overlaps=slice(0, 1))): (len(truths), "images"),
-            Metric("map", whole=average_precision): (len(truths), "images"),
+            Metric(name, whole=partial(average_precision, overlaps=which)): (len(truths), "images")
+            for name, which in _AT.items()
         }
         super().__init__(facts(data.name, self.name, counts, identity, data.skips), metrics)
 
@@ -175,10 +186,23 @@ class DetectionTask(Task):
 
     def outcomes(self, answers: Mapping[str, Answers]) -> dict[str, np.ndarray]:
         """Each picture with what was found in all, for both metrics."""
-        matches = matched(_split(answers[self.components[0]]), self._truths, len(self._declared.names))
+        matches = self._matched(answers)
         found = np.empty(len(self._truths), object)
         found[:] = [Picture(position, matches) for position in range(len(self._truths))]
         return dict.fromkeys(self.metrics, found)
+
+    def by_class(self, answers: Mapping[str, Answers]) -> dict[str, dict[str, float]]:
+        """The average precision of each class that the data has a box of."""
+        matches = self._matched(answers)
+        found = {metric: matches.by_class(_AT[metric]) for metric in self.metrics}
+        return {
+            name: {metric: 100 * float(values[number]) for metric, values in found.items()}
+            for number, name in enumerate(self._declared.names)
+            if matches.truths[:, number].any()
+        }
+
+    def _matched(self, answers: Mapping[str, Answers]) -> Matches:
+        return matched(_split(answers[self.components[0]]), self._truths, len(self._declared.names))
 
 
 def _frame(detector: Detector, data: BoxData, position: int) -> Frame:

@@ -57,11 +57,23 @@ class Curves:
         """The mean average precision, 0 to 1, where each picture counts ``weights`` times, int64 [pictures]. ``truths``
         counts the true boxes of each class, int64 [classes]; NaN where there are none.
         """
-        there = truths > 0
-        if not there.any():
-            return float("nan")
+        found = self._precisions(weights, truths)
+        return float(found.mean()) if found.size else float("nan")
+
+    def by_class(self, weights: np.ndarray, truths: np.ndarray) -> np.ndarray:
+        """The average precision of each class, float64 [classes], of which :meth:`mean` is the mean; NaN for a class
+        without true boxes.
+        """
+        found = np.full(len(truths), np.nan)
+        there = np.flatnonzero(truths > 0)
+        if len(there):
+            found[there] = self._precisions(weights, truths).reshape(-1, len(there), len(RECALLS)).mean(axis=(0, 2))
+        return found
+
+    def _precisions(self, weights: np.ndarray, truths: np.ndarray) -> np.ndarray:
+        """The precision at each recall, float64 [overlaps * classes with true boxes, 101]."""
         if not len(self.right):
-            return 0.0
+            return np.zeros((len(self.firsts) // len(truths) * np.count_nonzero(truths), len(RECALLS)))
         curves = len(self.firsts)
         sizes = np.diff(self.starts)
         owner = np.repeat(np.arange(curves), sizes)
@@ -75,8 +87,7 @@ class Curves:
         needed = _needed(truths)[asked % len(truths)] + asked[:, None] * far
         places = np.searchsorted(hits + owner * far, needed)
         reached = places < self.starts[asked + 1][:, None]
-        found = np.where(reached, best[np.minimum(places, len(best) - 1)], 0.0)
-        return float(found.mean())
+        return np.where(reached, best[np.minimum(places, len(best) - 1)], 0.0)
 
     def _at_right_boxes(self, weights: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The running count of right boxes, int64, and the precision, at each right box."""
